@@ -1,0 +1,17 @@
+//! Flamingo (arXiv 2204.14198) from a video file to an answer.
+//!
+//! A job names a **video** and a **task**; the video is sampled into **frames**, the **vision encoder** turns
+//! frames into **visual features**, learned **temporal embeddings** are added, the **Perceiver resampler** turns
+//! them into a fixed number of **visual tokens**, the task writes a **prompt** that places media among the text,
+//! and the frozen **language model** with tanh-gated cross-attention continues it into an **answer**.
+//!
+//! The modules stand in that order, and each uses only those above it.
+//!
+//! Axis letters, everywhere: b batch · m media · t frames · s patches · q visual tokens per medium ·
+//! l text positions · h heads · d width.
+
+pub mod error;
+pub mod video;
+pub mod vision;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! What the test binaries share: sample clips, goldens, tiny checkpoints. One file per kind.
