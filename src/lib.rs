@@ -16,5 +16,6 @@ pub mod kernels;
 pub mod video;
 pub mod vision;
 pub mod language;
+pub mod model;
 
 pub use error::{Error, Result};
