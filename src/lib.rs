@@ -17,5 +17,6 @@ pub mod video;
 pub mod vision;
 pub mod language;
 pub mod model;
+pub mod generate;
 
 pub use error::{Error, Result};
