@@ -68,6 +68,10 @@ pub enum WeightsError {
     Missing { origin: String, name: String },
     #[error("{origin}: tensor `{name}` has shape {found:?}, expected {expected:?}")]
     Shape { origin: String, name: String, expected: Vec<usize>, found: Vec<usize> },
+    #[error("{origin}: tensor `{name}` cannot be read: {reason}")]
+    Unreadable { origin: String, name: String, reason: String },
+    #[error("{origin}: several tensors stand for `{name}` and differ")]
+    Aliases { origin: String, name: String },
     #[error("{origin}: {} tensors are not part of the model: {}", names.len(), first_names(names))]
     Unused { origin: String, names: Vec<String> },
 }

@@ -11,7 +11,10 @@
 //! l text positions · h heads · d width.
 
 pub mod error;
+pub mod weights;
+pub mod kernels;
 pub mod video;
 pub mod vision;
+pub mod language;
 
 pub use error::{Error, Result};

@@ -1,0 +1,61 @@
+//! Normalisations in f32, whatever the dtype of their input (a bf16 mean loses the parity).
+
+use candle_core::{D, DType, Tensor};
+use candle_nn::{Init, ops};
+
+use crate::error::Result;
+use crate::weights::Weights;
+
+/// Layer normalisation with gain and offset: (.., d) -> (.., d).
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+impl LayerNorm {
+    /// Takes `weight` and `bias` of shape (d).
+    pub fn new(d: usize, eps: f32, weights: Weights) -> Result<Self> {
+        let weight = weights.get(d, "weight", Init::Const(1.0))?;
+        let bias = weights.get(d, "bias", Init::Const(0.0))?;
+        Ok(Self { weight, bias, eps })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        // candle's fused kernel has no backward.
+        if x.track_op() || self.weight.track_op() {
+            return Ok(ops::layer_norm_slow(x, &self.weight, &self.bias, self.eps)?);
+        }
+        Ok(ops::layer_norm(&x.contiguous()?, &self.weight, &self.bias, self.eps)?)
+    }
+}
+
+/// Root-mean-square normalisation with gain: (.., d) -> (.., d).
+#[derive(Debug, Clone)]
+pub struct RmsNorm {
+    weight: Tensor,
+    eps: f32,
+}
+
+impl RmsNorm {
+    /// Takes `weight` of shape (d).
+    pub fn new(d: usize, eps: f32, weights: Weights) -> Result<Self> {
+        Ok(Self { weight: weights.get(d, "weight", Init::Const(1.0))?, eps })
+    }
+
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if x.track_op() || self.weight.track_op() {
+            return Ok(ops::rms_norm_slow(x, &self.weight, self.eps)?);
+        }
+        Ok(ops::rms_norm(&x.contiguous()?, &self.weight, self.eps)?)
+    }
+}
+
+/// Softmax over the last axis, in f32.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let dtype = x.dtype();
+    let x = x.to_dtype(DType::F32)?;
+    let p = if x.track_op() { ops::softmax(&x, D::Minus1)? } else { ops::softmax_last_dim(&x.contiguous()?)? };
+    Ok(p.to_dtype(dtype)?)
+}

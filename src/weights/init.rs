@@ -1,0 +1,33 @@
+//! Initial values that depend on a seed and the tensor's name alone.
+
+use candle_core::{Device, Shape, Tensor};
+use candle_nn::Init;
+use candle_nn::init::NormalOrUniform;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand_distr::StandardNormal;
+use sha2::{Digest, Sha256};
+
+/// The first value of the tensor `name` (f32, on the CPU), as `init` says.
+pub(super) fn initial_value(seed: u64, name: &str, shape: &Shape, init: Init) -> candle_core::Result<Tensor> {
+    let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
+    let mut rng = StdRng::from_seed(digest.into());
+    let n = shape.elem_count();
+    let mut uniform = |lo: f64, up: f64| (0..n).map(|_| rng.random_range(lo..up) as f32).collect::<Vec<_>>();
+    let values = match init {
+        Init::Const(value) => vec![value as f32; n],
+        Init::Uniform { lo, up } => uniform(lo, up),
+        Init::Randn { mean, stdev } => normal(&mut rng, n, mean, stdev),
+        Init::Kaiming { dist, fan, non_linearity } => {
+            let stdev = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
+            match dist {
+                NormalOrUniform::Uniform => uniform(-3f64.sqrt() * stdev, 3f64.sqrt() * stdev),
+                NormalOrUniform::Normal => normal(&mut rng, n, 0.0, stdev),
+            }
+        }
+    };
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+fn normal(rng: &mut StdRng, n: usize, mean: f64, stdev: f64) -> Vec<f32> {
+    (0..n).map(|_| (mean + stdev * rng.sample::<f64, _>(StandardNormal)) as f32).collect()
+}
