@@ -1,0 +1,3 @@
+//! Ours against references that we did not write, stage by stage; the scripts that made the goldens stand beside them.
+
+mod model;
