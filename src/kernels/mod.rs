@@ -4,3 +4,5 @@ pub mod linear;
 pub mod norm;
 pub mod activation;
 pub mod attention;
+pub mod gelu;
+pub mod conv;

@@ -1,1 +1,4 @@
 //! What the test binaries share: sample clips, goldens, tiny checkpoints. One file per kind.
+
+pub mod golden;
+pub mod random_weights;

@@ -1,0 +1,380 @@
+//! NFNet-F (arXiv 2102.06171), key by key as timm's `dm_nfnet_*`.
+//!
+//! A residual network without normalisation layers: convolution weights are standardised, activations carry a gain
+//! that keeps their variance at one, and each block divides its input by the standard deviation that it is expected to have.
+
+use candle_core::{D, DType, Tensor};
+use candle_nn::{Init, init};
+use serde::{Deserialize, Serialize};
+
+use super::{Preprocess, VisionEncoder};
+use crate::error::Result;
+use crate::kernels::conv::conv2d_same;
+use crate::kernels::gelu::scaled_gelu;
+use crate::weights::Weights;
+
+/// Makes the variance of GELU(N(0, 1)) one.
+const GAMMA: f64 = 1.701_504_349_708_557_1;
+/// Residual branches are scaled by this, so each block adds its square to the variance.
+const ALPHA: f64 = 0.2;
+/// Squeeze-and-excitation gates are 1/2 on average.
+const GATE_GAIN: f64 = 2.0;
+/// timm's epsilon of weight standardisation (DeepMind's own is max(var * fan_in, 1e-4)).
+const EPS: f64 = 1e-5;
+/// Input pixels per feature, along each axis.
+const STRIDE: usize = 32;
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub variant: Variant,
+    pub features: Features,
+    pub preprocess: Preprocess,
+}
+
+impl Config {
+    pub(super) fn ignores(&self, name: &str) -> bool {
+        let unused_final_conv = self.features == Features::FinalStage && name.starts_with("final_conv.");
+        name.starts_with("head.fc.") || unused_final_conv
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Variant {
+    F0,
+    F1,
+    F2,
+    F3,
+    F4,
+    F5,
+    F6,
+    /// The small encoder that ships: 2.0M parameters and 0.33 GFLOP per frame of 160 x 160 up to the final stage.
+    Mini,
+}
+
+/// Where the features are taken. The paper's text says "the output of the final stage"; its parameter counts include
+/// the final convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Features {
+    /// The residual stream after the last stage.
+    FinalStage,
+    /// After the final 1x1 convolution and its activation, what timm's `forward_features` returns.
+    FinalConv,
+}
+
+/// One network of the family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Blocks per stage.
+    pub depths: [usize; 4],
+    /// Output width per stage.
+    pub widths: [usize; 4],
+    /// Output width of the stem; its four convolutions have 1/8, 1/4, 1/2 and all of it.
+    pub stem: usize,
+    /// Channels per group of the 3x3 convolutions.
+    pub group: usize,
+    /// Output width of the final convolution.
+    pub final_width: usize,
+}
+
+impl Variant {
+    /// The dimensions of this variant.
+    pub fn row(self) -> Row {
+        let full = |depths| Row { depths, widths: [256, 512, 1536, 1536], stem: 128, group: 128, final_width: 3072 };
+        match self {
+            Variant::F0 => full([1, 2, 6, 3]),
+            Variant::F1 => full([2, 4, 12, 6]),
+            Variant::F2 => full([3, 6, 18, 9]),
+            Variant::F3 => full([4, 8, 24, 12]),
+            Variant::F4 => full([5, 10, 30, 15]),
+            Variant::F5 => full([6, 12, 36, 18]),
+            Variant::F6 => full([7, 14, 42, 21]),
+            Variant::Mini => {
+                Row { depths: [1, 2, 6, 3], widths: [48, 96, 192, 384], stem: 48, group: 24, final_width: 768 }
+            }
+        }
+    }
+}
+
+/// The network. As built, its weights are standardised on every call, through differentiable operations;
+/// [`fold`](NfNet::fold) does it once and for all.
+pub struct NfNet {
+    stem: Vec<StdConv>,
+    stages: Vec<Vec<Block>>,
+    final_conv: Option<StdConv>,
+    width: usize,
+}
+
+impl NfNet {
+    /// Reads the network; the final convolution only when the features are taken after it.
+    ///
+    /// # Errors
+    /// A missing or misshapen tensor, by name.
+    pub fn new(row: &Row, features: Features, weights: &Weights) -> Result<Self> {
+        let mut stem = Vec::new();
+        let mut width = 3;
+        for (i, (part, stride)) in [(8, 2), (4, 1), (2, 1), (1, 2)].into_iter().enumerate() {
+            let shape = ConvShape { stride, ..ConvShape::new(width, row.stem / part, 3) };
+            stem.push(StdConv::new(shape, &weights.pp("stem").pp(format!("conv{}", i + 1)))?);
+            width = row.stem / part;
+        }
+        let mut stages = Vec::new();
+        let mut variance = 1.0f64;
+        for (s, (&depth, &out)) in row.depths.iter().zip(&row.widths).enumerate() {
+            let mut blocks = Vec::new();
+            for b in 0..depth {
+                let stride = if s > 0 && b == 0 { 2 } else { 1 };
+                let shape = BlockShape { width, out, stride, group: row.group, beta: variance.sqrt().recip() };
+                blocks.push(Block::new(&shape, &weights.pp("stages").pp(s).pp(b))?);
+                // The first block's shortcut passes through a convolution of the scaled input: the variance starts anew.
+                variance = if b == 0 { 1.0 } else { variance } + ALPHA * ALPHA;
+                width = out;
+            }
+            stages.push(blocks);
+        }
+        let final_conv = match features {
+            Features::FinalStage => None,
+            Features::FinalConv => {
+                let shape = ConvShape::new(width, row.final_width, 1);
+                width = row.final_width;
+                Some(StdConv::new(shape, &weights.pp("final_conv"))?)
+            }
+        };
+        Ok(Self { stem, stages, final_conv, width })
+    }
+
+    /// The same network with its weights standardised once, in f32: for inference, no longer trainable.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
+    pub fn fold(self) -> Result<Self> {
+        let fold_all = |convs: Vec<StdConv>| convs.into_iter().map(StdConv::fold).collect::<Result<Vec<_>>>();
+        let fold_stage = |blocks: Vec<Block>| blocks.into_iter().map(Block::fold).collect::<Result<Vec<_>>>();
+        Ok(Self {
+            stem: fold_all(self.stem)?,
+            stages: self.stages.into_iter().map(fold_stage).collect::<Result<Vec<_>>>()?,
+            final_conv: self.final_conv.map(StdConv::fold).transpose()?,
+            width: self.width,
+        })
+    }
+
+    /// `pixels` (n, 3, h, w) -> (n, d, ceil(h / 32), ceil(w / 32)). `see` is shown `stem`, `stages.0` .. `stages.3` and,
+    /// if it is part of the network, `final_conv` (before its activation).
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
+    pub fn forward(&self, pixels: &Tensor, see: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+        let mut x = pixels.clone(); // (n, 3, h, w)
+        for (i, conv) in self.stem.iter().enumerate() {
+            if i > 0 {
+                x = scaled_gelu(&x, GAMMA)?;
+            }
+            x = conv.forward(&x)?; // (n, stem, h / 4, w / 4) after the last
+        }
+        see("stem", &x);
+        for (s, blocks) in self.stages.iter().enumerate() {
+            for block in blocks {
+                x = block.forward(&x)?; // (n, widths[s], h / 2^(s+2), w / 2^(s+2))
+            }
+            see(&format!("stages.{s}"), &x);
+        }
+        if let Some(conv) = &self.final_conv {
+            x = conv.forward(&x)?;
+            see("final_conv", &x);
+            x = scaled_gelu(&x, GAMMA)?;
+        }
+        Ok(x)
+    }
+}
+
+impl VisionEncoder for NfNet {
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        let grid = self.forward(pixels, &mut |_, _| ())?; // (n, d, h / 32, w / 32)
+        Ok(grid.flatten_from(2)?.transpose(1, 2)?.contiguous()?) // (n, s, d)
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn patches(&self, height: usize, width: usize) -> usize {
+        height.div_ceil(STRIDE) * width.div_ceil(STRIDE)
+    }
+}
+
+struct BlockShape {
+    width: usize,
+    out: usize,
+    stride: usize,
+    group: usize,
+    beta: f64,
+}
+
+/// out = 0.2 * branch(h) + shortcut, h = beta * act(x).
+struct Block {
+    beta: f64,
+    /// In front of the shortcut's convolution, when the block halves the grid.
+    pool: bool,
+    shortcut: Option<StdConv>,
+    conv1: StdConv,
+    conv2: StdConv,
+    conv2b: StdConv,
+    conv3: StdConv,
+    gate: SqueezeExcite,
+    skipinit_gain: Tensor,
+}
+
+impl Block {
+    fn new(shape: &BlockShape, weights: &Weights) -> Result<Self> {
+        let BlockShape { width, out, stride, group, beta } = *shape;
+        let middle = out / 2;
+        let grouped = ConvShape { groups: middle / group, ..ConvShape::new(middle, middle, 3) };
+        let conv = |shape, name| StdConv::new(shape, &weights.pp(name));
+        let changes = stride != 1 || width != out;
+        Ok(Self {
+            beta,
+            pool: stride == 2,
+            shortcut: changes.then(|| conv(ConvShape::new(width, out, 1), "downsample.conv")).transpose()?,
+            conv1: conv(ConvShape::new(width, middle, 1), "conv1")?,
+            conv2: conv(ConvShape { stride, ..grouped }, "conv2")?,
+            conv2b: conv(grouped, "conv2b")?,
+            conv3: conv(ConvShape::new(middle, out, 1), "conv3")?,
+            gate: SqueezeExcite::new(out, &weights.pp("attn_last"))?,
+            skipinit_gain: weights.get((), "skipinit_gain", Init::Const(0.0))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = scaled_gelu(x, GAMMA * self.beta)?; // (n, width, h, w)
+        let shortcut = match &self.shortcut {
+            Some(conv) if self.pool => conv.forward(&halve(&h)?)?,
+            Some(conv) => conv.forward(&h)?,
+            None => x.clone(), // not activated
+        };
+        let y = self.conv1.forward(&h)?; // (n, out / 2, h, w)
+        let y = self.conv2.forward(&scaled_gelu(&y, GAMMA)?)?; // (n, out / 2, h / stride, w / stride)
+        let y = self.conv2b.forward(&scaled_gelu(&y, GAMMA)?)?;
+        let y = self.conv3.forward(&scaled_gelu(&y, GAMMA)?)?; // (n, out, h / stride, w / stride)
+        let gain = (&self.skipinit_gain * (GATE_GAIN * ALPHA))?;
+        let gate = self.gate.forward(&y)?.broadcast_mul(&gain)?; // (n, out, 1, 1)
+        Ok((y.broadcast_mul(&gate)? + shortcut)?)
+    }
+
+    fn fold(self) -> Result<Self> {
+        Ok(Self {
+            shortcut: self.shortcut.map(StdConv::fold).transpose()?,
+            conv1: self.conv1.fold()?,
+            conv2: self.conv2.fold()?,
+            conv2b: self.conv2b.fold()?,
+            conv3: self.conv3.fold()?,
+            skipinit_gain: self.skipinit_gain.detach(),
+            ..self
+        })
+    }
+}
+
+/// 2x2 averages, (n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)); what hangs over an odd edge is not counted.
+fn halve(x: &Tensor) -> Result<Tensor> {
+    let mut x = x.clone();
+    for axis in [2, 3] {
+        if x.dim(axis)? % 2 == 1 {
+            // Repeating the edge leaves the average of what is there.
+            x = x.pad_with_same(axis, 0, 1)?;
+        }
+    }
+    Ok(x.avg_pool2d(2)?)
+}
+
+/// A gate per channel, from the mean of every channel.
+struct SqueezeExcite {
+    squeeze: (Tensor, Tensor),
+    excite: (Tensor, Tensor),
+}
+
+impl SqueezeExcite {
+    fn new(width: usize, weights: &Weights) -> Result<Self> {
+        let inner = ((width / 2 + 4) / 8 * 8).max(8); // half, to the nearest multiple of 8
+        let layer = |from: usize, to: usize, name: &str| -> Result<(Tensor, Tensor)> {
+            let weights = weights.pp(name);
+            let weight = weights.get((to, from, 1, 1), "weight", init::DEFAULT_KAIMING_NORMAL)?;
+            Ok((weight.reshape((to, from))?, weights.get(to, "bias", Init::Const(0.0))?))
+        };
+        Ok(Self { squeeze: layer(width, inner, "fc1")?, excite: layer(inner, width, "fc2")? })
+    }
+
+    /// (n, d, h, w) -> (n, d, 1, 1), each in 0..1.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let linear = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
+        let means = x.flatten_from(2)?.mean(D::Minus1)?; // (n, d)
+        let gate = linear(&linear(&means, &self.squeeze)?.relu()?, &self.excite)?;
+        Ok(candle_nn::ops::sigmoid(&gate)?.unsqueeze(2)?.unsqueeze(3)?)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ConvShape {
+    from: usize,
+    to: usize,
+    kernel: usize,
+    stride: usize,
+    groups: usize,
+}
+
+impl ConvShape {
+    fn new(from: usize, to: usize, kernel: usize) -> Self {
+        Self { from, to, kernel, stride: 1, groups: 1 }
+    }
+}
+
+/// A convolution whose weight is standardised per output channel and scaled by a gain.
+struct StdConv {
+    weight: Tensor,
+    /// None once folded into the weight.
+    gain: Option<Tensor>,
+    bias: Tensor,
+    stride: usize,
+    groups: usize,
+}
+
+impl StdConv {
+    fn new(shape: ConvShape, weights: &Weights) -> Result<Self> {
+        let ConvShape { from, to, kernel, stride, groups } = shape;
+        let weight = (to, from / groups, kernel, kernel);
+        Ok(Self {
+            weight: weights.get(weight, "weight", init::DEFAULT_KAIMING_NORMAL)?,
+            gain: Some(weights.get((to, 1, 1, 1), "gain", Init::Const(1.0))?),
+            bias: weights.get(to, "bias", Init::Const(0.0))?,
+            stride,
+            groups,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = match &self.gain {
+            Some(gain) => &standardise(&self.weight, gain)?,
+            None => &self.weight,
+        };
+        conv2d_same(x, weight, &self.bias, self.stride, self.groups)
+    }
+
+    fn fold(mut self) -> Result<Self> {
+        if let Some(gain) = self.gain.take() {
+            self.weight = standardise(&self.weight, &gain)?.detach();
+            self.bias = self.bias.detach();
+        }
+        Ok(self)
+    }
+}
+
+/// (w - mean) / sqrt(var + eps) * gain / sqrt(fan_in) per output channel, in f32: (o, i, k, k) -> (o, i, k, k).
+fn standardise(weight: &Tensor, gain: &Tensor) -> Result<Tensor> {
+    let flat = weight.to_dtype(DType::F32)?.flatten_from(1)?; // (o, fan_in)
+    let fan_in = flat.dim(1)? as f64;
+    let centred = flat.broadcast_sub(&flat.mean_keepdim(1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(1)?; // (o, 1)
+    let gain = (gain.to_dtype(DType::F32)?.reshape(((), 1))? * fan_in.powf(-0.5))?;
+    let scale = (gain / (variance + EPS)?.sqrt()?)?;
+    Ok(centred.broadcast_mul(&scale)?.reshape(weight.shape())?.to_dtype(weight.dtype())?)
+}

@@ -1,0 +1,67 @@
+//! Goldens: tensors that a reference computed, compared stage by stage in causal order.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+
+pub struct Golden {
+    name: String,
+    tensors: HashMap<String, Tensor>,
+}
+
+/// The folder of the goldens and of the scripts that made them.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/golden")
+}
+
+impl Golden {
+    /// Reads `parity/golden/{name}.safetensors`.
+    ///
+    /// # Panics
+    /// When the file is missing or unreadable: a golden is part of the repository.
+    pub fn load(name: &str) -> Golden {
+        let path = folder().join(format!("{name}.safetensors"));
+        let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
+            .unwrap_or_else(|e| panic!("golden {}: {e}", path.display()));
+        Golden { name: name.to_owned(), tensors }
+    }
+
+    /// A tensor of the file.
+    ///
+    /// # Panics
+    /// When the golden has no tensor of this name.
+    pub fn tensor(&self, stage: &str) -> &Tensor {
+        self.tensors.get(stage).unwrap_or_else(|| panic!("golden {} has no tensor `{stage}`", self.name))
+    }
+
+    /// Compares `(stage, computed, tolerance)` in the order given and prints the relative error of each stage.
+    ///
+    /// # Panics
+    /// Names the first stage whose relative error, max|a-b| / max|b|, is above its tolerance.
+    pub fn compare(&self, stages: &[(&str, &Tensor, f64)]) {
+        let mut first_bad = None;
+        for (stage, got, tolerance) in stages {
+            let want = self.tensor(stage);
+            assert_eq!(got.dims(), want.dims(), "golden {}: shape of stage `{stage}`", self.name);
+            let error = relative_error(got, want);
+            println!("{} {stage:<24} {:?} relative error {error:.2e} (<= {tolerance:.0e})", self.name, got.dims());
+            // A NaN error compares false with everything, hence not `error > tolerance`.
+            if !(error <= *tolerance) && first_bad.is_none() {
+                first_bad = Some(format!("stage `{stage}`: relative error {error:.3e} > {tolerance:.0e}"));
+            }
+        }
+        if let Some(bad) = first_bad {
+            panic!("golden {}: first diverging {bad}", self.name);
+        }
+    }
+}
+
+/// max|a-b| / max|b| over tensors of one shape, in f64. NaN when either holds one.
+pub fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
+    let flat = |t: &Tensor| t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1::<f64>()).expect("floats");
+    let nan_max = |m: f64, v: f64| if v.is_nan() || m.is_nan() { f64::NAN } else { m.max(v) };
+    let (a, b) = (flat(a), flat(b));
+    let difference = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, nan_max);
+    difference / b.iter().map(|y| y.abs()).fold(f64::MIN_POSITIVE, nan_max)
+}
