@@ -1,3 +1,4 @@
 //! Ours against references that we did not write, stage by stage; the scripts that made the goldens stand beside them.
 
+mod vision;
 mod model;
