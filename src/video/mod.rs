@@ -1,1 +1,2 @@
 //! Bytes -> frames.
+pub struct Frame { pub pts: f64, pub image: image::RgbImage }
