@@ -152,7 +152,7 @@ impl Demuxer {
         });
         let mut decoder = context.decoder();
         decoder.set_packet_time_base(stream.time_base());
-        decoder.open_with(decoder_options(limits))?.video()
+        decoder.open_as_with(stream.parameters().id(), decoder_options(limits))?.video()
     }
 }
 
