@@ -16,5 +16,7 @@ pub mod kernels;
 pub mod video;
 pub mod vision;
 pub mod language;
+pub mod model;
+pub mod generate;
 
 pub use error::{Error, Result};

@@ -105,7 +105,12 @@ impl Weights {
     }
 
     /// Tensors that are already in memory, under our names.
-    pub fn from_tensors(origin: &str, tensors: HashMap<String, Tensor>, device: &Device, dtype: DType) -> Self {
+    pub fn from_tensors(
+        origin: &str,
+        tensors: HashMap<String, Tensor>,
+        device: &Device,
+        dtype: DType,
+    ) -> Self {
         let stored = tensors.into_iter().map(|(name, t)| (name, vec![Stored::Memory(t)])).collect();
         Self::from_source(origin.into(), device, dtype, Quantization::Keep, Tensors::Stored(stored))
     }
@@ -189,8 +194,8 @@ impl Weights {
         {
             let full = self.full_name(name);
             if let Stored::Gguf { path, content, name: theirs } = self.place(stored, &full)? {
-                let q = read_gguf(path, content, theirs, self.device())
-                    .map_err(|e| self.unreadable(&full, e))?;
+                let q =
+                    read_gguf(path, content, theirs, self.device()).map_err(|e| self.unreadable(&full, e))?;
                 if q.dtype().block_size() > 1 {
                     self.check_shape(&full, &shape, q.shape())?;
                     self.take(name);
@@ -236,9 +241,8 @@ impl Weights {
 
     fn place<'s>(&self, stored: &'s HashMap<String, Vec<Stored>>, full: &str) -> Result<&'s Stored> {
         let origin = || self.source.origin.clone();
-        let places = stored
-            .get(full)
-            .ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
+        let places =
+            stored.get(full).ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
         let (first, aliases) = places.split_first().expect("a stored name has a place");
         for alias in aliases {
             if !first.equals(alias).map_err(|e| self.unreadable(full, e))? {
@@ -334,10 +338,7 @@ fn list_pickle(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
     };
     let file = Arc::new(file);
     let names: Vec<String> = file.tensor_infos().keys().cloned().collect();
-    Ok(names
-        .into_iter()
-        .map(|name| (name.clone(), Stored::Pickle { file: file.clone(), name }))
-        .collect())
+    Ok(names.into_iter().map(|name| (name.clone(), Stored::Pickle { file: file.clone(), name })).collect())
 }
 
 /// Reads a GGUF header and checks that the file is long enough for every tensor that it declares.

@@ -33,7 +33,8 @@ pub fn attention(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Te
     let mut start = 0;
     for (_, v) in pieces {
         let len = v.dim(1)?;
-        let p = if pieces.len() == 1 { probabilities.clone() } else { probabilities.narrow(2, start, len)? };
+        let p =
+            if pieces.len() == 1 { probabilities.clone() } else { probabilities.narrow(2, start, len)? };
         let part = p.matmul(v)?;
         out = Some(match out {
             Some(sum) => (sum + part)?,

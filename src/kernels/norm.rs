@@ -56,6 +56,7 @@ impl RmsNorm {
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;
-    let p = if x.track_op() { ops::softmax(&x, D::Minus1)? } else { ops::softmax_last_dim(&x.contiguous()?)? };
+    let p =
+        if x.track_op() { ops::softmax(&x, D::Minus1)? } else { ops::softmax_last_dim(&x.contiguous()?)? };
     Ok(p.to_dtype(dtype)?)
 }

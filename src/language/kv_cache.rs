@@ -89,7 +89,9 @@ impl KvCache {
             && self.tail_len > 0
         {
             let len = self.tail_len;
-            let cut = |(k, v): &KeysValues| Ok((k.narrow(1, 0, len)?.contiguous()?, v.narrow(1, 0, len)?.contiguous()?));
+            let cut = |(k, v): &KeysValues| {
+                Ok((k.narrow(1, 0, len)?.contiguous()?, v.narrow(1, 0, len)?.contiguous()?))
+            };
             let layers = layers.iter().map(cut).collect::<Result<Vec<_>>>()?;
             self.frozen.push(Arc::new(Frozen { layers, len }));
         }

@@ -5,14 +5,101 @@
 //! no mask for it, and prefill and decode steps of different rows mix freely in one pass.
 
 use std::ops::Range;
+use std::path::Path;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
+use crate::weights::{Quantization, Weights};
 
 pub mod kv_cache;
+pub mod llama;
+pub mod gguf;
+pub mod hugging_face;
+pub mod tokenizer;
 
 pub use kv_cache::{CacheShape, KvCache};
+pub use tokenizer::Tokenizer;
+
+use gguf::Gguf;
+use hugging_face::ModelDirectory;
+use llama::Llama;
+
+/// Loads a language model and its tokenizer: a `.gguf` file, or a directory with `config.json`, `tokenizer.json` and
+/// safetensors.
+///
+/// # Errors
+/// The architecture or something in its configuration is unknown to this build, the weights do not match it exactly,
+/// or the tokenizer knows more tokens than the model.
+pub fn build(
+    path: &Path,
+    device: &Device,
+    dtype: DType,
+    quantization: Quantization,
+) -> Result<(Box<dyn LanguageModel>, Tokenizer)> {
+    if path.is_dir() {
+        let directory = ModelDirectory::open(path)?;
+        let model = build_directory(&directory, device, dtype, quantization)?;
+        let tokenizer = Tokenizer::from_json(&path.join("tokenizer.json"))?;
+        let (bos, eos) = directory.text_bounds(|token| tokenizer.token_id(token))?;
+        check_vocabulary(&*model, &tokenizer).map_err(|reason| directory.error(reason))?;
+        return Ok((model, tokenizer.with_text_bounds(bos, eos)));
+    }
+    let gguf = Gguf::open(path)?;
+    let model = build_gguf(&gguf, path, device, dtype, quantization)?;
+    let tokenizer = Tokenizer::from_gguf(&gguf)?;
+    check_vocabulary(&*model, &tokenizer).map_err(|reason| gguf.error(reason))?;
+    Ok((model, tokenizer))
+}
+
+fn build_gguf(
+    gguf: &Gguf,
+    path: &Path,
+    device: &Device,
+    dtype: DType,
+    quantization: Quantization,
+) -> Result<Box<dyn LanguageModel>> {
+    let files = [path.to_path_buf()];
+    match gguf.architecture()? {
+        "llama" => {
+            let config = gguf.llama_config()?;
+            let weights = Weights::open(&files, device, dtype, quantization, &gguf::llama_names)?;
+            let model = Llama::new(config, &weights)?;
+            weights.finish()?;
+            Ok(Box::new(model))
+        }
+        other => Err(gguf.error(format!("unknown architecture `{other}`"))),
+    }
+}
+
+fn build_directory(
+    directory: &ModelDirectory,
+    device: &Device,
+    dtype: DType,
+    quantization: Quantization,
+) -> Result<Box<dyn LanguageModel>> {
+    match directory.model_type()? {
+        "llama" => {
+            let config = directory.llama_config()?;
+            let (files, names) = (directory.weight_files()?, hugging_face::llama_names(config.tied));
+            let weights = Weights::open(&files, device, dtype, quantization, &names)?;
+            let model = Llama::new(config, &weights)?;
+            weights.finish()?;
+            Ok(Box::new(model))
+        }
+        other => Err(directory.error(format!("unknown model type `{other}`"))),
+    }
+}
+
+/// An embedding may be padded beyond the tokenizer's ids, never the other way round.
+fn check_vocabulary(model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Result<(), String> {
+    match (tokenizer.vocabulary(), model.vocabulary()) {
+        (tokens, rows) if tokens > rows => {
+            Err(format!("the tokenizer has {tokens} tokens, the embedding only {rows}"))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// A decoder-only language model. Immutable: what belongs to a request is in `Rows`.
 pub trait LanguageModel: Send + Sync {
@@ -44,6 +131,7 @@ pub trait LanguageModel: Send + Sync {
 pub struct Rows<'a> {
     rows: Vec<Row<'a>>,
     positions: Tensor,
+    end: usize,
 }
 
 /// One row's share of the packed axis, and its cache.
@@ -67,7 +155,13 @@ impl<'a> Rows<'a> {
             let mask = cache.causal_mask(len)?;
             packed.push(Row { span: start..start + len, cache, mask });
         }
-        Ok(Self { rows: packed, positions: Tensor::new(positions, device)? })
+        let end = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        Ok(Self { rows: packed, positions: Tensor::new(positions, device)?, end })
+    }
+
+    /// Length of the longest row, cached and new tokens together.
+    pub fn end(&self) -> usize {
+        self.end
     }
 
     /// Position of every packed token within its row: (n), u32.

@@ -1,0 +1,225 @@
+//! Beam search with the semantics of Hugging Face's `generate(num_beams=n, early_stopping=False)`: candidates beyond
+//! the n best keep n beams alive when some end, only an ending among the n best is kept, and the search stops when no
+//! open beam can beat the worst of n finished ones at the present length.
+
+use super::{Decoder, Finish, Generated, RowId, TokenRules};
+use crate::error::Result;
+
+/// An open beam.
+#[derive(Debug, Clone, PartialEq)]
+struct Beam {
+    ids: Vec<u32>,
+    log_likelihood: f64,
+}
+
+/// The arithmetic of the search: no model, no rows.
+struct Search<'r> {
+    width: usize,
+    length_penalty: f64,
+    max_new_tokens: usize,
+    rules: &'r TokenRules,
+    open: Vec<Beam>,
+    /// The best finished ones, best first, with their penalised scores.
+    finished: Vec<(f64, Generated)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    beam: usize,
+    token: u32,
+    log_likelihood: f64,
+}
+
+pub(super) fn search(
+    decoder: &mut Decoder,
+    prompt: RowId,
+    width: usize,
+    length_penalty: f64,
+    max_new_tokens: usize,
+    rules: &TokenRules,
+) -> Result<Generated> {
+    let mut search = Search::new(width, length_penalty, max_new_tokens, rules);
+    let mut rows = vec![prompt];
+    loop {
+        let scores = decoder.step()?;
+        if scores.is_empty() {
+            continue;
+        }
+        let log_probs = rows
+            .iter()
+            .map(|row| &scores.iter().find(|s| s.row == *row).expect("an open beam is scored").log_probs[..])
+            .collect::<Vec<_>>();
+        let parents = search.advance(&log_probs);
+        if search.is_done() {
+            break;
+        }
+        rows = reorder(decoder, &rows, &parents)?;
+        for (row, beam) in rows.iter().zip(&search.open) {
+            decoder.push(*row, *beam.ids.last().expect("an advanced beam has a token"));
+        }
+    }
+    rows.into_iter().for_each(|row| decoder.retire(row));
+    Ok(search.best())
+}
+
+/// The rows of the next step: beam i goes on from `parents[i]`. A row is forked only for its second and later child.
+fn reorder(decoder: &mut Decoder, rows: &[RowId], parents: &[usize]) -> Result<Vec<RowId>> {
+    let mut next = Vec::with_capacity(parents.len());
+    for (i, &parent) in parents.iter().enumerate() {
+        let again = parents[..i].contains(&parent);
+        next.push(if again { decoder.fork(rows[parent])? } else { rows[parent] });
+    }
+    for (i, &row) in rows.iter().enumerate() {
+        if !parents.contains(&i) {
+            decoder.retire(row);
+        }
+    }
+    Ok(next)
+}
+
+impl<'r> Search<'r> {
+    fn new(width: usize, length_penalty: f64, max_new_tokens: usize, rules: &'r TokenRules) -> Self {
+        let open = vec![Beam { ids: Vec::new(), log_likelihood: 0.0 }];
+        Self { width, length_penalty, max_new_tokens, rules, open, finished: Vec::new() }
+    }
+
+    /// Takes the scores of the next token of every open beam and returns, for every beam that stays open, the one it
+    /// continues.
+    fn advance(&mut self, log_probs: &[&[f32]]) -> Vec<usize> {
+        let kept = self.width * (1 + self.rules.stop.len()).max(2);
+        let candidates = self.best_candidates(log_probs, kept);
+        let length = self.open[0].ids.len() + 1;
+        let mut next: Vec<(usize, Beam)> = Vec::with_capacity(self.width);
+        for (rank, candidate) in candidates.into_iter().enumerate() {
+            let ends = self.rules.stop.contains(&candidate.token);
+            let parent = &self.open[candidate.beam];
+            if ends || length == self.max_new_tokens {
+                if rank < self.width {
+                    self.finish(candidate, ends, length);
+                }
+            } else if next.len() < self.width {
+                let ids = parent.ids.iter().copied().chain([candidate.token]).collect();
+                next.push((candidate.beam, Beam { ids, log_likelihood: candidate.log_likelihood }));
+            }
+        }
+        let (parents, open) = next.into_iter().unzip();
+        self.open = open;
+        parents
+    }
+
+    fn best_candidates(&self, log_probs: &[&[f32]], kept: usize) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (beam, (open, log_probs)) in self.open.iter().zip(log_probs).enumerate() {
+            let mut order: Vec<u32> = (0..log_probs.len() as u32).filter(|t| !self.rules.forbidden.contains(t)).collect();
+            let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
+            if order.len() > kept {
+                order.select_nth_unstable_by(kept - 1, by_score);
+                order.truncate(kept);
+            }
+            candidates.extend(order.into_iter().map(|token| Candidate {
+                beam,
+                token,
+                log_likelihood: open.log_likelihood + f64::from(log_probs[token as usize]),
+            }));
+        }
+        candidates.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood).then(a.beam.cmp(&b.beam)));
+        candidates.truncate(kept);
+        candidates
+    }
+
+    fn finish(&mut self, candidate: Candidate, ends: bool, length: usize) {
+        let mut ids = self.open[candidate.beam].ids.clone();
+        if !ends {
+            ids.push(candidate.token);
+        }
+        let finish = if ends { Finish::Stop } else { Finish::Length };
+        let score = self.penalised(candidate.log_likelihood, length);
+        self.finished.push((score, Generated { ids, log_likelihood: candidate.log_likelihood, finish }));
+        self.finished.sort_by(|a, b| b.0.total_cmp(&a.0));
+        self.finished.truncate(self.width);
+    }
+
+    fn penalised(&self, log_likelihood: f64, length: usize) -> f64 {
+        log_likelihood / (length as f64).powf(self.length_penalty)
+    }
+
+    fn is_done(&self) -> bool {
+        let Some(best) = self.open.first() else { return true };
+        self.finished.len() == self.width
+            && self.penalised(best.log_likelihood, best.ids.len()) <= self.finished[self.width - 1].0
+    }
+
+    fn best(self) -> Generated {
+        self.finished.into_iter().next().map(|(_, generated)| generated).expect("a search ends with a finished beam")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const END: u32 = 0;
+
+    /// Runs a search over a table: the log-probabilities after each written prefix.
+    fn check(width: usize, length_penalty: f64, max: usize, table: &[(&[u32], [f32; 4])], expected: (&[u32], Finish)) {
+        let rules = TokenRules { stop: vec![END], forbidden: vec![3] };
+        let mut search = Search::new(width, length_penalty, max, &rules);
+        while !search.is_done() {
+            let rows: Vec<[f32; 4]> = search
+                .open
+                .iter()
+                .map(|beam| {
+                    let row = table.iter().find(|(prefix, _)| *prefix == beam.ids);
+                    row.unwrap_or_else(|| panic!("no scores after {:?}", beam.ids)).1.map(f32::ln)
+                })
+                .collect();
+            search.advance(&rows.iter().map(|r| &r[..]).collect::<Vec<_>>());
+        }
+        let best = search.best();
+        assert_eq!((&best.ids[..], best.finish), expected);
+    }
+
+    // After "1" the model is sure to go on well; after "2", though likelier at first, it is not.
+    const GARDEN_PATH: &[(&[u32], [f32; 4])] = &[
+        (&[], [0.05, 0.35, 0.40, 0.20]),
+        (&[1], [0.90, 0.04, 0.03, 0.03]),
+        (&[2], [0.30, 0.30, 0.30, 0.10]),
+        (&[1, 1], [0.9, 0.04, 0.03, 0.03]),
+        (&[1, 2], [0.9, 0.04, 0.03, 0.03]),
+        (&[2, 1], [0.25, 0.25, 0.25, 0.25]),
+        (&[2, 2], [0.25, 0.25, 0.25, 0.25]),
+    ];
+
+    #[test]
+    fn finds_what_greedy_misses() {
+        check(1, 0.0, 2, GARDEN_PATH, (&[2], Finish::Stop));
+        check(2, 0.0, 3, GARDEN_PATH, (&[1], Finish::Stop));
+    }
+
+    #[test]
+    fn a_beam_at_the_limit_competes_with_those_that_ended() {
+        check(2, 0.0, 1, &[(&[], [0.05, 0.35, 0.40, 0.20])], (&[2], Finish::Length));
+    }
+
+    #[test]
+    fn a_forbidden_token_is_never_written() {
+        check(2, 0.0, 1, &[(&[], [0.05, 0.10, 0.15, 0.70])], (&[2], Finish::Length));
+    }
+
+    #[test]
+    fn a_length_penalty_favours_the_longer() {
+        let table: &[(&[u32], [f32; 4])] = &[
+            (&[], [0.45, 0.30, 0.05, 0.20]),
+            (&[1], [0.02, 0.90, 0.04, 0.04]),
+            (&[2], [0.02, 0.90, 0.04, 0.04]),
+            (&[1, 1], [0.96, 0.02, 0.01, 0.01]),
+            (&[2, 1], [0.96, 0.02, 0.01, 0.01]),
+            (&[1, 2], [0.96, 0.02, 0.01, 0.01]),
+            (&[2, 2], [0.96, 0.02, 0.01, 0.01]),
+            (&[1, 1, 1], [0.96, 0.02, 0.01, 0.01]),
+            (&[1, 1, 2], [0.96, 0.02, 0.01, 0.01]),
+        ];
+        check(2, 0.0, 3, table, (&[], Finish::Stop));
+        check(2, 1.0, 3, table, (&[1, 1], Finish::Stop));
+    }
+}

@@ -1,0 +1,190 @@
+//! The GGUF dialect: metadata keys and tensor names of llama.cpp.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::quantized::gguf_file::{Content, Value};
+
+use super::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
+use crate::error::{Error, Result};
+use crate::weights::{Rename, open_gguf};
+
+/// The header of a GGUF file.
+pub struct Gguf {
+    path: PathBuf,
+    content: Content,
+}
+
+impl Gguf {
+    /// # Errors
+    /// A missing, truncated or malformed file.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.into(), content: open_gguf(path)? })
+    }
+
+    /// `general.architecture`.
+    ///
+    /// # Errors
+    /// The key is missing or not a string.
+    pub fn architecture(&self) -> Result<&str> {
+        self.string("general.architecture").map_err(|reason| self.error(reason))
+    }
+
+    /// The sizes of a Llama, from the `llama.*` keys.
+    ///
+    /// # Errors
+    /// A key is missing, of another type, or says what this build cannot run.
+    pub fn llama_config(&self) -> Result<LlamaConfig> {
+        let config = self.read_llama_config().and_then(|config| config.check().map(|()| config));
+        config.map_err(|reason| self.error(reason))
+    }
+
+    fn read_llama_config(&self) -> Result<LlamaConfig, String> {
+        let (width, heads) = (self.size("llama.embedding_length")?, self.size("llama.attention.head_count")?);
+        let head_width = self.optional_size("llama.attention.key_length")?.unwrap_or(width / heads.max(1));
+        let rotated = self.optional_size("llama.rope.dimension_count")?.unwrap_or(head_width);
+        if rotated != head_width {
+            return Err(format!("only {rotated} of {head_width} coordinates of a head are rotated"));
+        }
+        if self.optional_size("llama.expert_count")?.unwrap_or(0) > 0 {
+            return Err("`llama.expert_count`: mixtures of experts are not part of this model".into());
+        }
+        let vocabulary = match self.optional_size("llama.vocab_size")? {
+            Some(vocabulary) => vocabulary,
+            None => self.strings("tokenizer.ggml.tokens")?.len(),
+        };
+        Ok(LlamaConfig {
+            vocabulary,
+            width,
+            ffn_width: self.size("llama.feed_forward_length")?,
+            layers: self.size("llama.block_count")?,
+            heads,
+            kv_heads: self.optional_size("llama.attention.head_count_kv")?.unwrap_or(heads),
+            head_width,
+            max_positions: self.size("llama.context_length")?,
+            norm_eps: self.number("llama.attention.layer_norm_rms_epsilon")?,
+            rope: self.rope()?,
+            tied: !self.content.tensor_infos.contains_key("output.weight"),
+        })
+    }
+
+    fn rope(&self) -> Result<Rope, String> {
+        let theta = match self.value("llama.rope.freq_base") {
+            Some(_) => self.number("llama.rope.freq_base")?,
+            None => 10_000.0,
+        };
+        if let Some(kind) = self.optional_string("llama.rope.scaling.type")?
+            && kind != "none"
+        {
+            return Err(format!("unknown rope scaling `{kind}`"));
+        }
+        let scaling = match self.content.tensor_infos.contains_key("rope_freqs.weight") {
+            true => RopeScaling::Factors,
+            false => RopeScaling::None,
+        };
+        Ok(Rope { theta, style: RopeStyle::Interleaved, scaling })
+    }
+
+    /// Names this file in an error about what it says.
+    pub(super) fn error(&self, reason: String) -> Error {
+        Error::Config { path: self.path.clone(), reason }
+    }
+
+    pub(super) fn value(&self, key: &str) -> Option<&Value> {
+        self.content.metadata.get(key)
+    }
+
+    fn required(&self, key: &str) -> Result<&Value, String> {
+        self.value(key).ok_or_else(|| format!("metadata key `{key}` is missing"))
+    }
+
+    pub(super) fn string(&self, key: &str) -> Result<&str, String> {
+        match self.required(key)? {
+            Value::String(text) => Ok(text),
+            _ => Err(format!("metadata key `{key}` is not a string")),
+        }
+    }
+
+    fn optional_string(&self, key: &str) -> Result<Option<&str>, String> {
+        self.value(key).map(|_| self.string(key)).transpose()
+    }
+
+    /// An array of strings.
+    pub(super) fn strings(&self, key: &str) -> Result<Vec<&str>, String> {
+        let text = |value| match value {
+            &Value::String(ref text) => Some(text.as_str()),
+            _ => None,
+        };
+        match self.required(key)? {
+            Value::Array(values) => values.iter().map(text).collect::<Option<Vec<_>>>(),
+            _ => None,
+        }
+        .ok_or_else(|| format!("metadata key `{key}` is not an array of strings"))
+    }
+
+    /// An array of whole numbers.
+    pub(super) fn numbers(&self, key: &str) -> Result<Vec<i64>, String> {
+        match self.required(key)? {
+            Value::Array(values) => values.iter().map(whole).collect::<Option<Vec<_>>>(),
+            _ => None,
+        }
+        .ok_or_else(|| format!("metadata key `{key}` is not an array of whole numbers"))
+    }
+
+    fn size(&self, key: &str) -> Result<usize, String> {
+        let number = whole(self.required(key)?).and_then(|n| usize::try_from(n).ok());
+        number.ok_or_else(|| format!("metadata key `{key}` is not a size"))
+    }
+
+    pub(super) fn optional_size(&self, key: &str) -> Result<Option<usize>, String> {
+        self.value(key).map(|_| self.size(key)).transpose()
+    }
+
+    fn number(&self, key: &str) -> Result<f64, String> {
+        match self.required(key)? {
+            Value::F32(value) => Ok(f64::from(*value)),
+            Value::F64(value) => Ok(*value),
+            _ => Err(format!("metadata key `{key}` is not a number")),
+        }
+    }
+}
+
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::U64(value) => i64::try_from(*value).ok(),
+        Value::I8(value) => Some((*value).into()),
+        Value::I16(value) => Some((*value).into()),
+        Value::I32(value) => Some((*value).into()),
+        Value::I64(value) => Some(*value),
+        Value::U8(_) | Value::U16(_) | Value::U32(_) => value.to_u64().ok().map(|n| n as i64),
+        _ => None,
+    }
+}
+
+/// llama.cpp's tensor names -> Hugging Face's. A name that is not in the table stays, and the strict load refuses it.
+pub fn llama_names(theirs: &str) -> Rename {
+    const WHOLE: [(&str, &str); 4] = [
+        ("token_embd.weight", "model.embed_tokens.weight"),
+        ("output_norm.weight", "model.norm.weight"),
+        ("output.weight", "lm_head.weight"),
+        ("rope_freqs.weight", "model.rope_factors"),
+    ];
+    const IN_LAYER: [(&str, &str); 9] = [
+        ("attn_norm.weight", "input_layernorm.weight"),
+        ("attn_q.weight", "self_attn.q_proj.weight"),
+        ("attn_k.weight", "self_attn.k_proj.weight"),
+        ("attn_v.weight", "self_attn.v_proj.weight"),
+        ("attn_output.weight", "self_attn.o_proj.weight"),
+        ("ffn_norm.weight", "post_attention_layernorm.weight"),
+        ("ffn_gate.weight", "mlp.gate_proj.weight"),
+        ("ffn_up.weight", "mlp.up_proj.weight"),
+        ("ffn_down.weight", "mlp.down_proj.weight"),
+    ];
+    let find = |table: &[(&str, &str)], name: &str| {
+        table.iter().find(|(gguf, _)| *gguf == name).map(|(_, ours)| ours.to_string())
+    };
+    let in_layer = || {
+        let (layer, name) = theirs.strip_prefix("blk.")?.split_once('.')?;
+        Some(format!("model.layers.{layer}.{}", find(&IN_LAYER, name)?))
+    };
+    Rename::To(find(&WHOLE, theirs).or_else(in_layer).unwrap_or_else(|| theirs.into()))
+}

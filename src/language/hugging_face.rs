@@ -1,0 +1,116 @@
+//! The Hugging Face dialect: a directory with `config.json`, `tokenizer.json` and safetensors, one file or shards.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::llama::LlamaConfig;
+use crate::error::{Error, Result, WeightsError};
+use crate::weights::Rename;
+
+/// A model directory and its `config.json`.
+pub struct ModelDirectory {
+    path: PathBuf,
+    config: Value,
+}
+
+impl ModelDirectory {
+    /// # Errors
+    /// `config.json` is missing or is not JSON.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.into(), config: read_json(&path.join("config.json"))? })
+    }
+
+    /// `model_type`.
+    ///
+    /// # Errors
+    /// The key is missing or not a string.
+    pub fn model_type(&self) -> Result<&str> {
+        let model_type = self.config.get("model_type").and_then(Value::as_str);
+        model_type.ok_or_else(|| self.error("`model_type` is missing".into()))
+    }
+
+    /// The sizes of a Llama.
+    ///
+    /// # Errors
+    /// As [`LlamaConfig::from_hugging_face`].
+    pub fn llama_config(&self) -> Result<LlamaConfig> {
+        LlamaConfig::from_hugging_face(&self.config).map_err(|reason| self.error(reason))
+    }
+
+    /// The files that together hold the weights: `model.safetensors`, or the shards that
+    /// `model.safetensors.index.json` lists.
+    ///
+    /// # Errors
+    /// The index is malformed or lists something else than files of this directory.
+    pub fn weight_files(&self) -> Result<Vec<PathBuf>> {
+        let index = self.path.join("model.safetensors.index.json");
+        if !index.exists() {
+            return Ok(vec![self.path.join("model.safetensors")]);
+        }
+        let json = read_json(&index)?;
+        let error = |reason: String| Error::Config { path: index.clone(), reason };
+        let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
+            return Err(error("`weight_map` is missing".into()));
+        };
+        let mut files = BTreeSet::new();
+        for (tensor, file) in map {
+            match file.as_str() {
+                Some(file) if Path::new(file).file_name().is_some_and(|name| name == file) => {
+                    files.insert(self.path.join(file));
+                }
+                _ => {
+                    return Err(error(format!(
+                        "tensor `{tensor}` lies in {file}, not in a file beside the index"
+                    )));
+                }
+            }
+        }
+        Ok(files.into_iter().collect())
+    }
+
+    /// Beginning and end of text as the tokenizer's configuration names them, else as `config.json` numbers them.
+    pub(super) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
+        let path = self.path.join("tokenizer_config.json");
+        let names = if path.exists() { read_json(&path)? } else { Value::Null };
+        let named = |key: &str| {
+            let token = names.get(key)?;
+            token.as_str().or_else(|| token.get("content")?.as_str()).and_then(&id)
+        };
+        let number = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        let numbered = |key: &str| match self.config.get(key) {
+            Some(Value::Array(ids)) => ids.iter().filter_map(number).collect(),
+            Some(value) => number(value).into_iter().collect(),
+            None => Vec::new(),
+        };
+        let bos = named("bos_token").or_else(|| numbered("bos_token_id").first().copied());
+        let mut eos = numbered("eos_token_id");
+        if let Some(named) = named("eos_token")
+            && !eos.contains(&named)
+        {
+            eos.insert(0, named);
+        }
+        Ok((bos, eos))
+    }
+
+    pub(super) fn error(&self, reason: String) -> Error {
+        Error::Config { path: self.path.join("config.json"), reason }
+    }
+}
+
+/// Names are ours already. A tied head that is stored all the same must equal the embedding; rotary frequencies,
+/// which old checkpoints carry, are computed.
+pub fn llama_names(tied: bool) -> impl Fn(&str) -> Rename {
+    move |theirs| match theirs {
+        "lm_head.weight" if tied => Rename::To("model.embed_tokens.weight".into()),
+        theirs if theirs.ends_with(".rotary_emb.inv_freq") => Rename::Ignore,
+        theirs => Rename::To(theirs.into()),
+    }
+}
+
+fn read_json(path: &Path) -> Result<Value> {
+    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
+    serde_json::from_slice(&bytes)
+        .map_err(|e| Error::Config { path: path.into(), reason: format!("not JSON: {e}") })
+}

@@ -1,0 +1,239 @@
+//! The Llama family (Llama 2 and 3, SmolLM, TinyLlama ...): pre-normalised decoder layers with rotary positions,
+//! grouped-query attention and a gated feed-forward.
+//!
+//! Tensor names are those of Hugging Face's `LlamaForCausalLM`.
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{Init, rotary_emb};
+
+use super::{CacheShape, LanguageModel, Rows};
+use crate::error::{Error, Result};
+use crate::kernels::activation::Activation;
+use crate::kernels::attention::{merge_heads, split_heads};
+use crate::kernels::linear::Linear;
+use crate::kernels::norm::RmsNorm;
+use crate::weights::Weights;
+
+pub mod config;
+
+pub use config::{LlamaConfig, Rope, RopeScaling, RopeStyle};
+
+/// Standard deviation of a freshly initialised embedding, as the family trains from.
+const EMBEDDING_INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
+
+/// A frozen Llama, dense or quantised.
+pub struct Llama {
+    config: LlamaConfig,
+    embed_tokens: Linear,
+    layers: Vec<Layer>,
+    norm: RmsNorm,
+    /// `None` when the head is the embedding matrix.
+    lm_head: Option<Linear>,
+    rotation: Rotation,
+    dtype: DType,
+    device: Device,
+}
+
+impl Llama {
+    /// Takes every tensor of the model from `weights`; the caller finishes the weights.
+    ///
+    /// # Errors
+    /// A tensor is missing or misshapen.
+    pub fn new(config: LlamaConfig, weights: &Weights) -> Result<Self> {
+        let (vocabulary, width) = (config.vocabulary, config.width);
+        let model = weights.pp("model");
+        let embedding = model.pp("embed_tokens").matrix((vocabulary, width), "weight", EMBEDDING_INIT)?;
+        let layers = (0..config.layers)
+            .map(|i| Layer::new(&config, &model.pp("layers").pp(i)))
+            .collect::<Result<Vec<_>>>()?;
+        let norm = RmsNorm::new(width, config.norm_eps as f32, model.pp("norm"))?;
+        let lm_head = match config.tied {
+            true => None,
+            false => Some(Linear::new(width, vocabulary, weights.pp("lm_head"))?),
+        };
+        let rotation = Rotation::new(&config, &model)?;
+        let (dtype, device) = (weights.dtype(), weights.device().clone());
+        let embed_tokens = Linear::from_matrix(embedding)?;
+        Ok(Self { config, embed_tokens, layers, norm, lm_head, rotation, dtype, device })
+    }
+
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+}
+
+impl LanguageModel for Llama {
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        self.embed_tokens.rows(ids, self.dtype)
+    }
+
+    fn n_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn layer(&self, index: usize, x: &Tensor, rows: &mut Rows) -> Result<Tensor> {
+        if rows.end() > self.config.max_positions {
+            let (end, max) = (rows.end(), self.config.max_positions);
+            return Err(Error::Prompt(format!(
+                "a row of {end} tokens exceeds the {max} positions of the model"
+            )));
+        }
+        self.layers[index].forward(index, x, rows, &self.rotation)
+    }
+
+    fn head(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm.forward(x)?;
+        let logits = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).forward(&x)?; // (n, vocabulary)
+        Ok(logits.to_dtype(DType::F32)?)
+    }
+
+    fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            layers: self.config.layers,
+            heads: self.config.kv_heads,
+            width: self.config.head_width,
+            dtype: self.dtype,
+            device: self.device.clone(),
+        }
+    }
+
+    fn width(&self) -> usize {
+        self.config.width
+    }
+
+    fn vocabulary(&self) -> usize {
+        self.config.vocabulary
+    }
+
+    fn max_positions(&self) -> usize {
+        self.config.max_positions
+    }
+}
+
+struct Layer {
+    input_layernorm: RmsNorm,
+    self_attn: Attention,
+    post_attention_layernorm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl Layer {
+    fn new(config: &LlamaConfig, weights: &Weights) -> Result<Self> {
+        let norm = |name| RmsNorm::new(config.width, config.norm_eps as f32, weights.pp(name));
+        Ok(Self {
+            input_layernorm: norm("input_layernorm")?,
+            self_attn: Attention::new(config, &weights.pp("self_attn"))?,
+            post_attention_layernorm: norm("post_attention_layernorm")?,
+            mlp: Mlp::new(config, &weights.pp("mlp"))?,
+        })
+    }
+
+    fn forward(&self, index: usize, x: &Tensor, rows: &mut Rows, rotation: &Rotation) -> Result<Tensor> {
+        let x = (x + self.self_attn.forward(index, &self.input_layernorm.forward(x)?, rows, rotation)?)?;
+        Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?) // (n, d)
+    }
+}
+
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+    heads: usize,
+    kv_heads: usize,
+    scale: f64,
+}
+
+impl Attention {
+    fn new(config: &LlamaConfig, weights: &Weights) -> Result<Self> {
+        let LlamaConfig { width, heads, kv_heads, head_width, .. } = *config;
+        let linear = |d_in, d_out, name| Linear::new(d_in, d_out, weights.pp(name));
+        Ok(Self {
+            q_proj: linear(width, heads * head_width, "q_proj")?,
+            k_proj: linear(width, kv_heads * head_width, "k_proj")?,
+            v_proj: linear(width, kv_heads * head_width, "v_proj")?,
+            o_proj: linear(heads * head_width, width, "o_proj")?,
+            heads,
+            kv_heads,
+            scale: (head_width as f64).powf(-0.5),
+        })
+    }
+
+    fn forward(&self, index: usize, x: &Tensor, rows: &mut Rows, rotation: &Rotation) -> Result<Tensor> {
+        let q = split_heads(&self.q_proj.forward(x)?, self.heads)?; // (h, n, d_head)
+        let k = split_heads(&self.k_proj.forward(x)?, self.kv_heads)?; // (h_kv, n, d_head)
+        let v = split_heads(&self.v_proj.forward(x)?, self.kv_heads)?;
+        let (cos, sin) = rotation.at(rows.positions())?;
+        let q = rotation.rotate(&q, &cos, &sin)?;
+        let k = rotation.rotate(&k, &cos, &sin)?;
+        let out = rows.attend(index, &q, &k, &v, self.scale)?;
+        self.o_proj.forward(&merge_heads(&out)?) // (n, d)
+    }
+}
+
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+impl Mlp {
+    fn new(config: &LlamaConfig, weights: &Weights) -> Result<Self> {
+        let LlamaConfig { width, ffn_width, .. } = *config;
+        Ok(Self {
+            gate_proj: Linear::new(width, ffn_width, weights.pp("gate_proj"))?,
+            up_proj: Linear::new(width, ffn_width, weights.pp("up_proj"))?,
+            down_proj: Linear::new(ffn_width, width, weights.pp("down_proj"))?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gate = Activation::Silu.forward(&self.gate_proj.forward(x)?)?;
+        self.down_proj.forward(&(gate * self.up_proj.forward(x)?)?)
+    }
+}
+
+/// Rotary positions: cosines and sines of every position, (max_positions, d_head / 2) each.
+struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+    style: RopeStyle,
+}
+
+impl Rotation {
+    fn new(config: &LlamaConfig, model: &Weights) -> Result<Self> {
+        let device = model.device();
+        let mut frequencies = config.rope.frequencies(config.head_width);
+        if config.rope.scaling == RopeScaling::Factors {
+            let factors = model.get(frequencies.len(), "rope_factors", Init::Const(1.0))?;
+            let factors = factors.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= factor);
+        }
+        let n = frequencies.len();
+        let frequencies = Tensor::from_vec(frequencies, (1, n), device)?;
+        let positions = Tensor::arange(0, config.max_positions as u32, device)?.to_dtype(DType::F32)?;
+        let angles = positions.unsqueeze(1)?.matmul(&frequencies)?; // (max_positions, d_head / 2)
+        let (cos, sin) = (angles.cos()?.to_dtype(model.dtype())?, angles.sin()?.to_dtype(model.dtype())?);
+        Ok(Self { cos, sin, style: config.rope.style })
+    }
+
+    /// Cosines and sines of `positions` (n): (n, d_head / 2) each.
+    fn at(&self, positions: &Tensor) -> Result<(Tensor, Tensor)> {
+        Ok((self.cos.index_select(positions, 0)?, self.sin.index_select(positions, 0)?))
+    }
+
+    /// (h, n, d_head) -> (h, n, d_head). candle's fused kernels have no backward.
+    fn rotate(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+        let x = x.contiguous()?.unsqueeze(0)?; // (1, h, n, d_head)
+        let rotated = match (self.style, x.track_op()) {
+            (RopeStyle::HalfSplit, false) => rotary_emb::rope(&x, cos, sin)?,
+            (RopeStyle::HalfSplit, true) => rotary_emb::rope_slow(&x, cos, sin)?,
+            (RopeStyle::Interleaved, false) => rotary_emb::rope_i(&x, cos, sin)?,
+            (RopeStyle::Interleaved, true) => rotary_emb::rope_i_slow(&x, cos, sin)?,
+        };
+        Ok(rotated.squeeze(0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Text <-> token ids, from a `tokenizer.json` or from the metadata of a GGUF file.
+
+use std::path::Path;
+
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
+use tokenizers::{AddedToken, SplitDelimiterBehavior};
+
+use super::gguf::Gguf;
+use crate::error::{Error, Result};
+
+/// Splits text as the language model was trained on.
+pub struct Tokenizer {
+    parsing: tokenizers::Tokenizer,
+    /// The same vocabulary, blind to special tokens.
+    plain: tokenizers::Tokenizer,
+    bos: Option<u32>,
+    eos: Vec<u32>,
+    vocabulary: usize,
+}
+
+impl Tokenizer {
+    /// Reads a Hugging Face `tokenizer.json`. Which tokens begin and end a text is said elsewhere:
+    /// [`with_text_bounds`](Self::with_text_bounds).
+    ///
+    /// # Errors
+    /// The file is missing or malformed.
+    pub fn from_json(path: &Path) -> Result<Self> {
+        let mut parsing = tokenizers::Tokenizer::from_file(path)
+            .map_err(|e| Error::Tokenizer(format!("{}: {e}", path.display())))?;
+        // Some files carry the limits of their first user.
+        parsing.with_truncation(None).map_err(refused)?.with_padding(None);
+        Ok(Self::new(parsing))
+    }
+
+    /// Builds the tokenizer that the metadata of a GGUF file describes.
+    ///
+    /// # Errors
+    /// A key is missing or malformed, or names a kind of tokenizer that this build does not know.
+    pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
+        let model = gguf.string("tokenizer.ggml.model").map_err(|e| gguf.error(e))?;
+        if model != "gpt2" {
+            return Err(gguf.error(format!("unknown tokenizer model `{model}`")));
+        }
+        let pre = gguf.string("tokenizer.ggml.pre").map_err(|e| gguf.error(e))?;
+        let pre_tokenizer = pre_tokenizer(pre)
+            .ok_or_else(|| gguf.error(format!("unknown pre-tokenizer `{pre}` in `tokenizer.ggml.pre`")))?;
+        let tokens = gguf.strings("tokenizer.ggml.tokens").map_err(|e| gguf.error(e))?;
+        let mut parsing = tokenizers::Tokenizer::new(byte_pairs(gguf, &tokens, pre == "llama-bpe")?);
+        parsing.with_pre_tokenizer(Some(pre_tokenizer));
+        parsing.with_decoder(Some(ByteLevelDecoder::new(false, true, true)));
+        let added = added_tokens(gguf, &tokens).map_err(|e| gguf.error(e))?;
+        parsing.add_tokens(added).map_err(refused)?;
+        let end = |key| gguf_id(gguf, key, tokens.len()).map_err(|e| gguf.error(e));
+        let (bos, eos) = (end("tokenizer.ggml.bos_token_id")?, end("tokenizer.ggml.eos_token_id")?);
+        Ok(Self::new(parsing).with_text_bounds(bos, eos.into_iter().collect()))
+    }
+
+    /// Says which tokens begin and end a text.
+    pub fn with_text_bounds(self, bos: Option<u32>, eos: Vec<u32>) -> Self {
+        Self { bos, eos, ..self }
+    }
+
+    fn new(parsing: tokenizers::Tokenizer) -> Self {
+        let mut plain = parsing.clone();
+        plain.set_encode_special_tokens(true);
+        let vocabulary = parsing.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
+        Self { parsing, plain, bos: None, eos: Vec::new(), vocabulary }
+    }
+
+    /// The ids of `text`. Special tokens written in it are parsed; none is added. Bytes that the vocabulary lacks
+    /// (control characters, usually) are dropped, as the model's authors do.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.parsing.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
+    }
+
+    /// The ids of `text` that comes from outside: what looks like a special token in it stays text.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.plain.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
+    }
+
+    /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
+    ///
+    /// # Errors
+    /// An id is not in the vocabulary.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        if let Some(id) = ids.iter().find(|&&id| self.parsing.id_to_token(id).is_none()) {
+            return Err(Error::Tokenizer(format!("id {id} is not in the vocabulary of {}", self.vocabulary)));
+        }
+        self.parsing.decode(ids, skip_special).map_err(refused)
+    }
+
+    /// The id of the token that is spelled exactly so.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.parsing.token_to_id(token)
+    }
+
+    /// The token that begins a text, if the model has one. [`encode`](Self::encode) does not add it.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The tokens that end a text.
+    pub fn eos(&self) -> &[u32] {
+        &self.eos
+    }
+
+    /// The greatest id plus one.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+}
+
+/// The pre-tokenizers of llama.cpp's `tokenizer.ggml.pre`, as the models' own `tokenizer.json` files define them.
+fn pre_tokenizer(pre: &str) -> Option<PreTokenizerWrapper> {
+    const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+    let gpt_2 = ByteLevel::new(false, true, true);
+    match pre {
+        "gpt-2" => Some(gpt_2.into()),
+        "smollm" => Some(Sequence::new(vec![Digits::new(true).into(), gpt_2.into()]).into()),
+        "llama-bpe" => {
+            let pattern = SplitPattern::Regex(LLAMA_3.into());
+            let split =
+                Split::new(pattern, SplitDelimiterBehavior::Isolated, false).expect("a valid pattern");
+            Some(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]).into())
+        }
+        _ => None,
+    }
+}
+
+fn byte_pairs(gguf: &Gguf, tokens: &[&str], whole_words: bool) -> Result<BPE> {
+    let ids = tokens.iter().zip(0u32..).map(|(token, id)| (token.to_string(), id));
+    let vocabulary: Vocab = ids.collect();
+    if vocabulary.len() != tokens.len() {
+        let twice = tokens.len() - vocabulary.len();
+        return Err(gguf.error(format!("`tokenizer.ggml.tokens` holds {twice} tokens twice")));
+    }
+    let merges = gguf.strings("tokenizer.ggml.merges").map_err(|e| gguf.error(e))?;
+    let pair = |merge: &&str| {
+        let (left, right) = merge.split_once(' ')?;
+        Some((left.to_string(), right.to_string()))
+    };
+    let merges = merges.iter().map(pair).collect::<Option<Vec<_>>>();
+    let merges =
+        merges.ok_or_else(|| gguf.error("`tokenizer.ggml.merges` holds a merge of less than two".into()))?;
+    let builder = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(whole_words);
+    builder.build().map_err(|e| gguf.error(format!("tokenizer: {e}")))
+}
+
+/// The tokens that are matched in the text before it is split: control tokens (special) and user-defined ones.
+fn added_tokens(gguf: &Gguf, tokens: &[&str]) -> Result<Vec<AddedToken>, String> {
+    const UNKNOWN: i64 = 2;
+    const CONTROL: i64 = 3;
+    const USER_DEFINED: i64 = 4;
+    let kinds = gguf.numbers("tokenizer.ggml.token_type")?;
+    if kinds.len() != tokens.len() {
+        return Err(format!("{} token types for {} tokens", kinds.len(), tokens.len()));
+    }
+    let added = |(token, kind): (&&str, i64)| match kind {
+        UNKNOWN | CONTROL => Some(AddedToken::from(*token, true)),
+        USER_DEFINED => Some(AddedToken::from(*token, false).normalized(false)),
+        _ => None,
+    };
+    Ok(tokens.iter().zip(kinds).filter_map(added).collect())
+}
+
+fn gguf_id(gguf: &Gguf, key: &str, vocabulary: usize) -> Result<Option<u32>, String> {
+    match gguf.optional_size(key)? {
+        Some(id) if id >= vocabulary => Err(format!("`{key}` is {id}, beyond the {vocabulary} tokens")),
+        id => Ok(id.map(|id| id as u32)),
+    }
+}
+
+fn refused(error: tokenizers::Error) -> Error {
+    Error::Tokenizer(error.to_string())
+}

@@ -1,0 +1,13 @@
+//! Flamingo itself: visual features -> visual tokens -> a language model that sees them.
+
+pub mod config;
+pub mod resampler;
+pub mod cross_attention;
+pub mod media;
+pub mod flamingo;
+
+pub use config::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
+pub use cross_attention::GatedCrossAttention;
+pub use flamingo::{Flamingo, Observer, RowInput, RowState};
+pub use media::{MediaKeys, MediaRule};
+pub use resampler::PerceiverResampler;
