@@ -305,18 +305,18 @@ impl SqueezeExcite {
         let layer = |from: usize, to: usize, name: &str| -> Result<(Tensor, Tensor)> {
             let weights = weights.pp(name);
             let weight = weights.get((to, from, 1, 1), "weight", init::DEFAULT_KAIMING_NORMAL)?;
-            Ok((weight.squeeze(3)?.squeeze(2)?, weights.get(to, "bias", Init::Const(0.0))?))
+            Ok((weight, weights.get(to, "bias", Init::Const(0.0))?))
         };
         Ok(Self { squeeze: layer(width, inner, "fc1")?, excite: layer(inner, width, "fc2")? })
     }
 
     /// (n, d, h, w) -> (n, d, 1, 1), each in 0..1.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let linear =
-            |x: &Tensor, (weight, bias): &(Tensor, Tensor)| x.matmul(&weight.t()?)?.broadcast_add(bias);
-        let means = x.flatten_from(2)?.mean(D::Minus1)?; // (n, d)
+        // As 1x1 convolutions, not as one matrix product: a frame's gate must not depend on the frames beside it.
+        let linear = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| conv2d_same(x, weight, bias, 1, 1);
+        let means = x.flatten_from(2)?.mean(D::Minus1)?.unsqueeze(2)?.unsqueeze(3)?; // (n, d, 1, 1)
         let gate = linear(&linear(&means, &self.squeeze)?.relu()?, &self.excite)?;
-        Ok(candle_nn::ops::sigmoid(&gate)?.unsqueeze(2)?.unsqueeze(3)?)
+        Ok(candle_nn::ops::sigmoid(&gate)?)
     }
 }
 

@@ -135,6 +135,32 @@ fn keys_and_shapes_of_all_published_variants() {
 }
 
 #[test]
+fn a_frame_does_not_see_its_batch() {
+    let row = Variant::Mini.row();
+    let net = ruled(&row, &keys(&row)).fold().unwrap();
+    let x = pixels(3, 75, 96);
+    let together = net.encode(&x).unwrap();
+    for i in 0..3 {
+        let alone = net.encode(&x.narrow(0, i, 1).unwrap()).unwrap();
+        assert_eq!(relative_error(&together.narrow(0, i, 1).unwrap(), &alone), 0.0);
+    }
+}
+
+#[test]
+fn f16_stays_close() {
+    let row = narrow(Variant::F0);
+    let tensors = random_weights::tensors(&keys(&row)).unwrap();
+    let half = Weights::from_tensors("rule", tensors, &Device::Cpu, DType::F16);
+    let half = NfNet::new(&row, Features::FinalConv, &half).unwrap().fold().unwrap();
+    let x = pixels(2, 41, 64);
+    let got = half.encode(&x.to_dtype(DType::F16).unwrap()).unwrap();
+    assert_eq!(got.dtype(), DType::F16);
+    let error = relative_error(&got, &ruled(&row, &keys(&row)).fold().unwrap().encode(&x).unwrap());
+    println!("f16 against f32: relative error {error:.2e}");
+    assert!(error < 0.01, "{error}");
+}
+
+#[test]
 fn every_parameter_has_a_gradient() {
     let row = narrow(Variant::F0);
     let weights = Weights::random(7, &Device::Cpu, DType::F32);
