@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::weights::Weights;
 
-mod resize;
+pub mod resize;
 pub mod preprocess;
 pub mod nfnet;
 

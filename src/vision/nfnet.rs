@@ -299,7 +299,7 @@ impl SqueezeExcite {
         let layer = |from: usize, to: usize, name: &str| -> Result<(Tensor, Tensor)> {
             let weights = weights.pp(name);
             let weight = weights.get((to, from, 1, 1), "weight", init::DEFAULT_KAIMING_NORMAL)?;
-            Ok((weight.reshape((to, from))?, weights.get(to, "bias", Init::Const(0.0))?))
+            Ok((weight.squeeze(3)?.squeeze(2)?, weights.get(to, "bias", Init::Const(0.0))?))
         };
         Ok(Self { squeeze: layer(width, inner, "fc1")?, excite: layer(inner, width, "fc2")? })
     }

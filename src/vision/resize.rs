@@ -1,7 +1,8 @@
 //! Antialiased bicubic resizing of 8-bit images, bit for bit as Pillow's `Image.resize(size, BICUBIC)`.
 //!
 //! Published checkpoints were trained on Pillow's pixels: two passes, horizontal first, each rounded to 8 bits, with
-//! fixed-point coefficients of 22 bits.
+//! fixed-point coefficients of 22 bits. Pillow 13 runs the vertical pass first where the height shrinks much more than
+//! the width, and gets other pixels; every checkpoint of the family is older, so this is Pillow up to 12.
 
 use image::RgbImage;
 use rayon::prelude::*;

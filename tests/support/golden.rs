@@ -35,6 +35,16 @@ impl Golden {
         self.tensors.get(stage).unwrap_or_else(|| panic!("golden {} has no tensor `{stage}`", self.name))
     }
 
+    /// Whether the file has a tensor of this name.
+    pub fn has(&self, stage: &str) -> bool {
+        self.tensors.contains_key(stage)
+    }
+
+    /// The names of all tensors, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// Compares `(stage, computed, tolerance)` in the order given and prints the relative error of each stage.
     ///
     /// # Panics

@@ -1,0 +1,238 @@
+//! NFNet against timm, preprocessing against Pillow, torchvision and timm.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use flamingo::Error;
+use flamingo::error::WeightsError;
+use flamingo::vision::nfnet::{Features, NfNet, Row, Variant};
+use flamingo::vision::preprocess::{Fit, Preprocess};
+use flamingo::vision::{VisionConfig, VisionEncoder};
+use flamingo::weights::Weights;
+use image::RgbImage;
+use support::golden::{Golden, folder, relative_error};
+use support::random_weights::{self, values};
+
+/// f32, sums in another order.
+const TOLERANCE: f64 = 1e-4;
+
+type Shapes = Vec<(String, Vec<usize>)>;
+
+/// Names and shapes of a published variant as timm has them, the classifier included.
+fn timm_keys(variant: &str) -> Shapes {
+    let text = std::fs::read_to_string(folder().join("nfnet_keys.txt")).unwrap();
+    let of_variant = text.lines().filter_map(|line| line.strip_prefix(variant)?.trim_start().split_once(' '));
+    let shape = |s: &str| s.split('x').filter(|d| *d != "-").map(|d| d.parse().unwrap()).collect();
+    of_variant.map(|(name, s)| (name.to_owned(), shape(s))).collect()
+}
+
+/// The keys of F0-F6 for a row of other widths: what a random source is asked for.
+fn keys(row: &Row) -> Shapes {
+    let weights = Weights::random(0, &Device::Cpu, DType::F32);
+    NfNet::new(row, Features::FinalConv, &weights).unwrap();
+    weights.vars().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
+}
+
+fn strict(tensors: HashMap<String, Tensor>) -> Weights {
+    Weights::from_tensors("rule", tensors, &Device::Cpu, DType::F32)
+}
+
+fn ruled(row: &Row, shapes: &Shapes) -> NfNet {
+    let weights = strict(random_weights::tensors(shapes).unwrap());
+    let net = NfNet::new(row, Features::FinalConv, &weights).unwrap();
+    weights.finish().unwrap();
+    net
+}
+
+fn narrow(variant: Variant) -> Row {
+    Row { widths: [32, 64, 192, 192], stem: 16, group: 16, final_width: 384, ..variant.row() }
+}
+
+/// Runs the network and compares every stage that the golden has below `prefix`.
+fn compare(net: &NfNet, pixels: &Tensor, golden: &Golden, prefix: &str) {
+    let mut stages = Vec::new();
+    net.forward(pixels, &mut |stage, x| stages.push((format!("{prefix}.{stage}"), x.clone()))).unwrap();
+    stages.push((format!("{prefix}.features"), net.encode(pixels).unwrap()));
+    let known: Vec<_> =
+        stages.iter().filter(|(s, _)| golden.has(s)).map(|(s, x)| (s.as_str(), x, TOLERANCE)).collect();
+    assert!(known.len() >= 5, "golden and network share only {} stages", known.len());
+    golden.compare(&known);
+}
+
+fn pixels(batch: usize, height: usize, width: usize) -> Tensor {
+    values(&format!("pixels.{height}x{width}"), (batch, 3, height, width), 0.0, 1.75).unwrap()
+}
+
+#[test]
+fn nfnet_f0_whole() {
+    let shapes = timm_keys("f0").into_iter().filter(|(name, _)| !name.starts_with("head.")).collect();
+    let net = ruled(&Variant::F0.row(), &shapes).fold().unwrap();
+    let golden = Golden::load("nfnet_f0");
+    for (h, w) in [(64, 40), (45, 37)] {
+        compare(&net, &pixels(1, h, w), &golden, &format!("{h}x{w}"));
+        assert_eq!(net.encode(&pixels(1, h, w)).unwrap().dims(), [1, net.patches(h, w), net.width()]);
+    }
+}
+
+#[test]
+fn nfnet_mini_folded_and_unfolded() {
+    let row = Variant::Mini.row();
+    let golden = Golden::load("nfnet_mini");
+    let (unfolded, folded) = (ruled(&row, &keys(&row)), ruled(&row, &keys(&row)).fold().unwrap());
+    for (h, w) in [(96, 64), (75, 53)] {
+        let x = pixels(2, h, w);
+        compare(&unfolded, &x, &golden, &format!("{h}x{w}"));
+        compare(&folded, &x, &golden, &format!("{h}x{w}"));
+        assert!(relative_error(&folded.encode(&x).unwrap(), &unfolded.encode(&x).unwrap()) < 1e-6);
+    }
+}
+
+#[test]
+fn nfnet_narrow_f1_to_f6() {
+    let golden = Golden::load("nfnet_narrow");
+    let variants = [Variant::F1, Variant::F2, Variant::F3, Variant::F4, Variant::F5, Variant::F6];
+    for (variant, name) in variants.into_iter().zip(["f1", "f2", "f3", "f4", "f5", "f6"]) {
+        let row = narrow(variant);
+        compare(&ruled(&row, &keys(&row)).fold().unwrap(), &pixels(1, 64, 48), &golden, name);
+    }
+}
+
+#[test]
+fn final_stage_is_the_stream_before_the_final_convolution() {
+    let row = Variant::Mini.row();
+    let shapes: Shapes = keys(&row).into_iter().filter(|(n, _)| !n.starts_with("final_conv.")).collect();
+    let weights = strict(random_weights::tensors(&shapes).unwrap());
+    let net = NfNet::new(&row, Features::FinalStage, &weights).unwrap().fold().unwrap();
+    weights.finish().unwrap();
+    let features = net.encode(&pixels(2, 75, 53)).unwrap().transpose(1, 2).unwrap();
+    let grid = features.reshape((2, 384, 3, 2)).unwrap();
+    Golden::load("nfnet_mini").compare(&[("75x53.stages.3", &grid, TOLERANCE)]);
+}
+
+#[test]
+fn keys_and_shapes_of_all_published_variants() {
+    let variants = ["f0", "f1", "f2", "f3", "f4", "f5", "f6"];
+    let rows = [
+        Variant::F0,
+        Variant::F1,
+        Variant::F2,
+        Variant::F3,
+        Variant::F4,
+        Variant::F5,
+        Variant::F6,
+    ];
+    for (name, variant) in variants.into_iter().zip(rows) {
+        for (features, unread) in [("final_conv", "head.fc."), ("final_stage", "final_conv.")] {
+            let config = format!(
+                r#"{{"encoder": "nfnet", "variant": "{name}", "features": "{features}",
+                "preprocess": {{"fit": "crop", "size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}}}}"#
+            );
+            let config: VisionConfig = serde_json::from_str(&config).unwrap();
+            let VisionConfig::Nfnet(nfnet) = &config;
+            assert_eq!(nfnet.variant, variant);
+            let all = timm_keys(name);
+            assert!(all.iter().any(|(key, _)| key.starts_with(unread)));
+            // One zero seen through every shape: 438M parameters cost nothing.
+            let zero = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
+            let kept = all.into_iter().filter(|(key, _)| !config.ignores(key));
+            let weights = strict(kept.map(|(key, s)| (key, zero.broadcast_as(s).unwrap())).collect());
+            NfNet::new(&variant.row(), nfnet.features, &weights).unwrap();
+            weights.finish().unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+    }
+}
+
+#[test]
+fn every_parameter_has_a_gradient() {
+    let row = narrow(Variant::F0);
+    let weights = Weights::random(7, &Device::Cpu, DType::F32);
+    let net = NfNet::new(&row, Features::FinalConv, &weights).unwrap();
+    for (name, var) in weights.vars() {
+        var.set(&random_weights::tensor(&name, var.shape().clone()).unwrap()).unwrap();
+    }
+    let loss = net.encode(&pixels(2, 41, 37)).unwrap().sqr().unwrap().sum_all().unwrap();
+    let grads = loss.backward().unwrap();
+    for (name, var) in weights.vars() {
+        let grad = grads.get(&var).unwrap_or_else(|| panic!("no gradient for {name}"));
+        assert_eq!(grad.dims(), var.dims());
+        let largest = grad.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        assert!(largest > 0.0 && largest.is_finite(), "gradient of {name}: {largest}");
+    }
+}
+
+#[test]
+fn a_wrong_tensor_is_named() {
+    let row = narrow(Variant::F0);
+    let shapes = keys(&row);
+    let load = |change: &dyn Fn(&mut HashMap<String, Tensor>)| -> Result<(), Error> {
+        let mut tensors = random_weights::tensors(&shapes).unwrap();
+        change(&mut tensors);
+        let weights = strict(tensors);
+        NfNet::new(&row, Features::FinalConv, &weights)?;
+        weights.finish()
+    };
+    load(&|_| ()).unwrap();
+    let name = "stages.2.5.conv2b.gain";
+    let missing = load(&|t| drop(t.remove(name))).unwrap_err();
+    assert!(matches!(&missing, Error::Weights(WeightsError::Missing { name: n, .. }) if n == name), "{missing}");
+    let extra = "stages.2.6.conv1.weight";
+    let unused = load(&|t| drop(t.insert(extra.into(), t[name].clone()))).unwrap_err();
+    assert!(matches!(&unused, Error::Weights(WeightsError::Unused { names, .. }) if names == &[extra]), "{unused}");
+    let misshapen = load(&|t| drop(t.insert(name.into(), t[name].flatten_all().unwrap()))).unwrap_err();
+    assert!(matches!(&misshapen, Error::Weights(WeightsError::Shape { name: n, .. }) if n == name), "{misshapen}");
+}
+
+fn image(t: &Tensor) -> RgbImage {
+    let (h, w, _) = t.dims3().unwrap();
+    let bytes = t.flatten_all().unwrap().to_vec1::<u8>().unwrap();
+    RgbImage::from_raw(w as u32, h as u32, bytes).unwrap()
+}
+
+#[test]
+fn resize_is_bit_equal_to_pillow() {
+    let golden = Golden::load("preprocess");
+    let inputs: Vec<String> =
+        golden.names().filter(|n| n.starts_with("resize.") && n.ends_with(".in")).map(str::to_owned).collect();
+    assert_eq!(inputs.len(), 6);
+    for name in inputs {
+        let want = image(golden.tensor(&name.replace(".in", ".out")));
+        let got = flamingo::vision::resize::bicubic(&image(golden.tensor(&name)), want.width(), want.height());
+        assert!(got.as_raw() == want.as_raw(), "{name}");
+    }
+}
+
+#[test]
+fn transforms_equal_torchvision_and_timm() {
+    let golden = Golden::load("preprocess");
+    let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let modes = [
+        ("pad", Fit::Pad),
+        ("crop", Fit::Crop),
+        ("squash", Fit::Squash { crop: 1.0 }),
+        ("squash90", Fit::Squash { crop: 0.9 }),
+        ("squash95", Fit::Squash { crop: 0.951 }),
+    ];
+    let sizes = ["120x67", "45x83", "40x40", "23x17", "33x32"];
+    for (mode, fit) in modes {
+        let preprocess = Preprocess { fit, size: 32, mean, std };
+        let frames: Vec<RgbImage> =
+            sizes.iter().map(|s| preprocess.frame(&image(golden.tensor(&format!("fit.{s}.in"))))).collect();
+        let pixels = preprocess.pixels(&frames, &Device::Cpu, DType::F32).unwrap();
+        for (i, size) in sizes.iter().enumerate() {
+            let stage = format!("fit.{size}.{mode}");
+            golden.compare(&[(&stage, &pixels.get(i).unwrap(), 1e-6)]);
+        }
+    }
+}
+
+#[test]
+fn padding_is_exactly_the_mean() {
+    let preprocess = Preprocess { fit: Fit::Pad, size: 32, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let wide = RgbImage::from_pixel(60, 20, image::Rgb([255, 0, 90]));
+    let frame = preprocess.frame(&wide);
+    assert_eq!(frame.dimensions(), (32, 11));
+    let x = preprocess.pixels(&[frame], &Device::Cpu, DType::F32).unwrap();
+    let rows: Vec<f32> = x.abs().unwrap().sum((0, 1, 3)).unwrap().to_vec1().unwrap();
+    assert!(rows[..10].iter().chain(&rows[21..]).all(|&r| r == 0.0), "{rows:?}");
+    assert!(rows[10..21].iter().all(|&r| r > 0.0), "{rows:?}");
+}
