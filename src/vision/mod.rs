@@ -10,7 +10,7 @@ pub mod resize;
 pub mod preprocess;
 pub mod nfnet;
 
-pub use preprocess::Preprocess;
+pub use preprocess::{Fit, Preprocess};
 
 /// Turns normalised frames into a grid of visual features. Immutable once built.
 pub trait VisionEncoder: Send + Sync {
