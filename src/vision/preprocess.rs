@@ -1,10 +1,10 @@
 //! Frames as they come -> frames as the encoder was trained on them.
 
 use candle_core::{DType, Device, Tensor};
-use image::{RgbImage, imageops};
-use serde::{Deserialize, Serialize};
+use image::RgbImage;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::resize::bicubic;
+use super::resize::{bicubic, bicubic_part};
 use crate::error::Result;
 
 /// How frames of any size become the encoder's square ones.
@@ -12,10 +12,13 @@ use crate::error::Result;
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
     pub fit: Fit,
-    /// Side of the encoder's input in pixels.
+    /// Side of the encoder's input in pixels, at least 1.
+    #[serde(deserialize_with = "side")]
     pub size: u32,
     /// Per channel, of values in 0..1.
     pub mean: [f32; 3],
+    /// Per channel, above 0.
+    #[serde(deserialize_with = "deviations")]
     pub std: [f32; 3],
 }
 
@@ -27,9 +30,29 @@ pub enum Fit {
     Pad,
     /// Both sides become `floor(size / crop)`, aspect not kept, then the centre is cut out: timm's `squash` with its
     /// `crop_pct`. IDEFICS is the same with 1.
-    Squash { crop: f64 },
+    Squash {
+        /// In 0..=1, 0 excluded.
+        #[serde(deserialize_with = "fraction")]
+        crop: f64,
+    },
     /// The shorter side becomes `size`, then the centre is cut out: CLIP, open_clip.
     Crop,
+}
+
+fn side<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    checked(u32::deserialize(from)?, |&side| side > 0, "size must be at least 1")
+}
+
+fn deviations<'de, D: Deserializer<'de>>(from: D) -> Result<[f32; 3], D::Error> {
+    checked(<[f32; 3]>::deserialize(from)?, |std| std.iter().all(|&s| s > 0.0), "std must be above 0")
+}
+
+fn fraction<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    checked(f64::deserialize(from)?, |&crop| crop > 0.0 && crop <= 1.0, "crop must be above 0 and at most 1")
+}
+
+fn checked<T, E: serde::de::Error>(value: T, good: fn(&T) -> bool, rule: &str) -> Result<T, E> {
+    if good(&value) { Ok(value) } else { Err(E::custom(rule)) }
 }
 
 impl Preprocess {
@@ -45,19 +68,29 @@ impl Preprocess {
             }
             Fit::Squash { crop } => {
                 let side = ((f64::from(self.size) / crop).floor() as u32).max(self.size);
-                centre(&bicubic(image, side, side), self.size)
+                self.centre(image, (side, side))
             }
             Fit::Crop => {
                 // As torchvision: the longer side is cut down to a whole number, not rounded.
                 let longer = |a: u32, b: u32| (u64::from(self.size) * u64::from(a) / u64::from(b)) as u32;
-                let (w, h) = if width <= height {
+                let whole = if width <= height {
                     (self.size, longer(height, width))
                 } else {
                     (longer(width, height), self.size)
                 };
-                centre(&bicubic(image, w, h), self.size)
+                self.centre(image, whole)
             }
         }
+    }
+
+    /// The middle of `image` resized to `whole`, where torchvision's `CenterCrop` sees the middle.
+    fn centre(&self, image: &RgbImage, whole: (u32, u32)) -> RgbImage {
+        // Python's `round` takes halves to the even number.
+        let part = |length: u32| {
+            let start = (f64::from(length - self.size) / 2.0).round_ties_even() as u32;
+            start..start + self.size
+        };
+        bicubic_part(image, whole, part(whole.0), part(whole.1))
     }
 
     /// Frames made by [`frame`](Self::frame) -> (n, 3, size, size), normalised, in `dtype`, on `device`.
@@ -99,12 +132,4 @@ impl Preprocess {
 fn scaled(length: u32, size: u32, longer: u32) -> u32 {
     let (length, size, longer) = (u64::from(length), u64::from(size), u64::from(longer));
     (((2 * length * size + longer) / (2 * longer)) as u32).max(1)
-}
-
-/// The middle `side` x `side` pixels, where torchvision's `CenterCrop` sees the middle.
-fn centre(image: &RgbImage, side: u32) -> RgbImage {
-    // Python's `round` takes halves to the even number.
-    let start = |length: u32| (f64::from(length - side) / 2.0).round_ties_even() as u32;
-    let (x, y) = (start(image.width()), start(image.height()));
-    imageops::crop_imm(image, x, y, side, side).to_image()
 }
