@@ -1,4 +1,6 @@
 //! Ours against references that we did not write, stage by stage; the scripts that made the goldens stand beside them.
 
 mod vision;
+mod language;
+mod language_cache;
 mod model;

@@ -1,4 +1,5 @@
 //! What the test binaries share: sample clips, goldens, tiny checkpoints. One file per kind.
 
 pub mod golden;
+pub mod language_model;
 pub mod random_weights;

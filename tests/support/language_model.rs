@@ -1,0 +1,62 @@
+//! The language model that ships beside the repository, and passes through any language model.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{D, Device, Result, Tensor};
+use flamingo::language::{KvCache, LanguageModel, Rows};
+
+/// SmolLM2-135M-Instruct in 4 bits.
+///
+/// # Panics
+/// When it has not been fetched: a test that needs it fails, it never skips.
+pub fn smollm2() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
+    let path = root.join("models/language/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let command = "python3 scripts/fetch_language_model.py";
+    assert!(path.is_file(), "the language model is not there: run `{command}` ({})", path.display());
+    path
+}
+
+/// One packed pass over all layers: hidden states after the embedding and after every layer, then the logits.
+pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Vec<Tensor>> {
+    let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
+    let mut rows = Rows::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &Device::Cpu)?;
+    let mut stages = vec![model.embed(&Tensor::new(ids, &Device::Cpu)?)?];
+    for i in 0..model.n_layers() {
+        stages.push(model.layer(i, &stages[i], &mut rows)?);
+    }
+    rows.advance();
+    stages.push(model.head(&stages[model.n_layers()])?);
+    Ok(stages)
+}
+
+/// The logits of one packed pass: (n, vocabulary).
+pub fn logits(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Tensor> {
+    Ok(stages(model, rows)?.pop().expect("logits are the last stage"))
+}
+
+/// `n` most likely tokens after `prompt`, one by one.
+pub fn greedy(model: &dyn LanguageModel, prompt: &[u32], n: usize) -> flamingo::Result<Vec<u32>> {
+    let mut cache = KvCache::new(&model.cache_shape(), prompt.len() + n)?;
+    let mut ids = prompt.to_vec();
+    let mut done = 0;
+    while ids.len() < prompt.len() + n {
+        let logits = logits(model, vec![(&ids[done..], &mut cache)])?;
+        done = ids.len();
+        ids.push(*best(&logits)?.last().expect("a token was fed"));
+    }
+    Ok(ids.split_off(prompt.len()))
+}
+
+/// The most likely id of every row of `logits`.
+pub fn best(logits: &Tensor) -> Result<Vec<u32>> {
+    logits.argmax(D::Minus1)?.to_vec1()
+}
+
+/// The log-likelihood of each of `ids` after those before it, from the logits of all but the last.
+pub fn log_likelihoods(logits: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
+    let scored = logits.narrow(0, 0, ids.len() - 1)?;
+    let next = Tensor::new(&ids[1..], logits.device())?.unsqueeze(1)?;
+    let chosen = scored.gather(&next, 1)?.squeeze(1)?;
+    (chosen - scored.log_sum_exp(1)?)?.to_vec1()
+}
