@@ -105,21 +105,24 @@ impl Preprocess {
         }
         let same_size = frames.chunk_by(|a, b| a.dimensions() == b.dimensions());
         let parts = same_size.map(|run| self.normalised(run, device, dtype)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&parts, 0)?)
+        Ok(if let [only] = &parts[..] { only.clone() } else { Tensor::cat(&parts, 0)? })
     }
 
     fn normalised(&self, frames: &[RgbImage], device: &Device, dtype: DType) -> Result<Tensor> {
         let (width, height) = frames[0].dimensions();
-        let bytes = frames.iter().flat_map(|f| f.as_raw().iter().copied()).collect::<Vec<u8>>();
-        let shape = (frames.len(), height as usize, width as usize, 3);
-        let x = Tensor::from_vec(bytes, shape, &Device::Cpu)?.to_device(device)?; // (n, h, w, 3)
+        let mut planes: Vec<u8> = Vec::with_capacity(frames.len() * frames[0].as_raw().len());
+        for frame in frames {
+            for channel in 0..3 {
+                planes.extend(frame.as_raw().iter().skip(channel).step_by(3));
+            }
+        }
+        let shape = (frames.len(), 3, height as usize, width as usize);
+        let x = Tensor::from_vec(planes, shape, &Device::Cpu)?.to_device(device)?; // (n, 3, h, w), u8
         // (value / 255 - mean) / std as one product and one sum.
-        let channels =
-            |f: &dyn Fn(usize) -> f32| Tensor::new(&[f(0), f(1), f(2)], device)?.reshape((1, 3, 1, 1));
-        let scale = channels(&|c| 1.0 / (255.0 * self.std[c]))?;
-        let shift = channels(&|c| -self.mean[c] / self.std[c])?;
-        let x = x.permute((0, 3, 1, 2))?.to_dtype(DType::F32)?.contiguous()?; // (n, 3, h, w)
-        let mut x = x.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+        let channels = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
+        let scale = channels(self.std.map(|std| 1.0 / (255.0 * std)))?;
+        let shift = channels([0, 1, 2].map(|c| -self.mean[c] / self.std[c]))?;
+        let mut x = x.to_dtype(DType::F32)?.broadcast_mul(&scale)?.broadcast_add(&shift)?;
         for (axis, length) in [(2, height), (3, width)] {
             let missing = self.size.saturating_sub(length) as usize;
             x = x.pad_with_zeros(axis, missing / 2, missing - missing / 2)?; // (n, 3, size, size) after both
