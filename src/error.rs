@@ -38,20 +38,91 @@ impl Error {
     }
 }
 
-/// Why a video did not become frames. Limits say what was found and what was allowed.
+/// Why a video did not become frames. Limits say what was found and what was allowed; `path` is the name the caller
+/// gave to the input.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VideoError {
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
+    #[error("{path}: the file is empty")]
+    EmptyFile { path: PathBuf },
+    /// The first bytes belong to no image or video container that is known here.
+    #[error("{path}: not a video or an image: {found}")]
+    UnknownContainer { path: PathBuf, found: String },
+    /// The first bytes belong to a format that is known and refused: it names other files or is not on the list.
+    #[error("{path}: this is {found}, which is not an allowed container")]
+    ContainerNotAllowed { path: PathBuf, found: String },
+    #[error("{path}: codec `{codec}` is not allowed")]
+    CodecNotAllowed { path: PathBuf, codec: String },
+    #[error("{path}: the file has no video stream")]
+    NoVideoStream { path: PathBuf },
+    #[error("{path}: the video stream has no frame that decodes")]
+    NoFrames { path: PathBuf },
+    #[error("{path}: the {container} file cannot be read: {reason}")]
+    Malformed { path: PathBuf, container: String, reason: String },
+    #[error("{path}: decoding stopped at {at:.3} s: {reason}")]
+    Decode { path: PathBuf, at: f64, reason: String },
+    #[error("{path}: the file has {found} bytes, {allowed} are allowed")]
+    TooManyBytes { path: PathBuf, found: u64, allowed: u64 },
+    #[error("{path}: the video lasts at least {found:.3} s, {allowed:.3} s are allowed")]
+    TooLong { path: PathBuf, found: f64, allowed: f64 },
+    #[error("{path}: a frame of {width}x{height} has more than the {allowed} pixels that are allowed")]
+    TooManyPixels { path: PathBuf, width: u32, height: u32, allowed: u64 },
+    #[error("{path}: the video has more than {allowed} packets")]
+    TooManyPackets { path: PathBuf, allowed: u64 },
+    #[error("{path}: {found} frames would have to be decoded, {allowed} are allowed")]
+    TooManyDecodedFrames { path: PathBuf, found: u64, allowed: u64 },
+    #[error("{path}: the file has more than {allowed} streams")]
+    TooManyStreams { path: PathBuf, allowed: u32 },
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// This library was built without the feature `video`, and the input is a video.
+    #[error("{path}: this build reads images only")]
+    NoVideoSupport { path: PathBuf },
 }
 
 impl VideoError {
+    /// The stable code of this error, part of the public contract (`snake_case`, never renamed).
     pub fn code(&self) -> &'static str {
         match self {
             VideoError::Io { .. } => "io",
+            VideoError::EmptyFile { .. } => "empty_file",
+            VideoError::UnknownContainer { .. } => "unknown_container",
+            VideoError::ContainerNotAllowed { .. } => "container_not_allowed",
+            VideoError::CodecNotAllowed { .. } => "codec_not_allowed",
+            VideoError::NoVideoStream { .. } => "no_video_stream",
+            VideoError::NoFrames { .. } => "no_frames",
+            VideoError::Malformed { .. } => "malformed_video",
+            VideoError::Decode { .. } => "decode_failed",
+            VideoError::TooManyBytes { .. } => "limit_bytes",
+            VideoError::TooLong { .. } => "limit_duration",
+            VideoError::TooManyPixels { .. } => "limit_pixels",
+            VideoError::TooManyPackets { .. } => "limit_packets",
+            VideoError::TooManyDecodedFrames { .. } => "limit_decoded_frames",
+            VideoError::TooManyStreams { .. } => "limit_streams",
+            VideoError::Sampling(_) => "bad_sampling",
+            VideoError::NoVideoSupport { .. } => "no_video_support",
         }
     }
+}
+
+/// A frame sampling that means nothing.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SamplingError {
+    #[error("frame sampling: fps is {0}, which is not a positive finite number")]
+    Fps(f64),
+    #[error("frame sampling: start is {0} s, which is not a finite number of seconds from zero on")]
+    Start(f64),
+    #[error("frame sampling: the range from {start} s to {end} s is empty")]
+    Range { start: f64, end: f64 },
+    #[error("frame sampling: the number of frames is zero")]
+    NoFrames,
+    #[error("frame sampling: {0} frames are more than any video has")]
+    Count(usize),
+    #[error("frame sampling: {fps} frames per second over {span} s ask for more than {allowed} frames")]
+    TooMany { fps: f64, span: f64, allowed: u64 },
 }
 
 /// Why a checkpoint did not become a model. Every message names the tensors or the file.

@@ -17,6 +17,12 @@ pub mod video;
 pub mod vision;
 pub mod language;
 pub mod model;
+pub mod prompt;
 pub mod generate;
+pub mod family;
+pub mod task;
+pub mod pipeline;
 
 pub use error::{Error, Result};
+pub use pipeline::Pipeline;
+pub use task::Task;

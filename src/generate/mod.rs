@@ -212,6 +212,9 @@ pub fn generate(
     generation: &Generation,
     rules: &TokenRules,
 ) -> Result<Generated> {
+    if generation.max_new_tokens == 0 {
+        return Err(Error::Prompt("an answer of at most 0 tokens".into()));
+    }
     let mut decoder = Decoder::new(model);
     let row = decoder.admit(prompt.to_vec(), media.to_vec(), generation.max_new_tokens)?;
     match generation.strategy {

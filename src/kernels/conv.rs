@@ -11,7 +11,13 @@ use crate::error::Result;
 /// SAME padding as TensorFlow has it: what is missing is shared between both sides, and an odd pixel goes to the
 /// bottom and the right. On the CPU in f32 this is im2col and a matrix product per image and group, in parallel over
 /// both; elsewhere candle's convolution. Differentiable in all three.
-pub fn conv2d_same(x: &Tensor, weight: &Tensor, bias: &Tensor, stride: usize, groups: usize) -> Result<Tensor> {
+pub fn conv2d_same(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    stride: usize,
+    groups: usize,
+) -> Result<Tensor> {
     if x.device().is_cpu() && x.dtype() == DType::F32 {
         let op = ConvSame { stride, groups };
         return Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?);
@@ -129,7 +135,11 @@ fn convolve(g: &Geometry, groups: usize, x: &[f32], weight: &[f32], bias: &[f32]
     let depth = g.c_g * g.kernel.0 * g.kernel.1;
     let mut y = vec![0f32; g.n * groups * g.o_g * columns];
     let tasks = g.n * groups;
-    let inner = if tasks < rayon::current_num_threads() { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let inner = if tasks < rayon::current_num_threads() {
+        gemm::Parallelism::Rayon(0)
+    } else {
+        gemm::Parallelism::None
+    };
     y.par_chunks_mut(g.o_g * columns).enumerate().for_each_init(Vec::new, |patches, (task, y)| {
         let group = task % groups;
         let x = &x[task * g.c_g * g.h * g.w..][..g.c_g * g.h * g.w];
@@ -161,7 +171,8 @@ fn im2col(g: &Geometry, x: &[f32], rows: std::ops::Range<usize>, patches: &mut [
     let (kernel_h, kernel_w) = g.kernel;
     let out_w = g.out.1;
     for (index, line) in patches.chunks_exact_mut(rows.len() * out_w).enumerate() {
-        let (channel, ky, kx) = (index / (kernel_h * kernel_w), index / kernel_w % kernel_h, index % kernel_w);
+        let (channel, ky, kx) =
+            (index / (kernel_h * kernel_w), index / kernel_w % kernel_h, index % kernel_w);
         let plane = &x[channel * g.h * g.w..][..g.h * g.w];
         // Output columns whose input column lies inside: 0 <= column * stride + kx - left < w.
         let from = g.before.1.saturating_sub(kx).div_ceil(g.stride).min(out_w);

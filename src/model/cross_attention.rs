@@ -1,6 +1,6 @@
 //! GATED XATTN-DENSE: text looks at visual tokens through gates that start closed (paper section 3.1.2).
 
-use candle_core::{Shape, Tensor};
+use candle_core::{DType, Shape, Tensor};
 use candle_nn::Init;
 
 use super::config::CrossAttentionConfig;
@@ -49,6 +49,11 @@ impl GatedCrossAttention {
             )?,
             feed_forward_gate: weights.get(Shape::from(1), "feed_forward_gate", Init::Const(0.0))?,
         })
+    }
+
+    /// Whether the attention gate differs from 0.
+    pub fn is_open(&self) -> Result<bool> {
+        Ok(self.attention_gate.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().any(|&gate| gate != 0.0))
     }
 
     /// Keys and values of one medium, computed once: visual tokens (q, d) -> (h, q, d) each.

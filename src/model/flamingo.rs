@@ -18,7 +18,7 @@ const FRAMES_PER_PASS: usize = 8;
 
 /// A vision encoder and a language model, both frozen, and what Flamingo puts between them.
 pub struct Flamingo {
-    pub(crate) vision: Box<dyn VisionEncoder>,
+    vision: Box<dyn VisionEncoder>,
     resampler: PerceiverResampler,
     /// One entry per layer of the language model.
     cross_attention: Vec<Option<GatedCrossAttention>>,
@@ -74,6 +74,16 @@ impl Flamingo {
 
     pub fn rule(&self) -> &MediaRule {
         &self.rule
+    }
+
+    /// Whether the language model can see: any attention gate differs from 0.
+    pub fn gates_open(&self) -> Result<bool> {
+        for cross_attention in self.cross_attention.iter().flatten() {
+            if cross_attention.is_open()? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Pixels of several media, each (t, 3, h, w) with its own t, -> the visual tokens of each (q, d).

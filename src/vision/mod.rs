@@ -81,7 +81,9 @@ mod tests {
 
     #[test]
     fn refuses_unknown_words() {
-        for (from, to) in [("variant", "variety"), ("mini", "f9"), ("nfnet", "nfnets"), ("\"size\"", "\"sise\"")] {
+        for (from, to) in
+            [("variant", "variety"), ("mini", "f9"), ("nfnet", "nfnets"), ("\"size\"", "\"sise\"")]
+        {
             assert!(serde_json::from_str::<VisionConfig>(&MINI.replacen(from, to, 1)).is_err(), "{to}");
         }
         let extra = MINI.replacen("\"variant\"", "\"extra\": 1, \"variant\"", 1);

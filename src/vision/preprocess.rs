@@ -80,9 +80,13 @@ impl Preprocess {
         let bytes = frames.iter().flat_map(|f| f.as_raw().iter().copied()).collect::<Vec<u8>>();
         let shape = (frames.len(), height as usize, width as usize, 3);
         let x = Tensor::from_vec(bytes, shape, &Device::Cpu)?.to_device(device)?; // (n, h, w, 3)
-        let channels = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
-        let x = (x.permute((0, 3, 1, 2))?.to_dtype(DType::F32)?.contiguous()? / 255.0)?; // (n, 3, h, w)
-        let mut x = x.broadcast_sub(&channels(self.mean)?)?.broadcast_div(&channels(self.std)?)?;
+        // (value / 255 - mean) / std as one product and one sum.
+        let channels =
+            |f: &dyn Fn(usize) -> f32| Tensor::new(&[f(0), f(1), f(2)], device)?.reshape((1, 3, 1, 1));
+        let scale = channels(&|c| 1.0 / (255.0 * self.std[c]))?;
+        let shift = channels(&|c| -self.mean[c] / self.std[c])?;
+        let x = x.permute((0, 3, 1, 2))?.to_dtype(DType::F32)?.contiguous()?; // (n, 3, h, w)
+        let mut x = x.broadcast_mul(&scale)?.broadcast_add(&shift)?;
         for (axis, length) in [(2, height), (3, width)] {
             let missing = self.size.saturating_sub(length) as usize;
             x = x.pad_with_zeros(axis, missing / 2, missing - missing / 2)?; // (n, 3, size, size) after both

@@ -53,8 +53,7 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
         let end = ((centre + support + 0.5) as usize).min(from);
         // Pillow multiplies by the reciprocal; dividing instead changes last bits.
         let shrink = 1.0 / stretch;
-        let exact: Vec<f64> =
-            (first..end).map(|i| kernel((i as f64 - centre + 0.5) * shrink)).collect();
+        let exact: Vec<f64> = (first..end).map(|i| kernel((i as f64 - centre + 0.5) * shrink)).collect();
         let sum: f64 = exact.iter().sum();
         Taps { first, weights: exact.iter().map(|w| fixed_point(w / sum)).collect() }
     };

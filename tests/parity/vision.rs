@@ -112,15 +112,7 @@ fn final_stage_is_the_stream_before_the_final_convolution() {
 #[test]
 fn keys_and_shapes_of_all_published_variants() {
     let variants = ["f0", "f1", "f2", "f3", "f4", "f5", "f6"];
-    let rows = [
-        Variant::F0,
-        Variant::F1,
-        Variant::F2,
-        Variant::F3,
-        Variant::F4,
-        Variant::F5,
-        Variant::F6,
-    ];
+    let rows = [Variant::F0, Variant::F1, Variant::F2, Variant::F3, Variant::F4, Variant::F5, Variant::F6];
     for (name, variant) in variants.into_iter().zip(rows) {
         for (features, unread) in [("final_conv", "head.fc."), ("final_stage", "final_conv.")] {
             let config = format!(
@@ -140,6 +132,32 @@ fn keys_and_shapes_of_all_published_variants() {
             weights.finish().unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
+}
+
+#[test]
+fn a_frame_does_not_see_its_batch() {
+    let row = Variant::Mini.row();
+    let net = ruled(&row, &keys(&row)).fold().unwrap();
+    let x = pixels(3, 75, 96);
+    let together = net.encode(&x).unwrap();
+    for i in 0..3 {
+        let alone = net.encode(&x.narrow(0, i, 1).unwrap()).unwrap();
+        assert_eq!(relative_error(&together.narrow(0, i, 1).unwrap(), &alone), 0.0);
+    }
+}
+
+#[test]
+fn f16_stays_close() {
+    let row = narrow(Variant::F0);
+    let tensors = random_weights::tensors(&keys(&row)).unwrap();
+    let half = Weights::from_tensors("rule", tensors, &Device::Cpu, DType::F16);
+    let half = NfNet::new(&row, Features::FinalConv, &half).unwrap().fold().unwrap();
+    let x = pixels(2, 41, 64);
+    let got = half.encode(&x.to_dtype(DType::F16).unwrap()).unwrap();
+    assert_eq!(got.dtype(), DType::F16);
+    let error = relative_error(&got, &ruled(&row, &keys(&row)).fold().unwrap().encode(&x).unwrap());
+    println!("f16 against f32: relative error {error:.2e}");
+    assert!(error < 0.01, "{error}");
 }
 
 #[test]
@@ -174,12 +192,21 @@ fn a_wrong_tensor_is_named() {
     load(&|_| ()).unwrap();
     let name = "stages.2.5.conv2b.gain";
     let missing = load(&|t| drop(t.remove(name))).unwrap_err();
-    assert!(matches!(&missing, Error::Weights(WeightsError::Missing { name: n, .. }) if n == name), "{missing}");
+    assert!(
+        matches!(&missing, Error::Weights(WeightsError::Missing { name: n, .. }) if n == name),
+        "{missing}"
+    );
     let extra = "stages.2.6.conv1.weight";
     let unused = load(&|t| drop(t.insert(extra.into(), t[name].clone()))).unwrap_err();
-    assert!(matches!(&unused, Error::Weights(WeightsError::Unused { names, .. }) if names == &[extra]), "{unused}");
+    assert!(
+        matches!(&unused, Error::Weights(WeightsError::Unused { names, .. }) if names == &[extra]),
+        "{unused}"
+    );
     let misshapen = load(&|t| drop(t.insert(name.into(), t[name].flatten_all().unwrap()))).unwrap_err();
-    assert!(matches!(&misshapen, Error::Weights(WeightsError::Shape { name: n, .. }) if n == name), "{misshapen}");
+    assert!(
+        matches!(&misshapen, Error::Weights(WeightsError::Shape { name: n, .. }) if n == name),
+        "{misshapen}"
+    );
 }
 
 fn image(t: &Tensor) -> RgbImage {
@@ -191,12 +218,16 @@ fn image(t: &Tensor) -> RgbImage {
 #[test]
 fn resize_is_bit_equal_to_pillow() {
     let golden = Golden::load("preprocess");
-    let inputs: Vec<String> =
-        golden.names().filter(|n| n.starts_with("resize.") && n.ends_with(".in")).map(str::to_owned).collect();
+    let inputs: Vec<String> = golden
+        .names()
+        .filter(|n| n.starts_with("resize.") && n.ends_with(".in"))
+        .map(str::to_owned)
+        .collect();
     assert_eq!(inputs.len(), 6);
     for name in inputs {
         let want = image(golden.tensor(&name.replace(".in", ".out")));
-        let got = flamingo::vision::resize::bicubic(&image(golden.tensor(&name)), want.width(), want.height());
+        let got =
+            flamingo::vision::resize::bicubic(&image(golden.tensor(&name)), want.width(), want.height());
         assert!(got.as_raw() == want.as_raw(), "{name}");
     }
 }
@@ -227,7 +258,8 @@ fn transforms_equal_torchvision_and_timm() {
 
 #[test]
 fn padding_is_exactly_the_mean() {
-    let preprocess = Preprocess { fit: Fit::Pad, size: 32, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let preprocess =
+        Preprocess { fit: Fit::Pad, size: 32, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
     let wide = RgbImage::from_pixel(60, 20, image::Rgb([255, 0, 90]));
     let frame = preprocess.frame(&wide);
     assert_eq!(frame.dimensions(), (32, 11));

@@ -55,7 +55,11 @@ impl Golden {
             let want = self.tensor(stage);
             assert_eq!(got.dims(), want.dims(), "golden {}: shape of stage `{stage}`", self.name);
             let error = relative_error(got, want);
-            println!("{} {stage:<24} {:?} relative error {error:.2e} (<= {tolerance:.0e})", self.name, got.dims());
+            println!(
+                "{} {stage:<24} {:?} relative error {error:.2e} (<= {tolerance:.0e})",
+                self.name,
+                got.dims()
+            );
             // A NaN error compares false with everything, hence not `error > tolerance`.
             if !(error <= *tolerance) && first_bad.is_none() {
                 first_bad = Some(format!("stage `{stage}`: relative error {error:.3e} > {tolerance:.0e}"));
@@ -69,7 +73,8 @@ impl Golden {
 
 /// max|a-b| / max|b| over tensors of one shape, in f64. NaN when either holds one.
 pub fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
-    let flat = |t: &Tensor| t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1::<f64>()).expect("floats");
+    let flat =
+        |t: &Tensor| t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1::<f64>()).expect("floats");
     let nan_max = |m: f64, v: f64| if v.is_nan() || m.is_nan() { f64::NAN } else { m.max(v) };
     let (a, b) = (flat(a), flat(b));
     let difference = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, nan_max);

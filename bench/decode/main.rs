@@ -1,0 +1,49 @@
+//! One pass over a clip at 1 frame per second, as `compare.py` asks of every contestant: one JSON object on stdout.
+//! `bench-decode FILE [--full] [--hash] [--sheet OUT.png]`
+
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use flamingo::video::{ContactSheet, FrameSampling, Sheet, Video, VideoLimits};
+use sha2::{Digest, Sha256};
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let has = |flag: &str| arguments.iter().any(|a| a == flag);
+    let path = arguments.first().context("usage: bench-decode FILE [--full] [--hash] [--sheet OUT.png]")?;
+    let sheet_path = arguments.iter().position(|a| a == "--sheet").map(|at| arguments.get(at + 1));
+
+    let start = Instant::now();
+    let video = Video::open(path, &VideoLimits::default())?;
+    let opened = start.elapsed();
+    let sampling = FrameSampling::default();
+    let mut frames =
+        if has("--full") { video.frames_by_full_decode(&sampling)? } else { video.frames(&sampling)? };
+    let (mut times, mut hash, mut sheet) = (Vec::new(), Sha256::new(), Sheet::new(ContactSheet::default()));
+    for frame in &mut frames {
+        let frame = frame?;
+        times.push(frame.pts);
+        if has("--hash") {
+            hash.update(frame.image.as_raw());
+        }
+        if sheet_path.is_some() {
+            sheet.add(&frame);
+        }
+    }
+    let wall = start.elapsed();
+    if let Some(out) = sheet_path.flatten() {
+        sheet.draw().save(out)?;
+    }
+    let summary = frames.summary();
+    let sha256: String =
+        hash.finalize().iter().take(if has("--hash") { 32 } else { 0 }).map(|b| format!("{b:02x}")).collect();
+    println!(
+        "{}",
+        serde_json::json!({
+            "wall": wall.as_secs_f64(), "open": opened.as_secs_f64(), "times": times, "sha256": sha256,
+            "decoded": summary.decoded, "skipped": summary.skipped, "warnings": summary.warnings,
+            "info": video.info(),
+        })
+    );
+    Ok(())
+}

@@ -1,0 +1,150 @@
+//! Our own model directories: `config.json`, the trained parts as safetensors, the frozen language model beside it.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{About, CONFIG, LoadOptions, Loaded, config_error};
+use crate::error::{Error, Result, WeightsError};
+use crate::generate::TokenRules;
+use crate::language::{self, Tokenizer};
+use crate::model::{Flamingo, FlamingoConfig, MediaRule};
+use crate::prompt::{PromptFormat, PromptTokens};
+use crate::vision::{self, VisionConfig};
+use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
+
+/// The version of the description; a newer one is refused.
+pub const SCHEMA: &str = "flamingo/1";
+
+/// `config.json` of a native model directory.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NativeConfig {
+    pub schema: String,
+    pub name: String,
+    pub vision: VisionConfig,
+    pub model: FlamingoConfig,
+    /// Vision encoder, resampler and cross-attention: what was trained.
+    pub adapters: WeightFile,
+    /// The frozen language model: a GGUF file or a directory.
+    pub language: WeightFile,
+    pub tokens: TokenNames,
+    #[serde(default)]
+    pub prompt: PromptFormat,
+}
+
+/// A file relative to the model directory, and what it must be.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct WeightFile {
+    pub file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+}
+
+/// Which tokens of the language model's vocabulary stand for what is not text.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenNames {
+    #[serde(default)]
+    pub begin: Option<String>,
+    pub media: String,
+    pub end_of_chunk: String,
+    /// Tokens besides `end_of_chunk` that end an answer.
+    #[serde(default)]
+    pub stop: Vec<String>,
+}
+
+pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Result<Loaded> {
+    let config: NativeConfig = serde_json::from_value(config).map_err(|e| config_error(directory, e.to_string()))?;
+    let error = |reason| config_error(directory, reason);
+    config.model.check().map_err(error)?;
+    let mut hashes = Vec::new();
+    for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
+        if let Some(expected) = &weights.sha256 {
+            verify_sha256(&directory.join(&weights.file), expected)?;
+            hashes.push((role.to_string(), expected.to_ascii_lowercase()));
+        }
+    }
+    let files = [directory.join(&config.adapters.file)];
+    let vision_ignores = |name: &str| name.strip_prefix("vision.").is_some_and(|n| config.vision.ignores(n));
+    let rename = |name: &str| if vision_ignores(name) { Rename::Ignore } else { Rename::To(name.into()) };
+    let weights = Weights::open(&files, &options.device, options.dtype, Quantization::Dequantize, &rename)?;
+    let loaded = assemble(directory, &config, options, &weights, hashes)?;
+    weights.finish()?;
+    Ok(loaded)
+}
+
+/// Writes a new, untrained model directory: every parameter from its initialiser, every gate closed.
+///
+/// # Errors
+/// The directory cannot be written, or the language model of the description cannot be loaded.
+pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> {
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| Error::from(WeightsError::Io { path, source })
+    };
+    std::fs::create_dir_all(directory).map_err(io(directory))?;
+    let options =
+        LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+    let weights = Weights::random(seed, &options.device, options.dtype);
+    assemble(directory, config, &options, &weights, Vec::new())?;
+
+    let tensors = weights.vars().into_iter().map(|(name, var)| Ok((name, var.to_dtype(DType::BF16)?)));
+    let tensors = tensors.collect::<Result<std::collections::HashMap<_, _>>>()?;
+    let adapters = directory.join(&config.adapters.file);
+    candle_core::safetensors::save(&tensors, &adapters)?;
+    let language = directory.join(&config.language.file);
+    let mut config = config.clone();
+    config.adapters.sha256 = Some(sha256(&adapters)?);
+    if language.is_file() {
+        config.language.sha256 = Some(sha256(&language)?);
+    }
+    let text = serde_json::to_string_pretty(&config).map_err(|e| config_error(directory, e.to_string()))?;
+    let path = directory.join(CONFIG);
+    std::fs::write(&path, text + "\n").map_err(io(&path))
+}
+
+fn assemble(
+    directory: &Path,
+    config: &NativeConfig,
+    options: &LoadOptions,
+    weights: &Weights,
+    sha256: Vec<(String, String)>,
+) -> Result<Loaded> {
+    let language_path = directory.join(&config.language.file);
+    let (language, tokenizer) =
+        language::build(&language_path, &options.device, options.dtype, options.quantization)?;
+    let vision = vision::build(&config.vision, &weights.pp("vision"))?;
+    let tokens = prompt_tokens(directory, &config.tokens, &tokenizer)?;
+    let stop = config.tokens.stop.iter().map(|name| token(directory, name, &tokenizer));
+    let stop = std::iter::once(Ok(tokens.end_of_chunk)).chain(stop).collect::<Result<Vec<_>>>()?;
+    let rule = MediaRule { media_token: tokens.media, forget_token: None };
+    let model = Flamingo::new(&config.model, vision, language, rule, weights)?;
+    let about = About { name: config.name.clone(), family: "flamingo", sha256, sees: model.gates_open()? };
+    Ok(Loaded {
+        about,
+        model,
+        tokenizer,
+        preprocess: config.vision.preprocess().clone(),
+        rules: TokenRules { stop, forbidden: vec![tokens.media] },
+        tokens,
+        format: config.prompt.clone(),
+    })
+}
+
+fn prompt_tokens(directory: &Path, names: &TokenNames, tokenizer: &Tokenizer) -> Result<PromptTokens> {
+    Ok(PromptTokens {
+        begin: names.begin.as_ref().map(|name| token(directory, name, tokenizer)).transpose()?,
+        media: token(directory, &names.media, tokenizer)?,
+        end_of_chunk: token(directory, &names.end_of_chunk, tokenizer)?,
+    })
+}
+
+fn token(directory: &Path, name: &str, tokenizer: &Tokenizer) -> Result<u32> {
+    tokenizer
+        .token_id(name)
+        .ok_or_else(|| config_error(directory, format!("`{name}` is not in the language model's vocabulary")))
+}
