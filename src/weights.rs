@@ -237,9 +237,8 @@ impl Weights {
         shape: &Shape,
     ) -> Result<&'s Stored> {
         let origin = || self.source.origin.clone();
-        let places = stored
-            .get(full)
-            .ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
+        let places =
+            stored.get(full).ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
         let (first, aliases) = places.split_first().expect("a stored name has a place");
         for place in places {
             self.check_shape(full, shape, &place.shape().map_err(|e| self.unreadable(full, e))?)?;

@@ -66,7 +66,10 @@ fn write(path: &Path, metadata: &Metadata, tensors: &[(&str, Vec<usize>)]) {
     gguf_file::write(&mut std::fs::File::create(path).unwrap(), &metadata, &tensors).unwrap();
 }
 
-fn load(metadata: &Metadata, tensors: &[(&str, Vec<usize>)]) -> Result<(Box<dyn LanguageModel>, Tokenizer), String> {
+fn load(
+    metadata: &Metadata,
+    tensors: &[(&str, Vec<usize>)],
+) -> Result<(Box<dyn LanguageModel>, Tokenizer), String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write(&path, metadata, tensors);
@@ -85,7 +88,8 @@ fn a_consistent_gguf_loads() {
 
 #[test]
 fn every_key_is_needed() {
-    let optional = ["llama.attention.head_count_kv", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"];
+    let optional =
+        ["llama.attention.head_count_kv", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"];
     for (key, _) in metadata() {
         let without: Metadata = metadata().into_iter().filter(|(k, _)| *k != key).collect();
         let found = load(&without, &tensors()).err();
@@ -104,22 +108,50 @@ fn what_no_model_says_is_refused() {
         ("general.architecture", Value::String("mamba".into()), "unknown architecture `mamba`"),
         ("general.architecture", Value::U32(1), "metadata key `general.architecture` is not a string"),
         ("llama.attention.head_count", Value::U32(0), "the number of heads is 0, not between 1 and 16777216"),
-        ("llama.attention.head_count", Value::U32(u32::MAX), "the number of heads is 4294967295, not between 1 and 16777216"),
+        (
+            "llama.attention.head_count",
+            Value::U32(u32::MAX),
+            "the number of heads is 4294967295, not between 1 and 16777216",
+        ),
         ("llama.attention.head_count_kv", Value::U32(3), "4 heads cannot share 3 key and value heads"),
         ("llama.embedding_length", Value::I32(-8), "metadata key `llama.embedding_length` is not a size"),
-        ("llama.embedding_length", Value::U64(1 << 60), "the width is 1152921504606846976, not between 1 and 16777216"),
+        (
+            "llama.embedding_length",
+            Value::U64(1 << 60),
+            "the width is 1152921504606846976, not between 1 and 16777216",
+        ),
         ("llama.block_count", Value::U32(0), "the number of layers is 0, not between 1 and 16777216"),
-        ("llama.vocab_size", Value::U32(8), "tensor `model.embed_tokens.weight` has shape [9, 8], expected [8, 8]"),
-        ("llama.block_count", Value::U32(1 << 20), "tensor `model.layers.1.input_layernorm.weight` is missing"),
+        (
+            "llama.vocab_size",
+            Value::U32(8),
+            "tensor `model.embed_tokens.weight` has shape [9, 8], expected [8, 8]",
+        ),
+        (
+            "llama.block_count",
+            Value::U32(1 << 20),
+            "tensor `model.layers.1.input_layernorm.weight` is missing",
+        ),
         ("llama.rope.dimension_count", Value::U32(1), "only 1 of 2 coordinates of a head are rotated"),
         ("llama.rope.scaling.type", Value::String("yarn".into()), "unknown rope scaling `yarn`"),
-        ("llama.expert_count", Value::U32(8), "`llama.expert_count`: mixtures of experts are not part of this model"),
+        (
+            "llama.expert_count",
+            Value::U32(8),
+            "`llama.expert_count`: mixtures of experts are not part of this model",
+        ),
         ("tokenizer.ggml.model", Value::String("llama".into()), "unknown tokenizer model `llama`"),
-        ("tokenizer.ggml.pre", Value::String("new".into()), "unknown pre-tokenizer `new` in `tokenizer.ggml.pre`"),
+        (
+            "tokenizer.ggml.pre",
+            Value::String("new".into()),
+            "unknown pre-tokenizer `new` in `tokenizer.ggml.pre`",
+        ),
         ("tokenizer.ggml.tokens", strings(&["a", "b", "a"]), "`tokenizer.ggml.tokens` holds 1 tokens twice"),
         ("tokenizer.ggml.merges", strings(&["ab"]), "`tokenizer.ggml.merges` holds a merge of less than two"),
         ("tokenizer.ggml.token_type", Value::Array(vec![Value::I32(3)]), "1 token types for 9 tokens"),
-        ("tokenizer.ggml.eos_token_id", Value::U32(9), "`tokenizer.ggml.eos_token_id` is 9, beyond the 9 tokens"),
+        (
+            "tokenizer.ggml.eos_token_id",
+            Value::U32(9),
+            "`tokenizer.ggml.eos_token_id` is 9, beyond the 9 tokens",
+        ),
     ];
     for (key, value, expected) in cases {
         let mut metadata: Metadata = metadata().into_iter().filter(|(k, _)| *k != key).collect();
@@ -127,7 +159,8 @@ fn what_no_model_says_is_refused() {
         if key == "tokenizer.ggml.tokens" {
             metadata.push(("llama.vocab_size", Value::U32(VOCABULARY as u32)));
         }
-        let found = load(&metadata, &tensors()).err().unwrap_or_else(|| panic!("{key} is accepted: {expected}"));
+        let found =
+            load(&metadata, &tensors()).err().unwrap_or_else(|| panic!("{key} is accepted: {expected}"));
         assert_eq!(found, format!("model.gguf: {expected}"), "{key}");
     }
 }

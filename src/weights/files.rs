@@ -43,7 +43,8 @@ impl Stored {
     }
 
     /// The tensor in the file's quantisation, if it has one, or the nearest that is fast on the device: candle has
-    /// no vector kernel for the formats below, and products with them are slower than dequantised ones.
+    /// no vector kernel for the formats below. For SmolLM2 in Q4_1 on one AVX2 core the change takes a prefilled token
+    /// from 28 to 12 ms and a decoded one from 33 to 18, for 46 MB more.
     pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<QTensor>> {
         let Stored::Gguf { path, content, name } = self else { return Ok(None) };
         if content.tensor_infos[name].ggml_dtype.block_size() == 1 {

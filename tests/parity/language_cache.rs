@@ -22,7 +22,11 @@ fn check(what: &str, ids: &[u32], got: &Tensor, want: &Tensor) {
     let (got, want) = (log_likelihoods(got, ids).unwrap(), log_likelihoods(want, ids).unwrap());
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
         let error = (a - b).abs() / b.abs();
-        assert!(error <= TOLERANCE, "{what}: log-likelihood of token {}: {a} and {b}, relative {error:e}", i + 1);
+        assert!(
+            error <= TOLERANCE,
+            "{what}: log-likelihood of token {}: {a} and {b}, relative {error:e}",
+            i + 1
+        );
     }
 }
 

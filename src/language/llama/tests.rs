@@ -60,7 +60,10 @@ fn a_gradient_reaches_the_input_embedding() {
             };
             let numeric = (step(1e-2) - step(-1e-2)) / 2e-2;
             let analytic = gradient[token][coordinate];
-            assert!(analytic != 0.0 && (analytic - numeric).abs() < 1e-3 + 0.02 * numeric.abs(), "{analytic} {numeric}");
+            assert!(
+                analytic != 0.0 && (analytic - numeric).abs() < 1e-3 + 0.02 * numeric.abs(),
+                "{analytic} {numeric}"
+            );
         }
         // The tracked arms (slow kernels) compute what the fused ones do.
         let fused = forward(&frozen_model, &x.as_tensor().detach()).unwrap();
@@ -120,7 +123,11 @@ fn a_config_that_no_model_has_is_refused() {
         ("hidden_size", json!(-4), "`hidden_size` is -4, not a size"),
         ("hidden_size", Value::Null, "`hidden_size` is null, not a size"),
         ("num_attention_heads", json!(0), "the number of heads is 0, not between 1 and 16777216"),
-        ("num_attention_heads", json!(1u64 << 60), "the number of heads is 1152921504606846976, not between 1 and 16777216"),
+        (
+            "num_attention_heads",
+            json!(1u64 << 60),
+            "the number of heads is 1152921504606846976, not between 1 and 16777216",
+        ),
         ("num_key_value_heads", json!(4), "9 heads cannot share 4 key and value heads"),
         ("head_dim", json!(15), "the head width 15 is odd: rotary positions turn pairs"),
         ("max_position_embeddings", json!(1 << 23), "8388608 positions of width 64 are too many"),
