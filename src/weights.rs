@@ -6,19 +6,21 @@
 //! translated once, when the file is opened, by a table from the file's names to ours.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use candle_core::quantized::{QTensor, gguf_file};
-use candle_core::{DType, Device, Shape, Tensor, Var, pickle, safetensors::MmapedSafetensors};
+use candle_core::quantized::QTensor;
+use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
-use sha2::{Digest, Sha256};
 
 use crate::error::{Result, WeightsError};
+use files::{Stored, first_line, list};
 use init::initial_value;
 
+mod files;
 mod init;
+
+pub use files::{open_gguf, sha256, verify_sha256};
 
 /// What becomes of a tensor's name when a file is opened.
 pub enum Rename {
@@ -31,7 +33,8 @@ pub enum Rename {
 /// Whether quantised tensors stay quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quantization {
-    /// Matrices stay as they are in the file; everything else is dequantised.
+    /// Matrices stay quantised; everything else is dequantised. On the CPU, formats without a fast kernel (Q4_1,
+    /// Q5_0, Q5_1, Q8_1) are stored as Q8_0.
     #[default]
     Keep,
     /// Everything is dequantised at load: more memory, exact matrix products, differentiable.
@@ -69,14 +72,6 @@ enum Tensors {
         seed: u64,
         vars: Mutex<BTreeMap<String, Var>>,
     },
-}
-
-#[derive(Clone)]
-enum Stored {
-    Memory(Tensor),
-    Safetensors { file: Arc<MmapedSafetensors>, name: String },
-    Gguf { path: PathBuf, content: Arc<gguf_file::Content>, name: String },
-    Pickle { file: Arc<pickle::PthTensors>, name: String },
 }
 
 impl Weights {
@@ -175,9 +170,8 @@ impl Weights {
                 Ok(vars.entry(full).or_insert(var).as_tensor().clone())
             }
             Tensors::Stored(stored) => {
-                let place = self.place(stored, &full)?;
+                let place = self.place(stored, &full, &shape)?;
                 let tensor = place.read(self.device()).map_err(|e| self.unreadable(&full, e))?;
-                self.check_shape(&full, &shape, tensor.shape())?;
                 Ok(tensor.to_dtype(self.dtype())?)
             }
         }
@@ -194,14 +188,10 @@ impl Weights {
             && self.source.quantization == Quantization::Keep
         {
             let full = self.full_name(name);
-            if let Stored::Gguf { path, content, name: theirs } = self.place(stored, &full)? {
-                let q =
-                    read_gguf(path, content, theirs, self.device()).map_err(|e| self.unreadable(&full, e))?;
-                if q.dtype().block_size() > 1 {
-                    self.check_shape(&full, &shape, q.shape())?;
-                    self.take(name, &shape);
-                    return Ok(Matrix::Quantized(Arc::new(q)));
-                }
+            let quantized = self.place(stored, &full, &shape)?.read_quantized(self.device());
+            if let Some(quantized) = quantized.map_err(|e| self.unreadable(&full, e))? {
+                self.take(name, &shape);
+                return Ok(Matrix::Quantized(Arc::new(quantized)));
             }
         }
         Ok(Matrix::Dense(self.get(shape, name, init)?))
@@ -250,11 +240,20 @@ impl Weights {
         full
     }
 
-    fn place<'s>(&self, stored: &'s HashMap<String, Vec<Stored>>, full: &str) -> Result<&'s Stored> {
+    /// Where a tensor lies, its shape and its aliases checked before anything is read by its size.
+    fn place<'s>(
+        &self,
+        stored: &'s HashMap<String, Vec<Stored>>,
+        full: &str,
+        shape: &Shape,
+    ) -> Result<&'s Stored> {
         let origin = || self.source.origin.clone();
         let places =
             stored.get(full).ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
         let (first, aliases) = places.split_first().expect("a stored name has a place");
+        for place in places {
+            self.check_shape(full, shape, &place.shape().map_err(|e| self.unreadable(full, e))?)?;
+        }
         for alias in aliases {
             if !first.equals(alias).map_err(|e| self.unreadable(full, e))? {
                 return Err(WeightsError::Aliases { origin: origin(), name: full.into() }.into());
@@ -280,153 +279,6 @@ impl Weights {
         let origin = self.source.origin.clone();
         WeightsError::Unreadable { origin, name: name.into(), reason: first_line(&error) }
     }
-}
-
-impl Stored {
-    fn read(&self, device: &Device) -> candle_core::Result<Tensor> {
-        match self {
-            Stored::Memory(tensor) => tensor.to_device(device),
-            Stored::Safetensors { file, name } => file.load(name, device),
-            Stored::Gguf { path, content, name } => {
-                read_gguf(path, content, name, device)?.dequantize(device)
-            }
-            Stored::Pickle { file, name } => match file.get(name)? {
-                Some(tensor) => tensor.to_device(device),
-                None => candle_core::bail!("the archive lists it but does not hold it"),
-            },
-        }
-    }
-
-    fn equals(&self, other: &Self) -> candle_core::Result<bool> {
-        let (a, b) = (self.read(&Device::Cpu)?, other.read(&Device::Cpu)?);
-        if a.shape() != b.shape() {
-            return Ok(false);
-        }
-        let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
-        Ok(a.eq(&b)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()? as usize == a.elem_count())
-    }
-}
-
-fn list(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
-    match path.extension().and_then(|e| e.to_str()) {
-        Some("gguf") => {
-            let content = Arc::new(open_gguf(path)?);
-            let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
-            let place = |name: String| {
-                let (path, content) = (path.to_path_buf(), content.clone());
-                (name.clone(), Stored::Gguf { path, content, name })
-            };
-            Ok(names.into_iter().map(place).collect())
-        }
-        Some("pt" | "pth" | "bin") => list_pickle(path),
-        _ => list_safetensors(path),
-    }
-}
-
-#[allow(unsafe_code)]
-fn list_safetensors(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
-    // `MmapedSafetensors` opens the file itself; asking first keeps "no such file" apart from "not safetensors".
-    open(path)?;
-    // SAFETY: the map is read-only, and a model file that is rewritten while it is loaded is outside the contract
-    // of a model directory (files are replaced by rename, never in place).
-    let file = unsafe { MmapedSafetensors::new(path) }.map_err(|e| malformed(path, "safetensors", &e))?;
-    let file = Arc::new(file);
-    let names: Vec<String> = file.tensors().into_iter().map(|(name, _)| name).collect();
-    Ok(names
-        .into_iter()
-        .map(|name| (name.clone(), Stored::Safetensors { file: file.clone(), name }))
-        .collect())
-}
-
-fn list_pickle(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
-    open(path)?;
-    // A training save wraps the tensors; a release is the flat dictionary.
-    let flat = pickle::PthTensors::new(path, None).map_err(|e| malformed(path, "PyTorch", &e))?;
-    let file = if flat.tensor_infos().is_empty() {
-        pickle::PthTensors::new(path, Some("model_state_dict")).map_err(|e| malformed(path, "PyTorch", &e))?
-    } else {
-        flat
-    };
-    let file = Arc::new(file);
-    let names: Vec<String> = file.tensor_infos().keys().cloned().collect();
-    Ok(names.into_iter().map(|name| (name.clone(), Stored::Pickle { file: file.clone(), name })).collect())
-}
-
-/// Reads a GGUF header and checks that the file is long enough for every tensor that it declares.
-///
-/// # Errors
-/// A missing, truncated or malformed file.
-pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
-    let file = open(path)?;
-    let length = file.metadata().map_err(|e| io(path, e))?.len();
-    let content =
-        gguf_file::Content::read(&mut BufReader::new(file)).map_err(|e| malformed(path, "GGUF", &e))?;
-    for (name, info) in &content.tensor_infos {
-        let blocks = info.shape.elem_count() / info.ggml_dtype.block_size();
-        let end = blocks
-            .checked_mul(info.ggml_dtype.type_size())
-            .and_then(|bytes| content.tensor_data_offset.checked_add(info.offset)?.checked_add(bytes as u64));
-        if end.is_none_or(|end| end > length) {
-            let reason = format!("truncated: tensor `{name}` ends beyond the {length} bytes of the file");
-            return Err(WeightsError::Malformed { path: path.into(), format: "GGUF", reason });
-        }
-    }
-    Ok(content)
-}
-
-fn read_gguf(
-    path: &Path,
-    content: &gguf_file::Content,
-    name: &str,
-    device: &Device,
-) -> candle_core::Result<QTensor> {
-    content.tensor(&mut std::fs::File::open(path)?, name, device)
-}
-
-/// Checks a file against its published SHA-256 (64 hexadecimal digits).
-///
-/// # Errors
-/// The file cannot be read, or is another file.
-pub fn verify_sha256(path: &Path, expected: &str) -> Result<(), WeightsError> {
-    let found = sha256(path)?;
-    if found.eq_ignore_ascii_case(expected) {
-        return Ok(());
-    }
-    Err(WeightsError::Hash { path: path.into(), expected: expected.into(), found })
-}
-
-/// The SHA-256 of a file, in hexadecimal.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn sha256(path: &Path) -> Result<String, WeightsError> {
-    let mut file = open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).map_err(|e| io(path, e))?;
-        if n == 0 {
-            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        hasher.update(&buffer[..n]);
-    }
-}
-
-fn open(path: &Path) -> Result<std::fs::File, WeightsError> {
-    std::fs::File::open(path).map_err(|e| io(path, e))
-}
-
-fn io(path: &Path, source: std::io::Error) -> WeightsError {
-    WeightsError::Io { path: path.into(), source }
-}
-
-fn malformed(path: &Path, format: &'static str, error: &candle_core::Error) -> WeightsError {
-    WeightsError::Malformed { path: path.into(), format, reason: first_line(error) }
-}
-
-/// candle appends a backtrace to its messages when `RUST_BACKTRACE` is set.
-fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_string()
 }
 
 #[cfg(test)]

@@ -1,1 +1,187 @@
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::safetensors;
+
 use super::*;
+
+const UNUSED: Init = Init::Const(0.0);
+
+fn tensor(shape: (usize, usize), start: f32) -> Tensor {
+    let n = (shape.0 * shape.1) as f32;
+    Tensor::arange(start, start + n, &Device::Cpu).unwrap().reshape(shape).unwrap()
+}
+
+/// Writes `tensors` as a safetensors file and opens it, `rename` applied.
+fn open_as(
+    folder: &std::path::Path,
+    tensors: &[(&str, Tensor)],
+    rename: &dyn Fn(&str) -> Rename,
+) -> Result<Weights> {
+    let path = folder.join("model.safetensors");
+    let named: HashMap<String, Tensor> =
+        tensors.iter().map(|(name, t)| (name.to_string(), t.clone())).collect();
+    safetensors::save(&named, &path).unwrap();
+    Weights::open(&[path], &Device::Cpu, DType::F32, Quantization::Keep, rename)
+}
+
+fn same(name: &str) -> Rename {
+    Rename::To(name.into())
+}
+
+/// The error of `result` without the folder that the test happened to run in.
+fn message<T>(result: Result<T>, folder: &std::path::Path) -> String {
+    let error = result.err().expect("an error").to_string();
+    error.replace(&format!("{}/", folder.display()), "")
+}
+
+#[test]
+fn every_tensor_is_used_once_and_fits() {
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = [("a.weight", tensor((3, 5), 1.0)), ("b.weight", tensor((2, 7), 9.0))];
+    let weights = open_as(folder.path(), &tensors, &same).unwrap();
+
+    let missing = weights.pp("c").get((3, 5), "weight", UNUSED);
+    assert_eq!(message(missing, folder.path()), "model.safetensors: tensor `c.weight` is missing");
+    let misshapen = weights.pp("a").get((5, 3), "weight", UNUSED);
+    let expected = "model.safetensors: tensor `a.weight` has shape [3, 5], expected [5, 3]";
+    assert_eq!(message(misshapen, folder.path()), expected);
+    let misshapen = weights.pp("a").matrix((5, 3), "weight", UNUSED);
+    assert_eq!(message(misshapen, folder.path()), expected);
+
+    let fits = weights.pp("a").get((3, 5), "weight", UNUSED).unwrap();
+    assert_eq!(fits.to_vec2::<f32>().unwrap(), tensors[0].1.to_vec2::<f32>().unwrap());
+    let extra = "model.safetensors: 1 tensors are not part of the model: `b.weight`";
+    assert_eq!(message(weights.finish(), folder.path()), extra);
+    weights.pp("b").matrix((2, 7), "weight", UNUSED).unwrap();
+    weights.finish().unwrap();
+}
+
+#[test]
+fn aliases_must_agree() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = |_: &str| Rename::To("embedding".into());
+    let equal = [("head", tensor((3, 5), 1.0)), ("tied", tensor((3, 5), 1.0))];
+    open_as(folder.path(), &equal, &one).unwrap().get((3, 5), "embedding", UNUSED).unwrap();
+    let differ = [("head", tensor((3, 5), 1.0)), ("tied", tensor((3, 5), 2.0))];
+    let read = open_as(folder.path(), &differ, &one).unwrap().get((3, 5), "embedding", UNUSED);
+    let expected = "model.safetensors: several tensors stand for `embedding` and differ";
+    assert_eq!(message(read, folder.path()), expected);
+}
+
+#[test]
+fn an_ignored_tensor_is_not_extra() {
+    let folder = tempfile::tempdir().unwrap();
+    let ignore = |_: &str| Rename::Ignore;
+    open_as(folder.path(), &[("a", tensor((3, 5), 0.0))], &ignore).unwrap().finish().unwrap();
+}
+
+#[test]
+fn a_missing_or_truncated_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str| {
+        Weights::open(&[folder.path().join(name)], &Device::Cpu, DType::F32, Quantization::Keep, &same)
+    };
+    let absent = message(open("absent.safetensors"), folder.path());
+    assert!(absent.starts_with("absent.safetensors: No such file"), "{absent}");
+
+    open_as(folder.path(), &[("a", tensor((30, 50), 0.0))], &same).unwrap();
+    write_gguf(&folder.path().join("model.gguf"), &[("a", GgmlDType::Q8_0)]);
+    for (name, format) in [("model.safetensors", "safetensors"), ("model.gguf", "GGUF")] {
+        let whole = std::fs::read(folder.path().join(name)).unwrap();
+        for kept in [0, 3, 20, whole.len() / 2, whole.len() - 100] {
+            let cut = format!("{kept}-{name}");
+            std::fs::write(folder.path().join(&cut), &whole[..kept]).unwrap();
+            let found = message(open(&cut), folder.path());
+            assert!(found.starts_with(&format!("{cut}: not a readable {format} file: ")), "{found}");
+        }
+        open(name).unwrap();
+    }
+}
+
+/// A GGUF file of matrices (6, 64).
+fn write_gguf(path: &std::path::Path, tensors: &[(&str, GgmlDType)]) {
+    let quantize = |dtype| QTensor::quantize(&tensor((6, 64), 0.0), dtype).unwrap();
+    let tensors: Vec<_> = tensors.iter().map(|(name, dtype)| (*name, quantize(*dtype))).collect();
+    let tensors: Vec<_> = tensors.iter().map(|(name, q)| (*name, q)).collect();
+    let mut file = std::fs::File::create(path).unwrap();
+    candle_core::quantized::gguf_file::write(&mut file, &[], &tensors).unwrap();
+}
+
+#[test]
+fn a_gguf_keeps_its_matrices_quantised_unless_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let kinds = [("q8", GgmlDType::Q8_0), ("q4", GgmlDType::Q4_1), ("f", GgmlDType::F32)];
+    write_gguf(&path, &kinds);
+    let open =
+        |quantization| Weights::open(&[path.clone()], &Device::Cpu, DType::F32, quantization, &same).unwrap();
+    let (keep, dense) = (open(Quantization::Keep), open(Quantization::Dequantize));
+    for (name, kept) in [("q8", true), ("q4", true), ("f", false)] {
+        let matrix = keep.matrix((6, 64), name, UNUSED).unwrap();
+        assert_eq!(matches!(matrix, Matrix::Quantized(_)), kept, "{name}");
+        let matrix = dense.matrix((6, 64), name, UNUSED).unwrap();
+        assert!(matches!(matrix, Matrix::Dense(_)), "{name}");
+    }
+    let misshapen = keep.matrix((64, 6), "q8", UNUSED);
+    let expected = "model.gguf: tensor `q8` has shape [6, 64], expected [64, 6]";
+    assert_eq!(message(misshapen, folder.path()), expected);
+    keep.finish().unwrap();
+    dense.finish().unwrap();
+}
+
+/// Sizes whose product overflows, and an alignment of zero, are a malformed file.
+#[test]
+fn a_hostile_gguf_header_is_malformed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hostile.gguf");
+    let header = |alignment: u32, dims: [u64; 2]| {
+        let mut bytes = b"GGUF".to_vec();
+        bytes.extend(3u32.to_le_bytes());
+        bytes.extend([1u64, 1].map(u64::to_le_bytes).concat()); // tensors, metadata
+        bytes.extend(17u64.to_le_bytes());
+        bytes.extend(b"general.alignment");
+        bytes.extend([4, alignment].map(u32::to_le_bytes).concat());
+        bytes.extend(1u64.to_le_bytes());
+        bytes.extend(b"a");
+        bytes.extend(2u32.to_le_bytes());
+        bytes.extend(dims.map(u64::to_le_bytes).concat());
+        bytes.extend(0u32.to_le_bytes()); // f32
+        bytes.extend(0u64.to_le_bytes());
+        bytes.resize(1024, 0);
+        bytes
+    };
+    std::fs::write(&path, header(32, [4, 8])).unwrap();
+    open_gguf(&path).unwrap();
+    for (alignment, dims) in [(32, [1 << 40, 1 << 40]), (32, [1 << 32, 1 << 32]), (0, [4, 8])] {
+        std::fs::write(&path, header(alignment, dims)).unwrap();
+        let error = open_gguf(&path).unwrap_err().to_string();
+        assert!(error.contains("hostile.gguf: not a readable GGUF file"), "{error}");
+    }
+}
+
+#[test]
+fn a_wrong_hash_is_told_with_both() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("abc");
+    std::fs::write(&path, "abc").unwrap();
+    let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    verify_sha256(&path, abc).unwrap();
+    verify_sha256(&path, &abc.to_uppercase()).unwrap();
+    let other = "0".repeat(64);
+    let error = verify_sha256(&path, &other).map_err(Into::into);
+    assert_eq!(message(error, folder.path()), format!("abc: SHA-256 is {abc}, expected {other}"));
+}
+
+#[test]
+fn random_values_depend_on_seed_and_name_alone() {
+    let init = Init::Randn { mean: 0.0, stdev: 1.0 };
+    let take = |seed, names: &[&str]| {
+        let weights = Weights::random(seed, &Device::Cpu, DType::F32);
+        let value = |name: &&str| weights.pp(name).get(5, "weight", init).unwrap().to_vec1::<f32>().unwrap();
+        names.iter().map(value).collect::<Vec<_>>()
+    };
+    let (one, other) = (take(7, &["a", "b"]), take(7, &["b", "a", "b"]));
+    assert_eq!((&one[0], &one[1]), (&other[1], &other[0]));
+    assert_eq!(other[0], other[2], "a tensor that is asked for twice is one tensor");
+    assert_ne!(one[0], one[1], "names differ");
+    assert_ne!(one[0], take(8, &["a"])[0], "seeds differ");
+}

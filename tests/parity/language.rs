@@ -115,7 +115,8 @@ fn tokenizer_knows_its_special_tokens() {
     assert_eq!(error, "tokenizer: id 49152 is not in the vocabulary of 49152");
 }
 
-/// On the CPU the quantised products also quantise the activations. Measured: see the bounds.
+/// On the CPU the quantised products also quantise the activations, and Q4_1 is stored as Q8_0. Measured: logits
+/// 4.8e-2 relative, mean KL 4.6e-3 nats (3.5e-3 without the change of format), 25 of 26 best ids equal.
 #[test]
 fn quantised_stays_close_to_dequantised() {
     let golden = Golden::load("language_smollm2");
@@ -134,7 +135,9 @@ fn quantised_stays_close_to_dequantised() {
         n += ids.len();
     }
     let mean = divergence / n as f32;
-    println!("quantised: logits {worst:.2e} relative, mean KL {mean:.2e} nats, {agree} of {n} best ids equal");
+    println!(
+        "quantised: logits {worst:.2e} relative, mean KL {mean:.2e} nats, {agree} of {n} best ids equal"
+    );
     assert!(worst <= 0.1, "relative error of the logits {worst}");
     assert!(mean <= 0.02, "mean KL {mean}");
 }

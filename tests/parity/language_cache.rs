@@ -20,9 +20,15 @@ const ROWS: [&[u32]; 3] = [
 fn check(what: &str, ids: &[u32], got: &Tensor, want: &Tensor) {
     assert_eq!(best(got).unwrap(), best(want).unwrap(), "{what}: best ids");
     let (got, want) = (log_likelihoods(got, ids).unwrap(), log_likelihoods(want, ids).unwrap());
+    let errors = got.iter().zip(&want).map(|(a, b)| (a - b).abs() / b.abs());
+    println!("{what}: worst relative error {:.1e}", errors.fold(0.0, f32::max));
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
         let error = (a - b).abs() / b.abs();
-        assert!(error <= TOLERANCE, "{what}: log-likelihood of token {}: {a} and {b}, relative {error:e}", i + 1);
+        assert!(
+            error <= TOLERANCE,
+            "{what}: log-likelihood of token {}: {a} and {b}, relative {error:e}",
+            i + 1
+        );
     }
 }
 

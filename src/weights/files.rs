@@ -1,0 +1,201 @@
+//! Where a tensor lies: one `Stored` per tensor of a safetensors, GGUF or PyTorch file, or in memory.
+
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::{DType, Device, Shape, Tensor, pickle, safetensors::MmapedSafetensors};
+use sha2::{Digest, Sha256};
+
+use crate::error::WeightsError;
+
+#[derive(Clone)]
+pub(super) enum Stored {
+    Memory(Tensor),
+    Safetensors { file: Arc<MmapedSafetensors>, name: String },
+    Gguf { path: PathBuf, content: Arc<gguf_file::Content>, name: String },
+    Pickle { file: Arc<pickle::PthTensors>, name: String },
+}
+
+impl Stored {
+    pub(super) fn shape(&self) -> candle_core::Result<Shape> {
+        Ok(match self {
+            Stored::Memory(tensor) => tensor.shape().clone(),
+            Stored::Safetensors { file, name } => file.get(name)?.shape().into(),
+            Stored::Gguf { content, name, .. } => content.tensor_infos[name].shape.clone(),
+            Stored::Pickle { file, name } => file.tensor_infos()[name].layout.shape().clone(),
+        })
+    }
+
+    pub(super) fn read(&self, device: &Device) -> candle_core::Result<Tensor> {
+        match self {
+            Stored::Memory(tensor) => tensor.to_device(device),
+            Stored::Safetensors { file, name } => file.load(name, device),
+            Stored::Gguf { path, content, name } => {
+                read_gguf(path, content, name, device)?.dequantize(device)
+            }
+            Stored::Pickle { file, name } => match file.get(name)? {
+                Some(tensor) => tensor.to_device(device),
+                None => candle_core::bail!("the archive lists it but does not hold it"),
+            },
+        }
+    }
+
+    /// The tensor in the file's quantisation, if it has one, or the nearest that is fast on the device: candle has
+    /// no vector kernel for the formats below. For SmolLM2 in Q4_1 on one AVX2 core the change takes a prefilled token
+    /// from 28 to 12 ms and a decoded one from 33 to 18, for 46 MB more.
+    pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<QTensor>> {
+        let Stored::Gguf { path, content, name } = self else { return Ok(None) };
+        if content.tensor_infos[name].ggml_dtype.block_size() == 1 {
+            return Ok(None);
+        }
+        let stored = read_gguf(path, content, name, device)?;
+        match stored.dtype() {
+            GgmlDType::Q4_1 | GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1 if device.is_cpu() => {
+                QTensor::quantize(&stored.dequantize(device)?, GgmlDType::Q8_0).map(Some)
+            }
+            _ => Ok(Some(stored)),
+        }
+    }
+
+    /// Whether two places hold the same numbers in the same shape.
+    pub(super) fn equals(&self, other: &Self) -> candle_core::Result<bool> {
+        let (a, b) = (self.read(&Device::Cpu)?, other.read(&Device::Cpu)?);
+        if a.shape() != b.shape() {
+            return Ok(false);
+        }
+        let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
+        Ok(a.eq(&b)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()? as usize == a.elem_count())
+    }
+}
+
+/// The tensors of one file, by the names that the file gives them.
+pub(super) fn list(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("gguf") => {
+            let content = Arc::new(open_gguf(path)?);
+            let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
+            let place = |name: String| {
+                let (path, content) = (path.to_path_buf(), content.clone());
+                (name.clone(), Stored::Gguf { path, content, name })
+            };
+            Ok(names.into_iter().map(place).collect())
+        }
+        Some("pt" | "pth" | "bin") => list_pickle(path),
+        _ => list_safetensors(path),
+    }
+}
+
+#[allow(unsafe_code)]
+fn list_safetensors(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
+    // `MmapedSafetensors` opens the file itself; asking first keeps "no such file" apart from "not safetensors".
+    open(path)?;
+    // SAFETY: the map is read-only, and a model file that is rewritten while it is loaded is outside the contract
+    // of a model directory (files are replaced by rename, never in place).
+    let file = unsafe { MmapedSafetensors::new(path) }.map_err(|e| malformed(path, "safetensors", &e))?;
+    let file = Arc::new(file);
+    let names: Vec<String> = file.tensors().into_iter().map(|(name, _)| name).collect();
+    Ok(names
+        .into_iter()
+        .map(|name| (name.clone(), Stored::Safetensors { file: file.clone(), name }))
+        .collect())
+}
+
+fn list_pickle(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
+    open(path)?;
+    // A training save wraps the tensors; a release is the flat dictionary.
+    let flat = pickle::PthTensors::new(path, None).map_err(|e| malformed(path, "PyTorch", &e))?;
+    let file = if flat.tensor_infos().is_empty() {
+        pickle::PthTensors::new(path, Some("model_state_dict")).map_err(|e| malformed(path, "PyTorch", &e))?
+    } else {
+        flat
+    };
+    let file = Arc::new(file);
+    let names: Vec<String> = file.tensor_infos().keys().cloned().collect();
+    Ok(names.into_iter().map(|name| (name.clone(), Stored::Pickle { file: file.clone(), name })).collect())
+}
+
+/// Reads a GGUF header and checks that the file is long enough for every tensor that it declares.
+///
+/// # Errors
+/// A missing, truncated or malformed file.
+pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
+    let file = open(path)?;
+    let length = file.metadata().map_err(|e| io(path, e))?.len();
+    // candle divides by the alignment that the file declares, be it zero.
+    let read = || gguf_file::Content::read(&mut BufReader::new(file));
+    let content = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).map_err(|_| {
+        let reason = "its header cannot be read".into();
+        WeightsError::Malformed { path: path.into(), format: "GGUF", reason }
+    })?;
+    let content = content.map_err(|e| malformed(path, "GGUF", &e))?;
+    for (name, info) in &content.tensor_infos {
+        let mut dims = info.shape.dims().iter();
+        let bytes = dims
+            .try_fold(1usize, |n, &dim| n.checked_mul(dim))
+            .and_then(|n| (n / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size()));
+        let start = content.tensor_data_offset.checked_add(info.offset);
+        let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes as u64));
+        if end.is_none_or(|end| end > length) {
+            let reason = format!("truncated: tensor `{name}` ends beyond the {length} bytes of the file");
+            return Err(WeightsError::Malformed { path: path.into(), format: "GGUF", reason });
+        }
+    }
+    Ok(content)
+}
+
+fn read_gguf(
+    path: &Path,
+    content: &gguf_file::Content,
+    name: &str,
+    device: &Device,
+) -> candle_core::Result<QTensor> {
+    content.tensor(&mut std::fs::File::open(path)?, name, device)
+}
+
+fn open(path: &Path) -> Result<std::fs::File, WeightsError> {
+    std::fs::File::open(path).map_err(|e| io(path, e))
+}
+
+fn io(path: &Path, source: std::io::Error) -> WeightsError {
+    WeightsError::Io { path: path.into(), source }
+}
+
+fn malformed(path: &Path, format: &'static str, error: &candle_core::Error) -> WeightsError {
+    WeightsError::Malformed { path: path.into(), format, reason: first_line(error) }
+}
+
+/// candle appends a backtrace to its messages when `RUST_BACKTRACE` is set.
+pub(super) fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_string()
+}
+
+/// Checks a file against its published SHA-256 (64 hexadecimal digits).
+///
+/// # Errors
+/// The file cannot be read, or is another file.
+pub fn verify_sha256(path: &Path, expected: &str) -> Result<(), WeightsError> {
+    let found = sha256(path)?;
+    if found.eq_ignore_ascii_case(expected) {
+        return Ok(());
+    }
+    Err(WeightsError::Hash { path: path.into(), expected: expected.into(), found })
+}
+
+/// The SHA-256 of a file, in hexadecimal.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn sha256(path: &Path) -> Result<String, WeightsError> {
+    let mut file = open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer).map_err(|e| io(path, e))?;
+        if n == 0 {
+            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
