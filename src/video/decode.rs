@@ -234,6 +234,9 @@ impl Frames {
         if self.decoder.errors > 0 {
             warnings.push(Warning::DecodeErrors { packets: self.decoder.errors });
         }
+        if self.done && !self.wanted.is_empty() {
+            warnings.push(Warning::MissingFrames { frames: self.wanted.len() });
+        }
         let picked = (self.picked - self.ready.len()) as u64;
         Summary { picked, decoded: self.sent, skipped: (self.packets as u64).saturating_sub(self.sent), warnings }
     }

@@ -92,6 +92,8 @@ pub enum Warning {
     MissingPts,
     /// So many packets did not decode.
     DecodeErrors { packets: u64 },
+    /// The sampling wanted so many frames more, and nothing at or after their times decoded.
+    MissingFrames { frames: usize },
     /// From here on (seconds) everything was decoded, because a frame did not come out as the scan had promised.
     FullDecode { from: f64 },
     /// `max_frames` of the sampling left out so many frames.
@@ -108,6 +110,7 @@ impl fmt::Display for Warning {
             }
             Warning::MissingPts => f.write_str("the container gives no times for some frames; they were derived"),
             Warning::DecodeErrors { packets } => write!(f, "{packets} packets did not decode"),
+            Warning::MissingFrames { frames } => write!(f, "{frames} wanted frames did not decode"),
             Warning::FullDecode { from } => write!(f, "from {from:.3} s on every frame had to be decoded"),
             Warning::LeftOut { frames } => write!(f, "{frames} more frames were left out by max_frames"),
             Warning::SizeChanged { at, width, height } => {

@@ -1,1 +1,3 @@
 //! What the test binaries share: sample clips, goldens, tiny checkpoints. One file per kind.
+
+pub mod clips;
