@@ -95,8 +95,7 @@ pub(super) fn to_rgb(picture: &Picture) -> Vec<u8> {
 /// Row `y` of a chroma plane at full width, times `CHROMA_SCALE`.
 fn chroma_row(picture: &Picture, plane: Plane, y: usize, narrow: &mut [i16], wide: &mut [i16]) {
     let chroma = |size: usize, halved: bool| if halved { size.div_ceil(2) } else { size };
-    let (width, height) =
-        (chroma(picture.width, picture.halved.0), chroma(picture.height, picture.halved.1));
+    let (width, height) = (chroma(picture.width, picture.halved.0), chroma(picture.height, picture.halved.1));
     let (near, far) = match picture.halved.1 {
         false => (y, y),
         true if y % 2 == 0 => (y / 2, (y / 2).saturating_sub(1)),

@@ -85,7 +85,7 @@ const CLIPS: &[(&str, &str, &str)] = &[
     ("rotated_90", "mp4", "-i {h264} -c copy -t 5 -metadata:s:v rotate=90"),
     ("rotated_180", "mp4", "-i {mpeg4} -c copy -t 5 -metadata:s:v rotate=180"),
     ("edit_list", "mp4", "-ss 1.37 -i {h264} -c copy"),
-    ("negative_pts", "mkv", "-itsoffset -1.5 -i {h264_ntsc} -c copy -avoid_negative_ts disabled"),
+    ("negative_pts", "mp4", "-i {h264_ntsc} -c copy -output_ts_offset -1.5 -avoid_negative_ts disabled"),
     ("late_start", "ts", "-i {hevc} -c copy -output_ts_offset 3600.5"),
     ("short", "mp4", "-f lavfi -i testsrc2=s=208x104:r=25 -t 0.28 -c:v libx264 -preset fast"),
     ("one_frame", "mp4", "-f lavfi -i testsrc2=s=184x96:r=25 -frames:v 1 -c:v libx264 -preset fast"),
@@ -97,13 +97,13 @@ const CLIPS: &[(&str, &str, &str)] = &[
          -c:v libx264 -preset fast -c:a aac",
     ),
     ("sound", "mp4", "-f lavfi -i sine -t 2 -c:a aac"),
-    (
-        "lossless",
-        "mkv",
-        "-f lavfi -i testsrc2=s=168x94:r=10 -t 2 -c:v ffv1",
-    ),
+    ("lossless", "mkv", "-f lavfi -i testsrc2=s=168x94:r=10 -t 2 -c:v ffv1"),
     ("big", "ts", "-f lavfi -i testsrc2=s=384x216:r=25 -t 4 -c:v libx264 -preset fast -g 25"),
-    ("small", "ts", "-f lavfi -i testsrc2=s=160x90:r=25 -t 4 -c:v libx264 -preset fast -g 25 -output_ts_offset 4"),
+    (
+        "small",
+        "ts",
+        "-f lavfi -i testsrc2=s=160x90:r=25 -t 4 -c:v libx264 -preset fast -g 25 -output_ts_offset 4",
+    ),
 ];
 
 /// The path of a clip of the table, made if it is not there yet.

@@ -45,8 +45,8 @@ fn what_is_known_of_a_video() {
     assert!((info.duration - 14.0).abs() < 1e-6 && (info.average_fps - 30.0).abs() < 1e-6, "{info:?}");
     let rotated = open("rotated_90");
     assert_eq!((rotated.info().width, rotated.info().height), (240, 320));
-    let start = open("negative_pts").info().start_pts;
-    assert!((start + 1.5).abs() < 0.1, "{start}");
+    let hidden = open("negative_pts");
+    assert!(hidden.info().start_pts >= 0.0 && hidden.info().frames < 1199, "{:?}", hidden.info());
     assert!(open("late_start").info().start_pts > 3600.0);
 }
 

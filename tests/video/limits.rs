@@ -20,7 +20,11 @@ fn read(name: &str, limits: &VideoLimits) -> Result<usize, &'static str> {
 }
 
 fn check(name: &str, code: &'static str, within: VideoLimits, beyond: VideoLimits) {
-    assert!(read(name, &within).is_ok_and(|n| n > 0), "{name}: {within:?} should do: {:?}", read(name, &within));
+    assert!(
+        read(name, &within).is_ok_and(|n| n > 0),
+        "{name}: {within:?} should do: {:?}",
+        read(name, &within)
+    );
     assert_eq!(read(name, &beyond), Err(code), "{name}: {beyond:?}");
 }
 

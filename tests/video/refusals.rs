@@ -24,7 +24,12 @@ fn playlists_and_manifests() {
     let dash = br#"<?xml version="1.0"?><MPD><BaseURL>http://127.0.0.1:9/</BaseURL></MPD>"#;
     check("dash.mp4", dash, refused, "a DASH manifest");
     check("concat.mp4", b"ffconcat version 1.0\nfile other.mp4\n", refused, "an ffconcat list");
-    check("sdp.mp4", b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 9 RTP/AVP 96\r\n", refused, "an SDP session");
+    check(
+        "sdp.mp4",
+        b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 9 RTP/AVP 96\r\n",
+        refused,
+        "an SDP session",
+    );
     check("page.mp4", b"<!DOCTYPE html><html></html>", refused, "an HTML page");
 }
 
