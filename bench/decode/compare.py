@@ -1,6 +1,8 @@
 """One frame per second from the same clips: ours and the peers, one run, rounds interleaved, medians.
 
-    compare.py --ours BINARY --clips DIR --out DIR [--rounds N]
+    compare.py --ours BINARY --clips DIR --out DIR [--rounds N] [--only CLIP ...]
+
+With --only the rows of the other clips stay as the last run left them in DIR/decode.json.
 
 Contract: frame k is the first frame with pts >= k seconds, as RGB at its native size. A contestant whose frame times
 differ is reported as such and does not count. One thread each. Every contestant runs in a process of its own; the clock
@@ -10,7 +12,7 @@ inside it starts after imports, so Python's start is not held against anyone. Ra
 
 import argparse, json, os, platform, resource, statistics, subprocess, sys, time
 
-PEERS = ["ffmpeg_fps", "pyav_all", "pyav_seek", "decord", "torchcodec"]
+PEERS = ["ffmpeg_fps", "pyav", "decord", "torchcodec"]
 GOALS = {"gop250": (1.7, 1.7), "gop60": (1.6, 2.5), "gop30": (1.5, 6.0)}  # against the fastest peer, against fps=1
 
 
@@ -45,24 +47,7 @@ def ffmpeg_fps(path):
     return [float(k) for k in range(n)], "count"
 
 
-def pyav_all(path):
-    import av
-
-    times, k = [], 0
-    with av.open(path) as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1
-        zero = None
-        for frame in container.decode(stream):
-            zero = frame.time if zero is None else zero
-            if frame.time - zero >= k - 1e-9:
-                frame.to_ndarray(format="rgb24")
-                times.append(frame.time - zero)
-                k = int(frame.time - zero + 1e-9) + 1
-    return times, "times"
-
-
-def pyav_seek(path):
+def pyav(path):
     """Packet index first, then for each target either on from where we are or from its key frame."""
     import av
 
@@ -110,11 +95,10 @@ def torchcodec(path):
     from torchcodec.decoders import VideoDecoder
 
     torch.set_num_threads(1)
-    best = None
     decoder = VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="exact")
     duration, fps = decoder.metadata.duration_seconds, decoder.metadata.average_fps
     times, k = [], 0
-    # get_frames_played_at shows the frame that is on screen; half a frame later is the first one at or after.
+    # Which frame is the first at or after k: these clips have a constant rate, and `same` checks the answer.
     wanted = []
     while k < duration:
         index = -int(-(k * fps - 1e-6) // 1)
@@ -129,7 +113,7 @@ def torchcodec(path):
 
 def one(name, path):
     """Runs in a child: imports first, then the clock."""
-    if name.startswith("pyav"):
+    if name == "pyav":
         import av  # noqa: F401
     elif name == "decord":
         import decord as d  # noqa: F401
@@ -146,13 +130,8 @@ def one(name, path):
 
 
 def ours(binary, path):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     out = subprocess.run([binary, path], capture_output=True, check=True, text=True).stdout
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result = json.loads(out)
-    # The whole process, start included: ours has no interpreter to subtract.
-    return {"wall": result["wall"], "cpu": sum(after[:2]) - sum(before[:2]), "times": result["times"],
-            "kind": "times", "decoded": result["decoded"], "skipped": result["skipped"]}
+    return {**json.loads(out), "kind": "times"}
 
 
 def same(expected, result):
@@ -175,7 +154,7 @@ def versions():
 
 def compare(arguments):
     table = {}
-    names = sorted(f[:-4] for f in os.listdir(arguments.clips) if f.endswith(".mp4"))
+    names = arguments.only or sorted(f[:-4] for f in os.listdir(arguments.clips) if f.endswith(".mp4"))
     for clip in names:
         path = os.path.join(arguments.clips, clip + ".mp4")
         all_times = packet_times(path)
@@ -198,12 +177,11 @@ def compare(arguments):
                     notes[name] = "other frames"
                 rows[name].append((result["wall"], result["cpu"]))
             print(clip, {n: f"{r[-1][0]:.2f}/{r[-1][1]:.2f}" for n, r in rows.items() if r}, notes, file=sys.stderr)
-        table[clip]["notes"] = notes
-        table[clip]["rows"] = rows
+        table[clip].update(notes=notes, rows=rows, rounds=arguments.rounds, load=os.getloadavg()[0])
     return table
 
 
-def summarise(table, rounds):
+def summarise(table):
     """Medians, and ratios as the median over rounds of (theirs / ours in the same round)."""
     lines = ["| clip | decoded of packets | contestant | wall s | CPU s | wall ratio | CPU ratio | note |",
              "|---|---|---|---|---|---|---|---|"]
@@ -243,18 +221,25 @@ def main():
     for name in ("--ours", "--clips", "--out"):
         parser.add_argument(name, required=True)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="*", default=[])
     arguments = parser.parse_args()
-    table = compare(arguments)
-    goals, rows = summarise(table, arguments.rounds)
-    about = versions()
     os.makedirs(arguments.out, exist_ok=True)
+    earlier, about = os.path.join(arguments.out, "decode.json"), versions()
+    table = {}
+    if arguments.only and os.path.exists(earlier):
+        with open(earlier) as kept:
+            table = json.load(kept)["clips"]
+    table.update(compare(arguments))
+    goals, rows = summarise(table)
+    loads = "; ".join(f"{clip}: {entry['rounds']} rounds, load {entry['load']:.1f}" for clip, entry in table.items())
     with open(os.path.join(arguments.out, "decode.json"), "w") as out:
-        json.dump({"versions": about, "rounds": arguments.rounds, "load": os.getloadavg(), "clips": table}, out, indent=1)
+        json.dump({"versions": about, "clips": table}, out, indent=1)
     with open(os.path.join(arguments.out, "decode.md"), "w") as out:
         out.write(f"# One frame per second, 120 s of 720p H.264, one thread\n\nMade by `bench/decode/run.sh`. "
-                  f"{arguments.rounds} interleaved rounds; medians; ratios are theirs / ours within a round (more is "
-                  f"better for us).\nVersions: {', '.join(f'{k} {v}' for k, v in about.items())}. Load average at the end "
-                  f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs.\n\n## Goals\n{goals}\n\n## All\n{rows}\n")
+                  f"Interleaved rounds; medians; ratios are theirs / ours within a round, so more is better for us. "
+                  f"CPU seconds tell more than wall seconds when the load average is above the number of CPUs, "
+                  f"{os.cpu_count()} here.\nRounds and load average: {loads}.\n"
+                  f"Versions: {', '.join(f'{k} {v}' for k, v in about.items())}.\n\n## Goals\n{goals}\n\n## All\n{rows}\n")
     print(goals)
 
 
