@@ -7,13 +7,19 @@ use anyhow::{Context, Result};
 use flamingo::video::{ContactSheet, FrameSampling, Sheet, Video, VideoLimits};
 use sha2::{Digest, Sha256};
 
+/// CPU seconds of this thread, which decodes too when the decoder has one thread. Zero where there is no /proc.
+fn cpu_seconds() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|a| a == flag);
     let path = arguments.first().context("usage: bench-decode FILE [--full] [--hash] [--sheet OUT.png]")?;
     let sheet_path = arguments.iter().position(|a| a == "--sheet").map(|at| arguments.get(at + 1));
 
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), cpu_seconds());
     let video = Video::open(path, &VideoLimits::default())?;
     let opened = start.elapsed();
     let sampling = FrameSampling::default();
@@ -30,7 +36,7 @@ fn main() -> Result<()> {
             sheet.add(&frame);
         }
     }
-    let wall = start.elapsed();
+    let (wall, cpu) = (start.elapsed(), cpu_seconds() - cpu);
     if let Some(out) = sheet_path.flatten() {
         sheet.draw().save(out)?;
     }
@@ -40,7 +46,7 @@ fn main() -> Result<()> {
     println!(
         "{}",
         serde_json::json!({
-            "wall": wall.as_secs_f64(), "open": opened.as_secs_f64(), "times": times, "sha256": sha256,
+            "wall": wall.as_secs_f64(), "cpu": cpu, "open": opened.as_secs_f64(), "times": times, "sha256": sha256,
             "decoded": summary.decoded, "skipped": summary.skipped, "warnings": summary.warnings,
             "info": video.info(),
         })

@@ -8,8 +8,12 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syntax {
     /// NAL units after a length of so many bytes, or after start codes when 0.
-    H264 { length_size: usize },
-    Hevc { length_size: usize },
+    H264 {
+        length_size: usize,
+    },
+    Hevc {
+        length_size: usize,
+    },
     Vp8,
     Vp9,
     Av1,
@@ -57,7 +61,8 @@ impl Syntax {
 
     /// `key` is what the container says; the packet can only take it back, except that nothing is asked of `Intra`.
     pub(super) fn read(self, packet: &[u8], key: bool) -> Content {
-        let start = |random_access: bool| Content { random_access: random_access && key, ..Content::default() };
+        let start =
+            |random_access: bool| Content { random_access: random_access && key, ..Content::default() };
         match self {
             Syntax::H264 { length_size } => h264(packet, length_size, key),
             Syntax::Hevc { length_size } => hevc(packet, length_size, key),

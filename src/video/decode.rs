@@ -9,15 +9,14 @@ mod open;
 mod scan;
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use ffmpeg_next as ffmpeg;
 use ffmpeg::{Packet, frame};
+use ffmpeg_next as ffmpeg;
 
 use self::convert::Converter;
-use self::open::{Demuxer, Header, Source};
+pub(super) use self::open::Source;
+use self::open::{Demuxer, Header};
 use self::scan::{Scan, Shown};
 use super::plan::{self, Plan};
 use super::{Frame, FrameSampling, Summary, VideoInfo, VideoLimits, Warning};
@@ -40,10 +39,7 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn open(
-        file: File, path: PathBuf, container: &'static str, length: u64, limits: &VideoLimits,
-    ) -> Result<(Self, VideoInfo), VideoError> {
-        let source = Source { file: Arc::new(file), length, path, container };
+    pub(super) fn open(source: Source, limits: &VideoLimits) -> Result<(Self, VideoInfo), VideoError> {
         let (header, scan) = scan::scan(&source, limits)?;
         let zero = scan.shown[0].pts;
         let times: Vec<f64> = scan.shown.iter().map(|s| seconds(s.pts - zero, header.time_base)).collect();
@@ -168,7 +164,9 @@ impl Decoder {
         loop {
             match self.video.receive_frame(picture) {
                 Ok(()) => return true,
-                Err(ffmpeg::Error::Eof | ffmpeg::Error::Other { errno: ffmpeg::ffi::EAGAIN }) => return false,
+                Err(ffmpeg::Error::Eof | ffmpeg::Error::Other { errno: ffmpeg::ffi::EAGAIN }) => {
+                    return false;
+                }
                 // Each such error belongs to one packet that went in, so this ends.
                 Err(_) => self.errors += 1,
             }
@@ -234,8 +232,16 @@ impl Frames {
         if self.decoder.errors > 0 {
             warnings.push(Warning::DecodeErrors { packets: self.decoder.errors });
         }
+        if self.done && !self.wanted.is_empty() {
+            warnings.push(Warning::MissingFrames { frames: self.wanted.len() });
+        }
         let picked = (self.picked - self.ready.len()) as u64;
-        Summary { picked, decoded: self.sent, skipped: (self.packets as u64).saturating_sub(self.sent), warnings }
+        Summary {
+            picked,
+            decoded: self.sent,
+            skipped: (self.packets as u64).saturating_sub(self.sent),
+            warnings,
+        }
     }
 
     /// One packet further.

@@ -92,6 +92,8 @@ pub enum Warning {
     MissingPts,
     /// So many packets did not decode.
     DecodeErrors { packets: u64 },
+    /// The sampling wanted so many frames more, and nothing at or after their times decoded.
+    MissingFrames { frames: usize },
     /// From here on (seconds) everything was decoded, because a frame did not come out as the scan had promised.
     FullDecode { from: f64 },
     /// `max_frames` of the sampling left out so many frames.
@@ -106,8 +108,11 @@ impl fmt::Display for Warning {
             Warning::BrokenTail { readable_until, reason } => {
                 write!(f, "the video can be read up to {readable_until:.3} s only: {reason}")
             }
-            Warning::MissingPts => f.write_str("the container gives no times for some frames; they were derived"),
+            Warning::MissingPts => {
+                f.write_str("the container gives no times for some frames; they were derived")
+            }
             Warning::DecodeErrors { packets } => write!(f, "{packets} packets did not decode"),
+            Warning::MissingFrames { frames } => write!(f, "{frames} wanted frames did not decode"),
             Warning::FullDecode { from } => write!(f, "from {from:.3} s on every frame had to be decoded"),
             Warning::LeftOut { frames } => write!(f, "{frames} more frames were left out by max_frames"),
             Warning::SizeChanged { at, width, height } => {
@@ -154,7 +159,11 @@ impl Video {
     }
 
     /// The same for a file that is open already; `name` is used in errors only.
-    pub fn from_file(file: File, name: impl Into<PathBuf>, limits: &VideoLimits) -> Result<Video, VideoError> {
+    pub fn from_file(
+        file: File,
+        name: impl Into<PathBuf>,
+        limits: &VideoLimits,
+    ) -> Result<Video, VideoError> {
         let path = name.into();
         let (length, head) = head(&file).map_err(|source| VideoError::Io { path: path.clone(), source })?;
         if length == 0 {
@@ -168,7 +177,9 @@ impl Video {
                 let image = still::read(&file, format, &path, limits)?;
                 Ok(Video { info: still_info(format, &image), content: Content::Still(Arc::new(image)) })
             }
-            sniff::Kind::Video(container) => stream(file, path, container, length, limits),
+            sniff::Kind::Video(container) => {
+                stream(file, path, container, (length, sniff::promised_length(&head)), limits)
+            }
             sniff::Kind::Refused(found) => Err(VideoError::ContainerNotAllowed { path, found: found.into() }),
             sniff::Kind::Unknown(found) => Err(VideoError::UnknownContainer { path, found: found.into() }),
         }
@@ -231,14 +242,25 @@ fn still_info(format: image::ImageFormat, image: &RgbImage) -> VideoInfo {
 
 #[cfg(feature = "video")]
 fn stream(
-    file: File, path: PathBuf, container: &'static str, length: u64, limits: &VideoLimits,
+    file: File,
+    path: PathBuf,
+    container: &'static str,
+    (length, promised): (u64, Option<u64>),
+    limits: &VideoLimits,
 ) -> Result<Video, VideoError> {
-    let (stream, info) = decode::Stream::open(file, path, container, length, limits)?;
+    let source = decode::Source { file: Arc::new(file), length, promised, path, container };
+    let (stream, info) = decode::Stream::open(source, limits)?;
     Ok(Video { info, content: Content::Stream(stream) })
 }
 
 #[cfg(not(feature = "video"))]
-fn stream(_: File, path: PathBuf, _: &'static str, _: u64, _: &VideoLimits) -> Result<Video, VideoError> {
+fn stream(
+    _: File,
+    path: PathBuf,
+    _: &'static str,
+    _: (u64, Option<u64>),
+    _: &VideoLimits,
+) -> Result<Video, VideoError> {
     Err(VideoError::NoVideoSupport { path })
 }
 
@@ -258,7 +280,9 @@ impl Frames {
     /// Counts and warnings up to here; complete once the iterator has ended.
     pub fn summary(&self) -> Summary {
         match &self.0 {
-            Source::Still { picked, .. } => Summary { picked: *picked, decoded: *picked, ..Summary::default() },
+            Source::Still { picked, .. } => {
+                Summary { picked: *picked, decoded: *picked, ..Summary::default() }
+            }
             #[cfg(feature = "video")]
             Source::Stream(frames) => frames.summary(),
         }

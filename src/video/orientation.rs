@@ -16,7 +16,9 @@ impl Orientation {
     /// second, fourth and fifth map a picture's (x, y) to the screen: x' = a x + c y, y' = b x + d y with
     /// a, b, c, d = m[0], m[1], m[3], m[4]. Angles other than quarter turns are rounded to the nearest.
     pub(super) fn from_matrix(bytes: &[u8]) -> Self {
-        let at = |i: usize| bytes.get(i * 4..i * 4 + 4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+        let at = |i: usize| {
+            bytes.get(i * 4..i * 4 + 4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
+        };
         let (mut a, mut b, c, d) = (f64::from(at(0)), f64::from(at(1)), f64::from(at(3)), f64::from(at(4)));
         let mirrored = a * d - b * c < 0.0;
         if mirrored {

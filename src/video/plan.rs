@@ -141,7 +141,11 @@ mod tests {
             words.push("|".into());
         }
         assert_eq!(words.join(" "), sent, "{name}");
-        assert_eq!(plan.sent(), words.iter().filter(|w| *w != "|").count(), "{name}: nothing outside segments");
+        assert_eq!(
+            plan.sent(),
+            words.iter().filter(|w| *w != "|").count(),
+            "{name}: nothing outside segments"
+        );
         assert_eq!(plan.segments.last().map_or(0, |s| s.wanted_until), wanted.len(), "{name}");
     }
 

@@ -96,7 +96,9 @@ impl FrameSampling {
             FrameSampling::Fps { max_frames: Some(0), .. } | FrameSampling::Uniform { n: 0, .. } => {
                 return Err(SamplingError::NoFrames);
             }
-            FrameSampling::Uniform { n, .. } if n as u64 > MOST_TARGETS => return Err(SamplingError::Count(n)),
+            FrameSampling::Uniform { n, .. } if n as u64 > MOST_TARGETS => {
+                return Err(SamplingError::Count(n));
+            }
             FrameSampling::Fps { start, end, .. } | FrameSampling::Uniform { start, end, .. } => (start, end),
         };
         if !(start.is_finite() && start >= 0.0) {
@@ -200,7 +202,12 @@ mod tests {
         let times = constant(10.0, 60);
         check("from the middle", FrameSampling::fps(1.0).within(1.55, None), &times, &[16, 26, 36, 46, 56]);
         check("end is exclusive", FrameSampling::fps(1.0).within(0.0, Some(3.0)), &times, &[0, 10, 20]);
-        check("the frame, too, is before the end", FrameSampling::fps(1.0).within(0.55, Some(1.6)), &times, &[6]);
+        check(
+            "the frame, too, is before the end",
+            FrameSampling::fps(1.0).within(0.55, Some(1.6)),
+            &times,
+            &[6],
+        );
         check("start beyond the video", FrameSampling::fps(1.0).within(7.0, None), &times, &[]);
         check("uniform beyond the video", FrameSampling::uniform(3).within(7.0, None), &times, &[]);
         check("uniform in a range", FrameSampling::uniform(3).within(1.0, Some(2.05)), &times, &[10, 15, 20]);

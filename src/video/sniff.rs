@@ -17,6 +17,33 @@ pub(super) enum Kind {
     Unknown(&'static str),
 }
 
+/// How long a file's own header says it is, for containers that say so: a shorter file was cut off.
+pub(super) fn promised_length(head: &[u8]) -> Option<u64> {
+    if head.starts_with(b"RIFF") {
+        let size = head.get(4..8)?;
+        return Some(8 + u64::from(u32::from_le_bytes(size.try_into().ok()?)));
+    }
+    let (header, segment) = (b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67");
+    let rest = head.strip_prefix(header)?;
+    let (length, rest) = ebml_size(rest)?;
+    let rest = rest.get(usize::try_from(length?).ok()?..)?.strip_prefix(segment)?;
+    let (size, rest) = ebml_size(rest)?;
+    // No size: a live recording, which may end anywhere.
+    Some((head.len() - rest.len()) as u64 + size?)
+}
+
+/// An EBML size and what follows it; the inner `None` is the size "unknown".
+fn ebml_size(bytes: &[u8]) -> Option<(Option<u64>, &[u8])> {
+    let length = bytes.first()?.leading_zeros() as usize + 1;
+    if length > 8 {
+        return None;
+    }
+    let (size, rest) = (bytes.get(..length)?, bytes.get(length..)?);
+    let mask = (1u64 << (7 * length)) - 1;
+    let value = size.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)) & mask;
+    Some(((value != mask).then_some(value), rest))
+}
+
 const MPEGTS: &str = "mpegts";
 const SYNC: u8 = 0x47;
 
@@ -89,7 +116,8 @@ fn text(head: &[u8]) -> Kind {
     if !(whole && head.iter().all(printable)) {
         return Kind::Unknown("its first bytes are of no known format");
     }
-    let lower = String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
+    let lower =
+        String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
     let known = [
         ("#extm3u", "an HLS playlist"),
         ("ffconcat", "an ffconcat list of other files"),
@@ -140,6 +168,17 @@ mod tests {
     }
 
     #[test]
+    fn promised_lengths() {
+        assert_eq!(promised_length(b"RIFF\x10\x27\0\0AVI "), Some(10_008));
+        let mkv = b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x10\0\x01\x02rest";
+        assert_eq!(promised_length(mkv), Some(15 + 0x102));
+        let live = b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff";
+        assert_eq!(promised_length(live), None);
+        assert_eq!(promised_length(b"\x1a\x45\xdf\xa3\0"), None);
+        assert_eq!(promised_length(b"\0\0\0\x20ftypisom"), None);
+    }
+
+    #[test]
     fn texts() {
         check(b"#EXTM3U\n#EXT-X-VERSION:3\n", Kind::Refused("an HLS playlist"));
         check(b"\xef\xbb\xbf\n #extm3u", Kind::Refused("an HLS playlist"));
@@ -147,6 +186,9 @@ mod tests {
         check(b"<?xml version=\"1.0\"?>\n<MPD xmlns=", Kind::Refused("a DASH manifest"));
         check(b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n", Kind::Refused("an SDP session description"));
         check(b"dear diary", Kind::Unknown("it is a plain text"));
-        check("a text cut within \u{e9}".as_bytes().split_last().unwrap().1, Kind::Unknown("it is a plain text"));
+        check(
+            "a text cut within \u{e9}".as_bytes().split_last().unwrap().1,
+            Kind::Unknown("it is a plain text"),
+        );
     }
 }

@@ -11,7 +11,10 @@ use crate::error::VideoError;
 
 /// The image as it is shown: EXIF orientation applied, the first frame of an animation, transparency dropped.
 pub(super) fn read(
-    file: &File, format: ImageFormat, path: &Path, limits: &VideoLimits,
+    file: &File,
+    format: ImageFormat,
+    path: &Path,
+    limits: &VideoLimits,
 ) -> Result<RgbImage, VideoError> {
     let malformed = |e: image::ImageError| VideoError::Malformed {
         path: path.into(),

@@ -40,8 +40,7 @@ pub(super) struct Picture<'a> {
     pub full_range: bool,
 }
 
-/// Chroma is carried times 8: interpolation vertically (1/4) and horizontally (1/2) loses nothing.
-const CHROMA_SCALE: i32 = 8;
+/// Chroma is carried times 8, less 128: interpolation vertically (1/4) and horizontally (1/2) loses nothing.
 const BITS: i32 = 16;
 const CHROMA_BITS: i32 = BITS - 3;
 
@@ -77,6 +76,9 @@ impl Coefficients {
 ///
 /// Chroma samples lie at the left of their pixel pair and halfway between their rows: the default siting of
 /// MPEG-2, H.264 and what follows.
+///
+/// The loops below use wrapping arithmetic because a check for overflow keeps the compiler from vectorising them;
+/// no value comes near the limits of its type (8-bit samples, coefficients below 2.2).
 pub(super) fn to_rgb(picture: &Picture) -> Vec<u8> {
     let (width, height) = (picture.width, picture.height);
     let coefficients = Coefficients::new(picture.matrix, picture.full_range);
@@ -84,19 +86,20 @@ pub(super) fn to_rgb(picture: &Picture) -> Vec<u8> {
     let mut rgb = vec![0u8; width * height * 3];
     let (mut cb_row, mut cr_row) = (vec![0i16; width + 1], vec![0i16; width + 1]);
     let mut narrow = vec![0i16; width + 1];
+    let mut planar = [vec![0u8; width], vec![0u8; width], vec![0u8; width]];
     for (y, out) in rgb.chunks_exact_mut(width * 3).enumerate() {
         chroma_row(picture, cb, y, &mut narrow, &mut cb_row);
         chroma_row(picture, cr, y, &mut narrow, &mut cr_row);
-        convert_row(&coefficients, luma.row(y, width), &cb_row[..width], &cr_row[..width], out);
+        convert_row(&coefficients, luma.row(y, width), &cb_row[..width], &cr_row[..width], &mut planar);
+        interleave(&planar, out);
     }
     rgb
 }
 
-/// Row `y` of a chroma plane at full width, times `CHROMA_SCALE`.
+/// Row `y` of a chroma plane at full width, times 8, zero in the middle.
 fn chroma_row(picture: &Picture, plane: Plane, y: usize, narrow: &mut [i16], wide: &mut [i16]) {
     let chroma = |size: usize, halved: bool| if halved { size.div_ceil(2) } else { size };
-    let (width, height) =
-        (chroma(picture.width, picture.halved.0), chroma(picture.height, picture.halved.1));
+    let (width, height) = (chroma(picture.width, picture.halved.0), chroma(picture.height, picture.halved.1));
     let (near, far) = match picture.halved.1 {
         false => (y, y),
         true if y % 2 == 0 => (y / 2, (y / 2).saturating_sub(1)),
@@ -105,29 +108,42 @@ fn chroma_row(picture: &Picture, plane: Plane, y: usize, narrow: &mut [i16], wid
     let (near, far) = (plane.row(near, width), plane.row(far, width));
     let narrow = &mut narrow[..width];
     for ((out, near), far) in narrow.iter_mut().zip(near).zip(far) {
-        *out = 3 * i16::from(*near) + i16::from(*far);
+        *out = i16::from(*near).wrapping_mul(3).wrapping_add(i16::from(*far)).wrapping_sub(128 * 4);
     }
     if !picture.halved.0 {
-        wide.iter_mut().zip(narrow).for_each(|(out, value)| *out = 2 * *value);
+        wide.iter_mut().zip(narrow).for_each(|(out, value)| *out = value.wrapping_mul(2));
         return;
     }
     let last = narrow[width - 1];
     for (pair, (left, right)) in wide.chunks_exact_mut(2).zip(narrow.iter().zip(&narrow[1..])) {
-        pair[0] = 2 * left;
-        pair[1] = left + right;
+        pair[0] = left.wrapping_mul(2);
+        pair[1] = left.wrapping_add(*right);
     }
     // The last sample has no neighbour; `wide` has room for the pair even when the width is odd.
     wide[2 * (width - 1)..].iter_mut().take(2).for_each(|out| *out = 2 * last);
 }
 
-fn convert_row(c: &Coefficients, luma: &[u8], cb: &[i16], cr: &[i16], out: &mut [u8]) {
-    let half = 1 << (BITS - 1);
-    for (((rgb, y), cb), cr) in out.chunks_exact_mut(3).zip(luma).zip(cb).zip(cr) {
-        let y = (i32::from(*y) - c.y_offset) * c.y + half;
-        let (cb, cr) = (i32::from(*cb) - 128 * CHROMA_SCALE, i32::from(*cr) - 128 * CHROMA_SCALE);
-        rgb[0] = ((y + cr * c.r_cr) >> BITS).clamp(0, 255) as u8;
-        rgb[1] = ((y + cb * c.g_cb + cr * c.g_cr) >> BITS).clamp(0, 255) as u8;
-        rgb[2] = ((y + cb * c.b_cb) >> BITS).clamp(0, 255) as u8;
+fn convert_row(c: &Coefficients, luma: &[u8], cb: &[i16], cr: &[i16], [red, green, blue]: &mut [Vec<u8>; 3]) {
+    let offset = (1 << (BITS - 1)) - c.y_offset * c.y;
+    let grey = |y: u8| i32::from(y).wrapping_mul(c.y).wrapping_add(offset);
+    let times = |chroma: i16, coefficient: i32| i32::from(chroma).wrapping_mul(coefficient);
+    let byte = |sum: i32| (sum >> BITS).clamp(0, 255) as u8;
+    for ((out, y), cr) in red.iter_mut().zip(luma).zip(cr) {
+        *out = byte(grey(*y).wrapping_add(times(*cr, c.r_cr)));
+    }
+    for (((out, y), cb), cr) in green.iter_mut().zip(luma).zip(cb).zip(cr) {
+        *out = byte(grey(*y).wrapping_add(times(*cb, c.g_cb)).wrapping_add(times(*cr, c.g_cr)));
+    }
+    for ((out, y), cb) in blue.iter_mut().zip(luma).zip(cb) {
+        *out = byte(grey(*y).wrapping_add(times(*cb, c.b_cb)));
+    }
+}
+
+fn interleave([red, green, blue]: &[Vec<u8>; 3], out: &mut [u8]) {
+    for (((rgb, red), green), blue) in out.chunks_exact_mut(3).zip(red).zip(green).zip(blue) {
+        rgb[0] = *red;
+        rgb[1] = *green;
+        rgb[2] = *blue;
     }
 }
 

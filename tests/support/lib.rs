@@ -1,5 +1,6 @@
 //! What the test binaries share: sample clips, goldens, tiny checkpoints. One file per kind.
 
+pub mod clips;
 pub mod golden;
 pub mod language_model;
 pub mod random_weights;

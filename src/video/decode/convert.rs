@@ -2,11 +2,11 @@
 
 use std::ffi::c_int;
 
-use ffmpeg_next as ffmpeg;
 use ffmpeg::format::Pixel;
 use ffmpeg::software::scaling;
 use ffmpeg::util::color;
 use ffmpeg::{ffi, frame};
+use ffmpeg_next as ffmpeg;
 use image::RgbImage;
 
 use crate::video::Orientation;
@@ -51,7 +51,8 @@ impl Converter {
             }
             None => self.scale(picture).map_err(|e| e.to_string())?,
         };
-        let image = RgbImage::from_raw(width, height, bytes).ok_or("a picture of another size than it says")?;
+        let image =
+            RgbImage::from_raw(width, height, bytes).ok_or("a picture of another size than it says")?;
         Ok(self.orientation.apply(image))
     }
 

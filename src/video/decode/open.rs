@@ -10,30 +10,33 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
-use ffmpeg_next as ffmpeg;
 use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::packet::Ref;
 use ffmpeg::{Dictionary, Packet, codec, ffi, format, media};
+use ffmpeg_next as ffmpeg;
 
 use crate::error::VideoError;
 use crate::video::bitstream::Syntax;
 use crate::video::{Orientation, VideoLimits};
 
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi";
-const CODECS: [&str; 9] =
-    ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"];
+const CODECS: [&str; 9] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"];
 /// Decoders by FFmpeg's names of them: AV1 has several.
 const DECODERS: &str = "h264,hevc,vp8,vp9,libdav1d,libaom-av1,av1,mpeg4,mpeg2video,mpeg1video,mjpeg";
 /// Large reads: files are local and read from end to end.
 const READ_BYTES: usize = 256 << 10;
+/// FFmpeg measures `max_pixels` against widths rounded up to 64; what a frame really has is checked here, exactly.
+const ALIGNMENT_PIXELS: u64 = 64 * 16_384;
 /// A damaged file may fail many reads before the demuxer finds its feet again, but not for ever.
 const MOST_READ_ERRORS: usize = 64;
 
 /// The open file behind a video, and what it was recognised as.
 #[derive(Clone)]
-pub(super) struct Source {
+pub(in crate::video) struct Source {
     pub file: Arc<File>,
     pub length: u64,
+    /// What its header says its length is.
+    pub promised: Option<u64>,
     pub path: PathBuf,
     /// FFmpeg's name of the demuxer.
     pub container: &'static str,
@@ -175,7 +178,8 @@ fn silence() {
 
 fn decoder_options(limits: &VideoLimits) -> Dictionary<'static> {
     let mut options = Dictionary::new();
-    options.set("max_pixels", &limits.max_pixels.min(i32::MAX as u64).to_string());
+    let pixels = limits.max_pixels.saturating_add(ALIGNMENT_PIXELS).min(i32::MAX as u64);
+    options.set("max_pixels", &pixels.to_string());
     options.set("codec_whitelist", DECODERS);
     options
 }

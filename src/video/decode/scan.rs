@@ -1,7 +1,7 @@
 //! One pass over the packets before any frame is asked for: what can be sampled, and is it within the limits.
 
-use ffmpeg_next as ffmpeg;
 use ffmpeg::Packet;
+use ffmpeg_next as ffmpeg;
 
 use super::open::{Demuxer, Header, Source, is_hidden};
 use super::{Clock, Decoder};
@@ -46,7 +46,7 @@ pub(super) fn scan(source: &Source, limits: &VideoLimits) -> Result<(Header, Sca
     let seconds = super::seconds(end.pts - start.pts, header.time_base);
     check_duration(source, limits, seconds)?;
     let mut warnings = Vec::new();
-    if let Some(reason) = broken(&demuxer, &header, packets.len()) {
+    if let Some(reason) = broken(&demuxer, &header, source, packets.len()) {
         warnings.push(Warning::BrokenTail { readable_until: seconds, reason });
     }
     if derived {
@@ -56,14 +56,20 @@ pub(super) fn scan(source: &Source, limits: &VideoLimits) -> Result<(Header, Sca
 }
 
 fn read_packets(
-    demuxer: &mut Demuxer, header: &Header, source: &Source, limits: &VideoLimits,
+    demuxer: &mut Demuxer,
+    header: &Header,
+    source: &Source,
+    limits: &VideoLimits,
 ) -> Result<(Vec<PacketInfo>, i64), VideoError> {
     let mut packets = Vec::new();
     let mut last = (i64::MIN, 0);
     let mut first = None;
     while let Some(packet) = demuxer.next() {
         if packets.len() as u64 >= limits.max_packets {
-            return Err(VideoError::TooManyPackets { path: source.path.clone(), allowed: limits.max_packets });
+            return Err(VideoError::TooManyPackets {
+                path: source.path.clone(),
+                allowed: limits.max_packets,
+            });
         }
         let info = info(&packet, header);
         if let Some(pts) = info.pts {
@@ -91,7 +97,10 @@ fn check_duration(source: &Source, limits: &VideoLimits, seconds: f64) -> Result
 }
 
 /// Why the video ends before its file said it would.
-fn broken(demuxer: &Demuxer, header: &Header, found: usize) -> Option<String> {
+fn broken(demuxer: &Demuxer, header: &Header, source: &Source, found: usize) -> Option<String> {
+    if let Some(bytes) = source.promised.filter(|bytes| *bytes > source.length) {
+        return Some(format!("the file has {} of the {bytes} bytes that it promises", source.length));
+    }
     if let Some(reason) = &demuxer.broken {
         return Some(reason.clone());
     }
@@ -133,7 +142,10 @@ fn decoded_times(source: &Source, limits: &VideoLimits) -> Result<Vec<Shown>, Vi
 
 /// Calls `see` with the pts and size of every frame of a full decode until it says stop.
 fn decode_all(
-    source: &Source, limits: &VideoLimits, mut clock: Clock, mut see: impl FnMut(i64, (u32, u32)) -> bool,
+    source: &Source,
+    limits: &VideoLimits,
+    mut clock: Clock,
+    mut see: impl FnMut(i64, (u32, u32)) -> bool,
 ) -> Result<(), VideoError> {
     let (mut demuxer, _) = Demuxer::open(source, limits)?;
     let mut decoder = Decoder::new(&demuxer, source, limits)?;

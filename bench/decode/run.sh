@@ -1,0 +1,15 @@
+#!/bin/sh
+# Ours against FFmpeg's fps filter, PyAV, decord and torchcodec on the same clips; results in bench/results.
+# PYTHON names an interpreter that has them; without it a venv is made in target/.
+set -eu
+cd "$(dirname "$0")/../.."
+venv=target/bench-venv
+if [ -z "${PYTHON:-}" ]; then
+    [ -x $venv/bin/python ] || python3 -m venv $venv
+    $venv/bin/pip install -q -r bench/decode/requirements.txt
+    PYTHON=$venv/bin/python
+fi
+cargo build --release -p flamingo-bench --bin bench-decode
+bench/decode/clips.sh target/bench-clips
+exec "$PYTHON" bench/decode/compare.py --ours target/release/bench-decode --clips target/bench-clips \
+    --out bench/results --rounds "${ROUNDS:-5}"

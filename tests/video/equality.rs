@@ -1,0 +1,175 @@
+//! Invariant: sampled frames are bit-equal to those of a full decode; and they are the frames that FFmpeg's own tools
+//! name and show.
+
+use flamingo::video::{Frame, FrameSampling, Summary, Video, VideoLimits};
+use support::clips::{clip, run};
+
+fn frames(video: &Video, sampling: &FrameSampling, full: bool) -> (Vec<Frame>, Summary) {
+    let mut frames =
+        if full { video.frames_by_full_decode(sampling).unwrap() } else { video.frames(sampling).unwrap() };
+    let all = frames.by_ref().map(|frame| frame.unwrap()).collect();
+    (all, frames.summary())
+}
+
+fn samplings() -> Vec<FrameSampling> {
+    vec![
+        FrameSampling::fps(1.0),
+        FrameSampling::fps(3.7),
+        FrameSampling::fps(0.4),
+        FrameSampling::fps(1.0).within(2.3, Some(6.1)),
+        FrameSampling::uniform(5),
+        FrameSampling::fps(500.0),
+    ]
+}
+
+/// How much decoding the plan must save at 1 frame per second.
+enum Skips {
+    /// At most this share of the packets is decoded.
+    To(f64),
+    Nothing,
+}
+
+fn check(name: &str, skips: Skips) {
+    equal(name, skips);
+    against_ffmpeg(name);
+}
+
+fn equal(name: &str, skips: Skips) {
+    let video = Video::open(clip(name), &VideoLimits::default()).unwrap();
+    for sampling in samplings() {
+        let (fast, summary) = frames(&video, &sampling, false);
+        let (full, full_summary) = frames(&video, &sampling, true);
+        assert_eq!(fast.len(), full.len(), "{name} {sampling:?}");
+        for (fast, full) in fast.iter().zip(&full) {
+            assert_eq!(fast.pts, full.pts, "{name} {sampling:?}");
+            assert!(fast.image == full.image, "{name} {sampling:?}: other pixels at {} s", fast.pts);
+        }
+        assert_eq!(summary.picked, fast.len() as u64, "{name}");
+        assert_eq!(summary.warnings, full_summary.warnings, "{name} {sampling:?}");
+    }
+    let (_, summary) = frames(&video, &FrameSampling::fps(1.0), false);
+    let share = summary.decoded as f64 / (summary.decoded + summary.skipped) as f64;
+    match skips {
+        Skips::To(most) => assert!(share <= most, "{name}: {share:.3} of all packets were decoded"),
+        Skips::Nothing => assert!(share > 0.8, "{name}: {share:.3} of all packets were decoded"),
+    }
+}
+
+/// The frames at 1 per second, found by the contract's words from the times that ffprobe lists and the pictures that
+/// ffmpeg writes. The pictures pass through another colour conversion, so they are near, not equal.
+fn against_ffmpeg(name: &str) {
+    let path = clip(name);
+    let video = Video::open(&path, &VideoLimits::default()).unwrap();
+    let path = path.to_str().unwrap();
+    let entries =
+        ["-v", "error", "-select_streams", "v:0", "-show_entries", "frame=best_effort_timestamp_time"];
+    let listed = run("ffprobe", &[&entries[..], &["-of", "csv=p=0", path]].concat()).stdout;
+    let listed: Vec<f64> = String::from_utf8(listed)
+        .unwrap()
+        .lines()
+        // Side data of a frame makes empty lines.
+        .filter(|line| !line.is_empty())
+        .map(|line| {
+            line.trim_end_matches(',').parse().unwrap_or_else(|_| panic!("{name}: ffprobe says {line:?}"))
+        })
+        .collect();
+    let zero = listed[0];
+    let (ours, _) = frames(&video, &FrameSampling::fps(1.0), false);
+    let mut expected: Vec<usize> =
+        (0..).map_while(|k| listed.iter().position(|t| t - zero >= f64::from(k) - 1e-5)).collect();
+    expected.dedup();
+    assert_eq!(ours.len(), expected.len(), "{name}");
+    let arguments = ["-nostdin", "-v", "error", "-i", path, "-map", "0:v:0", "-vsync", "passthrough"];
+    let flags = ["-sws_flags", "bilinear+accurate_rnd+full_chroma_int+full_chroma_inp"];
+    let raw =
+        run("ffmpeg", &[&arguments[..], &flags, &["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]].concat())
+            .stdout;
+    for (ours, index) in ours.iter().zip(expected) {
+        assert!(
+            (ours.pts - (listed[index] - zero)).abs() < 2e-5,
+            "{name}: {} for {}",
+            ours.pts,
+            listed[index]
+        );
+        let size = ours.image.as_raw().len();
+        assert_eq!(raw.len() % size, 0, "{name}: ffmpeg's pictures have another size");
+        let theirs = &raw[index * size..][..size];
+        let pairs = ours.image.as_raw().chunks_exact(3).zip(theirs.chunks_exact(3));
+        let off: f64 = pairs.map(|(ours, theirs)| (luma(ours) - luma(theirs)).abs()).sum();
+        let mean = off / (size / 3) as f64;
+        assert!(mean < 2.0, "{name}: the picture at {} s is {mean:.2} off", ours.pts);
+    }
+}
+
+/// swscale takes chroma to lie between pixels, we take it to lie where the standards put it: colours at edges differ.
+fn luma(rgb: &[u8]) -> f64 {
+    0.299 * f64::from(rgb[0]) + 0.587 * f64::from(rgb[1]) + 0.114 * f64::from(rgb[2])
+}
+
+#[test]
+fn h264() {
+    check("h264", Skips::To(0.45));
+    check("h264_ntsc", Skips::To(0.5));
+    check("h264_ts", Skips::To(0.5));
+    check("h264_interlaced", Skips::To(0.8));
+}
+
+#[test]
+fn h264_without_idr_pictures_is_decoded_in_order() {
+    check("h264_open_gop", Skips::To(0.8));
+    check("h264_refresh", Skips::To(1.0));
+}
+
+#[test]
+fn hevc() {
+    check("hevc", Skips::To(0.6));
+    check("hevc_closed_10bit", Skips::To(0.6));
+    check("hevc_layers", Skips::To(0.7));
+}
+
+#[test]
+fn vp9_and_vp8() {
+    check("vp9", Skips::To(0.9));
+    check("vp8", Skips::To(1.0));
+}
+
+#[test]
+fn av1() {
+    check("av1", Skips::To(0.9));
+    check("av1_aom", Skips::To(1.0));
+}
+
+#[test]
+fn mpeg() {
+    check("mpeg4", Skips::To(0.5));
+    check("mpeg2", Skips::To(0.5));
+    check("mjpeg", Skips::To(0.1));
+}
+
+#[test]
+fn missing_times_mean_a_full_decode() {
+    // ffprobe has no times for it either; `contract.rs` knows them from the frame rate.
+    equal("mpeg4_no_pts", Skips::Nothing);
+}
+
+#[test]
+fn oddities() {
+    check("vfr", Skips::To(0.8));
+    check("rotated_90", Skips::To(0.6));
+    check("rotated_180", Skips::To(0.6));
+    check("edit_list", Skips::To(0.6));
+    check("negative_pts", Skips::To(0.5));
+    check("late_start", Skips::To(0.6));
+    check("short", Skips::To(0.2));
+    check("one_frame", Skips::To(1.0));
+}
+
+#[test]
+fn two_threads_give_the_same() {
+    let path = clip("h264");
+    let limits = VideoLimits { decoder_threads: 2, ..VideoLimits::default() };
+    let (one, two) =
+        (Video::open(&path, &VideoLimits::default()).unwrap(), Video::open(&path, &limits).unwrap());
+    let sampling = FrameSampling::fps(2.3);
+    assert!(frames(&one, &sampling, false).0 == frames(&two, &sampling, false).0);
+}

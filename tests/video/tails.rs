@@ -1,0 +1,70 @@
+//! Files that break off: the frames that do decode, and a warning.
+
+use flamingo::video::{FrameSampling, Video, VideoLimits, Warning};
+use support::clips::{clip, write};
+
+/// Cuts a clip to a share of its bytes, samples it at 2 frames per second, and compares with the whole clip's frames.
+fn check(name: &str, share: f64, at_least: usize, told: bool) {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(clip(name)).unwrap();
+    let cut = write(directory.path(), "cut", &whole[..(whole.len() as f64 * share) as usize]);
+    let limits = VideoLimits::default();
+    let sampling = FrameSampling::fps(2.0);
+    let video = Video::open(&cut, &limits).unwrap();
+    let mut frames = video.frames(&sampling).unwrap();
+    let found: Vec<_> = frames.by_ref().map(|f| f.unwrap()).collect();
+    let all: Vec<_> =
+        Video::open(clip(name), &limits).unwrap().frames(&sampling).unwrap().map(|f| f.unwrap()).collect();
+    assert!(found.len() >= at_least && found.len() < all.len(), "{name}: {} of {}", found.len(), all.len());
+    // The very last may be half a picture.
+    for (found, whole) in found[..found.len() - 1].iter().zip(&all) {
+        assert!(found == whole, "{name}: another frame at {} s", found.pts);
+    }
+    let summary = frames.summary();
+    let tells = |w: &Warning| matches!(w, Warning::BrokenTail { .. });
+    assert_eq!(summary.warnings.iter().any(tells), told, "{name}: {:?}", summary.warnings);
+    summary.warnings.iter().for_each(|w| assert!(!w.to_string().is_empty()));
+}
+
+#[test]
+fn cut_files() {
+    check("faststart", 0.6, 12, true);
+    check("h264_open_gop", 0.5, 8, true);
+    check("vp9", 0.7, 8, true);
+    check("mpeg4_no_pts", 0.6, 5, true);
+}
+
+/// Nothing in a transport stream says how long it should be.
+#[test]
+fn a_cut_transport_stream() {
+    check("h264_ts", 0.4, 20, false);
+}
+
+/// A transport stream that begins in the middle of a GOP, as recordings do: what came before the first picture that
+/// decodes does not count, and time zero is that picture.
+#[test]
+fn a_stream_that_begins_in_the_middle() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = std::fs::read(clip("late_start")).unwrap();
+    let packets = whole.len() / 188;
+    let cut = write(directory.path(), "cut.ts", &whole[packets * 3 / 10 * 188..]);
+    let video = Video::open(&cut, &VideoLimits::default()).unwrap();
+    let fast: Vec<_> = video.frames(&FrameSampling::fps(1.0)).unwrap().map(|f| f.unwrap()).collect();
+    let full: Vec<_> =
+        video.frames_by_full_decode(&FrameSampling::fps(1.0)).unwrap().map(|f| f.unwrap()).collect();
+    assert!(fast.len() > 3 && fast[0].pts == 0.0, "{}", fast.len());
+    assert!(fast == full);
+}
+
+#[test]
+fn the_size_changes() {
+    let directory = tempfile::tempdir().unwrap();
+    let both = [std::fs::read(clip("big")).unwrap(), std::fs::read(clip("small")).unwrap()].concat();
+    let path = write(directory.path(), "both.ts", &both);
+    let video = Video::open(&path, &VideoLimits::default()).unwrap();
+    let mut frames = video.frames(&FrameSampling::fps(1.0)).unwrap();
+    let sizes: Vec<_> = frames.by_ref().map(|f| f.unwrap().image.dimensions()).collect();
+    assert_eq!(sizes, [[(384, 216); 4], [(160, 90); 4]].concat());
+    let changed = |w: &Warning| matches!(w, Warning::SizeChanged { width: 160, height: 90, .. });
+    assert!(frames.summary().warnings.iter().any(changed), "{:?}", frames.summary());
+}
