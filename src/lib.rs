@@ -22,6 +22,7 @@ pub mod generate;
 pub mod family;
 pub mod task;
 pub mod pipeline;
+pub mod trace;
 
 pub use error::{Error, Result};
 pub use pipeline::Pipeline;

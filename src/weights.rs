@@ -5,7 +5,7 @@
 //! whether a safetensors file, a GGUF file, a PyTorch pickle or a random initialiser answers. Foreign names are
 //! translated once, when the file is opened, by a table from the file's names to ours.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -58,7 +58,8 @@ struct Source {
     dtype: DType,
     quantization: Quantization,
     tensors: Tensors,
-    taken: Mutex<BTreeSet<String>>,
+    /// Names that were asked for, and how many numbers each holds.
+    taken: Mutex<BTreeMap<String, usize>>,
 }
 
 enum Tensors {
@@ -162,7 +163,7 @@ impl Weights {
     /// The tensor is missing, has another shape, or has aliases that differ.
     pub fn get(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Tensor> {
         let shape = shape.into();
-        let full = self.take(name);
+        let full = self.take(name, &shape);
         match &self.source.tensors {
             Tensors::Random { seed, vars } => {
                 let mut vars = vars.lock().expect("weights lock");
@@ -198,7 +199,7 @@ impl Weights {
                     read_gguf(path, content, theirs, self.device()).map_err(|e| self.unreadable(&full, e))?;
                 if q.dtype().block_size() > 1 {
                     self.check_shape(&full, &shape, q.shape())?;
-                    self.take(name);
+                    self.take(name, &shape);
                     return Ok(Matrix::Quantized(Arc::new(q)));
                 }
             }
@@ -213,12 +214,22 @@ impl Weights {
     pub fn finish(&self) -> Result<()> {
         let Tensors::Stored(stored) = &self.source.tensors else { return Ok(()) };
         let taken = self.source.taken.lock().expect("weights lock");
-        let mut names: Vec<String> = stored.keys().filter(|n| !taken.contains(*n)).cloned().collect();
+        let mut names: Vec<String> = stored.keys().filter(|n| !taken.contains_key(*n)).cloned().collect();
         if names.is_empty() {
             return Ok(());
         }
         names.sort();
         Err(WeightsError::Unused { origin: self.source.origin.clone(), names }.into())
+    }
+
+    /// How many parameters have been taken so far, by the first part of their names.
+    pub fn parameters(&self) -> BTreeMap<String, usize> {
+        let mut parts = BTreeMap::new();
+        for (name, n) in self.source.taken.lock().expect("weights lock").iter() {
+            let part = name.split('.').next().unwrap_or_default();
+            *parts.entry(part.to_string()).or_default() += n;
+        }
+        parts
     }
 
     /// The variables that a random source has handed out, by name: what there is to train and to save.
@@ -233,9 +244,9 @@ impl Weights {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
 
-    fn take(&self, name: &str) -> String {
+    fn take(&self, name: &str, shape: &Shape) -> String {
         let full = self.full_name(name);
-        self.source.taken.lock().expect("weights lock").insert(full.clone());
+        self.source.taken.lock().expect("weights lock").insert(full.clone(), shape.elem_count());
         full
     }
 

@@ -1,5 +1,6 @@
 //! A model directory -> Flamingo. One file per family, each a table from its conventions to ours.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device};
@@ -26,6 +27,8 @@ pub struct LoadOptions {
 /// A model directory, opened: the model and what it needs around it.
 pub struct Loaded {
     pub about: About,
+    /// Parameters of the parts that are not the language model.
+    pub parameters: BTreeMap<String, usize>,
     pub model: Flamingo,
     pub tokenizer: Tokenizer,
     pub preprocess: Preprocess,

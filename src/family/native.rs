@@ -126,6 +126,7 @@ fn assemble(
     let about = About { name: config.name.clone(), family: "flamingo", sha256, sees: model.gates_open()? };
     Ok(Loaded {
         about,
+        parameters: weights.parameters(),
         model,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),

@@ -76,6 +76,11 @@ impl Flamingo {
         &self.rule
     }
 
+    /// The layers of the language model that have a gated cross-attention before them.
+    pub fn cross_attention_layers(&self) -> Vec<usize> {
+        (0..self.cross_attention.len()).filter(|&i| self.cross_attention[i].is_some()).collect()
+    }
+
     /// Whether the language model can see: any attention gate differs from 0.
     pub fn gates_open(&self) -> Result<bool> {
         for cross_attention in self.cross_attention.iter().flatten() {

@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use contact_sheet::{ContactSheet, Sheet, contact_sheet};
 pub use limits::VideoLimits;
@@ -60,7 +60,7 @@ pub struct Frame {
 }
 
 /// What is known of a video once its packets were scanned.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
     /// `mov`, `matroska`, `mpegts`, `avi`, or an image format: `png`, `jpeg`, `gif`, `webp`.
     pub container: String,
@@ -82,7 +82,7 @@ pub struct VideoInfo {
 }
 
 /// Something about a video that its frames survived. It belongs in the result, beside the answer.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Warning {
@@ -118,7 +118,7 @@ impl fmt::Display for Warning {
 }
 
 /// What a pass over a video's frames did, so far or in whole.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Frames given out.
     pub picked: u64,

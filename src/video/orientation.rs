@@ -1,10 +1,10 @@
 //! How a decoded picture is turned before it is shown: the display matrix of a container.
 
 use image::{RgbImage, imageops};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// First mirrored left to right if `mirrored`, then turned clockwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Orientation {
     /// 0, 90, 180 or 270.
     pub clockwise_degrees: u16,

@@ -10,7 +10,7 @@ pub mod resize;
 pub mod preprocess;
 pub mod nfnet;
 
-pub use preprocess::Preprocess;
+pub use preprocess::{Fit, Preprocess};
 
 /// Turns normalised frames into a grid of visual features. Immutable once built.
 pub trait VisionEncoder: Send + Sync {
@@ -81,6 +81,9 @@ mod tests {
 
     #[test]
     fn refuses_unknown_words() {
+        for (from, to) in [("160", "0"), ("0.225", "0"), ("\"pad\"", "{\"squash\": {\"crop\": 1.5}}")] {
+            assert!(serde_json::from_str::<VisionConfig>(&MINI.replacen(from, to, 1)).is_err(), "{to}");
+        }
         for (from, to) in
             [("variant", "variety"), ("mini", "f9"), ("nfnet", "nfnets"), ("\"size\"", "\"sise\"")]
         {

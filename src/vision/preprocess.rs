@@ -1,10 +1,10 @@
 //! Frames as they come -> frames as the encoder was trained on them.
 
 use candle_core::{DType, Device, Tensor};
-use image::{RgbImage, imageops};
-use serde::{Deserialize, Serialize};
+use image::RgbImage;
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::resize::bicubic;
+use super::resize::{bicubic, bicubic_part};
 use crate::error::Result;
 
 /// How frames of any size become the encoder's square ones.
@@ -12,10 +12,13 @@ use crate::error::Result;
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
     pub fit: Fit,
-    /// Side of the encoder's input in pixels.
+    /// Side of the encoder's input in pixels, at least 1.
+    #[serde(deserialize_with = "side")]
     pub size: u32,
     /// Per channel, of values in 0..1.
     pub mean: [f32; 3],
+    /// Per channel, above 0.
+    #[serde(deserialize_with = "deviations")]
     pub std: [f32; 3],
 }
 
@@ -27,9 +30,29 @@ pub enum Fit {
     Pad,
     /// Both sides become `floor(size / crop)`, aspect not kept, then the centre is cut out: timm's `squash` with its
     /// `crop_pct`. IDEFICS is the same with 1.
-    Squash { crop: f64 },
+    Squash {
+        /// In 0..=1, 0 excluded.
+        #[serde(deserialize_with = "fraction")]
+        crop: f64,
+    },
     /// The shorter side becomes `size`, then the centre is cut out: CLIP, open_clip.
     Crop,
+}
+
+fn side<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    checked(u32::deserialize(from)?, |&side| side > 0, "size must be at least 1")
+}
+
+fn deviations<'de, D: Deserializer<'de>>(from: D) -> Result<[f32; 3], D::Error> {
+    checked(<[f32; 3]>::deserialize(from)?, |std| std.iter().all(|&s| s > 0.0), "std must be above 0")
+}
+
+fn fraction<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    checked(f64::deserialize(from)?, |&crop| crop > 0.0 && crop <= 1.0, "crop must be above 0 and at most 1")
+}
+
+fn checked<T, E: serde::de::Error>(value: T, good: fn(&T) -> bool, rule: &str) -> Result<T, E> {
+    if good(&value) { Ok(value) } else { Err(E::custom(rule)) }
 }
 
 impl Preprocess {
@@ -45,19 +68,29 @@ impl Preprocess {
             }
             Fit::Squash { crop } => {
                 let side = ((f64::from(self.size) / crop).floor() as u32).max(self.size);
-                centre(&bicubic(image, side, side), self.size)
+                self.centre(image, (side, side))
             }
             Fit::Crop => {
                 // As torchvision: the longer side is cut down to a whole number, not rounded.
                 let longer = |a: u32, b: u32| (u64::from(self.size) * u64::from(a) / u64::from(b)) as u32;
-                let (w, h) = if width <= height {
+                let whole = if width <= height {
                     (self.size, longer(height, width))
                 } else {
                     (longer(width, height), self.size)
                 };
-                centre(&bicubic(image, w, h), self.size)
+                self.centre(image, whole)
             }
         }
+    }
+
+    /// The middle of `image` resized to `whole`, where torchvision's `CenterCrop` sees the middle.
+    fn centre(&self, image: &RgbImage, whole: (u32, u32)) -> RgbImage {
+        // Python's `round` takes halves to the even number.
+        let part = |length: u32| {
+            let start = (f64::from(length - self.size) / 2.0).round_ties_even() as u32;
+            start..start + self.size
+        };
+        bicubic_part(image, whole, part(whole.0), part(whole.1))
     }
 
     /// Frames made by [`frame`](Self::frame) -> (n, 3, size, size), normalised, in `dtype`, on `device`.
@@ -72,21 +105,24 @@ impl Preprocess {
         }
         let same_size = frames.chunk_by(|a, b| a.dimensions() == b.dimensions());
         let parts = same_size.map(|run| self.normalised(run, device, dtype)).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&parts, 0)?)
+        Ok(if let [only] = &parts[..] { only.clone() } else { Tensor::cat(&parts, 0)? })
     }
 
     fn normalised(&self, frames: &[RgbImage], device: &Device, dtype: DType) -> Result<Tensor> {
         let (width, height) = frames[0].dimensions();
-        let bytes = frames.iter().flat_map(|f| f.as_raw().iter().copied()).collect::<Vec<u8>>();
-        let shape = (frames.len(), height as usize, width as usize, 3);
-        let x = Tensor::from_vec(bytes, shape, &Device::Cpu)?.to_device(device)?; // (n, h, w, 3)
+        let mut planes: Vec<u8> = Vec::with_capacity(frames.len() * frames[0].as_raw().len());
+        for frame in frames {
+            for channel in 0..3 {
+                planes.extend(frame.as_raw().iter().skip(channel).step_by(3));
+            }
+        }
+        let shape = (frames.len(), 3, height as usize, width as usize);
+        let x = Tensor::from_vec(planes, shape, &Device::Cpu)?.to_device(device)?; // (n, 3, h, w), u8
         // (value / 255 - mean) / std as one product and one sum.
-        let channels =
-            |f: &dyn Fn(usize) -> f32| Tensor::new(&[f(0), f(1), f(2)], device)?.reshape((1, 3, 1, 1));
-        let scale = channels(&|c| 1.0 / (255.0 * self.std[c]))?;
-        let shift = channels(&|c| -self.mean[c] / self.std[c])?;
-        let x = x.permute((0, 3, 1, 2))?.to_dtype(DType::F32)?.contiguous()?; // (n, 3, h, w)
-        let mut x = x.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+        let channels = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
+        let scale = channels(self.std.map(|std| 1.0 / (255.0 * std)))?;
+        let shift = channels([0, 1, 2].map(|c| -self.mean[c] / self.std[c]))?;
+        let mut x = x.to_dtype(DType::F32)?.broadcast_mul(&scale)?.broadcast_add(&shift)?;
         for (axis, length) in [(2, height), (3, width)] {
             let missing = self.size.saturating_sub(length) as usize;
             x = x.pad_with_zeros(axis, missing / 2, missing - missing / 2)?; // (n, 3, size, size) after both
@@ -99,12 +135,4 @@ impl Preprocess {
 fn scaled(length: u32, size: u32, longer: u32) -> u32 {
     let (length, size, longer) = (u64::from(length), u64::from(size), u64::from(longer));
     (((2 * length * size + longer) / (2 * longer)) as u32).max(1)
-}
-
-/// The middle `side` x `side` pixels, where torchvision's `CenterCrop` sees the middle.
-fn centre(image: &RgbImage, side: u32) -> RgbImage {
-    // Python's `round` takes halves to the even number.
-    let start = |length: u32| (f64::from(length - side) / 2.0).round_ties_even() as u32;
-    let (x, y) = (start(image.width()), start(image.height()));
-    imageops::crop_imm(image, x, y, side, side).to_image()
 }

@@ -4,6 +4,9 @@
 //! fixed-point coefficients of 22 bits. Pillow 13 runs the vertical pass first where the height shrinks much more than
 //! the width, and gets other pixels; every checkpoint of the family is older, so this is Pillow up to 12.
 
+use std::borrow::Cow;
+use std::ops::Range;
+
 use image::RgbImage;
 use rayon::prelude::*;
 
@@ -12,15 +15,22 @@ const CHANNELS: usize = 3;
 
 /// `image` resized to `width` x `height` (both at least 1).
 pub fn bicubic(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    bicubic_part(image, (width, height), 0..width, 0..height)
+}
+
+/// The columns `x` and rows `y` of `image` resized to `size` (width, height): the pixels of resizing and then
+/// cropping, without making those outside. A strip of film 20,000 x 1 costs no more than its middle.
+pub fn bicubic_part(image: &RgbImage, size: (u32, u32), x: Range<u32>, y: Range<u32>) -> RgbImage {
     let (from_width, from_height) = image.dimensions();
-    let mut pixels = image.as_raw().clone();
-    if width != from_width {
-        pixels = resize_rows(&pixels, from_width as usize, width as usize);
+    let (width, height) = (x.len() as u32, y.len() as u32);
+    let mut pixels = Cow::Borrowed(image.as_raw());
+    if from_width != size.0 || width != size.0 {
+        pixels = Cow::Owned(resize_rows(&pixels, from_width as usize, &taps(from_width, size.0, x)));
     }
-    if height != from_height {
-        pixels = resize_columns(&pixels, width as usize, from_height as usize, height as usize);
+    if from_height != size.1 || height != size.1 {
+        pixels = Cow::Owned(resize_columns(&pixels, width as usize, &taps(from_height, size.1, y)));
     }
-    RgbImage::from_raw(width, height, pixels).expect("the passes fill width x height pixels")
+    RgbImage::from_raw(width, height, pixels.into_owned()).expect("the passes fill width x height pixels")
 }
 
 /// The weights of one output pixel: input pixels `first..first + weights.len()`.
@@ -41,23 +51,24 @@ fn kernel(x: f64) -> f64 {
     }
 }
 
-fn taps(from: usize, to: usize) -> Vec<Taps> {
+/// For the pixels `part` of an axis of `from` pixels resized to `to`.
+fn taps(from: u32, to: u32, part: Range<u32>) -> Vec<Taps> {
     const SUPPORT: f64 = 2.0;
-    let scale = from as f64 / to as f64;
+    let scale = f64::from(from) / f64::from(to);
     // Shrinking widens the kernel (that is the antialiasing); enlarging does not narrow it.
     let stretch = scale.max(1.0);
     let support = SUPPORT * stretch;
-    let tap = |out: usize| {
-        let centre = (out as f64 + 0.5) * scale;
+    let tap = |out: u32| {
+        let centre = (f64::from(out) + 0.5) * scale;
         let first = (centre - support + 0.5).max(0.0) as usize;
-        let end = ((centre + support + 0.5) as usize).min(from);
+        let end = ((centre + support + 0.5) as usize).min(from as usize);
         // Pillow multiplies by the reciprocal; dividing instead changes last bits.
         let shrink = 1.0 / stretch;
         let exact: Vec<f64> = (first..end).map(|i| kernel((i as f64 - centre + 0.5) * shrink)).collect();
         let sum: f64 = exact.iter().sum();
         Taps { first, weights: exact.iter().map(|w| fixed_point(w / sum)).collect() }
     };
-    (0..to).map(tap).collect()
+    part.map(tap).collect()
 }
 
 fn fixed_point(weight: f64) -> i32 {
@@ -71,13 +82,13 @@ fn clip(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
-    let taps = taps(from, to);
+fn resize_rows(pixels: &[u8], from: usize, taps: &[Taps]) -> Vec<u8> {
+    let to = taps.len();
     let rows = pixels.len() / (from * CHANNELS);
     let mut out = vec![0; rows * to * CHANNELS];
     let lines = out.par_chunks_exact_mut(to * CHANNELS).zip(pixels.par_chunks_exact(from * CHANNELS));
     lines.for_each(|(out, line)| {
-        for (out, tap) in out.chunks_exact_mut(CHANNELS).zip(&taps) {
+        for (out, tap) in out.chunks_exact_mut(CHANNELS).zip(taps) {
             let mut sums = [HALF; CHANNELS];
             let inputs = line[tap.first * CHANNELS..].chunks_exact(CHANNELS);
             for (pixel, weight) in inputs.zip(&tap.weights) {
@@ -91,11 +102,10 @@ fn resize_rows(pixels: &[u8], from: usize, to: usize) -> Vec<u8> {
     out
 }
 
-fn resize_columns(pixels: &[u8], width: usize, from: usize, to: usize) -> Vec<u8> {
+fn resize_columns(pixels: &[u8], width: usize, taps: &[Taps]) -> Vec<u8> {
     let line = width * CHANNELS;
-    let taps = taps(from, to);
-    let mut out = vec![0; to * line];
-    out.par_chunks_exact_mut(line).zip(&taps).for_each_init(Vec::new, |sums: &mut Vec<i32>, (out, tap)| {
+    let mut out = vec![0; taps.len() * line];
+    out.par_chunks_exact_mut(line).zip(taps).for_each_init(Vec::new, |sums: &mut Vec<i32>, (out, tap)| {
         sums.clear();
         sums.resize(line, HALF);
         for (row, weight) in pixels[tap.first * line..].chunks_exact(line).zip(&tap.weights) {

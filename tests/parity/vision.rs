@@ -7,6 +7,7 @@ use flamingo::Error;
 use flamingo::error::WeightsError;
 use flamingo::vision::nfnet::{Features, NfNet, Row, Variant};
 use flamingo::vision::preprocess::{Fit, Preprocess};
+use flamingo::vision::resize::{bicubic, bicubic_part};
 use flamingo::vision::{VisionConfig, VisionEncoder};
 use flamingo::weights::Weights;
 use image::RgbImage;
@@ -226,9 +227,21 @@ fn resize_is_bit_equal_to_pillow() {
     assert_eq!(inputs.len(), 6);
     for name in inputs {
         let want = image(golden.tensor(&name.replace(".in", ".out")));
-        let got =
-            flamingo::vision::resize::bicubic(&image(golden.tensor(&name)), want.width(), want.height());
+        let got = bicubic(&image(golden.tensor(&name)), want.width(), want.height());
         assert!(got.as_raw() == want.as_raw(), "{name}");
+    }
+}
+
+#[test]
+fn a_part_is_the_same_pixels() {
+    let golden = Golden::load("preprocess");
+    let from = image(golden.tensor("fit.45x83.in"));
+    for size in [(45, 83), (45, 30), (90, 83), (17, 140)] {
+        let (x, y) = (size.0 / 4..size.0 / 2, size.1 / 3..size.1 - 2);
+        let whole = bicubic(&from, size.0, size.1);
+        let want =
+            image::imageops::crop_imm(&whole, x.start, y.start, x.len() as u32, y.len() as u32).to_image();
+        assert!(bicubic_part(&from, size, x, y) == want, "{size:?}");
     }
 }
 

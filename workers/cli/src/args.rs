@@ -1,0 +1,226 @@
+//! Options that mean the same in every subcommand.
+
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use candle_core::{DType, Device};
+use clap::{Args, ValueEnum};
+use flamingo::Pipeline;
+use flamingo::family::LoadOptions;
+use flamingo::generate::{Generation, Strategy};
+use flamingo::video::FrameSampling;
+use flamingo::weights::Quantization;
+
+/// The model that ships with the project.
+const DEFAULT_MODEL: &str = "models/flamingo-mini";
+/// What candle and rayon take their number of threads from.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Model directory.
+    #[arg(long, env = "FLAMINGO_MODEL", default_value = DEFAULT_MODEL, value_name = "DIR")]
+    pub model: PathBuf,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    pub device: DeviceName,
+    #[arg(long, default_value = "f32", value_enum)]
+    pub dtype: DTypeName,
+    /// What to do with quantised matrices: run them as they are, or dequantise them at load.
+    #[arg(long, default_value = "keep", value_enum)]
+    pub quantize: QuantizeName,
+    /// Threads of the model; by default one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceName {
+    Cpu,
+    Cuda(usize),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DTypeName {
+    F32,
+    Bf16,
+    F16,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum QuantizeName {
+    Keep,
+    None,
+}
+
+fn parse_device(text: &str) -> Result<DeviceName, String> {
+    match text.split_once(':') {
+        None if text == "cpu" => Ok(DeviceName::Cpu),
+        None if text == "cuda" => Ok(DeviceName::Cuda(0)),
+        Some(("cuda", n)) => n.parse().map(DeviceName::Cuda).map_err(|_| format!("`{n}` is not a device number")),
+        _ => Err("expected `cpu`, `cuda` or `cuda:N`".into()),
+    }
+}
+
+impl ModelArgs {
+    pub fn load(&self) -> anyhow::Result<Pipeline> {
+        self.settle_threads()?;
+        if !self.model.is_dir() {
+            let model = self.model.display();
+            bail!("{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`");
+        }
+        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+    }
+
+    pub fn options(&self) -> anyhow::Result<LoadOptions> {
+        let device = match self.device {
+            DeviceName::Cpu => Device::Cpu,
+            DeviceName::Cuda(n) => Device::new_cuda(n).map_err(|e| {
+                // candle appends a backtrace when one is asked for.
+                anyhow::anyhow!("cuda:{n}: {}", e.to_string().lines().next().unwrap_or_default())
+            })?,
+        };
+        let dtype = match self.dtype {
+            DTypeName::F32 => DType::F32,
+            DTypeName::Bf16 => DType::BF16,
+            DTypeName::F16 => DType::F16,
+        };
+        let quantization = match self.quantize {
+            QuantizeName::Keep => Quantization::Keep,
+            QuantizeName::None => Quantization::Dequantize,
+        };
+        Ok(LoadOptions { device, dtype, quantization })
+    }
+
+    /// candle reads its number of threads from the environment, once. Starting over with it set is the way to set it
+    /// without changing the environment of a running process.
+    fn settle_threads(&self) -> anyhow::Result<()> {
+        let Some(threads) = self.threads.map(|n| n.to_string()) else { return Ok(()) };
+        if std::env::var(THREADS).is_ok_and(|set| set == threads) {
+            return Ok(());
+        }
+        let error = std::process::Command::new(program()?)
+            .args(std::env::args_os().skip(1))
+            .env(THREADS, threads)
+            .exec();
+        Err(error).context("cannot start over with another number of threads")
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Frames")]
+pub struct SamplingArgs {
+    /// Frames per second.
+    #[arg(long, default_value_t = 1.0)]
+    pub fps: f64,
+    /// So many frames, spread evenly, instead of a rate.
+    #[arg(long, value_name = "N", conflicts_with = "fps")]
+    pub frames: Option<usize>,
+    /// Begin at this moment (`90`, `90s`, `1:30`).
+    #[arg(long, default_value = "0", value_parser = parse_seconds, value_name = "TIME")]
+    pub start: f64,
+    /// End before this moment.
+    #[arg(long, value_parser = parse_seconds, value_name = "TIME")]
+    pub end: Option<f64>,
+}
+
+impl SamplingArgs {
+    pub fn sampling(&self) -> FrameSampling {
+        let whole = match self.frames {
+            Some(n) => FrameSampling::uniform(n),
+            None => FrameSampling::fps(self.fps),
+        };
+        whole.within(self.start, self.end)
+    }
+}
+
+/// Seconds: `8`, `8s`, `500ms`, `2m`, `1:30`, `1:02:03.5`.
+pub fn parse_seconds(text: &str) -> Result<f64, String> {
+    let wrong = || format!("`{text}` is not a time such as `8s`, `1:30` or `1:02:03.5`");
+    let number = |t: &str| t.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(wrong);
+    for (unit, seconds) in [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
+        if let Some(amount) = text.strip_suffix(unit) {
+            return Ok(number(amount)? * seconds);
+        }
+    }
+    text.split(':').try_fold(0.0, |sum, part| Ok(sum * 60.0 + number(part)?))
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Answer")]
+pub struct GenerationArgs {
+    /// Beams of the search; 1 is greedy.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub beams: u16,
+    /// Divides a finished beam's log-likelihood by its length to this power.
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    pub length_penalty: f64,
+    /// Longest answer in tokens.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    pub max_new_tokens: u16,
+    /// Sample at this temperature instead of searching.
+    #[arg(long, conflicts_with = "beams")]
+    pub temperature: Option<f64>,
+    /// Sample from so many of the likeliest tokens; 0 is all.
+    #[arg(long, default_value_t = 0, requires = "temperature")]
+    pub top_k: usize,
+    /// Sample from the likeliest tokens that together hold this probability.
+    #[arg(long, default_value_t = 1.0, requires = "temperature")]
+    pub top_p: f64,
+    #[arg(long, default_value_t = 0, requires = "temperature")]
+    pub seed: u64,
+}
+
+impl GenerationArgs {
+    pub fn generation(&self) -> Generation {
+        let strategy = match (self.temperature, self.beams) {
+            (Some(temperature), _) => {
+                Strategy::Sample { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed }
+            }
+            (None, 1) => Strategy::Greedy,
+            (None, beams) => Strategy::Beam { beams: beams.into(), length_penalty: self.length_penalty },
+        };
+        Generation { strategy, max_new_tokens: self.max_new_tokens.into() }
+    }
+}
+
+/// This binary, which is also its own decoder.
+pub fn program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program on disk")
+}
+
+/// A folder for results, made if it is not there.
+pub fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_as_people_write_them() {
+        for (text, expected) in
+            [("8", 8.0), ("8s", 8.0), ("500ms", 0.5), ("2m", 120.0), ("1:30", 90.0), ("1:02:03.5", 3723.5)]
+        {
+            assert_eq!(parse_seconds(text), Ok(expected), "{text}");
+        }
+        for text in ["", "s", "-1", "1:", "nan", "inf", "8 s", "1:-2"] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn devices() {
+        for (text, expected) in
+            [("cpu", DeviceName::Cpu), ("cuda", DeviceName::Cuda(0)), ("cuda:3", DeviceName::Cuda(3))]
+        {
+            assert_eq!(parse_device(text), Ok(expected), "{text}");
+        }
+        for text in ["", "gpu", "cuda:", "cuda:x", "cpu:1"] {
+            assert!(parse_device(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `flamingo frames`: which frames the model would look at.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use flamingo::video::{ContactSheet, Sheet, VideoLimits};
+use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
+
+use crate::args::{SamplingArgs, program};
+use crate::output::write_png;
+
+#[derive(Debug, Args)]
+pub struct Frames {
+    /// A video or an image.
+    file: PathBuf,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Write the frames with their times as one picture (PNG).
+    #[arg(long, value_name = "PNG")]
+    sheet: Option<PathBuf>,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Frames {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let request = DecodeRequest {
+            name: self.file.clone(),
+            sampling: self.sampling.sampling(),
+            limits: VideoLimits::default(),
+            process: ProcessLimits::default(),
+        };
+        let mut frames = decode(&program()?, request)?;
+        let mut sheet = self.sheet.as_ref().map(|_| Sheet::new(ContactSheet::default()));
+        let mut times = Vec::new();
+        for frame in &mut frames {
+            let frame = frame?;
+            times.push(frame.pts);
+            if let Some(sheet) = &mut sheet {
+                sheet.add(&frame);
+            }
+        }
+        let (info, summary) = (frames.info(), frames.summary().cloned().unwrap_or_default());
+        if self.json {
+            let object = serde_json::json!({ "input": self.file, "video": info, "frame_times": times, "summary": summary });
+            println!("{object}");
+        } else {
+            let (file, codec, fps) = (self.file.display(), &info.codec, info.average_fps);
+            println!("{file}: {codec}, {}x{}, {:.3} s, {fps:.3} fps", info.width, info.height, info.duration);
+            let list = times.iter().map(|t| format!("{t:.3}")).collect::<Vec<_>>().join(" ");
+            println!("{} frames at {list} s", times.len());
+            println!("{} packets decoded, {} skipped", summary.decoded, summary.skipped);
+            for warning in &summary.warnings {
+                eprintln!("warning: {}: {warning}", self.file.display());
+            }
+        }
+        if let (Some(path), Some(sheet)) = (&self.sheet, &sheet) {
+            write_png(path, sheet)?;
+            if !self.json {
+                println!("contact sheet: {}", path.display());
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,81 @@
+//! Files and directories -> the videos and images to be looked at.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+/// What is taken from a directory; a file that is named is taken whatever its name. The decoder judges by content.
+const EXTENSIONS: &str =
+    "3g2 3gp avi gif jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts png ts webm webp";
+
+/// A video or image, and the name of its result: its path below the directory that was named, without separators.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    pub path: PathBuf,
+    pub name: String,
+}
+
+/// All inputs in order: named files as they are, directories from top to bottom in alphabetical order.
+///
+/// # Errors
+/// A directory that cannot be read, or nothing to look at in all of them.
+pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
+    let mut found = Vec::new();
+    for path in named {
+        if path.is_dir() {
+            for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
+                let entry = entry?;
+                if entry.file_type().is_file() && is_media(entry.path()) {
+                    let below = entry.path().strip_prefix(path).unwrap_or(entry.path());
+                    found.push((entry.path().to_path_buf(), result_name(below)));
+                }
+            }
+        } else {
+            found.push((path.clone(), result_name(Path::new(path.file_name().unwrap_or_default()))));
+        }
+    }
+    if found.is_empty() {
+        bail!("no video or image found; these are looked for in directories: {EXTENSIONS}");
+    }
+    Ok(with_unique_names(found))
+}
+
+fn is_media(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    extension.is_some_and(|e| EXTENSIONS.split(' ').any(|known| known == e))
+}
+
+fn result_name(path: &Path) -> String {
+    path.to_string_lossy().replace('/', "__")
+}
+
+/// The second `a.mp4` becomes `a.mp4-2`.
+fn with_unique_names(found: Vec<(PathBuf, String)>) -> Vec<Input> {
+    let mut taken = HashSet::new();
+    found
+        .into_iter()
+        .map(|(path, name)| {
+            let mut unique = name.clone();
+            for n in 2.. {
+                if taken.insert(unique.clone()) {
+                    break;
+                }
+                unique = format!("{name}-{n}");
+            }
+            Input { path, name: unique }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_do_not_overwrite_each_other() {
+        let named = ["a/x.mp4", "b/x.mp4", "x.mp4-2"].map(PathBuf::from);
+        let names: Vec<_> = find(&named).unwrap().into_iter().map(|i| i.name).collect();
+        assert_eq!(names, ["x.mp4", "x.mp4-2", "x.mp4-2-2"]);
+    }
+}

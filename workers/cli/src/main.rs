@@ -1,0 +1,70 @@
+//! The `flamingo` command: one executable whose subcommands are the roles.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod args;
+mod inputs;
+mod output;
+mod understand;
+mod frames;
+mod model;
+
+/// Captions, answers and labels for videos, from open weights on your own machine.
+#[derive(Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Say what is to be seen in videos and images.
+    Caption(understand::Caption),
+    /// Ask questions about videos and images.
+    Ask(understand::Ask),
+    /// Show which frames of a video the model would look at.
+    Frames(frames::Frames),
+    /// Look into model directories, trace them, make new ones.
+    #[command(subcommand)]
+    Model(model::Model),
+    /// The decoder's end of `video_worker::decoder`.
+    #[command(name = video_worker::decoder::SUBCOMMAND, hide = true)]
+    DecodeFrames { request: String },
+}
+
+/// All well; a usage error is clap's own exit code 2.
+const SOME_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    if let Command::DecodeFrames { request } = &command {
+        // Nothing but the decoder runs in its process: no logging, no model, no settings.
+        return exit(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_env("FLAMINGO_LOG"))
+        .with_writer(std::io::stderr)
+        .init();
+    exit(match command {
+        Command::Caption(command) => command.run(),
+        Command::Ask(command) => command.run(),
+        Command::Frames(command) => command.run(),
+        Command::Model(command) => command.run(),
+        Command::DecodeFrames { .. } => Ok(true),
+    })
+}
+
+/// `Ok(false)`: some inputs failed, and each has been named.
+fn exit(result: anyhow::Result<bool>) -> ExitCode {
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(SOME_FAILED),
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::from(SOME_FAILED)
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! `flamingo model inspect|trace|init`.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use candle_core::{Device, Tensor};
+use clap::{Args, Subcommand};
+use flamingo::Pipeline;
+use flamingo::family::native::{NativeConfig, SCHEMA, TokenNames, WeightFile, create};
+use flamingo::kernels::activation::Activation;
+use flamingo::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
+use flamingo::prompt::PromptFormat;
+use flamingo::trace::{split_pixels, trace};
+use flamingo::video::VideoLimits;
+use flamingo::vision::{Fit, Preprocess, VisionConfig, nfnet};
+use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
+
+use crate::args::{ModelArgs, SamplingArgs, make_folder, program};
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// Open a model directory strictly and say what is in it.
+    Inspect(Inspect),
+    /// Write every stage of one pass as a named tensor (safetensors).
+    Trace(Trace),
+    /// Make a new, untrained model directory around a language model.
+    Init(Init),
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// `<image>` or `<video>` marks where each medium goes, `<EOC>` the end of a chunk.
+    #[arg(long, value_name = "TEXT")]
+    prompt: String,
+    /// Videos and images, in the order of the prompt.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    media: Vec<PathBuf>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Ready pixels instead of files: `pixels` (frames, 3, h, w) and optionally `lengths`, the frames of each medium.
+    #[arg(long, value_name = "SAFETENSORS", conflicts_with = "media")]
+    pixels: Option<PathBuf>,
+    #[arg(long, value_name = "SAFETENSORS")]
+    out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The frozen language model: a GGUF file, or a directory with config.json, tokenizer.json and safetensors.
+    #[arg(long, value_name = "PATH")]
+    language: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl Model {
+    pub fn run(self) -> anyhow::Result<bool> {
+        match self {
+            Model::Inspect(command) => command.run(),
+            Model::Trace(command) => command.run(),
+            Model::Init(command) => command.run(),
+        }
+    }
+}
+
+impl Inspect {
+    fn run(self) -> anyhow::Result<bool> {
+        let pipeline = self.model.load()?;
+        let loaded = pipeline.loaded();
+        let language = loaded.model.language();
+        let parts = &loaded.parameters;
+        let layers = loaded.model.cross_attention_layers();
+        if self.json {
+            let object = serde_json::json!({
+                "about": loaded.about,
+                "parameters": parts,
+                "cross_attention_layers": layers,
+                "language": {
+                    "layers": language.n_layers(), "width": language.width(),
+                    "vocabulary": language.vocabulary(), "max_positions": language.max_positions(),
+                },
+                "preprocess": loaded.preprocess,
+                "prompt": loaded.format,
+            });
+            println!("{object}");
+            return Ok(true);
+        }
+        println!("{} ({})", loaded.about.name, loaded.about.family);
+        for (part, n) in parts {
+            println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
+        }
+        let (n, width) = (language.n_layers(), language.width());
+        println!("  language model   {n} layers of width {width}, {} tokens, up to {} positions", language.vocabulary(), language.max_positions());
+        println!("  cross-attention before layers {layers:?}");
+        println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
+        println!("  gates are {}", if loaded.about.sees { "open" } else { "closed: the model is untrained and cannot see" });
+        for (file, sha256) in &loaded.about.sha256 {
+            println!("  {file:<16} sha256 {sha256}");
+        }
+        Ok(true)
+    }
+}
+
+impl Trace {
+    fn run(self) -> anyhow::Result<bool> {
+        let pipeline = self.model.load()?;
+        let media = match &self.pixels {
+            Some(path) => ready_pixels(path, &self.model.options()?.device)?,
+            None => self.media.iter().map(|path| self.look_at(path, &pipeline)).collect::<anyhow::Result<_>>()?,
+        };
+        let stages = trace(&pipeline, &self.prompt, &media)?;
+        for (name, tensor) in &stages {
+            println!("{name:<16} {:?} {:?}", tensor.dtype(), tensor.dims());
+        }
+        let tensors: HashMap<String, Tensor> = stages.into_iter().collect();
+        let partial = self.out.with_extension("partial");
+        candle_core::safetensors::save(&tensors, &partial).with_context(|| format!("{}: cannot be written", self.out.display()))?;
+        std::fs::rename(&partial, &self.out).with_context(|| format!("{}: cannot be written", self.out.display()))?;
+        println!("written to {}", self.out.display());
+        Ok(true)
+    }
+
+    fn look_at(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<Tensor> {
+        let request = DecodeRequest {
+            name: path.into(),
+            sampling: self.sampling.sampling(),
+            limits: VideoLimits::default(),
+            process: ProcessLimits::default(),
+        };
+        let frames = decode(&program()?, request)?.map(|frame| Ok(pipeline.prepare(&frame?)));
+        let prepared = frames.collect::<anyhow::Result<Vec<_>>>()?;
+        if prepared.is_empty() {
+            bail!("{}: no frame lies in the sampled range", path.display());
+        }
+        Ok(pipeline.pixels(&prepared)?)
+    }
+}
+
+fn ready_pixels(path: &Path, device: &Device) -> anyhow::Result<Vec<Tensor>> {
+    let tensors = candle_core::safetensors::load(path, device).with_context(|| path.display().to_string())?;
+    let pixels = tensors.get("pixels").with_context(|| format!("{}: no tensor `pixels`", path.display()))?;
+    Ok(split_pixels(pixels, tensors.get("lengths"))?)
+}
+
+impl Init {
+    fn run(self) -> anyhow::Result<bool> {
+        make_folder(&self.out)?;
+        let language = relative(&self.language, &self.out)?;
+        create(&self.out, &mini(language), self.seed)?;
+        println!("untrained model written to {}", self.out.display());
+        Ok(true)
+    }
+}
+
+/// The shape of `flamingo-mini`: small enough for a CPU, cut to SmolLM2-135M.
+fn mini(language: PathBuf) -> NativeConfig {
+    let preprocess = Preprocess { fit: Fit::Pad, size: 160, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let encoder = nfnet::Config { variant: nfnet::Variant::Mini, features: nfnet::Features::FinalStage, preprocess };
+    let activation = Activation::SquaredRelu;
+    let resampler = ResamplerConfig {
+        width: 192,
+        depth: 4,
+        heads: 4,
+        head_width: 48,
+        latents: 64,
+        frames: 8,
+        feed_forward_multiple: 4,
+        activation,
+    };
+    let placement = Placement { every: 6, first: 0 };
+    let cross_attention = CrossAttentionConfig { placement, heads: 6, head_width: 64, feed_forward_multiple: 2, activation };
+    let tokens = TokenNames {
+        begin: Some("<|endoftext|>".into()),
+        media: "<file_sep>".into(),
+        end_of_chunk: "<|im_end|>".into(),
+        stop: vec!["<|endoftext|>".into()],
+    };
+    NativeConfig {
+        schema: SCHEMA.into(),
+        name: "flamingo-mini-untrained".into(),
+        vision: VisionConfig::Nfnet(encoder),
+        model: FlamingoConfig { resampler, cross_attention },
+        adapters: WeightFile { file: "adapters.safetensors".into(), sha256: None },
+        language: WeightFile { file: language, sha256: None },
+        tokens,
+        prompt: PromptFormat::default(),
+    }
+}
+
+/// `path` as seen from `folder`, so that a model directory can be moved together with its language model.
+fn relative(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
+    let real = |p: &Path| p.canonicalize().with_context(|| format!("{}: not found", p.display()));
+    let (path, folder) = (real(path)?, real(folder)?);
+    let shared = path.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
+    let up = folder.components().skip(shared).map(|_| Path::new(".."));
+    Ok(up.collect::<PathBuf>().join(path.components().skip(shared).collect::<PathBuf>()))
+}

@@ -1,0 +1,101 @@
+//! Reports -> the terminal, and files.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use flamingo::video::{Frame, Sheet};
+use indicatif::{ProgressBar, ProgressStyle};
+use video_worker::report::{Outcome, Report, write_whole};
+use video_worker::understand::human_time;
+
+use crate::inputs::Input;
+
+/// Where reports go.
+pub struct Output {
+    /// One JSON object per line on standard output instead of text.
+    pub json: bool,
+    /// A file per report.
+    pub folder: Option<PathBuf>,
+    /// WebVTT beside it.
+    pub web_vtt: bool,
+}
+
+impl Output {
+    /// Says and writes everything about one report.
+    ///
+    /// # Errors
+    /// Standard output or the folder cannot be written.
+    pub fn report(&self, name: &str, report: &Report, sheet: Option<&Sheet>) -> anyhow::Result<()> {
+        let json = serde_json::to_string(report)?;
+        if let Some(folder) = &self.folder {
+            let file = |extension: &str| folder.join(format!("{name}.{extension}"));
+            write(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
+            if let (Some(sheet), Outcome::Succeeded { .. }) = (sheet, &report.outcome) {
+                write_png(&file("png"), sheet)?;
+            }
+            if let (true, Outcome::Succeeded { .. }) = (self.web_vtt, &report.outcome) {
+                write(&file("vtt"), report.web_vtt().as_bytes())?;
+            }
+        }
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            writeln!(out, "{json}")?;
+        } else {
+            human(&mut out, report)?;
+        }
+        Ok(out.flush()?)
+    }
+}
+
+/// An error is said on standard error, where errors belong; its JSON goes where all JSON goes.
+fn human(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
+    let inputs = report.input.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+    match &report.outcome {
+        Outcome::Failed { error } => eprintln!("error[{}]: {}", error.code, error.message),
+        Outcome::Succeeded { answers } => {
+            writeln!(out, "{inputs}")?;
+            for answer in answers {
+                let range = format!("{}-{}", human_time(answer.start), human_time(answer.end.ceil()));
+                let question = answer.question.as_ref().map(|q| format!("{q} ")).unwrap_or_default();
+                writeln!(out, "  {range:<12} {question}{}", shown(&answer.text))?;
+            }
+        }
+    }
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
+    }
+    Ok(())
+}
+
+/// Answers are the model's words: they may not steer the terminal.
+fn shown(text: &str) -> String {
+    if text.is_empty() {
+        return "(nothing)".into();
+    }
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Writes a contact sheet as PNG, whole or not at all.
+pub fn write_png(path: &Path, sheet: &Sheet) -> anyhow::Result<()> {
+    let mut png = std::io::Cursor::new(Vec::new());
+    sheet.draw().write_to(&mut png, image::ImageFormat::Png)?;
+    write(path, png.get_ref())
+}
+
+pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    write_whole(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+}
+
+/// A bar over the inputs, drawn only on a terminal.
+pub fn progress(inputs: &[Input]) -> ProgressBar {
+    let bar = ProgressBar::new(inputs.len() as u64);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+/// Shows that frames are coming.
+pub fn show_frame(bar: &ProgressBar, input: &Input, frame: &Frame) {
+    bar.set_message(format!("{} {}", input.name, human_time(frame.pts)));
+}

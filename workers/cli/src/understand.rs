@@ -1,0 +1,157 @@
+//! `flamingo caption` and `flamingo ask`.
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::Args;
+use flamingo::Task;
+use flamingo::video::{ContactSheet, Sheet, VideoLimits};
+use video_worker::decoder::ProcessLimits;
+use video_worker::report::Outcome;
+use video_worker::understand::{Request, Understander};
+
+use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_seconds, program};
+use crate::inputs::{self, Input};
+use crate::output::{Output, progress, show_frame};
+
+#[derive(Debug, Args)]
+pub struct Caption {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub struct Ask {
+    #[command(flatten)]
+    common: Common,
+    /// A question about each input; may be given several times, the video is looked at once.
+    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt")]
+    question: Vec<String>,
+    /// One prompt about all inputs together, with `<image>` or `<video>` where each goes, in order, and `<EOC>` after
+    /// each example: `<image>A cat.<EOC><video>`.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window"])]
+    prompt: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// Videos, images, and directories of them.
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Cut the video into consecutive windows of this length, each with an answer of its own (`8s`, `1:30`).
+    #[arg(long, value_parser = parse_seconds, value_name = "TIME", help_heading = "Frames")]
+    window: Option<f64>,
+    /// Most frames that one answer may look at.
+    #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Frames")]
+    max_frames: usize,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    /// One JSON object per input and line on standard output.
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// Write one JSON file per input here, and WebVTT if windows were asked for.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: Option<PathBuf>,
+    /// Write the frames that were looked at as a contact sheet beside it.
+    #[arg(long, requires = "out", help_heading = "Output")]
+    sheet: bool,
+}
+
+impl Caption {
+    pub fn run(self) -> anyhow::Result<bool> {
+        self.common.run(vec![Task::Caption], false)
+    }
+}
+
+impl Ask {
+    pub fn run(self) -> anyhow::Result<bool> {
+        match self.prompt {
+            Some(prompt) => self.common.run(vec![Task::Complete { prompt }], true),
+            None => {
+                let tasks = self.question.into_iter().map(|question| Task::Question { question });
+                self.common.run(tasks.collect(), false)
+            }
+        }
+    }
+}
+
+impl Common {
+    fn run(self, tasks: Vec<Task>, together: bool) -> anyhow::Result<bool> {
+        let inputs = inputs::find(&self.inputs)?;
+        let request = self.request(tasks)?;
+        if let Some(folder) = &self.out {
+            make_folder(folder)?;
+        }
+        let pipeline = self.model.load()?;
+        if !pipeline.loaded().about.sees {
+            eprintln!("note: this model is untrained: its gates are closed, so it answers without seeing the video");
+        }
+        let understander = Understander { pipeline: &pipeline, decoder: program()? };
+        let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
+        if together { self.all_in_one(&inputs, &request, &understander, &output) } else { self.each(&inputs, &request, &understander, &output) }
+    }
+
+    fn each(&self, inputs: &[Input], request: &Request, understander: &Understander, output: &Output) -> anyhow::Result<bool> {
+        let bar = progress(inputs);
+        let mut failed = 0;
+        for input in inputs {
+            let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+            let report = understander.report(&input.path, request, &mut |frame| {
+                show_frame(&bar, input, frame);
+                if let Some(sheet) = &mut sheet {
+                    sheet.add(frame);
+                }
+            });
+            failed += usize::from(self.is_failure(&report.outcome));
+            bar.suspend(|| output.report(&input.name, &report, sheet.as_ref()))?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        if failed > 0 {
+            eprintln!("{failed} of {} inputs failed", inputs.len());
+        }
+        Ok(failed == 0)
+    }
+
+    fn all_in_one(&self, inputs: &[Input], request: &Request, understander: &Understander, output: &Output) -> anyhow::Result<bool> {
+        let paths: Vec<PathBuf> = inputs.iter().map(|i| i.path.clone()).collect();
+        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let report = understander.report_together(&paths, request, &mut |frame| {
+            if let Some(sheet) = &mut sheet {
+                sheet.add(frame);
+            }
+        });
+        output.report("answer", &report, sheet.as_ref())?;
+        Ok(!self.is_failure(&report.outcome))
+    }
+
+    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<Request> {
+        let sampling = self.sampling.sampling();
+        sampling.check()?;
+        if self.window == Some(0.0) {
+            bail!("a window of 0 seconds has no frames");
+        }
+        Ok(Request {
+            tasks,
+            sampling,
+            window: self.window,
+            max_frames: self.max_frames,
+            generation: self.generation.generation(),
+            limits: VideoLimits::default(),
+            process: ProcessLimits::default(),
+        })
+    }
+
+    fn is_failure(&self, outcome: &Outcome) -> bool {
+        if let Outcome::Failed { error } = outcome
+            && error.code == "limit_frames"
+        {
+            eprintln!("hint: cut long videos with --window, look at fewer frames with --frames or --fps, or raise --max-frames");
+        }
+        matches!(outcome, Outcome::Failed { .. })
+    }
+}

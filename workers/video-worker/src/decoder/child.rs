@@ -1,0 +1,62 @@
+//! The other side: runs in the child, and nowhere else.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
+
+use flamingo::error::VideoError;
+use flamingo::video::Video;
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use super::wire::{self, Message};
+use super::{DecodeRequest, ProcessLimits};
+
+/// Decodes the video on standard input as `request` (JSON) says and writes messages to standard output.
+///
+/// # Errors
+/// The request is malformed, or the parent has gone. What is wrong with the video is a message, not an error.
+pub fn serve(request: &str) -> io::Result<()> {
+    let request: DecodeRequest = serde_json::from_str(request)?;
+    limit(&request.process)?;
+    let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut output = BufWriter::with_capacity(1 << 18, io::stdout().lock());
+    match send(&request, file, &mut output)? {
+        Ok(()) => Ok(()),
+        Err(e) => wire::write(&mut output, Message::Failed { code: e.code().into(), message: e.to_string() }),
+    }
+}
+
+/// The outer result is about the parent, the inner one about the video.
+fn send(request: &DecodeRequest, file: File, output: &mut impl Write) -> io::Result<Result<(), VideoError>> {
+    let video = match Video::from_file(file, &request.name, &request.limits) {
+        Ok(video) => video,
+        Err(e) => return Ok(Err(e)),
+    };
+    let mut frames = match video.frames(&request.sampling) {
+        Ok(frames) => frames,
+        Err(e) => return Ok(Err(e)),
+    };
+    wire::write(output, Message::Info(video.info().clone()))?;
+    for frame in &mut frames {
+        match frame {
+            Ok(frame) => wire::write(output, Message::Frame(frame))?,
+            Err(e) => return Ok(Err(e)),
+        }
+    }
+    wire::write(output, Message::End(frames.summary()))?;
+    Ok(Ok(()))
+}
+
+/// Takes from this process what decoding does not need, before the first byte of the video is read.
+fn limit(limits: &ProcessLimits) -> io::Result<()> {
+    for (resource, most) in [
+        (Resource::As, limits.memory),
+        (Resource::Cpu, limits.cpu_s),
+        (Resource::Fsize, 0),
+        (Resource::Core, 0),
+        (Resource::Nofile, 16),
+    ] {
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,222 @@
+//! Decoding in a child process: no video bytes are parsed where there are credentials, sockets or a loaded model.
+//!
+//! The parent opens the file and hands it to the child as standard input; the child, the same binary under a hidden
+//! subcommand, limits itself, decodes, and writes [`wire`] messages to standard output. The child's environment is
+//! empty. A child that crashes or overstays is an error of that video and of nothing else.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flamingo::video::{Frame, FrameSampling, Summary, VideoInfo, VideoLimits};
+use serde::{Deserialize, Serialize};
+
+mod child;
+mod wire;
+
+pub use child::serve;
+use wire::Message;
+
+/// The hidden subcommand under which a binary calls [`serve`].
+pub const SUBCOMMAND: &str = "decode-frames";
+
+/// What the child is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DecodeRequest {
+    /// The input as errors name it; the child never opens it.
+    pub name: PathBuf,
+    pub sampling: FrameSampling,
+    pub limits: VideoLimits,
+    pub process: ProcessLimits,
+}
+
+/// What the child process may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProcessLimits {
+    /// Bytes of address space.
+    pub memory: u64,
+    /// Seconds of processor time.
+    pub cpu_s: u64,
+    /// Seconds from start to end, waiting for the reader included.
+    pub wall_s: u64,
+}
+
+impl Default for ProcessLimits {
+    fn default() -> Self {
+        Self { memory: 4 << 30, cpu_s: 3600, wall_s: 3600 }
+    }
+}
+
+/// Why a video did not come out of the child as frames.
+#[derive(Debug, thiserror::Error)]
+pub enum DecoderError {
+    /// The file cannot be opened, or no child can be started.
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: std::io::Error },
+    /// The decoder's own word: a [`VideoError`](flamingo::error::VideoError) with its code.
+    #[error("{message}")]
+    Video { code: String, message: String },
+    #[error("{path}: the decoder crashed ({how})")]
+    Crashed { path: PathBuf, how: String },
+    #[error("{path}: decoding took longer than the {allowed} s that are allowed")]
+    Deadline { path: PathBuf, allowed: u64 },
+}
+
+impl DecoderError {
+    /// The stable code of this error, part of the public contract.
+    pub fn code(&self) -> &str {
+        match self {
+            DecoderError::Io { .. } => "io",
+            DecoderError::Video { code, .. } => code,
+            DecoderError::Crashed { .. } => "decoder_crashed",
+            DecoderError::Deadline { .. } => "decoder_deadline",
+        }
+    }
+}
+
+/// The frames of one video, as the child decodes them. Dropping it ends the child.
+#[derive(Debug)]
+pub struct DecodedFrames {
+    request: DecodeRequest,
+    output: BufReader<ChildStdout>,
+    child: Guarded,
+    info: VideoInfo,
+    summary: Option<Summary>,
+    failed: bool,
+}
+
+/// Starts `program` as the decoder of `request.name` and waits until it knows what the file is.
+///
+/// # Errors
+/// The file is no video within the limits, or the child could not do its work.
+pub fn decode(program: &Path, request: DecodeRequest) -> Result<DecodedFrames, DecoderError> {
+    let io = |source| DecoderError::Io { path: request.name.clone(), source };
+    let file = File::open(&request.name).map_err(io)?;
+    if file.metadata().map_err(io)?.is_dir() {
+        return Err(io(std::io::ErrorKind::IsADirectory.into()));
+    }
+    let text = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
+    let mut child = Command::new(program)
+        .arg(SUBCOMMAND)
+        .arg(text)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(file))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(io)?;
+    let mut output = BufReader::with_capacity(1 << 18, child.stdout.take().expect("stdout is piped"));
+    let mut child = Guarded::new(child, Duration::from_secs(request.process.wall_s));
+    match next(&mut output, &request) {
+        Ok(Message::Info(info)) => Ok(DecodedFrames { request, output, child, info, summary: None, failed: false }),
+        Ok(Message::Failed { code, message }) => Err(DecoderError::Video { code, message }),
+        Ok(_) | Err(_) => Err(child.post_mortem(&request)),
+    }
+}
+
+fn next(output: &mut impl Read, request: &DecodeRequest) -> std::io::Result<Message> {
+    wire::read(output, request.limits.max_pixels)
+}
+
+impl DecodedFrames {
+    pub fn info(&self) -> &VideoInfo {
+        &self.info
+    }
+
+    /// Counts and warnings; there once the iterator has ended without an error.
+    pub fn summary(&self) -> Option<&Summary> {
+        self.summary.as_ref()
+    }
+}
+
+impl Iterator for DecodedFrames {
+    type Item = Result<Frame, DecoderError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed || self.summary.is_some() {
+            return None;
+        }
+        let error = match next(&mut self.output, &self.request) {
+            Ok(Message::Frame(frame)) => return Some(Ok(frame)),
+            Ok(Message::End(summary)) => {
+                self.summary = Some(summary);
+                return None;
+            }
+            Ok(Message::Failed { code, message }) => DecoderError::Video { code, message },
+            Ok(Message::Info(_)) | Err(_) => self.child.post_mortem(&self.request),
+        };
+        self.failed = true;
+        Some(Err(error))
+    }
+}
+
+/// A child that is killed at its deadline, and when nobody reads it any more.
+#[derive(Debug)]
+struct Guarded {
+    child: Arc<Mutex<Child>>,
+    /// Dropped to say that the child is not needed; the watch then kills it if it still runs.
+    release: Option<Sender<()>>,
+    /// Says whether the deadline passed.
+    watch: Option<JoinHandle<bool>>,
+}
+
+impl Guarded {
+    fn new(child: Child, deadline: Duration) -> Self {
+        let child = Arc::new(Mutex::new(child));
+        let (release, released) = channel();
+        let watched = child.clone();
+        let watch = std::thread::spawn(move || {
+            let late = released.recv_timeout(deadline) == Err(RecvTimeoutError::Timeout);
+            let mut child = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // A child that has ended by itself cannot be killed; its status says how.
+            if late || !matches!(child.try_wait(), Ok(Some(_))) {
+                let _ = child.kill();
+            }
+            late
+        });
+        Self { child, release: Some(release), watch: Some(watch) }
+    }
+
+    /// Why the child stopped talking in the middle of a sentence.
+    fn post_mortem(&mut self, request: &DecodeRequest) -> DecoderError {
+        let path = request.name.clone();
+        // Its output has ended, so it is ending; give it the moment that takes.
+        for _ in 0..50 {
+            if let Ok(Some(_)) = self.lock().try_wait() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        if self.stop() {
+            return DecoderError::Deadline { path, allowed: request.process.wall_s };
+        }
+        let how = self.lock().wait().map_or_else(|e| e.to_string(), |status| status.to_string());
+        DecoderError::Crashed { path, how }
+    }
+
+    /// Ends watch and child; says whether the deadline had passed.
+    fn stop(&mut self) -> bool {
+        drop(self.release.take());
+        let late = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false));
+        let _ = self.lock().wait();
+        late
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,101 @@
+//! What the child says to the parent. The parent does not trust it: every length is checked before it is believed.
+
+use std::io::{self, Read, Write};
+
+use flamingo::video::{Frame, Summary, VideoInfo};
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+/// A message of words is a few hundred bytes; a summary names a few warnings.
+const HEADER_LIMIT: u32 = 1 << 20;
+
+#[derive(Debug)]
+pub(super) enum Message {
+    /// Always first, unless the file is refused.
+    Info(VideoInfo),
+    Frame(Frame),
+    /// Always last.
+    End(Summary),
+    /// Instead of what would have come next.
+    Failed {
+        code: String,
+        message: String,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Header {
+    Info(VideoInfo),
+    Frame { pts: f64, width: u32, height: u32 },
+    End(Summary),
+    Failed { code: String, message: String },
+}
+
+/// Writes one message: the length of its header (u32, little endian), the header as JSON, and for a frame its pixels
+/// (RGB, row by row).
+pub(super) fn write(output: &mut impl Write, message: Message) -> io::Result<()> {
+    let (header, pixels) = match message {
+        Message::Info(info) => (Header::Info(info), None),
+        Message::End(summary) => (Header::End(summary), None),
+        Message::Failed { code, message } => (Header::Failed { code, message }, None),
+        Message::Frame(Frame { pts, image }) => {
+            (Header::Frame { pts, width: image.width(), height: image.height() }, Some(image))
+        }
+    };
+    let header = serde_json::to_vec(&header)?;
+    output.write_all(&(header.len() as u32).to_le_bytes())?;
+    output.write_all(&header)?;
+    if let Some(pixels) = pixels {
+        output.write_all(pixels.as_raw())?;
+    }
+    output.flush()
+}
+
+pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message> {
+    let mut length = [0; 4];
+    input.read_exact(&mut length)?;
+    let length = u32::from_le_bytes(length);
+    if length > HEADER_LIMIT {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut header = vec![0; length as usize];
+    input.read_exact(&mut header)?;
+    Ok(match serde_json::from_slice(&header)? {
+        Header::Info(info) => Message::Info(info),
+        Header::End(summary) => Message::End(summary),
+        Header::Failed { code, message } => Message::Failed { code, message },
+        Header::Frame { pts, width, height } => {
+            if u64::from(width) * u64::from(height) > max_pixels {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let mut pixels = vec![0; width as usize * height as usize * 3];
+            input.read_exact(&mut pixels)?;
+            let image = RgbImage::from_raw(width, height, pixels).ok_or(io::ErrorKind::InvalidData)?;
+            Message::Frame(Frame { pts, image })
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_arrives_as_it_was_sent() {
+        let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 7]));
+        let mut sent = Vec::new();
+        write(&mut sent, Message::Frame(Frame { pts: 0.1 + 0.2, image: image.clone() })).unwrap();
+        let Message::Frame(frame) = read(&mut &sent[..], 15).unwrap() else { panic!("not a frame") };
+        assert_eq!((frame.pts, frame.image), (0.1 + 0.2, image));
+        assert!(read(&mut &sent[..], 14).is_err(), "more pixels than are allowed");
+        assert!(read(&mut &sent[..sent.len() - 1], 15).is_err(), "cut short");
+    }
+
+    #[test]
+    fn lengths_are_not_believed() {
+        for bytes in [&b"\xff\xff\xff\xff{}"[..], b"\x02\0\0\0{}", b"\x05\0\0\0{\"a\""] {
+            assert!(read(&mut &bytes[..], 15).is_err(), "{bytes:?}");
+        }
+    }
+}
