@@ -16,9 +16,15 @@ if [ ! -f "$model/config.json" ]; then
 fi
 
 rm -rf "$out"
-{
-    "$flamingo" caption samples --model "$model" --out "$out" --sheet --json
-    "$flamingo" ask samples/flamingo.mp4 --model "$model" --question "What animal is this?" --json
-} | python3 scripts/table.py
+mkdir -p "$out"
+reports=$out/reports.jsonl
+status=0
+"$flamingo" caption samples --model "$model" --out "$out" --sheet --json >"$reports" || status=$?
+"$flamingo" ask samples/flamingo.mp4 --model "$model" --question "What animal is this?" --json >>"$reports" || status=$?
+
+echo
+python3 scripts/table.py <"$reports"
+echo
 
 echo "The reports (JSON) and the frames that were looked at (PNG) are in $out/"
+exit $status
