@@ -2,8 +2,8 @@
 
 pub mod config;
 pub mod resampler;
-pub mod cross_attention;
 pub mod media;
+pub mod cross_attention;
 pub mod flamingo;
 
 pub use config::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};

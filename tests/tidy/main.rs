@@ -1,1 +1,452 @@
 //! The rules of ARCHITECTURE.md that a machine can hold.
+//!
+//! A rule is a function from files to complaints (`file:line: what`). Every test first shows its rule an example that
+//! breaks it, so that a rule that can no longer fail is noticed, and then the project.
+
+mod tree;
+
+use tree::{Source, extension, has_word, paths, root, rust, texts};
+
+/// The rule finds exactly the complaints that begin with `expected` in `broken`, and none in `real`.
+fn check(
+    rule: impl Fn(&[Source]) -> Vec<String>,
+    broken: &[(&str, &str)],
+    expected: &[&str],
+    real: &[Source],
+) {
+    let source = |&(path, text): &(&str, &str)| Source { path: path.into(), text: text.into() };
+    let found = rule(&broken.iter().map(source).collect::<Vec<_>>());
+    let as_expected =
+        found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));
+    assert!(as_expected, "the rule does not see what it should: {found:#?}, expected {expected:#?}");
+    assert!(!real.is_empty(), "no file is held to this rule");
+    let complaints = rule(real);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+/// One complaint per line of code that `wrong` gives a reason for.
+fn lines(sources: &[Source], wrong: impl Fn(&Source, &str) -> Option<String>) -> Vec<String> {
+    let of = |s: &Source| -> Vec<String> {
+        let complaint = |(n, line): (usize, &str)| Some(format!("{}:{n}: {}", s.path, wrong(s, line)?));
+        s.code().filter_map(complaint).collect()
+    };
+    sources.iter().flat_map(of).collect()
+}
+
+fn under(path: &str, places: &[&str]) -> bool {
+    places.iter().any(|place| path == *place || place.ends_with('/') && path.starts_with(place))
+}
+
+// ---- reading order is dependency order ----
+
+#[test]
+fn a_module_uses_only_modules_above_it() {
+    check(
+        order,
+        &[
+            ("src/lib.rs", "mod a;\nmod b;\nmod c;\npub use c::Late;\n"),
+            ("src/a.rs", "// crate::b\nuse crate::{a::X, b::{c, D}};\nfn f() { crate::Late }\n"),
+            ("src/b.rs", "use crate::a::X;\nmod one;\nmod two;\n"),
+            ("src/b/one.rs", "use super::{Mine, two::Y};\n#[cfg(test)]\nmod tests { use crate::c::Z; }\n"),
+            ("src/b/two.rs", "use super::one::Y;\nuse super::super::c::Z;\n"),
+        ],
+        &[
+            "src/a.rs:2: uses crate::b, which stands below",
+            "src/a.rs:3: uses crate::c, which",
+            "src/b/one.rs:1: uses super::two",
+        ],
+        &rust(&["src"]),
+    );
+}
+
+fn order(sources: &[Source]) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for parent in sources {
+        let modules = parent.modules();
+        let folder = parent.path.trim_end_matches(".rs").trim_end_matches("/mod").trim_end_matches("/lib");
+        let head = if parent.path == "src/lib.rs" { "crate::" } else { "super::" };
+        for (place, module) in modules.iter().enumerate() {
+            let file = [format!("{folder}/{module}.rs"), format!("{folder}/{module}/mod.rs")];
+            let inside = format!("{folder}/{module}/");
+            // `crate::` means the same at any depth, `super::` only in the module's own file.
+            let own =
+                |s: &&Source| file.contains(&s.path) || head == "crate::" && s.path.starts_with(&inside);
+            for source in sources.iter().filter(own).filter(|s| !s.path.ends_with("/tests.rs")) {
+                for (line, name) in source.names_after(head) {
+                    let name = exported_from(parent, &name).unwrap_or(name);
+                    if modules.iter().position(|m| *m == name).is_some_and(|other| other > place) {
+                        complaints
+                            .push(format!("{}:{line}: uses {head}{name}, which stands below", source.path));
+                    }
+                }
+            }
+        }
+    }
+    complaints.sort();
+    complaints
+}
+
+/// `Error` -> `error`, by the `pub use error::{Error, Result};` of the library's root.
+fn exported_from(parent: &Source, name: &str) -> Option<String> {
+    let of = |(_, line): (usize, &str)| {
+        let (module, names) = line.trim().strip_prefix("pub use ")?.split_once("::")?;
+        has_word(names, name).then(|| module.to_owned())
+    };
+    parent.code().find_map(of)
+}
+
+#[test]
+fn rustfmt_keeps_the_reading_order() {
+    let rule = |s: &[Source]| -> Vec<String> {
+        let kept = |s: &&Source| !s.text.lines().any(|line| line == "reorder_modules = false");
+        s.iter().filter(kept).map(|s| format!("{}:1: does not say reorder_modules = false", s.path)).collect()
+    };
+    check(rule, &[("rustfmt.toml", "")], &["rustfmt.toml:1:"], &only("rustfmt.toml"));
+}
+
+// ---- size and names ----
+
+#[test]
+fn no_file_is_longer_than_600_lines() {
+    let rule = |s: &[Source]| -> Vec<String> {
+        let long = |s: &&Source| s.text.lines().count() > 600;
+        s.iter().filter(long).map(|s| format!("{}:601: longer than 600 lines", s.path)).collect()
+    };
+    check(rule, &[("src/a.rs", &"\n".repeat(601))], &["src/a.rs:601"], &ours());
+}
+
+#[test]
+fn a_module_is_named_after_what_it_does() {
+    const EMPTY: [&str; 8] = ["common", "util", "utils", "helper", "helpers", "manager", "misc", "base"];
+    let rule = |s: &[Source]| -> Vec<String> {
+        let said = |s: &Source| {
+            let name = EMPTY
+                .into_iter()
+                .find(|e| s.path.trim_end_matches(".rs").split('/').any(|part| part == *e))?;
+            Some(format!("{}:1: `{name}` says nothing", s.path))
+        };
+        let files = s.iter().filter_map(said);
+        let inline = lines(s, |_, line| {
+            let name = EMPTY.into_iter().find(|e| has_word(line, &format!("mod {e}")))?;
+            Some(format!("`{name}` says nothing"))
+        });
+        files.chain(inline).collect()
+    };
+    let broken = [("src/helpers/a.rs", ""), ("src/b.rs", "\nmod utils {\n")];
+    check(rule, &broken, &["src/helpers/a.rs:1: `helpers`", "src/b.rs:2: `utils`"], &ours());
+}
+
+// ---- what may stand where ----
+
+#[test]
+fn ffmpeg_is_called_in_one_place() {
+    let rule = |s: &[Source]| {
+        lines(s, |s, line| {
+            let calls = ["ffmpeg_next", "ffmpeg_sys_next"].iter().any(|name| has_word(line, name));
+            (calls && !under(&s.path, &["src/video/decode.rs", "src/video/decode/"]))
+                .then(|| "FFmpeg is called in src/video/decode only".into())
+        })
+    };
+    let broken =
+        [("src/video/decode/open.rs", "use ffmpeg_next;"), ("src/video/plan.rs", "use ffmpeg_next as f;")];
+    check(rule, &broken, &["src/video/plan.rs:1: FFmpeg"], &rust(&["src", "workers", "tests/support"]));
+}
+
+#[test]
+fn workers_decode_in_a_child_process() {
+    let rule = |s: &[Source]| {
+        lines(s, |s, line| {
+            let parses = line.contains("Video::open");
+            (parses && !under(&s.path, &["src/", "workers/video-worker/src/decoder/child.rs"]))
+                .then(|| "video bytes are parsed in the decoder's child process only".into())
+        })
+    };
+    let broken = [("src/pipeline.rs", "Video::open(path)"), ("workers/cli/src/a.rs", "\nVideo::open(path)")];
+    check(rule, &broken, &["workers/cli/src/a.rs:2: video bytes"], &rust(&["src", "workers"]));
+}
+
+#[test]
+fn unsafe_is_rare_and_proved() {
+    const ALLOWED: [&str; 5] =
+        ["src/weights.rs", "src/weights/", "src/kernels/conv.rs", "src/video/decode.rs", "src/video/decode/"];
+    let rule = |sources: &[Source]| -> Vec<String> {
+        let mut complaints = Vec::new();
+        for s in sources {
+            for (n, _) in s.code().filter(|(_, line)| has_word(line, "unsafe")) {
+                let above = s.text.lines().take(n).collect::<Vec<_>>();
+                if !under(&s.path, &ALLOWED) {
+                    complaints.push(format!("{}:{n}: unsafe is not allowed in this file", s.path));
+                } else if !above.iter().rev().take(6).any(|line| line.contains("// SAFETY: ")) {
+                    complaints
+                        .push(format!("{}:{n}: unsafe without a `// SAFETY: ` comment above it", s.path));
+                }
+            }
+        }
+        complaints
+    };
+    let broken = [
+        ("src/weights.rs", "#[allow(unsafe_code)]\n// SAFETY: because.\nunsafe {}\n\n\n\n\n\nunsafe {}"),
+        ("src/task/mod.rs", "// SAFETY: trust me.\nunsafe {}"),
+    ];
+    let expected = ["src/weights.rs:9: unsafe without", "src/task/mod.rs:2: unsafe is not allowed"];
+    check(rule, &broken, &expected, &not_tidy(ours()));
+}
+
+#[test]
+fn only_wire_report_task_and_config_types_are_serialisable() {
+    const ALLOWED: [&str; 16] = [
+        "src/error.rs",
+        "src/kernels/activation.rs",
+        "src/video/mod.rs",
+        "src/video/limits.rs",
+        "src/video/sampling.rs",
+        "src/video/orientation.rs",
+        "src/vision/",
+        "src/language/llama/config.rs",
+        "src/model/config.rs",
+        "src/prompt.rs",
+        "src/generate/mod.rs",
+        "src/family/",
+        "src/task/",
+        "workers/video-worker/src/report.rs",
+        "workers/video-worker/src/decoder/",
+        "workers/cli/",
+    ];
+    let rule = |s: &[Source]| {
+        lines(s, |s, line| {
+            let derives = ["Serialize", "Deserialize"].iter().any(|name| has_word(line, name));
+            (derives && line.contains("derive(") && !under(&s.path, &ALLOWED))
+                .then(|| "a serialisable type".into())
+        })
+    };
+    let derive = "#[derive(Debug, serde::Serialize)]";
+    check(
+        rule,
+        &[("src/task/mod.rs", derive), ("src/model/flamingo.rs", derive)],
+        &["src/model/flamingo.rs:1: a serialisable type"],
+        &rust(&["src", "workers"]),
+    );
+}
+
+#[test]
+fn nothing_is_left_to_do() {
+    let words = ["todo", "unimplemented", "dbg"].map(|word| format!("{word}!"));
+    let rule = |s: &[Source]| {
+        lines(s, |_, line| words.iter().find(|w| line.contains(w.as_str())).map(|w| format!("`{w}` is left")))
+    };
+    let line = format!("\n{}(1)", words[2]);
+    check(rule, &[("src/a.rs", &line)], &["src/a.rs:2: `dbg!"], &not_tidy(ours()));
+}
+
+// ---- the crates ----
+
+#[test]
+fn the_library_has_no_network_sql_queue_or_async() {
+    const OUTSIDE: [&str; 16] = [
+        "async-std",
+        "aws-sdk-s3",
+        "axum",
+        "deadpool",
+        "flamingo-jobs",
+        "futures",
+        "hf-hub",
+        "hyper",
+        "lapin",
+        "object_store",
+        "redis",
+        "reqwest",
+        "rusqlite",
+        "sqlx",
+        "tokio",
+        "ureq",
+    ];
+    let rule = |s: &[Source]| {
+        let outside = |s: &Source| -> Vec<String> {
+            let of = dependencies(s).into_iter().filter(|(_, name)| OUTSIDE.contains(&name.as_str()));
+            of.map(|(n, name)| format!("{}:{n}: {name} has no place in the library", s.path)).collect()
+        };
+        s.iter().flat_map(outside).collect()
+    };
+    let broken = "[package]\n[dependencies]\nserde.workspace = true\ntokio = \"1\"\n[workspace.dependencies]\nsqlx = \"1\"";
+    check(rule, &[("Cargo.toml", broken)], &["Cargo.toml:4: tokio"], &only("Cargo.toml"));
+}
+
+#[test]
+fn every_dependency_is_used() {
+    let rule = |sources: &[Source]| {
+        let mut complaints = Vec::new();
+        for manifest in sources.iter().filter(|s| s.path.ends_with("Cargo.toml")) {
+            let folder = manifest.path.trim_end_matches("Cargo.toml");
+            // The root package shares its folder with the other packages.
+            let places =
+                ["src/", "examples/", "benches/", "build.rs"].map(|place| format!("{folder}{place}"));
+            let own = |s: &&Source| match folder {
+                "" => places.iter().any(|place| s.path.starts_with(place.as_str())),
+                _ => s.path.starts_with(folder),
+            };
+            let code: Vec<_> = sources.iter().filter(|s| s.path.ends_with(".rs")).filter(own).collect();
+            for (n, name) in dependencies(manifest) {
+                let word = name.replace('-', "_");
+                if !code.iter().any(|s| s.text.lines().any(|line| names_crate(line, &word))) {
+                    complaints.push(format!("{}:{n}: `{name}` is not used", manifest.path));
+                }
+            }
+        }
+        complaints
+    };
+    let broken = [
+        (
+            "Cargo.toml",
+            "[dependencies]\nhalf = \"2\"\n[dev-dependencies]\nrand_distr = { path = \"\" }\ngemm.workspace = true",
+        ),
+        ("src/lib.rs", "use half::f16;\n// rand_distr\nlet gemm = 1;"),
+        ("tests/a.rs", "use rand_distr::Normal;"),
+    ];
+    let real: Vec<_> =
+        texts("").into_iter().filter(|s| s.path.ends_with("Cargo.toml") || s.path.ends_with(".rs")).collect();
+    check(rule, &broken, &["Cargo.toml:4: `rand_distr`", "Cargo.toml:5: `gemm`"], &not_tidy(real));
+}
+
+fn names_crate(line: &str, name: &str) -> bool {
+    let code = line.trim_start();
+    has_word(code, name)
+        && !code.starts_with("//")
+        && (code.contains(&format!("{name}::")) || code.contains(&format!("use {name}")))
+}
+
+/// `(line, name)` in the dependency tables of a package.
+fn dependencies(manifest: &Source) -> Vec<(usize, String)> {
+    let (mut inside, mut found) = (false, Vec::new());
+    for (n, line) in (1..).zip(manifest.text.lines().map(str::trim)) {
+        if let Some(table) = line.strip_prefix('[') {
+            let table = table.trim_end_matches(']');
+            inside = table.ends_with("dependencies") && !table.starts_with("workspace");
+        } else if inside && !line.starts_with('#') {
+            let name = line.split(['.', '=', ' ']).next().unwrap_or("");
+            found.extend((!name.is_empty()).then(|| (n, name.to_owned())));
+        }
+    }
+    found
+}
+
+#[test]
+fn every_package_obeys_the_lints_of_the_workspace() {
+    let rule = |s: &[Source]| -> Vec<String> {
+        let free = |s: &&Source| !s.text.contains("[lints]\nworkspace = true");
+        s.iter().filter(free).map(|s| format!("{}:1: has no [lints] workspace = true", s.path)).collect()
+    };
+    let real: Vec<_> = texts("").into_iter().filter(|s| s.path.ends_with("Cargo.toml")).collect();
+    check(rule, &[("bench/Cargo.toml", "[lints]\n")], &["bench/Cargo.toml:1"], &real);
+}
+
+// ---- data ----
+
+#[test]
+fn every_golden_has_a_test_and_a_generator() {
+    let listing = paths("tests/parity/golden").join("\n");
+    let rule = |s: &[Source]| {
+        let (lists, files): (Vec<&Source>, Vec<&Source>) = s.iter().partition(|s| s.path == "listing");
+        let mut goldens: Vec<&str> = lists
+            .iter()
+            .flat_map(|l| l.text.lines())
+            .filter_map(|p| p.strip_prefix("tests/parity/golden/"))
+            .collect();
+        goldens.retain(|p| extension(p) != "py" && !p.starts_with("requirements") && !p.ends_with(".md"));
+        // A folder is one golden; a file is called by its name, with or without what follows the dot.
+        goldens.iter_mut().for_each(|p| *p = p.split(['/', '.']).next().unwrap_or(p));
+        goldens.dedup();
+        let missing = |name: &&str, kind: &str| {
+            !files.iter().any(|s| extension(&s.path) == kind && has_word(&s.text, name))
+        };
+        let tell = |name: &str, what: &str| format!("tests/parity/golden/{name}: {what}");
+        let unread = goldens.iter().filter(|g| missing(g, "rs")).map(|g| tell(g, "no test reads it"));
+        let unmade = goldens.iter().filter(|g| missing(g, "py")).map(|g| tell(g, "no script makes it"));
+        unread.chain(unmade).collect()
+    };
+    let broken = [
+        (
+            "listing",
+            "tests/parity/golden/a.safetensors\ntests/parity/golden/b/config.json\ntests/parity/golden/c.txt",
+        ),
+        ("tests/parity/x.rs", r#"Golden::load("a"); folder().join("b");"#),
+        ("tests/parity/golden/make.py", r#"save("a.safetensors"); open("c.txt")"#),
+    ];
+    let expected = ["tests/parity/golden/c: no test", "tests/parity/golden/b: no script"];
+    let mut real = not_tidy(texts("tests"));
+    real.push(Source { path: "listing".into(), text: listing });
+    check(rule, &broken, &expected, &real);
+}
+
+#[test]
+fn samples_are_small_and_described() {
+    let described = only("samples/README.md");
+    let mut total = 0;
+    for path in paths("samples").iter().filter(|path| !path.ends_with(".md")) {
+        total += std::fs::metadata(root().join(path)).map_or(0, |m| m.len());
+        let name = path.trim_start_matches("samples/");
+        assert!(described[0].text.contains(name), "samples/README.md:1: does not say what {name} shows");
+    }
+    assert!((1..1_000_000).contains(&total), "samples:1: {total} bytes together, at most 1 MB is allowed");
+}
+
+// ---- every file ----
+
+#[test]
+fn no_path_of_somebodys_machine() {
+    let places = ["home", "root", "work", "Users"].map(|place| format!("/{place}/"));
+    let rule = |sources: &[Source]| -> Vec<String> {
+        let starts = |line: &str, place: &str| {
+            line.match_indices(place)
+                .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || ".}~_-".contains(c)))
+        };
+        let of = |s: &Source| -> Vec<String> {
+            let bad = s.text.lines().enumerate().filter(|(_, line)| places.iter().any(|p| starts(line, p)));
+            bad.map(|(i, _)| format!("{}:{}: a path of somebody's machine", s.path, i + 1)).collect()
+        };
+        sources.iter().flat_map(of).collect()
+    };
+    let bad = format!("a/home/b\nopen(\"{}ann/model\")", places[0]);
+    check(rule, &[("scripts/a.sh", &bad)], &["scripts/a.sh:2: a path"], &texts(""));
+}
+
+#[test]
+fn architecture_names_what_exists() {
+    const ROOMS: [&str; 9] =
+        ["src/", "workers/", "tests/", "bench/", "scripts/", "samples/", "models/", "docs/", "examples/"];
+    let rule = |sources: &[Source]| -> Vec<String> {
+        let of = |s: &Source| -> Vec<String> {
+            let mut complaints = Vec::new();
+            for (i, line) in s.text.lines().enumerate() {
+                let quoted = line.split('`').skip(1).step_by(2);
+                for path in quoted
+                    .filter(|q| ROOMS.iter().any(|room| q.starts_with(room)) && !q.contains(['*', '{', ' ']))
+                {
+                    if !root().join(path).exists() {
+                        complaints.push(format!("{}:{}: `{path}` does not exist", s.path, i + 1));
+                    }
+                }
+            }
+            complaints
+        };
+        sources.iter().flat_map(of).collect()
+    };
+    let broken = [("ARCHITECTURE.md", "`src/lib.rs`\nsee `src/nowhere.rs` for `src/{a,b}.rs`")];
+    check(rule, &broken, &["ARCHITECTURE.md:2: `src/nowhere.rs`"], &only("ARCHITECTURE.md"));
+}
+
+// ---- which files ----
+
+fn ours() -> Vec<Source> {
+    rust(&["src", "workers", "tests", "bench", "examples"])
+}
+
+fn only(path: &str) -> Vec<Source> {
+    let text = std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
+    vec![Source { path: path.into(), text }]
+}
+
+/// This file is full of examples of what is forbidden.
+fn not_tidy(mut sources: Vec<Source>) -> Vec<Source> {
+    sources.retain(|s| !s.path.starts_with("tests/tidy/"));
+    sources
+}

