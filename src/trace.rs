@@ -29,14 +29,13 @@ pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[Tensor]) -> Result<Vec<
         let lengths = media.iter().map(|m| Ok(m.dim(0)? as u32)).collect::<Result<Vec<_>>>()?;
         stages.push(("pixels".into(), Tensor::cat(media, 0)?));
         stages.push(("lengths".into(), Tensor::new(lengths, &device)?));
-        let mut observe = recorder(&mut stages);
-        for tokens in model.visual_tokens(media, Some(&mut observe))? {
+        for tokens in model.visual_tokens(media, Some(&mut recorder(&mut stages)))? {
             keys.push(model.media_keys(&tokens)?);
         }
     }
     let mut row = model.uncached_row(keys);
-    let mut observe = recorder(&mut stages);
-    let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], Some(&mut observe))?;
+    let input = RowInput { ids: &ids, state: &mut row };
+    let hidden = model.forward(&mut [input], Some(&mut recorder(&mut stages)))?;
     stages.push(("logits".into(), model.logits(&hidden)?));
     Ok(stages)
 }
