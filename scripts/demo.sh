@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 echo "Building Flamingo (some minutes the first time)"
-cargo build --locked --release --quiet -p flamingo-cli
+# The whole workspace: a part of it would build the dependencies with other features, and `make test` build them again.
+cargo build --locked --release --quiet --workspace
 flamingo=${CARGO_TARGET_DIR:-target}/release/flamingo
 language=models/language/SmolLM2-135M-Instruct.Q4_1.gguf
 model=models/flamingo-mini

@@ -44,7 +44,10 @@ impl Pipeline {
     /// # Errors
     /// As [`family::open`].
     pub fn load(directory: &Path, device: Device) -> Result<Self> {
-        Self::load_with(directory, LoadOptions { device, dtype: DType::F32, quantization: Quantization::Keep })
+        Self::load_with(
+            directory,
+            LoadOptions { device, dtype: DType::F32, quantization: Quantization::Keep },
+        )
     }
 
     /// Opens a model directory as `options` say.
@@ -81,7 +84,10 @@ impl Pipeline {
         }
         let model = &self.loaded.model;
         let tokens = model.visual_tokens(&[self.pixels(prepared)?], None)?;
-        Ok(Medium { keys: model.media_keys(&tokens[0])?, frame_times: prepared.iter().map(|f| f.pts).collect() })
+        Ok(Medium {
+            keys: model.media_keys(&tokens[0])?,
+            frame_times: prepared.iter().map(|f| f.pts).collect(),
+        })
     }
 
     /// Asks a task of media, in the order in which its prompt places them.

@@ -171,7 +171,8 @@ impl PromptFormat {
 
     /// The answer in what the model wrote: up to the first keyword, without white space around it.
     pub fn read_answer(&self, written: &str) -> String {
-        let end = self.keywords.iter().filter_map(|k| written.find(k.as_str())).min().unwrap_or(written.len());
+        let end =
+            self.keywords.iter().filter_map(|k| written.find(k.as_str())).min().unwrap_or(written.len());
         written[..end].trim().to_string()
     }
 }
@@ -199,7 +200,15 @@ mod tests {
         check(Prompt::parse("<image>Output:"), &[Piece::Medium, text("Output:")]);
         check(
             Prompt::parse("a<video>b <EOC><image><image>c"),
-            &[text("a"), Piece::Medium, text("b "), Piece::EndOfChunk, Piece::Medium, Piece::Medium, text("c")],
+            &[
+                text("a"),
+                Piece::Medium,
+                text("b "),
+                Piece::EndOfChunk,
+                Piece::Medium,
+                Piece::Medium,
+                text("c"),
+            ],
         );
         check(Prompt::parse("a < image> <imag"), &[text("a < image> <imag")]);
     }

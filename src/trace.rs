@@ -60,7 +60,9 @@ pub fn split_pixels(pixels: &Tensor, lengths: Option<&Tensor>) -> Result<Vec<Ten
     };
     let sum: u64 = lengths.iter().map(|&n| u64::from(n)).sum();
     if sum != frames as u64 || lengths.contains(&0) || pixels.dim(D::Minus1)? == 0 {
-        return Err(Error::Prompt(format!("media of {lengths:?} frames are not the {frames} frames of the pixels")));
+        return Err(Error::Prompt(format!(
+            "media of {lengths:?} frames are not the {frames} frames of the pixels"
+        )));
     }
     let mut start = 0;
     lengths

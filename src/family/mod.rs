@@ -56,8 +56,14 @@ pub fn open(directory: &Path, options: &LoadOptions) -> Result<Loaded> {
     let config = read_config(directory)?;
     match config.get("schema").and_then(Value::as_str) {
         Some(native::SCHEMA) => native::open(directory, config, options),
-        Some(other) => Err(config_error(directory, format!("unknown schema `{other}`, this build reads `{}`", native::SCHEMA))),
-        None => Err(config_error(directory, "no `schema`: this build does not know the family of this model".into())),
+        Some(other) => Err(config_error(
+            directory,
+            format!("unknown schema `{other}`, this build reads `{}`", native::SCHEMA),
+        )),
+        None => Err(config_error(
+            directory,
+            "no `schema`: this build does not know the family of this model".into(),
+        )),
     }
 }
 

@@ -58,7 +58,8 @@ pub struct TokenNames {
 }
 
 pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Result<Loaded> {
-    let config: NativeConfig = serde_json::from_value(config).map_err(|e| config_error(directory, e.to_string()))?;
+    let config: NativeConfig =
+        serde_json::from_value(config).map_err(|e| config_error(directory, e.to_string()))?;
     let error = |reason| config_error(directory, reason);
     config.model.check().map_err(error)?;
     let mut hashes = Vec::new();
@@ -87,8 +88,7 @@ pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> 
         move |source| Error::from(WeightsError::Io { path, source })
     };
     std::fs::create_dir_all(directory).map_err(io(directory))?;
-    let options =
-        LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
     let weights = Weights::random(seed, &options.device, options.dtype);
     assemble(directory, config, &options, &weights, Vec::new())?;
 

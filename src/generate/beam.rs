@@ -110,7 +110,8 @@ impl<'r> Search<'r> {
     fn best_candidates(&self, log_probs: &[&[f32]], kept: usize) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (beam, (open, log_probs)) in self.open.iter().zip(log_probs).enumerate() {
-            let mut order: Vec<u32> = (0..log_probs.len() as u32).filter(|t| !self.rules.forbidden.contains(t)).collect();
+            let mut order: Vec<u32> =
+                (0..log_probs.len() as u32).filter(|t| !self.rules.forbidden.contains(t)).collect();
             let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
             if order.len() > kept {
                 order.select_nth_unstable_by(kept - 1, by_score);
@@ -150,7 +151,11 @@ impl<'r> Search<'r> {
     }
 
     fn best(self) -> Generated {
-        self.finished.into_iter().next().map(|(_, generated)| generated).expect("a search ends with a finished beam")
+        self.finished
+            .into_iter()
+            .next()
+            .map(|(_, generated)| generated)
+            .expect("a search ends with a finished beam")
     }
 }
 
@@ -161,7 +166,13 @@ mod tests {
     const END: u32 = 0;
 
     /// Runs a search over a table: the log-probabilities after each written prefix.
-    fn check(width: usize, length_penalty: f64, max: usize, table: &[(&[u32], [f32; 4])], expected: (&[u32], Finish)) {
+    fn check(
+        width: usize,
+        length_penalty: f64,
+        max: usize,
+        table: &[(&[u32], [f32; 4])],
+        expected: (&[u32], Finish),
+    ) {
         let rules = TokenRules { stop: vec![END], forbidden: vec![3] };
         let mut search = Search::new(width, length_penalty, max, &rules);
         while !search.is_done() {

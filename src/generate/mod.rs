@@ -113,7 +113,12 @@ impl<'m> Decoder<'m> {
     ///
     /// # Errors
     /// An empty prompt, or one that with its answer reaches beyond the language model.
-    pub fn admit(&mut self, prompt: Vec<u32>, media: Vec<Arc<MediaKeys>>, max_new_tokens: usize) -> Result<RowId> {
+    pub fn admit(
+        &mut self,
+        prompt: Vec<u32>,
+        media: Vec<Arc<MediaKeys>>,
+        max_new_tokens: usize,
+    ) -> Result<RowId> {
         let limit = self.model.language().max_positions();
         if prompt.is_empty() || prompt.len() + max_new_tokens > limit {
             let tokens = prompt.len();
@@ -157,7 +162,8 @@ impl<'m> Decoder<'m> {
         }
         let (ready, last) = self.forward(&chunks)?;
         let Some(last) = last else { return Ok(Vec::new()) };
-        let log_probs = candle_nn::ops::log_softmax(&self.model.logits(&last)?, D::Minus1)?.to_vec2::<f32>()?;
+        let log_probs =
+            candle_nn::ops::log_softmax(&self.model.logits(&last)?, D::Minus1)?.to_vec2::<f32>()?;
         Ok(ready.into_iter().zip(log_probs).map(|(row, log_probs)| Scores { row, log_probs }).collect())
     }
 
@@ -221,7 +227,9 @@ pub fn generate(
         Strategy::Beam { beams, length_penalty } if beams > 1 => {
             beam::search(&mut decoder, row, beams, length_penalty, generation.max_new_tokens, rules)
         }
-        Strategy::Greedy | Strategy::Beam { .. } => sample::draw(&mut decoder, row, None, generation.max_new_tokens, rules),
+        Strategy::Greedy | Strategy::Beam { .. } => {
+            sample::draw(&mut decoder, row, None, generation.max_new_tokens, rules)
+        }
         Strategy::Sample { temperature, top_k, top_p, seed } => {
             let chooser = sample::chooser(temperature, top_k, top_p, seed)?;
             sample::draw(&mut decoder, row, Some(chooser), generation.max_new_tokens, rules)

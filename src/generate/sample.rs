@@ -9,7 +9,9 @@ use crate::error::{Error, Result};
 /// A seeded sampler over log-probabilities.
 pub(super) fn chooser(temperature: f64, top_k: usize, top_p: f64, seed: u64) -> Result<LogitsProcessor> {
     if !(temperature > 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
-        return Err(Error::Prompt(format!("cannot sample at temperature {temperature} from the top {top_p}")));
+        return Err(Error::Prompt(format!(
+            "cannot sample at temperature {temperature} from the top {top_p}"
+        )));
     }
     let sampling = match (top_k, top_p < 1.0) {
         (0, false) => Sampling::All { temperature },

@@ -30,7 +30,12 @@ pub struct GatedCrossAttention {
 
 impl GatedCrossAttention {
     /// `text_width` is the language model's width, `media_width` that of the visual tokens.
-    pub fn new(config: &CrossAttentionConfig, text_width: usize, media_width: usize, weights: Weights) -> Result<Self> {
+    pub fn new(
+        config: &CrossAttentionConfig,
+        text_width: usize,
+        media_width: usize,
+        weights: Weights,
+    ) -> Result<Self> {
         let inner = config.heads * config.head_width;
         let w = weights.pp("attention");
         Ok(Self {

@@ -103,7 +103,8 @@ impl Flamingo {
         if let Some(observe) = observe.as_deref_mut() {
             observe("features", &features)?;
         }
-        let tokens = self.resample(&features, &media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?)?;
+        let tokens =
+            self.resample(&features, &media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?)?;
         if let Some(observe) = observe {
             observe("visual_tokens", &tokens)?;
         }
@@ -127,7 +128,12 @@ impl Flamingo {
 
     /// Visual tokens (q, d) -> keys and values at every gated cross-attention: once per medium, for all its rows.
     pub fn media_keys(&self, visual_tokens: &Tensor) -> Result<Arc<MediaKeys>> {
-        let layers = self.cross_attention.iter().flatten().map(|x| x.keys_values(visual_tokens)).collect::<Result<_>>()?;
+        let layers = self
+            .cross_attention
+            .iter()
+            .flatten()
+            .map(|x| x.keys_values(visual_tokens))
+            .collect::<Result<_>>()?;
         Ok(Arc::new(MediaKeys { layers }))
     }
 
@@ -135,7 +141,9 @@ impl Flamingo {
     pub fn row(&self, media: Vec<Arc<MediaKeys>>, capacity: usize) -> Result<RowState> {
         let limit = self.language.max_positions();
         if capacity > limit {
-            return Err(Error::Prompt(format!("{capacity} tokens are needed, but the language model reaches {limit}")));
+            return Err(Error::Prompt(format!(
+                "{capacity} tokens are needed, but the language model reaches {limit}"
+            )));
         }
         let cache = KvCache::new(&self.language.cache_shape(), capacity)?;
         Ok(RowState { cache, media, cursor: MediaCursor::default() })

@@ -39,7 +39,8 @@ impl PerceiverResampler {
         let latents = weights.get((config.latents, d), "latents", normal)?;
         let layer = |i: usize| {
             let w = weights.pp("layers").pp(i);
-            let feed_forward = FeedForward::new(d, config.feed_forward_multiple, config.activation, w.pp("feed_forward"))?;
+            let feed_forward =
+                FeedForward::new(d, config.feed_forward_multiple, config.activation, w.pp("feed_forward"))?;
             Ok((PerceiverAttention::new(config, w.pp("attention"))?, feed_forward))
         };
         let layers = (0..config.depth).map(layer).collect::<Result<_>>()?;
@@ -56,7 +57,9 @@ impl PerceiverResampler {
     pub fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let (m, t, s, _) = features.dims4()?;
         if lengths.len() != m || lengths.iter().any(|&n| n == 0 || n > t) {
-            return Err(Error::Prompt(format!("{m} media of up to {t} frames are said to have {lengths:?} frames")));
+            return Err(Error::Prompt(format!(
+                "{m} media of up to {t} frames are said to have {lengths:?} frames"
+            )));
         }
         let x = match &self.projection {
             Some(projection) => projection.forward(features)?,
@@ -82,12 +85,15 @@ impl PerceiverResampler {
             if t == 1 {
                 return Ok(x.clone());
             }
-            return Err(Error::Prompt(format!("{t} frames in one medium, but the model has no temporal embedding")));
+            return Err(Error::Prompt(format!(
+                "{t} frames in one medium, but the model has no temporal embedding"
+            )));
         };
         let trained = embedding.dim(0)?;
         if lengths.iter().all(|&n| n <= trained) {
             // One embedding fits all: a row of zeros stands at padded frames beyond the trained ones.
-            let embedding = embedding.narrow(0, 0, t.min(trained))?.pad_with_zeros(0, 0, t.saturating_sub(trained))?;
+            let embedding =
+                embedding.narrow(0, 0, t.min(trained))?.pad_with_zeros(0, 0, t.saturating_sub(trained))?;
             return Ok(x.broadcast_add(&embedding.unsqueeze(1)?)?);
         }
         let each = lengths
@@ -127,7 +133,9 @@ fn padding_mask(lengths: &[usize], t: usize, s: usize, q: usize, like: &Tensor) 
     if lengths.iter().all(|&n| n == t) {
         return Ok(None);
     }
-    let row = |&n: &usize| (0..t * s + q).map(move |i| if i < n * s || i >= t * s { 0.0 } else { f32::NEG_INFINITY });
+    let row = |&n: &usize| {
+        (0..t * s + q).map(move |i| if i < n * s || i >= t * s { 0.0 } else { f32::NEG_INFINITY })
+    };
     let mask: Vec<f32> = lengths.iter().flat_map(row).collect();
     let mask = Tensor::from_vec(mask, (lengths.len(), 1, 1, t * s + q), like.device())?;
     Ok(Some(mask.to_dtype(like.dtype())?))
@@ -224,10 +232,7 @@ mod tests {
         for (n, expected) in [
             (1, vec![vec![0.0, 10.0]]),
             (3, vec![vec![0.0, 10.0], vec![1.0, 20.0], vec![4.0, 0.0]]),
-            (
-                5,
-                vec![vec![0.0, 10.0], vec![0.5, 15.0], vec![1.0, 20.0], vec![2.5, 10.0], vec![4.0, 0.0]],
-            ),
+            (5, vec![vec![0.0, 10.0], vec![0.5, 15.0], vec![1.0, 20.0], vec![2.5, 10.0], vec![4.0, 0.0]]),
         ] {
             assert_eq!(rows(&interpolate(&e, n).unwrap()), expected, "{n} frames");
         }

@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use flamingo::kernels::activation::Activation;
 use flamingo::model::media::{MediaCursor, MediaRule, Seen};
-use flamingo::model::{CrossAttentionConfig, GatedCrossAttention, PerceiverResampler, Placement, ResamplerConfig};
+use flamingo::model::{
+    CrossAttentionConfig, GatedCrossAttention, PerceiverResampler, Placement, ResamplerConfig,
+};
 use flamingo::weights::Weights;
 use support::golden::{Golden, relative_error};
 use support::random_weights;
@@ -104,10 +106,8 @@ fn the_order_of_frames_matters() {
     let resampler = resampler(Activation::Gelu);
     let forth = features(3).narrow(0, 0, 1).unwrap();
     let back = forth.flip(&[1]).unwrap();
-    let error = relative_error(
-        &resampler.forward(&forth, &[3]).unwrap(),
-        &resampler.forward(&back, &[3]).unwrap(),
-    );
+    let error =
+        relative_error(&resampler.forward(&forth, &[3]).unwrap(), &resampler.forward(&back, &[3]).unwrap());
     assert!(error > 1e-2, "the temporal embedding does nothing: relative error {error:.1e}");
 }
 
@@ -147,7 +147,9 @@ fn gated_cross_attention_equals_open_flamingo() {
     for (name, activation) in ACTIVATIONS {
         let block = cross_attention(activation);
         let keys: Vec<Vec<_>> = (0..3)
-            .map(|row| (0..3).map(|m| block.keys_values(&media.get(row).unwrap().get(m).unwrap()).unwrap()).collect())
+            .map(|row| {
+                (0..3).map(|m| block.keys_values(&media.get(row).unwrap().get(m).unwrap()).unwrap()).collect()
+            })
             .collect();
         let (mut prompt, mut decode) = (Vec::<Seen>::new(), Vec::<Seen>::new());
         for (row, ids) in locations.iter().enumerate() {

@@ -59,7 +59,9 @@ fn parse_device(text: &str) -> Result<DeviceName, String> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(DeviceName::Cpu),
         None if text == "cuda" => Ok(DeviceName::Cuda(0)),
-        Some(("cuda", n)) => n.parse().map(DeviceName::Cuda).map_err(|_| format!("`{n}` is not a device number")),
+        Some(("cuda", n)) => {
+            n.parse().map(DeviceName::Cuda).map_err(|_| format!("`{n}` is not a device number"))
+        }
         _ => Err("expected `cpu`, `cuda` or `cuda:N`".into()),
     }
 }
@@ -69,7 +71,9 @@ impl ModelArgs {
         self.settle_threads()?;
         if !self.model.is_dir() {
             let model = self.model.display();
-            bail!("{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`");
+            bail!(
+                "{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`"
+            );
         }
         Ok(Pipeline::load_with(&self.model, self.options()?)?)
     }

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 
 /// What is taken from a directory; a file that is named is taken whatever its name. The decoder judges by content.
-const EXTENSIONS: &str =
-    "3g2 3gp avi gif jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts png ts webm webp";
+const EXTENSIONS: &str = "3g2 3gp avi gif jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts png ts webm webp";
 
 /// A video or image, and the name of its result: its path below the directory that was named, without separators.
 #[derive(Debug, Clone, PartialEq, Eq)]

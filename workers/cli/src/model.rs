@@ -104,10 +104,17 @@ impl Inspect {
             println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
         }
         let (n, width) = (language.n_layers(), language.width());
-        println!("  language model   {n} layers of width {width}, {} tokens, up to {} positions", language.vocabulary(), language.max_positions());
+        println!(
+            "  language model   {n} layers of width {width}, {} tokens, up to {} positions",
+            language.vocabulary(),
+            language.max_positions()
+        );
         println!("  cross-attention before layers {layers:?}");
         println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
-        println!("  gates are {}", if loaded.about.sees { "open" } else { "closed: the model is untrained and cannot see" });
+        println!(
+            "  gates are {}",
+            if loaded.about.sees { "open" } else { "closed: the model is untrained and cannot see" }
+        );
         for (file, sha256) in &loaded.about.sha256 {
             println!("  {file:<16} sha256 {sha256}");
         }
@@ -120,7 +127,9 @@ impl Trace {
         let pipeline = self.model.load()?;
         let media = match &self.pixels {
             Some(path) => ready_pixels(path, &self.model.options()?.device)?,
-            None => self.media.iter().map(|path| self.look_at(path, &pipeline)).collect::<anyhow::Result<_>>()?,
+            None => {
+                self.media.iter().map(|path| self.look_at(path, &pipeline)).collect::<anyhow::Result<_>>()?
+            }
         };
         let stages = trace(&pipeline, &self.prompt, &media)?;
         for (name, tensor) in &stages {
@@ -128,8 +137,10 @@ impl Trace {
         }
         let tensors: HashMap<String, Tensor> = stages.into_iter().collect();
         let partial = self.out.with_extension("partial");
-        candle_core::safetensors::save(&tensors, &partial).with_context(|| format!("{}: cannot be written", self.out.display()))?;
-        std::fs::rename(&partial, &self.out).with_context(|| format!("{}: cannot be written", self.out.display()))?;
+        candle_core::safetensors::save(&tensors, &partial)
+            .with_context(|| format!("{}: cannot be written", self.out.display()))?;
+        std::fs::rename(&partial, &self.out)
+            .with_context(|| format!("{}: cannot be written", self.out.display()))?;
         println!("written to {}", self.out.display());
         Ok(true)
     }
@@ -168,8 +179,10 @@ impl Init {
 
 /// The shape of `flamingo-mini`: small enough for a CPU, cut to SmolLM2-135M.
 fn mini(language: PathBuf) -> NativeConfig {
-    let preprocess = Preprocess { fit: Fit::Pad, size: 160, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
-    let encoder = nfnet::Config { variant: nfnet::Variant::Mini, features: nfnet::Features::FinalStage, preprocess };
+    let preprocess =
+        Preprocess { fit: Fit::Pad, size: 160, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    let encoder =
+        nfnet::Config { variant: nfnet::Variant::Mini, features: nfnet::Features::FinalStage, preprocess };
     let activation = Activation::SquaredRelu;
     let resampler = ResamplerConfig {
         width: 192,
@@ -182,7 +195,8 @@ fn mini(language: PathBuf) -> NativeConfig {
         activation,
     };
     let placement = Placement { every: 6, first: 0 };
-    let cross_attention = CrossAttentionConfig { placement, heads: 6, head_width: 64, feed_forward_multiple: 2, activation };
+    let cross_attention =
+        CrossAttentionConfig { placement, heads: 6, head_width: 64, feed_forward_multiple: 2, activation };
     let tokens = TokenNames {
         begin: Some("<|endoftext|>".into()),
         media: "<file_sep>".into(),

@@ -88,14 +88,26 @@ impl Common {
         }
         let pipeline = self.model.load()?;
         if !pipeline.loaded().about.sees {
-            eprintln!("note: this model is untrained: its gates are closed, so it answers without seeing the video");
+            eprintln!(
+                "note: this model is untrained: its gates are closed, so it answers without seeing the video"
+            );
         }
         let understander = Understander { pipeline: &pipeline, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
-        if together { self.all_in_one(&inputs, &request, &understander, &output) } else { self.each(&inputs, &request, &understander, &output) }
+        if together {
+            self.all_in_one(&inputs, &request, &understander, &output)
+        } else {
+            self.each(&inputs, &request, &understander, &output)
+        }
     }
 
-    fn each(&self, inputs: &[Input], request: &Request, understander: &Understander, output: &Output) -> anyhow::Result<bool> {
+    fn each(
+        &self,
+        inputs: &[Input],
+        request: &Request,
+        understander: &Understander,
+        output: &Output,
+    ) -> anyhow::Result<bool> {
         let bar = progress(inputs);
         let mut failed = 0;
         for input in inputs {
@@ -117,7 +129,13 @@ impl Common {
         Ok(failed == 0)
     }
 
-    fn all_in_one(&self, inputs: &[Input], request: &Request, understander: &Understander, output: &Output) -> anyhow::Result<bool> {
+    fn all_in_one(
+        &self,
+        inputs: &[Input],
+        request: &Request,
+        understander: &Understander,
+        output: &Output,
+    ) -> anyhow::Result<bool> {
         let paths: Vec<PathBuf> = inputs.iter().map(|i| i.path.clone()).collect();
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
         let report = understander.report_together(&paths, request, &mut |frame| {
@@ -150,7 +168,9 @@ impl Common {
         if let Outcome::Failed { error } = outcome
             && error.code == "limit_frames"
         {
-            eprintln!("hint: cut long videos with --window, look at fewer frames with --frames or --fps, or raise --max-frames");
+            eprintln!(
+                "hint: cut long videos with --window, look at fewer frames with --frames or --fps, or raise --max-frames"
+            );
         }
         matches!(outcome, Outcome::Failed { .. })
     }

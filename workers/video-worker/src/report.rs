@@ -111,7 +111,9 @@ mod tests {
 
     #[test]
     fn times_and_texts_of_cues() {
-        for (seconds, expected) in [(0.0, "00:00:00.000"), (59.9996, "00:01:00.000"), (3723.5, "01:02:03.500")] {
+        for (seconds, expected) in
+            [(0.0, "00:00:00.000"), (59.9996, "00:01:00.000"), (3723.5, "01:02:03.500")]
+        {
             assert_eq!(timestamp(seconds), expected);
         }
         assert_eq!(cue_text("a <b> & c\n\n d --> e"), "a &lt;b&gt; &amp; c\nd --&gt; e");

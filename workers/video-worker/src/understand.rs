@@ -108,7 +108,8 @@ impl Understander<'_> {
     ) -> Result<(), UnderstandError> {
         let mut frames = self.decode(input, request)?;
         let duration = frames.info().duration;
-        let mut open = Window { start: 0.0, end: request.window.unwrap_or(duration).min(duration), frames: vec![] };
+        let mut open =
+            Window { start: 0.0, end: request.window.unwrap_or(duration).min(duration), frames: vec![] };
         let mut looked = false;
         while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
             let frame = frame?;
@@ -118,7 +119,11 @@ impl Understander<'_> {
             {
                 looked |= self.answer_window(input, request, &open, progress)?;
                 let index = (frame.pts / length).floor();
-                open = Window { start: index * length, end: ((index + 1.0) * length).min(duration), frames: vec![] };
+                open = Window {
+                    start: index * length,
+                    end: ((index + 1.0) * length).min(duration),
+                    frames: vec![],
+                };
             }
             open.frames.push(self.pipeline.prepare(&frame));
             check_frames(input, &open.frames, request)?;
@@ -183,7 +188,12 @@ impl Understander<'_> {
         decode(&self.decoder, request)
     }
 
-    fn look(&self, input: &PathBuf, frames: &[Frame], progress: &mut Progress) -> Result<Medium, UnderstandError> {
+    fn look(
+        &self,
+        input: &PathBuf,
+        frames: &[Frame],
+        progress: &mut Progress,
+    ) -> Result<Medium, UnderstandError> {
         timed(&mut progress.timing.encode_s, || self.pipeline.look(frames)).map_err(|e| model_error(input, e))
     }
 
@@ -196,8 +206,9 @@ impl Understander<'_> {
         progress: &mut Progress,
     ) -> Result<(), UnderstandError> {
         for task in &request.tasks {
-            let answer = timed(&mut progress.timing.answer_s, || self.pipeline.ask(task, media, &request.generation))
-                .map_err(|e| model_error(input, e))?;
+            let answer =
+                timed(&mut progress.timing.answer_s, || self.pipeline.ask(task, media, &request.generation))
+                    .map_err(|e| model_error(input, e))?;
             progress.answers.push(AnswerReport {
                 question: match task {
                     Task::Question { question } => Some(question.clone()),

@@ -116,7 +116,9 @@ pub fn decode(program: &Path, request: DecodeRequest) -> Result<DecodedFrames, D
     let mut output = BufReader::with_capacity(1 << 18, child.stdout.take().expect("stdout is piped"));
     let mut child = Guarded::new(child, Duration::from_secs(request.process.wall_s));
     match next(&mut output, &request) {
-        Ok(Message::Info(info)) => Ok(DecodedFrames { request, output, child, info, summary: None, failed: false }),
+        Ok(Message::Info(info)) => {
+            Ok(DecodedFrames { request, output, child, info, summary: None, failed: false })
+        }
         Ok(Message::Failed { code, message }) => Err(DecoderError::Video { code, message }),
         Ok(_) | Err(_) => Err(child.post_mortem(&request)),
     }
