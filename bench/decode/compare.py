@@ -37,7 +37,8 @@ def packet_times(path):
 
 
 def ffmpeg_fps(path):
-    """The command line's fps filter; round=up takes the first frame at or after each second."""
+    """The command line's fps filter. Its output carries no source times, so only the number of frames is compared: that
+    they are the contract's frames is not shown."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-threads", "1", "-filter_threads", "1", "-i", path,
                "-vf", "fps=1:round=up", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     size, n = 1280 * 720 * 3, 0

@@ -42,7 +42,8 @@ impl Stream {
     pub(super) fn open(source: Source, limits: &VideoLimits) -> Result<(Self, VideoInfo), VideoError> {
         let (header, scan) = scan::scan(&source, limits)?;
         let zero = scan.shown[0].pts;
-        let times: Vec<f64> = scan.shown.iter().map(|s| seconds(s.pts - zero, header.time_base)).collect();
+        let times: Vec<f64> =
+            scan.shown.iter().map(|s| seconds(s.pts.saturating_sub(zero), header.time_base)).collect();
         let info = info(&source, &header, &scan, &times);
         Ok((Stream { source, limits: limits.clone(), header, scan: Arc::new(scan), times }, info))
     }
@@ -287,7 +288,8 @@ impl Frames {
     }
 
     fn decode_in_full_from(&mut self, index: usize) -> Result<(), VideoError> {
-        let from = self.wanted.front().map_or(0.0, |pts| seconds(pts - self.zero, self.time_base));
+        let from =
+            self.wanted.front().map_or(0.0, |pts| seconds(pts.saturating_sub(self.zero), self.time_base));
         self.warnings.push(Warning::FullDecode { from });
         (self.demuxer, _) = Demuxer::open(&self.source, &self.limits)?;
         self.at = 0;
@@ -332,7 +334,7 @@ impl Frames {
     }
 
     fn take(&mut self, picture: &frame::Video, pts: i64) -> Result<(), VideoError> {
-        let at = seconds(pts - self.zero, self.time_base);
+        let at = seconds(pts.saturating_sub(self.zero), self.time_base);
         let (width, height) = (picture.width(), picture.height());
         self.limits.check_pixels(&self.source.path, width, height)?;
         if self.size.replace((width, height)).is_some_and(|last| last != (width, height)) {

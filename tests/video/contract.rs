@@ -80,3 +80,10 @@ fn one_video_is_sampled_from_several_threads() {
     });
     assert_eq!(counts, [12, 24, 60]);
 }
+
+#[test]
+fn videos_and_their_frames_move_between_threads() {
+    fn check<T: Send>() {}
+    check::<Video>();
+    check::<flamingo::video::Frames>();
+}

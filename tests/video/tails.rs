@@ -68,3 +68,34 @@ fn the_size_changes() {
     let changed = |w: &Warning| matches!(w, Warning::SizeChanged { width: 160, height: 90, .. });
     assert!(frames.summary().warnings.iter().any(changed), "{:?}", frames.summary());
 }
+
+/// Bytes changed at random: whatever comes of it is frames or an error, never a panic, and it ends.
+#[test]
+fn damaged_files_do_not_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    let limits = VideoLimits { max_decoded_frames: 2_000, max_duration_s: 3_600.0, ..VideoLimits::default() };
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut opened = 0;
+    for name in ["short", "rotated_90", "vp9", "mpeg4_no_pts", "small", "av1_aom"] {
+        let whole = std::fs::read(clip(name)).unwrap();
+        for round in 0..6 {
+            let mut bytes = whole.clone();
+            for _ in 0..1 << (2 * round) {
+                // Half of the damage goes to the head, where the structure is.
+                let region = if random(2) == 0 { 4096.min(bytes.len()) } else { bytes.len() };
+                let at = random(region);
+                bytes[at] = random(256) as u8;
+            }
+            let path = write(directory.path(), &format!("{name}-{round}"), &bytes);
+            let Ok(video) = Video::open(&path, &limits) else { continue };
+            opened += 1;
+            let Ok(frames) = video.frames(&FrameSampling::fps(2.0)) else { continue };
+            assert!(frames.count() < 10_000);
+        }
+    }
+    assert!(opened > 0, "nothing was even opened, so nothing was tried");
+}

@@ -18,6 +18,10 @@ pub(super) struct Converter {
     scaler: Option<(Key, scaling::Context)>,
 }
 
+// SAFETY: an SwsContext belongs to no thread; it is used through `&mut self` only, and everything else here is data.
+#[allow(unsafe_code)]
+unsafe impl Send for Converter {}
+
 #[derive(Clone, Copy, PartialEq)]
 struct Key {
     format: Pixel,

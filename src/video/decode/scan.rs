@@ -43,7 +43,7 @@ pub(super) fn scan(source: &Source, limits: &VideoLimits) -> Result<(Header, Sca
     let (Some(start), Some(end)) = (shown.first(), shown.last()) else {
         return Err(VideoError::NoFrames { path: source.path.clone() });
     };
-    let seconds = super::seconds(end.pts - start.pts, header.time_base);
+    let seconds = super::seconds(end.pts.saturating_sub(start.pts), header.time_base);
     check_duration(source, limits, seconds)?;
     let mut warnings = Vec::new();
     if let Some(reason) = broken(&demuxer, &header, source, packets.len()) {
