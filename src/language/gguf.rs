@@ -111,7 +111,7 @@ impl Gguf {
     /// An array of strings.
     pub(super) fn strings(&self, key: &str) -> Result<Vec<&str>, String> {
         let text = |value| match value {
-            &Value::String(ref text) => Some(text.as_str()),
+            Value::String(text) => Some(text.as_str()),
             _ => None,
         };
         match self.required(key)? {

@@ -143,7 +143,7 @@ pub struct Video {
 enum Content {
     Still(Arc<RgbImage>),
     #[cfg(feature = "video")]
-    Stream(decode::Stream),
+    Stream(Box<decode::Stream>),
 }
 
 impl Video {
@@ -250,7 +250,7 @@ fn stream(
 ) -> Result<Video, VideoError> {
     let source = decode::Source { file: Arc::new(file), length, promised, path, container };
     let (stream, info) = decode::Stream::open(source, limits)?;
-    Ok(Video { info, content: Content::Stream(stream) })
+    Ok(Video { info, content: Content::Stream(Box::new(stream)) })
 }
 
 #[cfg(not(feature = "video"))]

@@ -102,7 +102,7 @@ fn chroma_row(picture: &Picture, plane: Plane, y: usize, narrow: &mut [i16], wid
     let (width, height) = (chroma(picture.width, picture.halved.0), chroma(picture.height, picture.halved.1));
     let (near, far) = match picture.halved.1 {
         false => (y, y),
-        true if y % 2 == 0 => (y / 2, (y / 2).saturating_sub(1)),
+        true if y.is_multiple_of(2) => (y / 2, (y / 2).saturating_sub(1)),
         true => (y / 2, (y / 2 + 1).min(height - 1)),
     };
     let (near, far) = (plane.row(near, width), plane.row(far, width));
