@@ -110,12 +110,8 @@ impl Gguf {
 
     /// An array of strings.
     pub(super) fn strings(&self, key: &str) -> Result<Vec<&str>, String> {
-        let text = |value| match value {
-            Value::String(text) => Some(text.as_str()),
-            _ => None,
-        };
         match self.required(key)? {
-            Value::Array(values) => values.iter().map(text).collect::<Option<Vec<_>>>(),
+            Value::Array(values) => values.iter().map(text_of).collect::<Option<Vec<_>>>(),
             _ => None,
         }
         .ok_or_else(|| format!("metadata key `{key}` is not an array of strings"))
@@ -187,4 +183,10 @@ pub fn llama_names(theirs: &str) -> Rename {
         Some(format!("model.layers.{layer}.{}", find(&IN_LAYER, name)?))
     };
     Rename::To(find(&WHOLE, theirs).or_else(in_layer).unwrap_or_else(|| theirs.into()))
+}
+fn text_of(value: &Value) -> Option<&str> {
+    match value {
+        Value::String(text) => Some(text),
+        _ => None,
+    }
 }

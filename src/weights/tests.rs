@@ -112,8 +112,9 @@ fn a_gguf_keeps_its_matrices_quantised_unless_asked() {
     let path = folder.path().join("model.gguf");
     let kinds = [("q8", GgmlDType::Q8_0), ("q4", GgmlDType::Q4_1), ("f", GgmlDType::F32)];
     write_gguf(&path, &kinds);
-    let open =
-        |quantization| Weights::open(std::slice::from_ref(&path), &Device::Cpu, DType::F32, quantization, &same).unwrap();
+    let open = |quantization| {
+        Weights::open(std::slice::from_ref(&path), &Device::Cpu, DType::F32, quantization, &same).unwrap()
+    };
     let (keep, dense) = (open(Quantization::Keep), open(Quantization::Dequantize));
     for (name, kept) in [("q8", true), ("q4", true), ("f", false)] {
         let matrix = keep.matrix((6, 64), name, UNUSED).unwrap();

@@ -60,8 +60,7 @@ impl Golden {
                 self.name,
                 got.dims()
             );
-            // A NaN error compares false with everything, hence not `error > tolerance`.
-            if !(error <= *tolerance) && first_bad.is_none() {
+            if (error > *tolerance || error.is_nan()) && first_bad.is_none() {
                 first_bad = Some(format!("stage `{stage}`: relative error {error:.3e} > {tolerance:.0e}"));
             }
         }

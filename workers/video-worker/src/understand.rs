@@ -1,6 +1,6 @@
 //! Frames in, answers out: looks at every window of a video once and asks it every question.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flamingo::generate::Generation;
@@ -68,10 +68,10 @@ struct Progress {
 
 impl Understander<'_> {
     /// Answers about one video, window by window. Every decoded frame is shown to `on_frame`.
-    pub fn report(&self, input: &PathBuf, request: &Request, on_frame: &mut dyn FnMut(&Frame)) -> Report {
+    pub fn report(&self, input: &Path, request: &Request, on_frame: &mut dyn FnMut(&Frame)) -> Report {
         let mut progress = Progress::default();
         let result = self.windows(input, request, &mut progress, on_frame);
-        self.finish(vec![input.clone()], progress, result)
+        self.finish(vec![input.to_path_buf()], progress, result)
     }
 
     /// Answers about several media together, in the order in which the tasks' prompts place them.
@@ -101,7 +101,7 @@ impl Understander<'_> {
 
     fn windows(
         &self,
-        input: &PathBuf,
+        input: &Path,
         request: &Request,
         progress: &mut Progress,
         on_frame: &mut dyn FnMut(&Frame),
@@ -130,13 +130,13 @@ impl Understander<'_> {
         }
         looked |= self.answer_window(input, request, &open, progress)?;
         record(&frames, input, progress);
-        if looked { Ok(()) } else { Err(UnderstandError::NoFrames { path: input.clone() }) }
+        if looked { Ok(()) } else { Err(UnderstandError::NoFrames { path: input.to_path_buf() }) }
     }
 
     /// Says whether there was anything to look at.
     fn answer_window(
         &self,
-        input: &PathBuf,
+        input: &Path,
         request: &Request,
         window: &Window,
         progress: &mut Progress,
@@ -170,7 +170,7 @@ impl Understander<'_> {
             }
             record(&frames, input, progress);
             if prepared.is_empty() {
-                return Err(UnderstandError::NoFrames { path: input.clone() });
+                return Err(UnderstandError::NoFrames { path: input.to_path_buf() });
             }
             media.push(self.look(input, &prepared, progress)?);
         }
@@ -178,9 +178,9 @@ impl Understander<'_> {
         self.ask_all(&first, request, &media.iter().collect::<Vec<_>>(), (0.0, longest), progress)
     }
 
-    fn decode(&self, input: &PathBuf, request: &Request) -> Result<DecodedFrames, DecoderError> {
+    fn decode(&self, input: &Path, request: &Request) -> Result<DecodedFrames, DecoderError> {
         let request = DecodeRequest {
-            name: input.clone(),
+            name: input.to_path_buf(),
             sampling: request.sampling.clone(),
             limits: request.limits.clone(),
             process: request.process.clone(),
@@ -190,7 +190,7 @@ impl Understander<'_> {
 
     fn look(
         &self,
-        input: &PathBuf,
+        input: &Path,
         frames: &[Frame],
         progress: &mut Progress,
     ) -> Result<Medium, UnderstandError> {
@@ -199,7 +199,7 @@ impl Understander<'_> {
 
     fn ask_all(
         &self,
-        input: &PathBuf,
+        input: &Path,
         request: &Request,
         media: &[&Medium],
         (start, end): (f64, f64),
@@ -235,26 +235,26 @@ struct Window {
     frames: Vec<Frame>,
 }
 
-fn record(frames: &DecodedFrames, input: &PathBuf, progress: &mut Progress) {
+fn record(frames: &DecodedFrames, input: &Path, progress: &mut Progress) {
     progress.videos.push(frames.info().clone());
     if let Some(summary) = frames.summary() {
         progress.warnings.extend(summary.warnings.iter().map(|w| format!("{}: {w}", input.display())));
     }
 }
 
-fn check_frames(input: &PathBuf, frames: &[Frame], request: &Request) -> Result<(), UnderstandError> {
+fn check_frames(input: &Path, frames: &[Frame], request: &Request) -> Result<(), UnderstandError> {
     if frames.len() <= request.max_frames {
         return Ok(());
     }
     Err(UnderstandError::TooManyFrames {
-        path: input.clone(),
+        path: input.to_path_buf(),
         frames: frames.len(),
         allowed: request.max_frames,
     })
 }
 
-fn model_error(path: &PathBuf, source: Error) -> UnderstandError {
-    UnderstandError::Model { path: path.clone(), source }
+fn model_error(path: &Path, source: Error) -> UnderstandError {
+    UnderstandError::Model { path: path.to_path_buf(), source }
 }
 
 fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {

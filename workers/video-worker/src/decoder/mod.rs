@@ -1,7 +1,7 @@
 //! Decoding in a child process: no video bytes are parsed where there are credentials, sockets or a loaded model.
 //!
 //! The parent opens the file and hands it to the child as standard input; the child, the same binary under a hidden
-//! subcommand, limits itself, decodes, and writes [`wire`] messages to standard output. The child's environment is
+//! subcommand, limits itself, decodes, and writes messages to standard output. The child's environment is
 //! empty. A child that crashes or overstays is an error of that video and of nothing else.
 
 use std::fs::File;
