@@ -10,7 +10,9 @@
 demo: packages model
 	scripts/demo.sh
 
+# The end-to-end tests run the program itself, which `cargo test` does not build.
 test: lint model
+	cargo build --locked --release --workspace
 	cargo test --locked --release --workspace -- --include-ignored
 
 lint: packages .venv/bin/pip

@@ -1,1 +1,11 @@
-//! x
+//! The built program from the outside: one file per promise.
+
+mod program;
+
+mod answers;
+mod bad_inputs;
+mod bad_models;
+mod bad_use;
+mod decoder_child;
+mod trace;
+mod windows;

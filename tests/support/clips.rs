@@ -98,6 +98,12 @@ const CLIPS: &[(&str, &str, &str)] = &[
     ),
     ("sound", "mp4", "-f lavfi -i sine -t 2 -c:a aac"),
     ("lossless", "mkv", "-f lavfi -i testsrc2=s=168x94:r=10 -t 2 -c:v ffv1"),
+    ("huge", "mp4", "-f lavfi -i color=s=8192x8192 -frames:v 1 -c:v libx264 -preset ultrafast"),
+    (
+        "slow",
+        "mp4",
+        "-f lavfi -i testsrc2=s=960x540:r=30,noise=alls=40:allf=t -t 3 -c:v libx264 -preset ultrafast -qp 24 -g 1000",
+    ),
     ("big", "ts", "-f lavfi -i testsrc2=s=384x216:r=25 -t 4 -c:v libx264 -preset fast -g 25"),
     (
         "small",

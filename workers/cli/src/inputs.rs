@@ -43,14 +43,19 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
 fn media_below(directory: &Path) -> Vec<PathBuf> {
     let walk = walkdir::WalkDir::new(directory).follow_links(true).sort_by_file_name();
     let media = |entry: Result<walkdir::DirEntry, walkdir::Error>| match entry {
-        Ok(entry) => {
-            (!entry.file_type().is_dir() && is_media(entry.path())).then(|| entry.path().to_path_buf())
-        }
+        Ok(entry) => (!entry.file_type().is_dir() && is_media(entry.path()) && !is_our_sheet(entry.path()))
+            .then(|| entry.path().to_path_buf()),
         // A link back up: everything there is seen anyway.
         Err(e) if e.loop_ancestor().is_some() => None,
         Err(e) => e.path().filter(|path| is_media(path) || path.is_dir()).map(Path::to_path_buf),
     };
     walk.into_iter().filter_map(media).collect()
+}
+
+/// A contact sheet that an earlier run put beside its report: `a.mp4.png` beside `a.mp4.json`.
+fn is_our_sheet(path: &Path) -> bool {
+    let of = path.with_extension("");
+    path.extension().is_some_and(|e| e == "png") && is_media(&of) && path.with_extension("json").exists()
 }
 
 fn is_media(path: &Path) -> bool {
@@ -62,7 +67,7 @@ fn result_name(path: &Path) -> String {
     path.to_string_lossy().replace('/', "__")
 }
 
-/// The second `a.mp4` becomes `a.mp4-2`.
+/// The second `a.mp4` becomes `a-2.mp4`.
 fn with_unique_names(found: Vec<(PathBuf, String)>) -> Vec<Input> {
     let mut taken = HashSet::new();
     found
@@ -73,7 +78,10 @@ fn with_unique_names(found: Vec<(PathBuf, String)>) -> Vec<Input> {
                 if taken.insert(unique.clone()) {
                     break;
                 }
-                unique = format!("{name}-{n}");
+                unique = match name.rsplit_once('.') {
+                    Some((stem, extension)) => format!("{stem}-{n}.{extension}"),
+                    None => format!("{name}-{n}"),
+                };
             }
             Input { path, name: unique }
         })
@@ -86,8 +94,8 @@ mod tests {
 
     #[test]
     fn results_do_not_overwrite_each_other() {
-        let named = ["a/x.mp4", "b/x.mp4", "x.mp4-2"].map(PathBuf::from);
+        let named = ["a/x.mp4", "b/x.mp4", "x-2.mp4", "a/y", "b/y"].map(PathBuf::from);
         let names: Vec<_> = find(&named).unwrap().into_iter().map(|i| i.name).collect();
-        assert_eq!(names, ["x.mp4", "x.mp4-2", "x.mp4-2-2"]);
+        assert_eq!(names, ["x.mp4", "x-2.mp4", "x-2-2.mp4", "y", "y-2"]);
     }
 }

@@ -1,0 +1,199 @@
+//! `caption` and `ask`: answers, and where they go.
+
+use image::{ImageFormat, Rgb, RgbImage};
+use serde_json::{Value, json};
+use support::clips::clip;
+
+use flamingo::video::{ContactSheet, Frame, contact_sheet};
+
+use crate::program::{flamingo, listing, quick, read_json};
+
+fn path(name: &str) -> String {
+    clip(name).display().to_string()
+}
+
+/// What a machine finds in a report: all of it, with nothing beside it.
+#[test]
+fn a_report_says_everything() {
+    let input = path("short");
+    let report = quick(&["caption", &input, "--json"]).exits(0).report();
+    let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    let top = ["answers", "input", "model", "schema", "status", "timing", "videos", "warnings"];
+    assert_eq!(keys(&report), top);
+    assert_eq!(report["schema"], "flamingo.report/1");
+    assert_eq!(report["input"], json!([input]));
+    assert_eq!((&report["status"], &report["warnings"]), (&json!("succeeded"), &json!([])));
+    let answer = &report["answers"][0];
+    let parts = [
+        "completion_tokens",
+        "end",
+        "finish",
+        "frame_times",
+        "log_likelihood",
+        "prompt_tokens",
+        "start",
+        "text",
+    ];
+    assert_eq!(keys(answer), parts);
+    assert_eq!(answer["frame_times"], json!([[0.0]]));
+    assert!(answer["log_likelihood"].as_f64().is_some_and(|l| l < 0.0), "{answer}");
+    assert_eq!((&answer["finish"], &answer["completion_tokens"]), (&json!("length"), &json!(3)));
+    assert_eq!(report["model"]["sees"], false);
+    let hashes = report["model"]["sha256"].as_array().unwrap();
+    assert!(hashes.len() == 2 && hashes.iter().all(|h| h[1].as_str().unwrap().len() == 64), "{hashes:?}");
+    let video = &report["videos"][0];
+    assert_eq!(
+        (&video["width"], &video["height"], &video["codec"]),
+        (&json!(208), &json!(104), &json!("h264"))
+    );
+    assert_eq!(keys(&report["timing"]), ["answer_s", "decode_s", "encode_s"]);
+}
+
+#[test]
+fn several_questions_about_one_look() {
+    let input = path("short");
+    let asked = ["-q", "What is this?", "-q", "How many <image>s?"];
+    let ran = quick(&[&["ask", &input, "--json"], &asked[..]].concat()).exits(0);
+    let report = ran.report();
+    let questions: Vec<_> = report["answers"].as_array().unwrap().iter().map(|a| &a["question"]).collect();
+    assert_eq!(questions, [asked[1], asked[3]]);
+    assert_eq!(report["videos"].as_array().unwrap().len(), 1, "decoded once");
+    let people = quick(&[&["ask", &input], &asked[..]].concat()).exits(0).out;
+    assert!(people.lines().count() == 3 && people.contains("  0:00-0:01    What is this? "), "{people}");
+}
+
+/// A question is text: a special token in it would be one id, its letters are several.
+#[test]
+fn a_question_cannot_forge_special_tokens() {
+    let input = path("one_frame");
+    let words = ["x", "<image>", "<video>x<EOC>", "<|im_end|>", "<|endoftext|>", "<file_sep>"];
+    let asked = words.iter().flat_map(|word| ["-q", word]);
+    let arguments: Vec<&str> = ["ask", &input, "--json"].into_iter().chain(asked).collect();
+    let report = quick(&arguments).exits(0).report();
+    let tokens: Vec<u64> =
+        report["answers"].as_array().unwrap().iter().map(|a| a["prompt_tokens"].as_u64().unwrap()).collect();
+    for (word, n) in words.iter().zip(&tokens).skip(1) {
+        assert!(*n >= tokens[0] + 2, "`{word}` was taken for something else: {tokens:?}");
+    }
+    for answer in report["answers"].as_array().unwrap() {
+        assert_eq!(answer["frame_times"], json!([[0.0]]), "one medium");
+    }
+}
+
+#[test]
+fn files_of_the_same_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str, from: &str| {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+        let to = folder.path().join(name).join("a.mp4");
+        std::fs::copy(clip(from), &to).unwrap();
+        to.display().to_string()
+    };
+    let inputs = [place("x", "short"), place("y", "one_frame")];
+    let out = folder.path().join("new/results");
+    let sheet = ["--sheet", "--out", &out.display().to_string()].map(String::from);
+    quick(&[&["caption".to_string()], &inputs[..], &sheet].concat()).exits(0);
+    assert_eq!(listing(&out), ["a-2.mp4.json", "a-2.mp4.png", "a.mp4.json", "a.mp4.png"]);
+    for (name, input) in ["a.mp4.json", "a-2.mp4.json"].iter().zip(&inputs) {
+        assert_eq!(read_json(&out.join(name))["input"], json!([input]));
+    }
+    // A folder with both: named by the way to them. The sheets of the last run are not looked at.
+    let below = tempfile::tempdir().unwrap();
+    let (all, out) = (folder.path().display().to_string(), below.path().display().to_string());
+    quick(&["caption", &all, "--out", &out]).exits(0);
+    assert_eq!(listing(below.path()), ["x__a.mp4.json", "y__a.mp4.json"]);
+}
+
+#[test]
+fn the_sheet_shows_every_frame() {
+    let out = tempfile::tempdir().unwrap();
+    let (input, folder) = (path("h264_refresh"), out.path().display().to_string());
+    quick(&["caption", &input, "--out", &folder, "--sheet", "--frames", "5"]).exits(0);
+    let name = listing(out.path()).into_iter().find(|name| name.ends_with(".png")).expect("a sheet");
+    let sheet = image::open(out.path().join(name)).unwrap().to_rgb8();
+    let blank = |i| Frame { pts: f64::from(i), image: RgbImage::new(288, 160) };
+    let expected = contact_sheet(&(0..5).map(blank).collect::<Vec<_>>(), ContactSheet::default());
+    assert_eq!(sheet.dimensions(), expected.dimensions());
+    let coloured = |p: &&Rgb<u8>| p.0.iter().max().unwrap() - p.0.iter().min().unwrap() > 60;
+    assert!(sheet.pixels().filter(coloured).count() > 5 * 20_000, "the frames are on it");
+
+    let alone = out.path().join("alone.png").display().to_string();
+    let ran = flamingo(&["frames", &input, "--frames", "5", "--sheet", &alone]).exits(0);
+    assert!(ran.out.contains("5 frames at 0.000 ") && ran.err.is_empty(), "{ran:?}");
+    assert!(image::open(&alone).unwrap().to_rgb8() == sheet, "the same frames on the same sheet");
+}
+
+fn picture(folder: &std::path::Path, name: &str, format: ImageFormat) -> String {
+    let path = folder.join(name);
+    let image = RgbImage::from_fn(31, 23, |x, y| Rgb([x as u8 * 8, y as u8 * 11, 90]));
+    image.save_with_format(&path, format).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn images() {
+    let folder = tempfile::tempdir().unwrap();
+    let formats = [
+        ("gif", ImageFormat::Gif),
+        ("jpeg", ImageFormat::Jpeg),
+        ("png", ImageFormat::Png),
+        ("webp", ImageFormat::WebP),
+    ];
+    for (name, format) in formats {
+        picture(folder.path(), &format!("a.{name}"), format);
+    }
+    let all = folder.path().display().to_string();
+    let reports = quick(&["ask", &all, "-q", "What?", "--json"]).exits(0).reports();
+    let found: Vec<_> = reports.iter().map(|r| r["videos"][0]["container"].as_str().unwrap()).collect();
+    assert_eq!(found, ["gif", "jpeg", "png", "webp"]);
+    for report in reports {
+        assert_eq!(report["answers"][0]["frame_times"], json!([[0.0]]));
+    }
+}
+
+#[test]
+fn text_images_and_videos_in_one_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, video) = (picture(folder.path(), "a.png", ImageFormat::Png), path("three_streams"));
+    let prompt = ["--prompt", "<image>A cat.<EOC><video>What?"];
+    let out = folder.path().join("out").display().to_string();
+    let ran = quick(&[&["ask", &image, &video, "--json", "--out", &out, "--sheet"], &prompt[..]].concat());
+    let report = ran.exits(0).report();
+    assert_eq!(report["input"], json!([image, video]));
+    assert_eq!(report["answers"].as_array().unwrap().len(), 1);
+    assert_eq!(report["answers"][0]["frame_times"], json!([[0.0], [0.0, 1.0, 2.0]]));
+    assert_eq!(report["videos"].as_array().unwrap().len(), 2);
+    assert_eq!(listing(&folder.path().join("out")), ["answer.json", "answer.png"]);
+    // Without one of its media there is nothing to answer.
+    let bad = support::clips::write(folder.path(), "bad.mp4", b"");
+    let ran = quick(&[&["ask", &image, &bad.display().to_string()], &prompt[..]].concat()).exits(1);
+    assert!(ran.errors() == [format!("error[empty_file]: {}: the file is empty", bad.display())], "{ran:?}");
+}
+
+fn answer(options: &[&str]) -> Value {
+    let input = path("short");
+    let report =
+        flamingo(&[&["ask", &input, "--prompt", "<video>Once upon a time", "--json"], options].concat())
+            .exits(0)
+            .report();
+    let answer = &report["answers"][0];
+    json!([answer["text"], answer["log_likelihood"]])
+}
+
+#[test]
+fn the_same_command_gives_the_same_answer() {
+    let beams = &["--max-new-tokens", "8"];
+    assert_eq!(answer(beams), answer(beams));
+    let greedy = answer(&["--max-new-tokens", "8", "--beams", "1", "--threads", "1"]);
+    assert!(greedy[0].as_str().is_some_and(|text| !text.is_empty()), "{greedy}");
+    assert_eq!(greedy[0], answer(&["--max-new-tokens", "8", "--temperature", "2", "--top-k", "1"])[0]);
+}
+
+#[test]
+fn the_seed_decides_a_sample() {
+    let sample =
+        |seed| answer(&["--max-new-tokens", "12", "--temperature", "1.5", "--top-p", "0.99", "--seed", seed]);
+    let (one, two) = (sample("1"), sample("2"));
+    assert_eq!(one, sample("1"));
+    assert_ne!(one, two);
+}

@@ -1,0 +1,114 @@
+//! Long videos: consecutive windows with an answer and a time range each, or the frames of all of it at once.
+
+use support::clips::clip;
+
+use crate::program::{flamingo, listing, quick};
+
+fn ranges(report: &serde_json::Value) -> Vec<(f64, f64, Vec<f64>)> {
+    let numbers = |v: &serde_json::Value| -> Vec<f64> {
+        v.as_array().unwrap().iter().map(|n| n.as_f64().unwrap()).collect()
+    };
+    let range = |a: &serde_json::Value| {
+        (a["start"].as_f64().unwrap(), a["end"].as_f64().unwrap(), numbers(&a["frame_times"][0]))
+    };
+    report["answers"].as_array().unwrap().iter().map(range).collect()
+}
+
+/// Nine seconds, as `options` cut them: start, end and frames of each window.
+#[track_caller]
+fn check(options: &[&str], expected: &[(f64, f64, &[f64])]) {
+    let path = clip("h264_refresh").display().to_string();
+    let ran = quick(&[&["caption", &path, "--json"], options].concat()).exits(0);
+    let found = ranges(&ran.report());
+    let expected: Vec<_> = expected.iter().map(|(a, b, frames)| (*a, *b, frames.to_vec())).collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn windows_cover_the_video() {
+    check(
+        &["--window", "2s"],
+        &[
+            (0.0, 2.0, &[0.0, 1.0]),
+            (2.0, 4.0, &[2.0, 3.0]),
+            (4.0, 6.0, &[4.0, 5.0]),
+            (6.0, 8.0, &[6.0, 7.0]),
+            (8.0, 9.0, &[8.0]),
+        ],
+    );
+    check(&[], &[(0.0, 9.0, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0])]);
+}
+
+#[test]
+fn a_range_is_cut_from_where_it_begins() {
+    check(&["--start", "1s", "--end", "3"], &[(1.0, 3.0, &[1.0, 2.0])]);
+    check(
+        &["--start", "3", "--end", "8s", "--window", "3s"],
+        &[(3.0, 6.0, &[3.0, 4.0, 5.0]), (6.0, 8.0, &[6.0, 7.0])],
+    );
+    // A window without a frame has no answer.
+    check(
+        &["--fps", "0.25", "--window", "2s"],
+        &[(0.0, 2.0, &[0.0]), (4.0, 6.0, &[4.0]), (8.0, 9.0, &[8.0])],
+    );
+}
+
+#[test]
+fn web_vtt() {
+    let out = tempfile::tempdir().unwrap();
+    let (path, folder) = (clip("h264_refresh").display().to_string(), out.path().display().to_string());
+    let ran = quick(&["caption", &path, "--window", "4s", "--out", &folder]).exits(0);
+    let name = clip("h264_refresh").file_name().unwrap().to_string_lossy().into_owned();
+    assert_eq!(listing(out.path()), [format!("{name}.json"), format!("{name}.vtt")]);
+    let text = std::fs::read_to_string(out.path().join(format!("{name}.vtt"))).unwrap();
+    let mut blocks = text.trim_end().split("\n\n");
+    assert_eq!(blocks.next(), Some("WEBVTT"));
+    let timings: Vec<_> = blocks.map(|cue| cue.lines().next().unwrap()).collect();
+    let expected =
+        ["00:00:00.000 --> 00:00:04.000", "00:00:04.000 --> 00:00:08.000", "00:00:08.000 --> 00:00:09.000"];
+    assert_eq!(timings, expected);
+    for range in ["0:00-0:04", "0:04-0:08", "0:08-0:09"] {
+        assert!(ran.out.contains(range), "{range}: {}", ran.out);
+    }
+}
+
+#[test]
+fn a_cue_of_an_image_lasts() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = folder.path().join("a.png");
+    image::RgbImage::new(9, 7).save(&picture).unwrap();
+    let (path, out) = (picture.display().to_string(), folder.path().join("out").display().to_string());
+    quick(&["caption", &path, "--window", "4s", "--out", &out]).exits(0);
+    let text = std::fs::read_to_string(folder.path().join("out/a.png.vtt")).unwrap();
+    assert!(text.starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:00.001\n"), "{text}");
+}
+
+/// The model learned times of 8 frames.
+#[test]
+fn more_frames_than_were_trained() {
+    let path = clip("h264_refresh").display().to_string();
+    let ran = quick(&["caption", &path, "--json", "--fps", "4"]).exits(0);
+    assert_eq!(ranges(&ran.report())[0].2.len(), 36);
+    for (options, hint) in [(&["--json"][..], true), (&[], true), (&["--window", "2s"], false)] {
+        let ran = quick(&[&["caption", &path, "--fps", "4", "--max-frames", "8"], options].concat());
+        assert_eq!(ran.err.contains("hint: cut long videos with --window"), hint, "{ran:?}");
+        let ran = ran.exits(i32::from(hint));
+        if options == ["--json"] {
+            assert_eq!(ran.report()["error"]["code"], "limit_frames");
+        } else if hint {
+            let said =
+                format!("error[limit_frames]: {path}: more frames than the 8 that one answer may look at");
+            assert_eq!(ran.errors(), [said]);
+        }
+    }
+}
+
+#[test]
+fn nothing_in_the_range() {
+    let path = clip("short").display().to_string();
+    for command in [&["caption", &path][..], &["ask", &path, "--prompt", "<video>"]] {
+        let ran = flamingo(&[command, &["--start", "100"]].concat()).exits(1);
+        let said = format!("error[no_frames]: {path}: no frame lies in the sampled range");
+        assert_eq!(ran.errors(), [said]);
+    }
+}
