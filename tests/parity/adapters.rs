@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use flamingo::kernels::activation::Activation;
 use flamingo::model::{CrossAttentionConfig, Placement, ResamplerConfig};
 use flamingo::weights::Weights;
-use support::random_weights;
+use support::{random_weights, target};
 
 pub const WIDTH: usize = 24;
 pub const LATENTS: usize = 7;
@@ -32,14 +32,14 @@ pub fn cross_attention(placement: Placement, activation: Activation) -> CrossAtt
 }
 
 /// The weights of `rule.py`, computed from their names, under ours.
-pub fn weights(names: &Names) -> Weights {
+pub fn weights(names: &Names, dtype: DType) -> Weights {
     let tensors: HashMap<_, _> = names
         .iter()
         .map(|(ours, theirs, shape)| {
             (ours.clone(), random_weights::tensor(theirs, shape.as_slice()).unwrap())
         })
         .collect();
-    Weights::from_tensors("rule", tensors, &Device::Cpu, DType::F32)
+    Weights::from_tensors("rule", tensors, target::device(), dtype)
 }
 
 /// `ours` and `theirs` are prefixes, with their dots.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use flamingo::generate::{Decoder, Generation, RowId, Strategy, TokenRules, generate, score};
 use flamingo::kernels::activation::Activation;
 use flamingo::language;
@@ -12,7 +12,7 @@ use flamingo::model::{Flamingo, FlamingoConfig, MediaKeys, Placement, RowInput};
 use flamingo::vision::VisionEncoder;
 use flamingo::weights::{Quantization, Weights};
 use support::golden::{Golden, folder, relative_error};
-use support::random_weights;
+use support::{random_weights, target};
 
 use crate::adapters::{self, WIDTH};
 
@@ -46,9 +46,9 @@ impl VisionEncoder for Pixels {
     }
 }
 
-fn model(placement: Placement, weights: impl Fn(&adapters::Names) -> Weights) -> Flamingo {
+fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) -> Weights) -> Flamingo {
     let path = folder().join("tiny_llama");
-    let (language, _) = language::build(&path, &Device::Cpu, DType::F32, Quantization::Keep).unwrap();
+    let (language, _) = language::build(&path, target::device(), dtype, Quantization::Keep).unwrap();
     let activation = Activation::SquaredRelu;
     let config = FlamingoConfig {
         resampler: adapters::resampler(4, activation),
@@ -68,18 +68,22 @@ fn model(placement: Placement, weights: impl Fn(&adapters::Names) -> Weights) ->
 }
 
 fn trained(placement: Placement) -> Flamingo {
-    model(placement, adapters::weights)
+    model(placement, DType::F32, |names| adapters::weights(names, DType::F32))
 }
 
 fn pixels(medium: usize) -> Tensor {
-    random_weights::values(&format!("pixels.{medium}"), (FRAMES[medium], 3, 8, 11), 0.0, 1.7).unwrap()
+    random_weights::values(&format!("pixels.{medium}"), (FRAMES[medium], 3, 8, 11), 0.0, 1.7)
+        .unwrap()
+        .to_device(target::device())
+        .unwrap()
 }
 
 fn look(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKeys>>) {
     if media.is_empty() {
         return (vec![], vec![]);
     }
-    let pixels: Vec<Tensor> = media.iter().map(|&m| pixels(m)).collect();
+    let dtype = model.language().cache_shape().dtype;
+    let pixels: Vec<Tensor> = media.iter().map(|&m| pixels(m).to_dtype(dtype).unwrap()).collect();
     let tokens = model.visual_tokens(&pixels, None).unwrap();
     let keys = tokens.iter().map(|t| model.media_keys(t).unwrap()).collect();
     (tokens, keys)
@@ -93,7 +97,7 @@ fn rules(stop: usize) -> TokenRules {
 fn every_stage_equals_the_reference() {
     let golden = Golden::load("flamingo");
     for (placement, layers) in PLACEMENTS {
-        let model = trained(layers);
+        let model = model(layers, target::dtype(), |names| adapters::weights(names, target::dtype()));
         for (name, ids, media) in PROMPTS {
             let key = format!("{placement}.{name}");
             let (tokens, keys) = look(&model, media);
@@ -217,7 +221,7 @@ fn log_softmax(logits: &Tensor) -> Vec<Vec<f32>> {
 /// Fresh gates are closed: the language model is undisturbed, whatever it is shown.
 #[test]
 fn an_untrained_model_is_the_bare_language_model() {
-    let untrained = model(PLACEMENTS[1].1, |_| Weights::random(7, &Device::Cpu, DType::F32));
+    let untrained = model(PLACEMENTS[1].1, DType::F32, |_| Weights::random(7, target::device(), DType::F32));
     assert!(!untrained.gates_open().unwrap());
     assert!(trained(PLACEMENTS[1].1).gates_open().unwrap());
     let (_, ids, media) = PROMPTS[2];

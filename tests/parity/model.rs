@@ -5,7 +5,7 @@ use flamingo::kernels::activation::Activation;
 use flamingo::model::media::{MediaCursor, MediaRule, Seen};
 use flamingo::model::{GatedCrossAttention, PerceiverResampler, Placement};
 use support::golden::{Golden, relative_error};
-use support::random_weights;
+use support::{random_weights, target};
 
 use crate::adapters::{self, LATENTS, WIDTH};
 
@@ -17,7 +17,7 @@ const TEXT_WIDTH: usize = 26;
 
 fn resampler(activation: Activation) -> PerceiverResampler {
     let config = adapters::resampler(5, activation);
-    let weights = adapters::weights(&adapters::resampler_names(&config, "", ""));
+    let weights = adapters::weights(&adapters::resampler_names(&config, "", ""), target::dtype());
     let resampler = PerceiverResampler::new(&config, WIDTH, weights.clone()).unwrap();
     weights.finish().unwrap();
     resampler
@@ -25,7 +25,7 @@ fn resampler(activation: Activation) -> PerceiverResampler {
 
 fn features(t: usize) -> Tensor {
     let all = random_weights::values(&format!("features.{t}"), (2, 1, t, 11, WIDTH), 0.0, 1.7).unwrap();
-    all.squeeze(1).unwrap()
+    target::input(&all.squeeze(1).unwrap())
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn ragged_media_in_one_batch_equal_each_alone() {
     for (i, t) in [(0, 3), (1, 8)] {
         let alone = resampler.forward(&long.narrow(0, i, 1).unwrap().narrow(1, 0, t).unwrap(), &[t]).unwrap();
         let error = relative_error(&batch.narrow(0, i, 1).unwrap(), &alone);
-        assert!(error <= 1e-5, "medium {i} of {t} frames: relative error {error:.1e}");
+        assert!(error <= target::tolerance(1e-5), "medium {i} of {t} frames: relative error {error:.1e}");
     }
 }
 
@@ -65,7 +65,10 @@ fn the_order_of_frames_matters() {
 
 fn cross_attention(activation: Activation) -> GatedCrossAttention {
     let config = adapters::cross_attention(Placement { every: 1, first: 0 }, activation);
-    let weights = adapters::weights(&adapters::cross_attention_names(&config, TEXT_WIDTH, WIDTH, "", ""));
+    let weights = adapters::weights(
+        &adapters::cross_attention_names(&config, TEXT_WIDTH, WIDTH, "", ""),
+        target::dtype(),
+    );
     let block = GatedCrossAttention::new(&config, TEXT_WIDTH, WIDTH, weights.clone()).unwrap();
     weights.finish().unwrap();
     block
@@ -76,8 +79,8 @@ fn cross_attention(activation: Activation) -> GatedCrossAttention {
 fn gated_cross_attention_equals_open_flamingo() {
     let golden = Golden::load("cross_attention");
     let locations = golden.tensor("locations").to_vec2::<u8>().unwrap();
-    let text = random_weights::values("text", (3, 13, TEXT_WIDTH), 0.0, 1.7).unwrap();
-    let media = random_weights::values("media", (3, 3, LATENTS, WIDTH), 0.0, 1.7).unwrap();
+    let text = target::input(&random_weights::values("text", (3, 13, TEXT_WIDTH), 0.0, 1.7).unwrap());
+    let media = target::input(&random_weights::values("media", (3, 3, LATENTS, WIDTH), 0.0, 1.7).unwrap());
     let rule = MediaRule { media_token: 1, forget_token: None };
     for (name, activation) in ACTIVATIONS {
         let block = cross_attention(activation);
