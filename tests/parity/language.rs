@@ -144,8 +144,10 @@ fn quantised_stays_close_to_dequantised() {
     println!(
         "quantised: logits {worst:.2e} relative, mean KL {mean:.2e} nats, {agree} of {n} best ids equal"
     );
-    assert!(worst <= 0.1, "relative error of the logits {worst}");
-    assert!(mean <= 0.02, "mean KL {mean}");
+    // On the CPU the products are exact; candle's CUDA kernels quantise the activations too.
+    let (allowed, divergence) = if target::device().is_cpu() { (1e-4, 1e-5) } else { (0.1, 0.02) };
+    assert!(worst <= allowed, "relative error of the logits {worst}");
+    assert!(mean.abs() <= divergence, "mean KL {mean}");
 }
 
 /// KL(exact || other) of each row's next-token distribution, in nats.
