@@ -192,6 +192,67 @@ fn rows_in_one_batch_write_what_each_writes_alone() {
     }
 }
 
+/// A prompt may be read in pieces of any size, while other rows go on.
+#[test]
+fn a_prompt_in_pieces_is_the_same_prompt() {
+    let model = trained(PLACEMENTS[0].1);
+    let (_, ids, media) = PROMPTS[2];
+    let (_, keys) = look(&model, media);
+    let scores = |chunk: usize| {
+        let mut decoder = Decoder::new(&model).with_prefill_chunk(chunk);
+        decoder.admit(ids.to_vec(), keys.clone(), 2).unwrap();
+        let mut steps = 1;
+        loop {
+            if let Some(scores) = decoder.step().unwrap().pop() {
+                return (steps, scores.log_probs);
+            }
+            steps += 1;
+        }
+    };
+    let (one, whole) = scores(512);
+    assert_eq!(one, 1);
+    for (chunk, expected_steps) in [(1, 10), (3, 4), (7, 2)] {
+        let (steps, log_probs) = scores(chunk);
+        assert_eq!(steps, expected_steps, "pieces of {chunk}");
+        let worst = whole.iter().zip(&log_probs).map(|(a, b)| ((a - b) / a).abs()).fold(0.0, f32::max);
+        assert!(worst <= 1e-5, "pieces of {chunk}: {worst:.1e}");
+    }
+}
+
+#[test]
+fn sampling_is_decided_by_its_seed() {
+    let model = trained(PLACEMENTS[0].1);
+    let (_, keys) = look(&model, &[0]);
+    let draw = |temperature: f64, top_k: usize, seed: u64| {
+        let strategy = Strategy::Sample { temperature, top_k, top_p: 0.95, seed };
+        let generation = Generation { strategy, max_new_tokens: 12 };
+        generate(&model, PROMPTS[1].1, &keys, &generation, &rules(0)).unwrap().ids
+    };
+    assert_eq!(draw(1.5, 0, 1), draw(1.5, 0, 1));
+    assert_ne!(draw(1.5, 0, 1), draw(1.5, 0, 2));
+    assert!((0..20).all(|seed| !draw(3.0, 0, seed).contains(&MEDIA_TOKEN)), "a forbidden token was drawn");
+    let greedy = Generation { strategy: Strategy::Greedy, max_new_tokens: 12 };
+    let greedy = generate(&model, PROMPTS[1].1, &keys, &greedy, &rules(0)).unwrap().ids;
+    assert_eq!(draw(1.0, 1, 3), greedy, "the likeliest of one");
+}
+
+#[test]
+fn settings_that_mean_nothing_are_refused() {
+    let sample = |temperature, top_p| Strategy::Sample { temperature, top_k: 0, top_p, seed: 0 };
+    for (strategy, expected) in [
+        (Strategy::Beam { beams: 0, length_penalty: 0.0 }, "0 beams"),
+        (Strategy::Beam { beams: 65, length_penalty: 0.0 }, "65 beams"),
+        (Strategy::Beam { beams: 2, length_penalty: f64::NAN }, "NaN"),
+        (sample(0.0, 1.0), "temperature of 0"),
+        (sample(f64::INFINITY, 1.0), "temperature of inf"),
+        (sample(1.0, 0.0), "likeliest 0"),
+        (sample(1.0, 1.1), "likeliest 1.1"),
+    ] {
+        let error = Generation { strategy, max_new_tokens: 4 }.check().unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 #[test]
 fn a_score_is_the_sum_of_the_log_probabilities() {
     let model = trained(PLACEMENTS[1].1);
@@ -260,6 +321,8 @@ fn prompts_and_media_must_fit() {
     };
     check(&[], &[], 4, "0 tokens");
     check(&[1, 5], &[], 4, "1 media markers, but 0 media");
+    check(&[1, 101], &[], 4, "token 101");
+    check(&[1, 7], &keys, 4, "0 media markers, but 1 media");
     check(&[1, 5, 5], &keys, 4, "2 media markers, but 1 media");
     check(&[1; 150], &[], 11, "150 tokens");
     check(&[1], &[], 0, "at most 0 tokens");
