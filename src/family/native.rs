@@ -96,7 +96,10 @@ pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> 
     let tensors = weights.vars().into_iter().map(|(name, var)| Ok((name, var.to_dtype(DType::BF16)?)));
     let tensors = tensors.collect::<Result<std::collections::HashMap<_, _>>>()?;
     let adapters = directory.join(&config.adapters.file);
-    candle_core::safetensors::save(&tensors, &adapters)?;
+    // Not `candle_core::safetensors::save`, whose files nobody else may read.
+    let bytes = safetensors::serialize(&tensors, None)
+        .map_err(|e| config_error(directory, format!("adapters cannot be written: {e}")))?;
+    std::fs::write(&adapters, bytes).map_err(io(&adapters))?;
     let language = directory.join(&config.language.file);
     let mut config = config.clone();
     config.adapters.sha256 = Some(sha256(&adapters)?);

@@ -87,6 +87,13 @@ impl FrameSampling {
         self
     }
 
+    /// Seconds at which it begins and ends, the end exclusive; `None` is the end of the video.
+    pub fn range(&self) -> (f64, Option<f64>) {
+        match *self {
+            FrameSampling::Fps { start, end, .. } | FrameSampling::Uniform { start, end, .. } => (start, end),
+        }
+    }
+
     /// Refuses what means nothing: a rate that is not positive, an empty or non-finite range, no frames.
     pub fn check(&self) -> Result<(), SamplingError> {
         let (start, end) = match *self {

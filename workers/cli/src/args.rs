@@ -12,6 +12,18 @@ use flamingo::generate::{Generation, Strategy};
 use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
 
+/// A command that means nothing, whatever its inputs are.
+#[derive(Debug)]
+pub struct BadUse(pub String);
+
+impl std::fmt::Display for BadUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadUse {}
+
 /// The model that ships with the project.
 const DEFAULT_MODEL: &str = "models/flamingo-mini";
 /// What candle and rayon take their number of threads from.
@@ -20,12 +32,13 @@ const THREADS: &str = "RAYON_NUM_THREADS";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model directory.
+    /// Model directory; `flamingo model init` makes an untrained one.
     #[arg(long, env = "FLAMINGO_MODEL", default_value = DEFAULT_MODEL, value_name = "DIR")]
     pub model: PathBuf,
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     pub device: DeviceName,
+    /// Numbers that the model computes in.
     #[arg(long, default_value = "f32", value_enum)]
     pub dtype: DTypeName,
     /// What to do with quantised matrices: run them as they are, or dequantise them at load.
@@ -71,9 +84,9 @@ impl ModelArgs {
         self.settle_threads()?;
         if !self.model.is_dir() {
             let model = self.model.display();
-            bail!(
+            bail!(BadUse(format!(
                 "{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`"
-            );
+            )));
         }
         Ok(Pipeline::load_with(&self.model, self.options()?)?)
     }
@@ -117,7 +130,7 @@ impl ModelArgs {
 #[command(next_help_heading = "Frames")]
 pub struct SamplingArgs {
     /// Frames per second.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_name = "RATE")]
     pub fps: f64,
     /// So many frames, spread evenly, instead of a rate.
     #[arg(long, value_name = "N", conflicts_with = "fps")]
@@ -131,12 +144,16 @@ pub struct SamplingArgs {
 }
 
 impl SamplingArgs {
-    pub fn sampling(&self) -> FrameSampling {
+    /// # Errors
+    /// [`BadUse`]: a rate, a number or a range that means nothing.
+    pub fn sampling(&self) -> anyhow::Result<FrameSampling> {
         let whole = match self.frames {
             Some(n) => FrameSampling::uniform(n),
             None => FrameSampling::fps(self.fps),
         };
-        whole.within(self.start, self.end)
+        let sampling = whole.within(self.start, self.end);
+        sampling.check().map_err(|e| BadUse(e.to_string()))?;
+        Ok(sampling)
     }
 }
 
@@ -152,28 +169,50 @@ pub fn parse_seconds(text: &str) -> Result<f64, String> {
     text.split(':').try_fold(0.0, |sum, part| Ok(sum * 60.0 + number(part)?))
 }
 
+/// A length of time that is not zero.
+pub fn parse_length(text: &str) -> Result<f64, String> {
+    parse_seconds(text)
+        .and_then(|s| if s > 0.0 { Ok(s) } else { Err("a window of 0 seconds has no frames".into()) })
+}
+
+fn parse_finite(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| "expected a number".into())
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    parse_finite(text).ok().filter(|n| *n > 0.0).ok_or_else(|| "expected a number above 0".into())
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    parse_positive(text)
+        .ok()
+        .filter(|n| *n <= 1.0)
+        .ok_or_else(|| "expected a number above 0, at most 1".into())
+}
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Answer")]
 pub struct GenerationArgs {
     /// Beams of the search; 1 is greedy.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub beams: u16,
     /// Divides a finished beam's log-likelihood by its length to this power.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_name = "POWER", value_parser = parse_finite)]
     pub length_penalty: f64,
     /// Longest answer in tokens.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_new_tokens: u16,
     /// Sample at this temperature instead of searching.
-    #[arg(long, conflicts_with = "beams")]
+    #[arg(long, conflicts_with = "beams", value_name = "T", value_parser = parse_positive)]
     pub temperature: Option<f64>,
     /// Sample from so many of the likeliest tokens; 0 is all.
-    #[arg(long, default_value_t = 0, requires = "temperature")]
+    #[arg(long, default_value_t = 0, requires = "temperature", value_name = "N")]
     pub top_k: usize,
     /// Sample from the likeliest tokens that together hold this probability.
-    #[arg(long, default_value_t = 1.0, requires = "temperature")]
+    #[arg(long, default_value_t = 1.0, requires = "temperature", value_name = "P", value_parser = parse_share)]
     pub top_p: f64,
-    #[arg(long, default_value_t = 0, requires = "temperature")]
+    /// The same seed samples the same answer.
+    #[arg(long, default_value_t = 0, requires = "temperature", value_name = "N")]
     pub seed: u64,
 }
 

@@ -7,7 +7,7 @@ use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
 
 use crate::args::{SamplingArgs, program};
-use crate::output::write_png;
+use crate::output::{shown, write_png};
 
 #[derive(Debug, Args)]
 pub struct Frames {
@@ -27,7 +27,7 @@ impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
         let request = DecodeRequest {
             name: self.file.clone(),
-            sampling: self.sampling.sampling(),
+            sampling: self.sampling.sampling()?,
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
         };
@@ -43,16 +43,17 @@ impl Frames {
         }
         let (info, summary) = (frames.info(), frames.summary().cloned().unwrap_or_default());
         if self.json {
-            let object = serde_json::json!({ "input": self.file, "video": info, "frame_times": times, "summary": summary });
+            let object = serde_json::json!({ "input": self.file.to_string_lossy(), "video": info, "frame_times": times, "summary": summary });
             println!("{object}");
         } else {
-            let (file, codec, fps) = (self.file.display(), &info.codec, info.average_fps);
+            let file = shown(&self.file.display().to_string());
+            let (codec, fps) = (&info.codec, info.average_fps);
             println!("{file}: {codec}, {}x{}, {:.3} s, {fps:.3} fps", info.width, info.height, info.duration);
             let list = times.iter().map(|t| format!("{t:.3}")).collect::<Vec<_>>().join(" ");
             println!("{} frames at {list} s", times.len());
             println!("{} packets decoded, {} skipped", summary.decoded, summary.skipped);
             for warning in &summary.warnings {
-                eprintln!("warning: {}: {warning}", self.file.display());
+                eprintln!("warning: {file}: {warning}");
             }
         }
         if let (Some(path), Some(sheet)) = (&self.sheet, &sheet) {

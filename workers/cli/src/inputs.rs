@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
+use crate::args::BadUse;
+
 /// What is taken from a directory; a file that is named is taken whatever its name. The decoder judges by content.
 const EXTENSIONS: &str = "3g2 3gp avi gif jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts png ts webm webp";
 
@@ -15,29 +17,40 @@ pub struct Input {
     pub name: String,
 }
 
-/// All inputs in order: named files as they are, directories from top to bottom in alphabetical order.
+/// All inputs in order: named files as they are, directories from top to bottom in alphabetical order, links followed.
+/// What cannot be read is an input too: it fails when its turn comes, and stops no other.
 ///
 /// # Errors
-/// A directory that cannot be read, or nothing to look at in all of them.
+/// Nothing to look at.
 pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let mut found = Vec::new();
     for path in named {
         if path.is_dir() {
-            for entry in walkdir::WalkDir::new(path).sort_by_file_name() {
-                let entry = entry?;
-                if entry.file_type().is_file() && is_media(entry.path()) {
-                    let below = entry.path().strip_prefix(path).unwrap_or(entry.path());
-                    found.push((entry.path().to_path_buf(), result_name(below)));
-                }
+            for file in media_below(path) {
+                let name = result_name(file.strip_prefix(path).unwrap_or(&file));
+                found.push((file, name));
             }
         } else {
             found.push((path.clone(), result_name(Path::new(path.file_name().unwrap_or_default()))));
         }
     }
     if found.is_empty() {
-        bail!("no video or image found; these are looked for in directories: {EXTENSIONS}");
+        bail!(BadUse(format!("no video or image found; these are looked for in directories: {EXTENSIONS}")));
     }
     Ok(with_unique_names(found))
+}
+
+fn media_below(directory: &Path) -> Vec<PathBuf> {
+    let walk = walkdir::WalkDir::new(directory).follow_links(true).sort_by_file_name();
+    let media = |entry: Result<walkdir::DirEntry, walkdir::Error>| match entry {
+        Ok(entry) => {
+            (!entry.file_type().is_dir() && is_media(entry.path())).then(|| entry.path().to_path_buf())
+        }
+        // A link back up: everything there is seen anyway.
+        Err(e) if e.loop_ancestor().is_some() => None,
+        Err(e) => e.path().filter(|path| is_media(path) || path.is_dir()).map(Path::to_path_buf),
+    };
+    walk.into_iter().filter_map(media).collect()
 }
 
 fn is_media(path: &Path) -> bool {

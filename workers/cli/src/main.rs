@@ -35,8 +35,9 @@ enum Command {
     DecodeFrames { request: String },
 }
 
-/// All well; a usage error is clap's own exit code 2.
 const SOME_FAILED: u8 = 1;
+/// clap's own exit code, for what clap cannot see.
+const BAD_USE: u8 = 2;
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -63,8 +64,8 @@ fn exit(result: anyhow::Result<bool>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(SOME_FAILED),
         Err(e) => {
-            eprintln!("error: {e:#}");
-            ExitCode::from(SOME_FAILED)
+            eprintln!("{}", output::error_line(&e));
+            ExitCode::from(if e.is::<args::BadUse>() { BAD_USE } else { SOME_FAILED })
         }
     }
 }

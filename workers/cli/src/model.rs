@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use candle_core::{Device, Tensor};
 use clap::{Args, Subcommand};
 use flamingo::Pipeline;
+use flamingo::family::CONFIG;
 use flamingo::family::native::{NativeConfig, SCHEMA, TokenNames, WeightFile, create};
 use flamingo::kernels::activation::Activation;
 use flamingo::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
@@ -17,6 +18,7 @@ use flamingo::vision::{Fit, Preprocess, VisionConfig, nfnet};
 use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
 
 use crate::args::{ModelArgs, SamplingArgs, make_folder, program};
+use crate::output::write;
 
 #[derive(Debug, Subcommand)]
 pub enum Model {
@@ -42,17 +44,18 @@ pub struct Trace {
     #[command(flatten)]
     model: ModelArgs,
     /// `<image>` or `<video>` marks where each medium goes, `<EOC>` the end of a chunk.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", help_heading = "Trace")]
     prompt: String,
     /// Videos and images, in the order of the prompt.
-    #[arg(long, value_name = "FILE", num_args = 1..)]
+    #[arg(long, value_name = "FILE", num_args = 1.., help_heading = "Trace")]
     media: Vec<PathBuf>,
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Ready pixels instead of files: `pixels` (frames, 3, h, w) and optionally `lengths`, the frames of each medium.
-    #[arg(long, value_name = "SAFETENSORS", conflicts_with = "media")]
+    #[arg(long, value_name = "SAFETENSORS", conflicts_with = "media", help_heading = "Trace")]
     pixels: Option<PathBuf>,
-    #[arg(long, value_name = "SAFETENSORS")]
+    /// Where the tensors go.
+    #[arg(long, value_name = "SAFETENSORS", help_heading = "Trace")]
     out: PathBuf,
 }
 
@@ -61,9 +64,11 @@ pub struct Init {
     /// The frozen language model: a GGUF file, or a directory with config.json, tokenizer.json and safetensors.
     #[arg(long, value_name = "PATH")]
     language: PathBuf,
+    /// The new model directory.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    #[arg(long, default_value_t = 0)]
+    /// The same seed makes the same weights.
+    #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
 }
 
@@ -136,11 +141,7 @@ impl Trace {
             println!("{name:<16} {:?} {:?}", tensor.dtype(), tensor.dims());
         }
         let tensors: HashMap<String, Tensor> = stages.into_iter().collect();
-        let partial = self.out.with_extension("partial");
-        candle_core::safetensors::save(&tensors, &partial)
-            .with_context(|| format!("{}: cannot be written", self.out.display()))?;
-        std::fs::rename(&partial, &self.out)
-            .with_context(|| format!("{}: cannot be written", self.out.display()))?;
+        write(&self.out, &safetensors::serialize(&tensors, None)?)?;
         println!("written to {}", self.out.display());
         Ok(true)
     }
@@ -148,7 +149,7 @@ impl Trace {
     fn look_at(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<Tensor> {
         let request = DecodeRequest {
             name: path.into(),
-            sampling: self.sampling.sampling(),
+            sampling: self.sampling.sampling()?,
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
         };
@@ -169,6 +170,9 @@ fn ready_pixels(path: &Path, device: &Device) -> anyhow::Result<Vec<Tensor>> {
 
 impl Init {
     fn run(self) -> anyhow::Result<bool> {
+        if self.out.join(CONFIG).exists() {
+            bail!("{}: there is a model already; it is never overwritten", self.out.display());
+        }
         make_folder(&self.out)?;
         let language = relative(&self.language, &self.out)?;
         create(&self.out, &mini(language), self.seed)?;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use flamingo::video::{Frame, Sheet};
 use indicatif::{ProgressBar, ProgressStyle};
+use video_worker::decoder::DecoderError;
 use video_worker::report::{Outcome, Report, write_whole};
 use video_worker::understand::human_time;
 
@@ -52,27 +53,42 @@ impl Output {
 fn human(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     let inputs = report.input.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
     match &report.outcome {
-        Outcome::Failed { error } => eprintln!("error[{}]: {}", error.code, error.message),
+        Outcome::Failed { error } => eprintln!("error[{}]: {}", error.code, shown(&error.message)),
         Outcome::Succeeded { answers } => {
-            writeln!(out, "{inputs}")?;
+            writeln!(out, "{}", shown(&inputs))?;
             for answer in answers {
                 let range = format!("{}-{}", human_time(answer.start), human_time(answer.end.ceil()));
-                let question = answer.question.as_ref().map(|q| format!("{q} ")).unwrap_or_default();
-                writeln!(out, "  {range:<12} {question}{}", shown(&answer.text))?;
+                let question = answer.question.as_ref().map(|q| format!("{} ", shown(q))).unwrap_or_default();
+                let text = if answer.text.is_empty() { "(nothing)".into() } else { shown(&answer.text) };
+                writeln!(out, "  {range:<12} {question}{text}")?;
             }
         }
     }
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", shown(warning));
     }
     Ok(())
 }
 
-/// Answers are the model's words: they may not steer the terminal.
-fn shown(text: &str) -> String {
-    if text.is_empty() {
-        return "(nothing)".into();
+/// What ended a command, on one line, with its code where it has one.
+pub fn error_line(error: &anyhow::Error) -> String {
+    let code = error.chain().find_map(|cause| {
+        let decoder = cause.downcast_ref::<DecoderError>().map(DecoderError::code);
+        decoder.or_else(|| cause.downcast_ref::<flamingo::Error>().map(flamingo::Error::code))
+    });
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        // Many errors say their cause themselves.
+        if !text.ends_with(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
     }
+    let code = code.map(|code| format!("[{code}]")).unwrap_or_default();
+    format!("error{code}: {}", shown(&text))
+}
+
+/// Answers are the model's words and file names a stranger's: they may not steer the terminal.
+pub fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

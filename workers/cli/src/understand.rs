@@ -4,13 +4,15 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
+use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use video_worker::decoder::ProcessLimits;
 use video_worker::report::Outcome;
 use video_worker::understand::{Request, Understander};
 
-use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_seconds, program};
+use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
 use crate::inputs::{self, Input};
 use crate::output::{Output, progress, show_frame};
 
@@ -25,11 +27,12 @@ pub struct Ask {
     #[command(flatten)]
     common: Common,
     /// A question about each input; may be given several times, the video is looked at once.
-    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt")]
+    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt", help_heading = "Question")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     question: Vec<String>,
     /// One prompt about all inputs together, with `<image>` or `<video>` where each goes, in order, and `<EOC>` after
     /// each example: `<image>A cat.<EOC><video>`.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window"])]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window"], help_heading = "Question")]
     prompt: Option<String>,
 }
 
@@ -43,11 +46,12 @@ struct Common {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Cut the video into consecutive windows of this length, each with an answer of its own (`8s`, `1:30`).
-    #[arg(long, value_parser = parse_seconds, value_name = "TIME", help_heading = "Frames")]
+    #[arg(long, value_parser = parse_length, value_name = "TIME", help_heading = "Frames")]
     window: Option<f64>,
     /// Most frames that one answer may look at.
     #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Frames")]
-    max_frames: usize,
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    max_frames: u32,
     #[command(flatten)]
     generation: GenerationArgs,
     /// One JSON object per input and line on standard output.
@@ -81,8 +85,11 @@ impl Ask {
 
 impl Common {
     fn run(self, tasks: Vec<Task>, together: bool) -> anyhow::Result<bool> {
-        let inputs = inputs::find(&self.inputs)?;
         let request = self.request(tasks)?;
+        let inputs = inputs::find(&self.inputs)?;
+        if together {
+            check_places(&request.tasks, inputs.len())?;
+        }
         if let Some(folder) = &self.out {
             make_folder(folder)?;
         }
@@ -118,8 +125,8 @@ impl Common {
                     sheet.add(frame);
                 }
             });
-            failed += usize::from(self.is_failure(&report.outcome));
             bar.suspend(|| output.report(&input.name, &report, sheet.as_ref()))?;
+            failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
             bar.inc(1);
         }
         bar.finish_and_clear();
@@ -144,34 +151,43 @@ impl Common {
             }
         });
         output.report("answer", &report, sheet.as_ref())?;
-        Ok(!self.is_failure(&report.outcome))
+        Ok(!is_failure(&report.outcome))
     }
 
     fn request(&self, tasks: Vec<Task>) -> anyhow::Result<Request> {
-        let sampling = self.sampling.sampling();
-        sampling.check()?;
-        if self.window == Some(0.0) {
-            bail!("a window of 0 seconds has no frames");
-        }
         Ok(Request {
             tasks,
-            sampling,
+            sampling: self.sampling.sampling()?,
             window: self.window,
-            max_frames: self.max_frames,
+            max_frames: self.max_frames as usize,
             generation: self.generation.generation(),
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
         })
     }
+}
 
-    fn is_failure(&self, outcome: &Outcome) -> bool {
-        if let Outcome::Failed { error } = outcome
-            && error.code == "limit_frames"
-        {
-            eprintln!(
-                "hint: cut long videos with --window, look at fewer frames with --frames or --fps, or raise --max-frames"
-            );
+/// A prompt over all inputs has a place for each: said before anything is loaded or decoded.
+fn check_places(tasks: &[Task], inputs: usize) -> anyhow::Result<()> {
+    for task in tasks {
+        let Task::Complete { prompt } = task else { continue };
+        let places = Prompt::parse(prompt).media();
+        if places != inputs {
+            bail!(BadUse(format!(
+                "the prompt has places (`<image>`, `<video>`) for {places} inputs, but there are {inputs}"
+            )));
         }
-        matches!(outcome, Outcome::Failed { .. })
     }
+    Ok(())
+}
+
+fn is_failure(outcome: &Outcome) -> bool {
+    if let Outcome::Failed { error } = outcome
+        && error.code == "limit_frames"
+    {
+        eprintln!(
+            "hint: cut long videos with --window, look at fewer frames with --frames or --fps, or raise --max-frames"
+        );
+    }
+    matches!(outcome, Outcome::Failed { .. })
 }

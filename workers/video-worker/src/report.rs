@@ -15,6 +15,7 @@ pub const SCHEMA: &str = "flamingo.report/1";
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub schema: &'static str,
+    #[serde(serialize_with = "readable_paths")]
     pub input: Vec<PathBuf>,
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -63,13 +64,19 @@ pub struct Timing {
     pub answer_s: f64,
 }
 
+/// JSON is Unicode and file names need not be.
+fn readable_paths<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+}
+
 impl Report {
     /// As WebVTT: one cue per answer.
     pub fn web_vtt(&self) -> String {
         let mut text = String::from("WEBVTT\n");
         if let Outcome::Succeeded { answers } = &self.outcome {
             for answer in answers {
-                let (start, end) = (timestamp(answer.start), timestamp(answer.end));
+                // A cue must not be empty, and an image lasts no time.
+                let (start, end) = (timestamp(answer.start), timestamp(answer.end.max(answer.start + 0.001)));
                 text.push_str(&format!("\n{start} --> {end}\n{}\n", cue_text(&answer.text)));
             }
         }

@@ -32,8 +32,8 @@ pub enum UnderstandError {
     Decoder(#[from] DecoderError),
     #[error("{}: {source}", path.display())]
     Model { path: PathBuf, source: Error },
-    #[error("{}: {frames} frames are more than the {allowed} that one answer may look at", path.display())]
-    TooManyFrames { path: PathBuf, frames: usize, allowed: usize },
+    #[error("{}: more frames than the {allowed} that one answer may look at", path.display())]
+    TooManyFrames { path: PathBuf, allowed: usize },
     #[error("{}: no frame lies in the sampled range", path.display())]
     NoFrames { path: PathBuf },
 }
@@ -107,28 +107,25 @@ impl Understander<'_> {
         on_frame: &mut dyn FnMut(&Frame),
     ) -> Result<(), UnderstandError> {
         let mut frames = self.decode(input, request)?;
-        let duration = frames.info().duration;
-        let mut open =
-            Window { start: 0.0, end: request.window.unwrap_or(duration).min(duration), frames: vec![] };
+        let (start, end) = sampled_range(request, frames.info().duration);
+        let length = request.window.unwrap_or(f64::MAX);
+        let mut open = Window { start, end: start + length, frames: vec![] };
         let mut looked = false;
         while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
             let frame = frame?;
             on_frame(&frame);
-            if let Some(length) = request.window
-                && frame.pts >= open.end
-            {
-                looked |= self.answer_window(input, request, &open, progress)?;
-                let index = (frame.pts / length).floor();
-                open = Window {
-                    start: index * length,
-                    end: ((index + 1.0) * length).min(duration),
-                    frames: vec![],
-                };
+            if frame.pts >= open.end {
+                let passed = ((frame.pts - start) / length).floor();
+                // The end of one is the beginning of the next, whatever rounding says.
+                let begin = (start + passed * length).max(open.end);
+                let next = Window { start: begin, end: begin + length, frames: vec![] };
+                let full = std::mem::replace(&mut open, next);
+                looked |= self.answer_window(input, request, full.before(end), progress)?;
             }
             open.frames.push(self.pipeline.prepare(&frame));
             check_frames(input, &open.frames, request)?;
         }
-        looked |= self.answer_window(input, request, &open, progress)?;
+        looked |= self.answer_window(input, request, open.before(end), progress)?;
         record(&frames, input, progress);
         if looked { Ok(()) } else { Err(UnderstandError::NoFrames { path: input.to_path_buf() }) }
     }
@@ -138,7 +135,7 @@ impl Understander<'_> {
         &self,
         input: &Path,
         request: &Request,
-        window: &Window,
+        window: Window,
         progress: &mut Progress,
     ) -> Result<bool, UnderstandError> {
         if window.frames.is_empty() {
@@ -175,7 +172,8 @@ impl Understander<'_> {
             media.push(self.look(input, &prepared, progress)?);
         }
         let first = inputs.first().cloned().unwrap_or_default();
-        self.ask_all(&first, request, &media.iter().collect::<Vec<_>>(), (0.0, longest), progress)
+        let range = sampled_range(request, longest);
+        self.ask_all(&first, request, &media.iter().collect::<Vec<_>>(), range, progress)
     }
 
     fn decode(&self, input: &Path, request: &Request) -> Result<DecodedFrames, DecoderError> {
@@ -235,6 +233,20 @@ struct Window {
     frames: Vec<Frame>,
 }
 
+impl Window {
+    /// The same, ending where the sampled range does, but never before its last frame.
+    fn before(self, end: f64) -> Self {
+        let last = self.frames.last().map_or(self.start, |frame| frame.pts);
+        Self { end: self.end.min(end).max(last), ..self }
+    }
+}
+
+/// Seconds of a video that are looked at.
+fn sampled_range(request: &Request, duration: f64) -> (f64, f64) {
+    let (start, end) = request.sampling.range();
+    (start, end.unwrap_or(duration).min(duration))
+}
+
 fn record(frames: &DecodedFrames, input: &Path, progress: &mut Progress) {
     progress.videos.push(frames.info().clone());
     if let Some(summary) = frames.summary() {
@@ -246,11 +258,7 @@ fn check_frames(input: &Path, frames: &[Frame], request: &Request) -> Result<(),
     if frames.len() <= request.max_frames {
         return Ok(());
     }
-    Err(UnderstandError::TooManyFrames {
-        path: input.to_path_buf(),
-        frames: frames.len(),
-        allowed: request.max_frames,
-    })
+    Err(UnderstandError::TooManyFrames { path: input.to_path_buf(), allowed: request.max_frames })
 }
 
 fn model_error(path: &Path, source: Error) -> UnderstandError {

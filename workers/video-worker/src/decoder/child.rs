@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 
 use flamingo::error::VideoError;
 use flamingo::video::Video;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
 
 use super::wire::{self, Message};
 use super::{DecodeRequest, ProcessLimits};
@@ -18,6 +19,7 @@ use super::{DecodeRequest, ProcessLimits};
 pub fn serve(request: &str) -> io::Result<()> {
     let request: DecodeRequest = serde_json::from_str(request)?;
     limit(&request.process)?;
+    end_with_the_reader();
     let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut output = BufWriter::with_capacity(1 << 18, io::stdout().lock());
     match send(&request, file, &mut output)? {
@@ -45,6 +47,17 @@ fn send(request: &DecodeRequest, file: File, output: &mut impl Write) -> io::Res
     }
     wire::write(output, Message::End(frames.summary()))?;
     Ok(Ok(()))
+}
+
+/// Kills this process when nobody reads its output any more, however long it would go on without writing.
+fn end_with_the_reader() {
+    std::thread::spawn(|| {
+        let stdout = io::stdout();
+        // Asked for nothing, a pipe still tells that its other end is gone.
+        let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
+        while !matches!(poll(&mut pipe, None), Ok(1..)) {}
+        kill_process(getpid(), Signal::KILL)
+    });
 }
 
 /// Takes from this process what decoding does not need, before the first byte of the video is read.

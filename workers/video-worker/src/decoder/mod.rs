@@ -30,10 +30,16 @@ pub const SUBCOMMAND: &str = "decode-frames";
 #[serde(deny_unknown_fields)]
 pub struct DecodeRequest {
     /// The input as errors name it; the child never opens it.
+    #[serde(serialize_with = "readable_path")]
     pub name: PathBuf,
     pub sampling: FrameSampling,
     pub limits: VideoLimits,
     pub process: ProcessLimits,
+}
+
+/// JSON is Unicode and file names need not be.
+fn readable_path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 /// What the child process may use.
@@ -98,10 +104,13 @@ pub struct DecodedFrames {
 /// The file is no video within the limits, or the child could not do its work.
 pub fn decode(program: &Path, request: DecodeRequest) -> Result<DecodedFrames, DecoderError> {
     let io = |source| DecoderError::Io { path: request.name.clone(), source };
-    let file = File::open(&request.name).map_err(io)?;
-    if file.metadata().map_err(io)?.is_dir() {
-        return Err(io(std::io::ErrorKind::IsADirectory.into()));
+    // Before it is opened: opening a named pipe would wait for its writer.
+    match std::fs::metadata(&request.name).map_err(io)?.file_type() {
+        kind if kind.is_dir() => return Err(io(std::io::ErrorKind::IsADirectory.into())),
+        kind if !kind.is_file() => return Err(io(std::io::Error::other("not a regular file"))),
+        _ => {}
     }
+    let file = File::open(&request.name).map_err(io)?;
     let text = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)
