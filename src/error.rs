@@ -69,6 +69,10 @@ pub enum VideoError {
     TooLong { path: PathBuf, found: f64, allowed: f64 },
     #[error("{path}: a frame of {width}x{height} has more than the {allowed} pixels that are allowed")]
     TooManyPixels { path: PathBuf, width: u32, height: u32, allowed: u64 },
+    #[error(
+        "{path}: a frame of {width}x{height} has a side of more than the {allowed} pixels that are allowed"
+    )]
+    TooLongSide { path: PathBuf, width: u32, height: u32, allowed: u32 },
     #[error("{path}: the video has more than {allowed} packets")]
     TooManyPackets { path: PathBuf, allowed: u64 },
     #[error("{path}: {found} frames would have to be decoded, {allowed} are allowed")]
@@ -98,6 +102,7 @@ impl VideoError {
             VideoError::TooManyBytes { .. } => "limit_bytes",
             VideoError::TooLong { .. } => "limit_duration",
             VideoError::TooManyPixels { .. } => "limit_pixels",
+            VideoError::TooLongSide { .. } => "limit_side",
             VideoError::TooManyPackets { .. } => "limit_packets",
             VideoError::TooManyDecodedFrames { .. } => "limit_decoded_frames",
             VideoError::TooManyStreams { .. } => "limit_streams",

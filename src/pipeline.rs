@@ -84,6 +84,7 @@ impl Pipeline {
         }
         let model = &self.loaded.model;
         let tokens = model.visual_tokens(&[self.pixels(prepared)?], None)?;
+        tracing::debug!(frames = prepared.len(), visual_tokens = tokens[0].dim(0)?, "looked at a medium");
         Ok(Medium {
             keys: model.media_keys(&tokens[0])?,
             frame_times: prepared.iter().map(|f| f.pts).collect(),
@@ -99,6 +100,7 @@ impl Pipeline {
         let prompt = task.prompt(format).encode(tokenizer, tokens, media.len())?;
         let keys: Vec<_> = media.iter().map(|m| m.keys.clone()).collect();
         let written = generate(model, &prompt, &keys, generation, rules)?;
+        tracing::debug!(prompt_tokens = prompt.len(), completion_tokens = written.ids.len(), finish = ?written.finish, "answered");
         Ok(Answer {
             text: task.read(format, &tokenizer.decode(&written.ids, true)?),
             finish: written.finish,

@@ -140,6 +140,27 @@ impl Prompt {
 }
 
 impl PromptFormat {
+    /// Refuses a format that could not ask.
+    ///
+    /// # Errors
+    /// What is wrong, in words.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, prompt) in
+            [("caption", Prompt::parse(&self.caption)), ("question", Prompt::parse(&self.question))]
+        {
+            if prompt.media() != 1 {
+                return Err(format!("prompt.{name} places {} media instead of one", prompt.media()));
+            }
+        }
+        if !self.question.contains(QUESTION) {
+            return Err(format!("prompt.question does not contain {QUESTION}"));
+        }
+        if self.keywords.iter().any(String::is_empty) {
+            return Err("one of prompt.keywords is empty".into());
+        }
+        Ok(())
+    }
+
     /// Asks for a caption of one medium.
     pub fn ask_caption(&self) -> Prompt {
         let example = |caption: &String| self.example(Prompt::parse(&self.caption), caption);

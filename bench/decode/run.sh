@@ -9,7 +9,7 @@ if [ -z "${PYTHON:-}" ]; then
     $venv/bin/pip install -q -r bench/decode/requirements.txt
     PYTHON=$venv/bin/python
 fi
-cargo build --release -p flamingo-bench --bin bench-decode
+cargo build --locked --release --workspace
 bench/decode/clips.sh target/bench-clips
 exec "$PYTHON" bench/decode/compare.py --ours target/release/bench-decode --clips target/bench-clips \
     --out bench/results --rounds "${ROUNDS:-5}"

@@ -62,6 +62,7 @@ pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Re
         serde_json::from_value(config).map_err(|e| config_error(directory, e.to_string()))?;
     let error = |reason| config_error(directory, reason);
     config.model.check().map_err(error)?;
+    config.prompt.check().map_err(error)?;
     let mut hashes = Vec::new();
     for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
         if let Some(expected) = &weights.sha256 {
@@ -120,6 +121,13 @@ fn assemble(
     let language_path = directory.join(&config.language.file);
     let (language, tokenizer) =
         language::build(&language_path, &options.device, options.dtype, options.quantization)?;
+    let placement = config.model.cross_attention.placement;
+    if !(0..language.n_layers()).any(|layer| placement.has(layer)) {
+        return Err(config_error(
+            directory,
+            format!("{placement:?} leaves the language model without cross-attention"),
+        ));
+    }
     let vision = vision::build(&config.vision, &weights.pp("vision"))?;
     let tokens = prompt_tokens(directory, &config.tokens, &tokenizer)?;
     let stop = config.tokens.stop.iter().map(|name| token(directory, name, &tokenizer));

@@ -45,6 +45,37 @@ pub enum Strategy {
     },
 }
 
+/// More than any search needs, and few enough that their caches fit.
+const MAX_BEAMS: usize = 64;
+
+impl Generation {
+    /// Refuses what means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] with the setting and its value.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Prompt(what));
+        if self.max_new_tokens == 0 {
+            return refuse("an answer of at most 0 tokens".into());
+        }
+        match self.strategy {
+            Strategy::Beam { beams, .. } if !(1..=MAX_BEAMS).contains(&beams) => {
+                refuse(format!("{beams} beams, not 1 to {MAX_BEAMS}"))
+            }
+            Strategy::Beam { length_penalty, .. } if !length_penalty.is_finite() => {
+                refuse(format!("a length penalty of {length_penalty}"))
+            }
+            Strategy::Sample { temperature, .. } if !(temperature.is_finite() && temperature > 0.0) => {
+                refuse(format!("sampling at a temperature of {temperature}"))
+            }
+            Strategy::Sample { top_p, .. } if !(top_p > 0.0 && top_p <= 1.0) => {
+                refuse(format!("sampling from the likeliest {top_p} of all probability"))
+            }
+            Strategy::Greedy | Strategy::Beam { .. } | Strategy::Sample { .. } => Ok(()),
+        }
+    }
+}
+
 impl Default for Generation {
     /// The paper's open-ended evaluation: 3 beams.
     fn default() -> Self {
@@ -87,6 +118,7 @@ pub struct Decoder<'m> {
     model: &'m Flamingo,
     rows: BTreeMap<RowId, Row>,
     next_id: u64,
+    prefill_chunk: usize,
 }
 
 struct Row {
@@ -106,13 +138,19 @@ pub struct Scores {
 
 impl<'m> Decoder<'m> {
     pub fn new(model: &'m Flamingo) -> Self {
-        Self { model, rows: BTreeMap::new(), next_id: 0 }
+        Self { model, rows: BTreeMap::new(), next_id: 0, prefill_chunk: PREFILL_CHUNK }
+    }
+
+    /// The same with another size of the pieces in which prompts are read; at least 1.
+    pub fn with_prefill_chunk(self, tokens: usize) -> Self {
+        Self { prefill_chunk: tokens.max(1), ..self }
     }
 
     /// A new row: a prompt, its media in order, and room for `max_new_tokens` more.
     ///
     /// # Errors
-    /// An empty prompt, or one that with its answer reaches beyond the language model.
+    /// An empty prompt, one that with its answer reaches beyond the language model, an unknown token, or another number
+    /// of media markers than of media.
     pub fn admit(
         &mut self,
         prompt: Vec<u32>,
@@ -120,12 +158,13 @@ impl<'m> Decoder<'m> {
         max_new_tokens: usize,
     ) -> Result<RowId> {
         let limit = self.model.language().max_positions();
-        if prompt.is_empty() || prompt.len() + max_new_tokens > limit {
+        if prompt.is_empty() || prompt.len().saturating_add(max_new_tokens) > limit {
             let tokens = prompt.len();
             return Err(Error::Prompt(format!(
                 "a prompt of {tokens} tokens and an answer of up to {max_new_tokens} do not fit 1 to {limit} tokens"
             )));
         }
+        self.model.check_markers(&prompt, media.len())?;
         let state = self.model.row(media, prompt.len())?;
         Ok(self.insert(Row { state, pending: prompt, room: max_new_tokens }))
     }
@@ -153,7 +192,7 @@ impl<'m> Decoder<'m> {
         let mut chunks = Vec::new();
         for (&id, row) in &mut self.rows {
             if !row.pending.is_empty() {
-                let rest = row.pending.split_off(row.pending.len().min(PREFILL_CHUNK));
+                let rest = row.pending.split_off(row.pending.len().min(self.prefill_chunk));
                 chunks.push((id, std::mem::replace(&mut row.pending, rest)));
             }
         }
@@ -218,9 +257,7 @@ pub fn generate(
     generation: &Generation,
     rules: &TokenRules,
 ) -> Result<Generated> {
-    if generation.max_new_tokens == 0 {
-        return Err(Error::Prompt("an answer of at most 0 tokens".into()));
-    }
+    generation.check()?;
     let mut decoder = Decoder::new(model);
     let row = decoder.admit(prompt.to_vec(), media.to_vec(), generation.max_new_tokens)?;
     match generation.strategy {
@@ -231,7 +268,7 @@ pub fn generate(
             sample::draw(&mut decoder, row, None, generation.max_new_tokens, rules)
         }
         Strategy::Sample { temperature, top_k, top_p, seed } => {
-            let chooser = sample::chooser(temperature, top_k, top_p, seed)?;
+            let chooser = sample::chooser(temperature, top_k, top_p, seed);
             sample::draw(&mut decoder, row, Some(chooser), generation.max_new_tokens, rules)
         }
     }
@@ -248,6 +285,7 @@ pub fn score(
     continuations: &[Vec<u32>],
 ) -> Result<Vec<f64>> {
     let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
+    model.check_markers(&continuations.concat(), 0)?;
     if continuations.iter().any(Vec::is_empty) {
         return Err(Error::Prompt("an empty continuation has no likelihood".into()));
     }

@@ -4,22 +4,17 @@ use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use super::{Decoder, Finish, Generated, RowId, TokenRules};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A seeded sampler over log-probabilities.
-pub(super) fn chooser(temperature: f64, top_k: usize, top_p: f64, seed: u64) -> Result<LogitsProcessor> {
-    if !(temperature > 0.0 && temperature.is_finite() && top_p > 0.0 && top_p <= 1.0) {
-        return Err(Error::Prompt(format!(
-            "cannot sample at temperature {temperature} from the top {top_p}"
-        )));
-    }
+pub(super) fn chooser(temperature: f64, top_k: usize, top_p: f64, seed: u64) -> LogitsProcessor {
     let sampling = match (top_k, top_p < 1.0) {
         (0, false) => Sampling::All { temperature },
         (0, true) => Sampling::TopP { p: top_p, temperature },
         (k, false) => Sampling::TopK { k, temperature },
         (k, true) => Sampling::TopKThenTopP { k, p: top_p, temperature },
     };
-    Ok(LogitsProcessor::from_sampling(seed, sampling))
+    LogitsProcessor::from_sampling(seed, sampling)
 }
 
 /// Writes until a stop token or the limit; without a chooser the likeliest token is taken.

@@ -5,6 +5,7 @@ use candle_core::{D, DType, Module, Tensor};
 use candle_nn::Init;
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 
+use super::quantized::BlockMatrix;
 use crate::error::Result;
 use crate::weights::{Matrix, Weights};
 
@@ -18,7 +19,16 @@ pub const LINEAR_INIT: Init = Init::Kaiming {
 /// `x @ weight^T`, without bias: (.., d_in) -> (.., d_out).
 #[derive(Debug, Clone)]
 pub struct Linear {
-    matrix: QMatMul,
+    weight: Weight,
+}
+
+#[derive(Debug, Clone)]
+enum Weight {
+    Dense(Tensor),
+    /// On the CPU, in a format that has a kernel here.
+    Blocks(BlockMatrix),
+    /// Any other quantised matrix, by candle.
+    Quantized(QMatMul),
 }
 
 impl Linear {
@@ -32,27 +42,34 @@ impl Linear {
 
     /// Wraps a matrix (d_out, d_in) that another layer may share, as tied embeddings do.
     pub fn from_matrix(matrix: Matrix) -> Result<Self> {
-        let matrix = match matrix {
-            Matrix::Dense(weight) => QMatMul::Tensor(weight),
-            Matrix::Quantized(weight) => QMatMul::from_arc(weight)?,
+        let weight = match matrix {
+            Matrix::Dense(weight) => Weight::Dense(weight),
+            Matrix::Quantized(packed) => match BlockMatrix::new(&packed)? {
+                Some(blocks) => Weight::Blocks(blocks),
+                None => Weight::Quantized(QMatMul::from_arc(packed)?),
+            },
         };
-        Ok(Self { matrix })
+        Ok(Self { weight })
     }
 
+    /// Quantised matrices compute in f32, whatever the dtype of `x`; the result has the dtype of `x`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        match &self.matrix {
-            QMatMul::Tensor(weight) => Ok(flat_matmul(x, weight)?),
-            // The quantised kernels take f32 only.
-            quantized if x.dtype() != DType::F32 => {
-                Ok(quantized.forward(&x.to_dtype(DType::F32)?)?.to_dtype(x.dtype())?)
-            }
-            quantized => Ok(quantized.forward(x)?),
+        let in_f32 = || x.to_dtype(DType::F32);
+        match &self.weight {
+            Weight::Dense(weight) => Ok(flat_matmul(x, weight)?),
+            Weight::Blocks(matrix) => Ok(matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?),
+            Weight::Quantized(matrix) => Ok(matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?),
         }
     }
 
     /// The rows `ids` (n) of the matrix as activations of `dtype`: (n) -> (n, d_in).
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
-        Ok(self.matrix.embedding(ids)?.to_dtype(dtype)?)
+        let rows = match &self.weight {
+            Weight::Dense(weight) => weight.index_select(ids, 0)?,
+            Weight::Blocks(matrix) => matrix.rows(ids)?,
+            Weight::Quantized(matrix) => matrix.embedding(ids)?,
+        };
+        Ok(rows.to_dtype(dtype)?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Operations that candle lacks or does slowly, each differentiable where training needs it.
 
+pub mod quantized;
 pub mod linear;
 pub mod norm;
 pub mod activation;

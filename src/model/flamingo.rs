@@ -137,6 +137,24 @@ impl Flamingo {
         Ok(Arc::new(MediaKeys { layers }))
     }
 
+    /// Refuses ids that are not in the vocabulary, and another number of media markers than of media.
+    ///
+    /// # Errors
+    /// [`Error::Prompt`] that says which.
+    pub fn check_markers(&self, ids: &[u32], media: usize) -> Result<()> {
+        let vocabulary = self.language.vocabulary();
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
+            return Err(Error::Prompt(format!(
+                "token {id} is not one of the {vocabulary} of the vocabulary"
+            )));
+        }
+        let markers = ids.iter().filter(|&&id| id == self.rule.media_token).count();
+        if markers != media {
+            return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
+        }
+        Ok(())
+    }
+
     /// A row that is to see `media`, with room for `capacity` tokens.
     pub fn row(&self, media: Vec<Arc<MediaKeys>>, capacity: usize) -> Result<RowState> {
         let limit = self.language.max_positions();

@@ -17,6 +17,8 @@ pub struct VideoLimits {
     pub max_duration_s: f64,
     /// Width times height of a frame. The default is 8K UHD (7680 x 4320).
     pub max_pixels: u64,
+    /// Width and height of a frame, each: a strip of a few rows would cost its resizer more than its pixels say.
+    pub max_side: u32,
     /// Packets of the video stream: a small file can hold hundreds of thousands.
     pub max_packets: u64,
     /// Frames decoded for one pass over the frames of a sampling.
@@ -34,6 +36,7 @@ impl Default for VideoLimits {
             max_bytes: 8 << 30,
             max_duration_s: 4.0 * 3600.0,
             max_pixels: 33_177_600,
+            max_side: 16_384,
             max_packets: 1_000_000,
             max_decoded_frames: 1_000_000,
             max_streams: 64,
@@ -44,6 +47,9 @@ impl Default for VideoLimits {
 
 impl VideoLimits {
     pub(super) fn check_pixels(&self, path: &Path, width: u32, height: u32) -> Result<(), VideoError> {
+        if width.max(height) > self.max_side {
+            return Err(VideoError::TooLongSide { path: path.into(), width, height, allowed: self.max_side });
+        }
         if u64::from(width) * u64::from(height) <= self.max_pixels {
             return Ok(());
         }

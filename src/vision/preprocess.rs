@@ -40,7 +40,7 @@ pub enum Fit {
 }
 
 fn side<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
-    checked(u32::deserialize(from)?, |&side| side > 0, "size must be at least 1")
+    checked(u32::deserialize(from)?, |side| (1..=4096).contains(side), "size must be 1 to 4096")
 }
 
 fn deviations<'de, D: Deserializer<'de>>(from: D) -> Result<[f32; 3], D::Error> {

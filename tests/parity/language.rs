@@ -3,16 +3,21 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, DType, Tensor};
 use flamingo::language::{self, KvCache, LanguageModel, Tokenizer};
 use flamingo::weights::Quantization;
 use support::golden::{self, Golden, relative_error};
 use support::language_model::{best, greedy, smollm2, stages};
+use support::target;
 
 type Loaded = (Box<dyn LanguageModel>, Tokenizer);
 
+fn load_as(path: &Path, dtype: DType, quantization: Quantization) -> Loaded {
+    language::build(path, target::device(), dtype, quantization).expect("the model loads")
+}
+
 pub fn load(path: &Path, quantization: Quantization) -> Loaded {
-    language::build(path, &Device::Cpu, DType::F32, quantization).expect("the model loads")
+    load_as(path, DType::F32, quantization)
 }
 
 /// SmolLM2 with its matrices dequantised at load.
@@ -36,7 +41,8 @@ fn ids(golden: &Golden, name: &str) -> Vec<u32> {
 fn tiny_llama_equals_transformers() {
     let golden = Golden::load("language_tiny");
     for folder in ["tiny_llama", "tiny_llama_sharded"] {
-        let (model, tokenizer) = load(&golden::folder().join(folder), Quantization::Keep);
+        let path = golden::folder().join(folder);
+        let (model, tokenizer) = load_as(&path, target::dtype(), Quantization::Keep);
         let mut cache = KvCache::off(&model.cache_shape());
         let got = stages(&*model, vec![(&ids(&golden, "ids"), &mut cache)]).unwrap();
         golden.compare(&[
@@ -138,8 +144,10 @@ fn quantised_stays_close_to_dequantised() {
     println!(
         "quantised: logits {worst:.2e} relative, mean KL {mean:.2e} nats, {agree} of {n} best ids equal"
     );
-    assert!(worst <= 0.1, "relative error of the logits {worst}");
-    assert!(mean <= 0.02, "mean KL {mean}");
+    // On the CPU the products are exact; candle's CUDA kernels quantise the activations too.
+    let (allowed, divergence) = if target::device().is_cpu() { (1e-4, 1e-5) } else { (0.1, 0.02) };
+    assert!(worst <= allowed, "relative error of the logits {worst}");
+    assert!(mean.abs() <= divergence, "mean KL {mean}");
 }
 
 /// KL(exact || other) of each row's next-token distribution, in nats.

@@ -13,6 +13,7 @@ use flamingo::weights::Weights;
 use image::RgbImage;
 use support::golden::{Golden, folder, relative_error};
 use support::random_weights::{self, values};
+use support::target;
 
 /// f32, sums in another order.
 const TOLERANCE: f64 = 1e-4;
@@ -35,7 +36,7 @@ fn keys(row: &Row) -> Shapes {
 }
 
 fn strict(tensors: HashMap<String, Tensor>) -> Weights {
-    Weights::from_tensors("rule", tensors, &Device::Cpu, DType::F32)
+    Weights::from_tensors("rule", tensors, target::device(), target::dtype())
 }
 
 fn ruled(row: &Row, shapes: &Shapes) -> NfNet {
@@ -61,7 +62,7 @@ fn compare(net: &NfNet, pixels: &Tensor, golden: &Golden, prefix: &str) {
 }
 
 fn pixels(batch: usize, height: usize, width: usize) -> Tensor {
-    values(&format!("pixels.{height}x{width}"), (batch, 3, height, width), 0.0, 1.75).unwrap()
+    target::input(&values(&format!("pixels.{height}x{width}"), (batch, 3, height, width), 0.0, 1.75).unwrap())
 }
 
 #[test]
@@ -84,7 +85,10 @@ fn nfnet_mini_folded_and_unfolded() {
         let x = pixels(2, h, w);
         compare(&unfolded, &x, &golden, &format!("{h}x{w}"));
         compare(&folded, &x, &golden, &format!("{h}x{w}"));
-        assert!(relative_error(&folded.encode(&x).unwrap(), &unfolded.encode(&x).unwrap()) < 1e-6);
+        assert!(
+            relative_error(&folded.encode(&x).unwrap(), &unfolded.encode(&x).unwrap())
+                < target::tolerance(1e-6)
+        );
     }
 }
 
@@ -143,7 +147,9 @@ fn a_frame_does_not_see_its_batch() {
     let together = net.encode(&x).unwrap();
     for i in 0..3 {
         let alone = net.encode(&x.narrow(0, i, 1).unwrap()).unwrap();
-        assert_eq!(relative_error(&together.narrow(0, i, 1).unwrap(), &alone), 0.0);
+        // A GPU library chooses its algorithm by the size of the batch.
+        let allowed = if x.device().is_cpu() { 0.0 } else { target::tolerance(1e-5) };
+        assert!(relative_error(&together.narrow(0, i, 1).unwrap(), &alone) <= allowed);
     }
 }
 
@@ -151,14 +157,14 @@ fn a_frame_does_not_see_its_batch() {
 fn f16_stays_close() {
     let row = narrow(Variant::F0);
     let tensors = random_weights::tensors(&keys(&row)).unwrap();
-    let half = Weights::from_tensors("rule", tensors, &Device::Cpu, DType::F16);
+    let half = Weights::from_tensors("rule", tensors, target::device(), DType::F16);
     let half = NfNet::new(&row, Features::FinalConv, &half).unwrap().fold().unwrap();
     let x = pixels(2, 41, 64);
     let got = half.encode(&x.to_dtype(DType::F16).unwrap()).unwrap();
     assert_eq!(got.dtype(), DType::F16);
     let error = relative_error(&got, &ruled(&row, &keys(&row)).fold().unwrap().encode(&x).unwrap());
     println!("f16 against f32: relative error {error:.2e}");
-    assert!(error < 0.01, "{error}");
+    assert!(error < target::tolerance(0.01), "{error}");
 }
 
 #[test]
@@ -169,7 +175,8 @@ fn every_parameter_has_a_gradient() {
     for (name, var) in weights.vars() {
         var.set(&random_weights::tensor(&name, var.shape().clone()).unwrap()).unwrap();
     }
-    let loss = net.encode(&pixels(2, 41, 37)).unwrap().sqr().unwrap().sum_all().unwrap();
+    let x = pixels(2, 41, 37).to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+    let loss = net.encode(&x).unwrap().sqr().unwrap().sum_all().unwrap();
     let grads = loss.backward().unwrap();
     for (name, var) in weights.vars() {
         let grad = grads.get(&var).unwrap_or_else(|| panic!("no gradient for {name}"));

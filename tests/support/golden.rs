@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::target;
+
 pub struct Golden {
     name: String,
     tensors: HashMap<String, Tensor>,
@@ -52,6 +54,7 @@ impl Golden {
     pub fn compare(&self, stages: &[(&str, &Tensor, f64)]) {
         let mut first_bad = None;
         for (stage, got, tolerance) in stages {
+            let tolerance = target::tolerance(*tolerance);
             let want = self.tensor(stage);
             assert_eq!(got.dims(), want.dims(), "golden {}: shape of stage `{stage}`", self.name);
             let error = relative_error(got, want);
@@ -60,7 +63,7 @@ impl Golden {
                 self.name,
                 got.dims()
             );
-            if (error > *tolerance || error.is_nan()) && first_bad.is_none() {
+            if (error > tolerance || error.is_nan()) && first_bad.is_none() {
                 first_bad = Some(format!("stage `{stage}`: relative error {error:.3e} > {tolerance:.0e}"));
             }
         }
@@ -72,8 +75,11 @@ impl Golden {
 
 /// max|a-b| / max|b| over tensors of one shape, in f64. NaN when either holds one.
 pub fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
-    let flat =
-        |t: &Tensor| t.to_dtype(DType::F64).and_then(|t| t.flatten_all()?.to_vec1::<f64>()).expect("floats");
+    let flat = |t: &Tensor| {
+        t.to_device(&Device::Cpu)
+            .and_then(|t| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>())
+            .expect("floats")
+    };
     let nan_max = |m: f64, v: f64| if v.is_nan() || m.is_nan() { f64::NAN } else { m.max(v) };
     let (a, b) = (flat(a), flat(b));
     let difference = a.iter().zip(&b).map(|(x, y)| (x - y).abs()).fold(0.0, nan_max);

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 use flamingo::language::{KvCache, LanguageModel, Rows};
+
+use crate::target;
 
 /// SmolLM2-135M-Instruct in 4 bits.
 ///
@@ -20,8 +22,8 @@ pub fn smollm2() -> PathBuf {
 /// One packed pass over all layers: hidden states after the embedding and after every layer, then the logits.
 pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Vec<Tensor>> {
     let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
-    let mut rows = Rows::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &Device::Cpu)?;
-    let mut stages = vec![model.embed(&Tensor::new(ids, &Device::Cpu)?)?];
+    let mut rows = Rows::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), target::device())?;
+    let mut stages = vec![model.embed(&Tensor::new(ids, target::device())?)?];
     for i in 0..model.n_layers() {
         stages.push(model.layer(i, &stages[i], &mut rows)?);
     }

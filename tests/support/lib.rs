@@ -4,3 +4,4 @@ pub mod clips;
 pub mod golden;
 pub mod language_model;
 pub mod random_weights;
+pub mod target;

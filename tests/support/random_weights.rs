@@ -75,6 +75,6 @@ mod tests {
         // From rule.py: fnv1a64("stem.conv1.weight"), uniform("stem.conv1.weight", 3).
         assert_eq!(fnv1a64("stem.conv1.weight"), 17474677199926574219);
         let got = values("stem.conv1.weight", 3, 0.0, 1.0).unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(got, [0.07388091087341309, -0.7840961217880249, 0.09595251083374023]);
+        assert_eq!(got, [0.073_880_91, -0.784_096_1, 0.095_952_51]);
     }
 }

@@ -163,16 +163,17 @@ pub fn parse_seconds(text: &str) -> Result<f64, String> {
     let number = |t: &str| t.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(wrong);
     for (unit, seconds) in [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
         if let Some(amount) = text.strip_suffix(unit) {
-            return Ok(number(amount)? * seconds);
+            return Some(number(amount)? * seconds).filter(|s| s.is_finite()).ok_or_else(wrong);
         }
     }
-    text.split(':').try_fold(0.0, |sum, part| Ok(sum * 60.0 + number(part)?))
+    let sum = text.split(':').try_fold(0.0, |sum, part| Ok::<_, String>(sum * 60.0 + number(part)?))?;
+    if f64::is_finite(sum) { Ok(sum) } else { Err(wrong()) }
 }
 
 /// A length of time that is not zero.
 pub fn parse_length(text: &str) -> Result<f64, String> {
     parse_seconds(text)
-        .and_then(|s| if s > 0.0 { Ok(s) } else { Err("a window of 0 seconds has no frames".into()) })
+        .and_then(|s| if s >= 0.001 { Ok(s) } else { Err("a window is at least a millisecond long".into()) })
 }
 
 fn parse_finite(text: &str) -> Result<f64, String> {

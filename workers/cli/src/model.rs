@@ -215,7 +215,21 @@ fn mini(language: PathBuf) -> NativeConfig {
         adapters: WeightFile { file: "adapters.safetensors".into(), sha256: None },
         language: WeightFile { file: language, sha256: None },
         tokens,
-        prompt: PromptFormat::default(),
+        prompt: zero_shot_format(),
+    }
+}
+
+/// The paper's prompts with the two text-only examples that it shows a model zero-shot (section 4.2): they tell the
+/// form of an answer, not its content.
+fn zero_shot_format() -> PromptFormat {
+    PromptFormat {
+        example_captions: ["A dog runs along the beach.", "Two people are cooking in a kitchen."]
+            .map(Into::into)
+            .into(),
+        example_answers: [("What is the man riding?", "a bicycle"), ("How many birds are there?", "three")]
+            .map(|(question, answer)| (question.into(), answer.into()))
+            .into(),
+        ..PromptFormat::default()
     }
 }
 

@@ -53,7 +53,7 @@ impl Output {
 fn human(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     let inputs = report.input.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
     match &report.outcome {
-        Outcome::Failed { error } => eprintln!("error[{}]: {}", error.code, shown(&error.message)),
+        Outcome::Failed { error, .. } => eprintln!("error[{}]: {}", error.code, shown(&error.message)),
         Outcome::Succeeded { answers } => {
             writeln!(out, "{}", shown(&inputs))?;
             for answer in answers {

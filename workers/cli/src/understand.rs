@@ -182,7 +182,7 @@ fn check_places(tasks: &[Task], inputs: usize) -> anyhow::Result<()> {
 }
 
 fn is_failure(outcome: &Outcome) -> bool {
-    if let Outcome::Failed { error } = outcome
+    if let Outcome::Failed { error, .. } = outcome
         && error.code == "limit_frames"
     {
         eprintln!(

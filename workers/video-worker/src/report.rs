@@ -29,8 +29,15 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Outcome {
-    Succeeded { answers: Vec<AnswerReport> },
-    Failed { error: ErrorReport },
+    Succeeded {
+        answers: Vec<AnswerReport>,
+    },
+    /// What had been answered before it failed stands beside the error.
+    Failed {
+        error: ErrorReport,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        answers: Vec<AnswerReport>,
+    },
 }
 
 /// One answer; a video that was cut into windows has one per window and question.
@@ -56,12 +63,15 @@ pub struct ErrorReport {
     pub message: String,
 }
 
-/// Seconds spent in each stage. Decoding runs beside the others; its figure is the time waited for frames.
+/// Seconds spent in each stage. Decoding runs beside the others: its figure is the time waited for the decoder to open
+/// the file and to send frames, and for resizing them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Timing {
     pub decode_s: f64,
     pub encode_s: f64,
     pub answer_s: f64,
+    /// From the first look at the file to the last answer.
+    pub total_s: f64,
 }
 
 /// JSON is Unicode and file names need not be.

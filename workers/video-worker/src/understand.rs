@@ -1,7 +1,7 @@
 //! Frames in, answers out: looks at every window of a video once and asks it every question.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use flamingo::generate::Generation;
 use flamingo::pipeline::{Medium, Pipeline};
@@ -70,7 +70,7 @@ impl Understander<'_> {
     /// Answers about one video, window by window. Every decoded frame is shown to `on_frame`.
     pub fn report(&self, input: &Path, request: &Request, on_frame: &mut dyn FnMut(&Frame)) -> Report {
         let mut progress = Progress::default();
-        let result = self.windows(input, request, &mut progress, on_frame);
+        let result = timed_in(&mut progress, |p| self.windows(input, request, p, on_frame));
         self.finish(vec![input.to_path_buf()], progress, result)
     }
 
@@ -82,7 +82,7 @@ impl Understander<'_> {
         on_frame: &mut dyn FnMut(&Frame),
     ) -> Report {
         let mut progress = Progress::default();
-        let result = self.together(inputs, request, &mut progress, on_frame);
+        let result = timed_in(&mut progress, |p| self.together(inputs, request, p, on_frame));
         self.finish(inputs.to_vec(), progress, result)
     }
 
@@ -92,7 +92,7 @@ impl Understander<'_> {
             Ok(()) => Outcome::Succeeded { answers },
             Err(e) => {
                 let error = ErrorReport { code: e.code().into(), message: e.to_string() };
-                Outcome::Failed { error }
+                Outcome::Failed { error, answers }
             }
         };
         let model = self.pipeline.loaded().about.clone();
@@ -106,7 +106,8 @@ impl Understander<'_> {
         progress: &mut Progress,
         on_frame: &mut dyn FnMut(&Frame),
     ) -> Result<(), UnderstandError> {
-        let mut frames = self.decode(input, request)?;
+        let mut frames = timed(&mut progress.timing.decode_s, || self.decode(input, request))?;
+        progress.videos.push(frames.info().clone());
         let (start, end) = sampled_range(request, frames.info().duration);
         let length = request.window.unwrap_or(f64::MAX);
         let mut open = Window { start, end: start + length, frames: vec![] };
@@ -122,7 +123,7 @@ impl Understander<'_> {
                 let full = std::mem::replace(&mut open, next);
                 looked |= self.answer_window(input, request, full.before(end), progress)?;
             }
-            open.frames.push(self.pipeline.prepare(&frame));
+            open.frames.push(timed(&mut progress.timing.decode_s, || self.pipeline.prepare(&frame)));
             check_frames(input, &open.frames, request)?;
         }
         looked |= self.answer_window(input, request, open.before(end), progress)?;
@@ -156,13 +157,14 @@ impl Understander<'_> {
         let mut media = Vec::with_capacity(inputs.len());
         let mut longest = 0f64;
         for input in inputs {
-            let mut frames = self.decode(input, request)?;
+            let mut frames = timed(&mut progress.timing.decode_s, || self.decode(input, request))?;
+            progress.videos.push(frames.info().clone());
             longest = longest.max(frames.info().duration);
             let mut prepared = Vec::new();
             while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
                 let frame = frame?;
                 on_frame(&frame);
-                prepared.push(self.pipeline.prepare(&frame));
+                prepared.push(timed(&mut progress.timing.decode_s, || self.pipeline.prepare(&frame)));
                 check_frames(input, &prepared, request)?;
             }
             record(&frames, input, progress);
@@ -248,7 +250,6 @@ fn sampled_range(request: &Request, duration: f64) -> (f64, f64) {
 }
 
 fn record(frames: &DecodedFrames, input: &Path, progress: &mut Progress) {
-    progress.videos.push(frames.info().clone());
     if let Some(summary) = frames.summary() {
         progress.warnings.extend(summary.warnings.iter().map(|w| format!("{}: {w}", input.display())));
     }
@@ -272,8 +273,15 @@ fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
     result
 }
 
+fn timed_in<T>(progress: &mut Progress, work: impl FnOnce(&mut Progress) -> T) -> T {
+    let start = Instant::now();
+    let result = work(progress);
+    progress.timing.total_s = start.elapsed().as_secs_f64();
+    result
+}
+
 /// Seconds for people.
 pub fn human_time(seconds: f64) -> String {
-    let total = Duration::from_secs_f64(seconds.max(0.0)).as_secs();
+    let total = seconds.max(0.0) as u64;
     format!("{}:{:02}", total / 60, total % 60)
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use flamingo::error::VideoError;
 use flamingo::video::Video;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 
 use super::wire::{self, Message};
 use super::{DecodeRequest, ProcessLimits};
@@ -69,6 +69,8 @@ fn limit(limits: &ProcessLimits) -> io::Result<()> {
         (Resource::Core, 0),
         (Resource::Nofile, 16),
     ] {
+        // A limit that is lower already cannot be raised, and need not be.
+        let most = getrlimit(resource).maximum.map_or(most, |already| most.min(already));
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -50,13 +50,14 @@ pub struct ProcessLimits {
     pub memory: u64,
     /// Seconds of processor time.
     pub cpu_s: u64,
-    /// Seconds from start to end, waiting for the reader included.
-    pub wall_s: u64,
+    /// Seconds that the next frame (or the first word about the file) may take to come. Time in which the parent does
+    /// not ask, because the model is busy, does not count.
+    pub silence_s: u64,
 }
 
 impl Default for ProcessLimits {
     fn default() -> Self {
-        Self { memory: 4 << 30, cpu_s: 3600, wall_s: 3600 }
+        Self { memory: 4 << 30, cpu_s: 3600, silence_s: 600 }
     }
 }
 
@@ -71,7 +72,7 @@ pub enum DecoderError {
     Video { code: String, message: String },
     #[error("{path}: the decoder crashed ({how})")]
     Crashed { path: PathBuf, how: String },
-    #[error("{path}: decoding took longer than the {allowed} s that are allowed")]
+    #[error("{path}: the decoder was silent for longer than the {allowed} s that are allowed")]
     Deadline { path: PathBuf, allowed: u64 },
 }
 
@@ -123,8 +124,8 @@ pub fn decode(program: &Path, request: DecodeRequest) -> Result<DecodedFrames, D
         .spawn()
         .map_err(io)?;
     let mut output = BufReader::with_capacity(1 << 18, child.stdout.take().expect("stdout is piped"));
-    let mut child = Guarded::new(child, Duration::from_secs(request.process.wall_s));
-    match next(&mut output, &request) {
+    let mut child = Guarded::new(child, Duration::from_secs(request.process.silence_s));
+    match child.listen(|| next(&mut output, &request)) {
         Ok(Message::Info(info)) => {
             Ok(DecodedFrames { request, output, child, info, summary: None, failed: false })
         }
@@ -155,7 +156,7 @@ impl Iterator for DecodedFrames {
         if self.failed || self.summary.is_some() {
             return None;
         }
-        let error = match next(&mut self.output, &self.request) {
+        let error = match self.child.listen(|| next(&mut self.output, &self.request)) {
             Ok(Message::Frame(frame)) => return Some(Ok(frame)),
             Ok(Message::End(summary)) => {
                 self.summary = Some(summary);
@@ -169,12 +170,13 @@ impl Iterator for DecodedFrames {
     }
 }
 
-/// A child that is killed at its deadline, and when nobody reads it any more.
+/// A child that is killed when it is silent for too long, and when nobody needs it any more.
 #[derive(Debug)]
 struct Guarded {
     child: Arc<Mutex<Child>>,
-    /// Dropped to say that the child is not needed; the watch then kills it if it still runs.
-    release: Option<Sender<()>>,
+    /// Says when the parent begins and ends to wait. Dropped when the child is not needed; the watch then kills it if it
+    /// still runs.
+    listening: Option<Sender<bool>>,
     /// Says whether the deadline passed.
     watch: Option<JoinHandle<bool>>,
 }
@@ -182,10 +184,10 @@ struct Guarded {
 impl Guarded {
     fn new(child: Child, deadline: Duration) -> Self {
         let child = Arc::new(Mutex::new(child));
-        let (release, released) = channel();
+        let (listening, heard) = channel();
         let watched = child.clone();
         let watch = std::thread::spawn(move || {
-            let late = released.recv_timeout(deadline) == Err(RecvTimeoutError::Timeout);
+            let late = silent_for_too_long(&heard, deadline);
             let mut child = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             // A child that has ended by itself cannot be killed; its status says how.
             if late || !matches!(child.try_wait(), Ok(Some(_))) {
@@ -193,7 +195,16 @@ impl Guarded {
             }
             late
         });
-        Self { child, release: Some(release), watch: Some(watch) }
+        Self { child, listening: Some(listening), watch: Some(watch) }
+    }
+
+    /// Waits for the child's next word, under the eyes of the watch.
+    fn listen<T>(&self, word: impl FnOnce() -> T) -> T {
+        let say = |waiting| self.listening.as_ref().map(|listening| listening.send(waiting));
+        say(true);
+        let heard = word();
+        say(false);
+        heard
     }
 
     /// Why the child stopped talking in the middle of a sentence.
@@ -207,7 +218,7 @@ impl Guarded {
             std::thread::sleep(Duration::from_millis(10));
         }
         if self.stop() {
-            return DecoderError::Deadline { path, allowed: request.process.wall_s };
+            return DecoderError::Deadline { path, allowed: request.process.silence_s };
         }
         let how = self.lock().wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         DecoderError::Crashed { path, how }
@@ -215,7 +226,7 @@ impl Guarded {
 
     /// Ends watch and child; says whether the deadline had passed.
     fn stop(&mut self) -> bool {
-        drop(self.release.take());
+        drop(self.listening.take());
         let late = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false));
         let _ = self.lock().wait();
         late
@@ -223,6 +234,23 @@ impl Guarded {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Child> {
         self.child.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Follows when the parent waits; `false` when it needs the child no more.
+fn silent_for_too_long(heard: &Receiver<bool>, deadline: Duration) -> bool {
+    let mut waiting = false;
+    loop {
+        let word = if waiting {
+            heard.recv_timeout(deadline)
+        } else {
+            heard.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match word {
+            Ok(now) => waiting = now,
+            Err(RecvTimeoutError::Timeout) => return true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+        }
     }
 }
 

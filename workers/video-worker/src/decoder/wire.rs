@@ -62,11 +62,12 @@ pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message
     let mut header = vec![0; length as usize];
     input.read_exact(&mut header)?;
     Ok(match serde_json::from_slice(&header)? {
-        Header::Info(info) => Message::Info(info),
+        Header::Info(info) if is_time(info.duration) => Message::Info(info),
         Header::End(summary) => Message::End(summary),
         Header::Failed { code, message } => Message::Failed { code, message },
         Header::Frame { pts, width, height } => {
-            if u64::from(width) * u64::from(height) > max_pixels {
+            let pixels = u64::from(width) * u64::from(height);
+            if pixels == 0 || pixels > max_pixels || !is_time(pts) {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let mut pixels = vec![0; width as usize * height as usize * 3];
@@ -74,7 +75,13 @@ pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message
             let image = RgbImage::from_raw(width, height, pixels).ok_or(io::ErrorKind::InvalidData)?;
             Message::Frame(Frame { pts, image })
         }
+        Header::Info(_) => return Err(io::ErrorKind::InvalidData.into()),
     })
+}
+
+/// Seconds within a video: nothing lasts for ten years.
+fn is_time(seconds: f64) -> bool {
+    (0.0..=3.2e8).contains(&seconds)
 }
 
 #[cfg(test)]
@@ -90,6 +97,18 @@ mod tests {
         assert_eq!((frame.pts, frame.image), (0.1 + 0.2, image));
         assert!(read(&mut &sent[..], 14).is_err(), "more pixels than are allowed");
         assert!(read(&mut &sent[..sent.len() - 1], 15).is_err(), "cut short");
+    }
+
+    #[test]
+    fn frames_that_cannot_be_are_refused() {
+        let empty = Frame { pts: 0.0, image: RgbImage::new(0, 3) };
+        let timeless = Frame { pts: f64::NAN, image: RgbImage::new(1, 1) };
+        let early = Frame { pts: -1.0, image: RgbImage::new(1, 1) };
+        for frame in [empty, timeless, early] {
+            let mut sent = Vec::new();
+            write(&mut sent, Message::Frame(frame)).unwrap();
+            assert!(read(&mut &sent[..], 15).is_err());
+        }
     }
 
     #[test]

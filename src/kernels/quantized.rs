@@ -1,0 +1,300 @@
+//! Products with quantised matrices on the CPU, exact in the activations.
+//!
+//! candle quantises the activations too, spins in a thread pool of its own while it waits, and has no vector kernel
+//! for some formats. Here a row of weights is unpacked to f32 and multiplied with all rows of activations while it is
+//! in the cache: decoding reads the small matrix once for all beams, a prompt goes through the ordinary matrix
+//! product tile by tile.
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{D, Device, Tensor};
+use half::f16;
+use rayon::prelude::*;
+use wide::f32x8;
+
+use crate::error::{Error, Result};
+
+/// Weights per block, the same for all formats here.
+const BLOCK: usize = 32;
+/// Numbers in a vector register.
+const LANES: usize = 8;
+/// A block in registers.
+type Vectors = [f32x8; BLOCK / LANES];
+/// Up to so many rows of activations, dot products are faster than unpacking for a matrix product.
+const FEW: usize = 12;
+/// Unpacked weights that a tile of a matrix product may have.
+const TILE: usize = 1 << 22;
+/// Rows of weights that one task unpacks and multiplies.
+const ROWS_PER_TASK: usize = 32;
+
+/// A matrix (n, d) in blocks of 32 weights along d, as a GGUF file has it.
+#[derive(Debug, Clone)]
+pub struct BlockMatrix {
+    format: Format,
+    bytes: Vec<u8>,
+    rows: usize,
+    columns: usize,
+}
+
+/// The formats with a [`Packing`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Q4_0,
+    Q4_1,
+    Q8_0,
+}
+
+impl BlockMatrix {
+    /// Takes over a matrix that lies on the CPU in one of the formats known here; `None` for any other.
+    pub fn new(matrix: &QTensor) -> Result<Option<Self>> {
+        let format = match matrix.dtype() {
+            GgmlDType::Q4_0 => Format::Q4_0,
+            GgmlDType::Q4_1 => Format::Q4_1,
+            GgmlDType::Q8_0 => Format::Q8_0,
+            _ => return Ok(None),
+        };
+        if !matrix.device().is_cpu() {
+            return Ok(None);
+        }
+        let (rows, columns) = matrix.shape().dims2()?;
+        Ok(Some(Self { format, bytes: matrix.data()?.into_owned(), rows, columns }))
+    }
+
+    /// x (.., d) -> (.., n), f32.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut shape = x.dims().to_vec();
+        let last = shape.len() - 1;
+        shape[last] = self.rows;
+        let x = x.reshape(((), self.columns))?;
+        let y = if x.dim(0)? <= FEW { self.few(&x)? } else { self.many(&x)? };
+        Ok(y.reshape(shape)?)
+    }
+
+    /// The rows `ids` (n) unpacked: (n, d), f32.
+    pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
+        let ids = ids.to_vec1::<u32>()?;
+        let mut rows = vec![0f32; ids.len() * self.columns];
+        for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(self.columns)) {
+            if id as usize >= self.rows {
+                return Err(Error::Prompt(format!(
+                    "token {id} is beyond the {} of the vocabulary",
+                    self.rows
+                )));
+            }
+            self.unpack(id as usize, row);
+        }
+        Ok(Tensor::from_vec(rows, (ids.len(), self.columns), &Device::Cpu)?)
+    }
+
+    /// x (m, d), m small -> (m, n).
+    fn few(&self, x: &Tensor) -> Result<Tensor> {
+        match self.format {
+            Format::Q4_0 => self.few_of::<Q4_0>(x),
+            Format::Q4_1 => self.few_of::<Q4_1>(x),
+            Format::Q8_0 => self.few_of::<Q8_0>(x),
+        }
+    }
+
+    fn few_of<P: Packing>(&self, x: &Tensor) -> Result<Tensor> {
+        let m = x.dim(0)?;
+        let x = x.flatten_all()?.to_vec1::<f32>()?;
+        let x: Vec<Activations> = x.chunks_exact(self.columns).map(Activations::new).collect();
+        let mut y = vec![0f32; self.rows * m]; // (n, m)
+        y.par_chunks_mut(ROWS_PER_TASK * m).enumerate().for_each(|(task, y)| {
+            for (i, y) in y.chunks_exact_mut(m).enumerate() {
+                let row = self.row(task * ROWS_PER_TASK + i);
+                for (y, x) in y.chunks_mut(4).zip(x.chunks(4)) {
+                    match x {
+                        [a, b, c, d] => y.copy_from_slice(&dot_products::<P, 4>(row, [a, b, c, d])),
+                        [a, b, c] => y.copy_from_slice(&dot_products::<P, 3>(row, [a, b, c])),
+                        [a, b] => y.copy_from_slice(&dot_products::<P, 2>(row, [a, b])),
+                        rest => y.copy_from_slice(&dot_products::<P, 1>(row, [&rest[0]])),
+                    }
+                }
+            }
+        });
+        Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
+    }
+
+    /// x (m, d) -> (m, n), one tile of n after the other.
+    fn many(&self, x: &Tensor) -> Result<Tensor> {
+        let tile = (TILE / self.columns).clamp(1, self.rows);
+        let mut parts = Vec::with_capacity(self.rows.div_ceil(tile));
+        for first in (0..self.rows).step_by(tile) {
+            let rows = tile.min(self.rows - first);
+            let mut weights = vec![0f32; rows * self.columns];
+            let unpack = |(i, row): (usize, &mut [f32])| self.unpack(first + i, row);
+            weights
+                .par_chunks_exact_mut(self.columns)
+                .with_min_len(ROWS_PER_TASK)
+                .enumerate()
+                .for_each(unpack);
+            let weights = Tensor::from_vec(weights, (rows, self.columns), &Device::Cpu)?;
+            parts.push(x.matmul(&weights.t()?)?);
+        }
+        Ok(Tensor::cat(&parts, D::Minus1)?)
+    }
+
+    fn unpack(&self, row: usize, weights: &mut [f32]) {
+        match self.format {
+            Format::Q4_0 => unpack_row::<Q4_0>(self.row(row), weights),
+            Format::Q4_1 => unpack_row::<Q4_1>(self.row(row), weights),
+            Format::Q8_0 => unpack_row::<Q8_0>(self.row(row), weights),
+        }
+    }
+
+    fn row(&self, row: usize) -> &[u8] {
+        let length = self.bytes.len() / self.rows;
+        &self.bytes[row * length..][..length]
+    }
+}
+
+/// A block as `scale * number + offset` per weight, with the layouts of GGML.
+trait Packing {
+    const BYTES: usize;
+    fn unpack(block: &[u8]) -> Block;
+}
+
+struct Block {
+    scale: f32,
+    offset: f32,
+    numbers: Vectors,
+}
+
+/// f16 scale; 16 bytes of two weights each, from which 8 is taken.
+struct Q4_0;
+/// f16 scale, f16 minimum; 16 bytes of two weights each.
+struct Q4_1;
+/// f16 scale; 32 signed bytes.
+struct Q8_0;
+
+impl Packing for Q4_0 {
+    const BYTES: usize = 18;
+
+    #[inline(always)]
+    fn unpack(block: &[u8]) -> Block {
+        let scale = half_at(block, 0);
+        Block { scale, offset: -8.0 * scale, numbers: nibbles(&block[2..Self::BYTES]) }
+    }
+}
+
+impl Packing for Q4_1 {
+    const BYTES: usize = 20;
+
+    #[inline(always)]
+    fn unpack(block: &[u8]) -> Block {
+        Block {
+            scale: half_at(block, 0),
+            offset: half_at(block, 2),
+            numbers: nibbles(&block[4..Self::BYTES]),
+        }
+    }
+}
+
+impl Packing for Q8_0 {
+    const BYTES: usize = 34;
+
+    #[inline(always)]
+    fn unpack(block: &[u8]) -> Block {
+        let eight = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(block[2 + at + i] as i8)));
+        Block { scale: half_at(block, 0), offset: 0.0, numbers: [eight(0), eight(8), eight(16), eight(24)] }
+    }
+}
+
+#[inline(always)]
+fn half_at(block: &[u8], at: usize) -> f32 {
+    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
+}
+
+/// The low halves of the bytes are the first 16 numbers, the high halves the others.
+#[inline(always)]
+fn nibbles(packed: &[u8]) -> Vectors {
+    let low = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(packed[at + i] & 15)));
+    let high = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(packed[at + i] >> 4)));
+    [low(0), low(8), high(0), high(8)]
+}
+
+fn unpack_row<P: Packing>(row: &[u8], weights: &mut [f32]) {
+    for (block, weights) in row.chunks_exact(P::BYTES).zip(weights.chunks_exact_mut(BLOCK)) {
+        let block = P::unpack(block);
+        let (scale, offset) = (f32x8::splat(block.scale), f32x8::splat(block.offset));
+        for (weights, numbers) in weights.chunks_exact_mut(LANES).zip(block.numbers) {
+            weights.copy_from_slice(&numbers.mul_add(scale, offset).to_array());
+        }
+    }
+}
+
+/// One row of activations in blocks, each with its sum: what an offset is multiplied with.
+struct Activations {
+    blocks: Vec<(Vectors, f32)>,
+}
+
+impl Activations {
+    fn new(values: &[f32]) -> Self {
+        let vectors = |block: &[f32]| -> Vectors {
+            std::array::from_fn(|v| f32x8::new(std::array::from_fn(|i| block[v * LANES + i])))
+        };
+        let blocks = values.chunks_exact(BLOCK).map(|block| (vectors(block), block.iter().sum())).collect();
+        Self { blocks }
+    }
+}
+
+/// One row of weights times `M` rows of activations. A block is unpacked once, into registers.
+fn dot_products<P: Packing, const M: usize>(row: &[u8], x: [&Activations; M]) -> [f32; M] {
+    let mut sums = [f32x8::ZERO; M];
+    let mut offsets = [0f32; M];
+    for (index, block) in row.chunks_exact(P::BYTES).enumerate() {
+        let Block { scale, offset, numbers } = P::unpack(block);
+        for m in 0..M {
+            let (values, sum) = &x[m].blocks[index];
+            let products = numbers[0].mul_add(values[0], numbers[1] * values[1])
+                + numbers[2].mul_add(values[2], numbers[3] * values[3]);
+            sums[m] = products.mul_add(f32x8::splat(scale), sums[m]);
+            offsets[m] += offset * sum;
+        }
+    }
+    std::array::from_fn(|m| sums[m].reduce_add() + offsets[m])
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+
+    /// Against candle's dequantisation and an ordinary product.
+    fn check(format: GgmlDType, rows: usize, columns: usize, m: usize) {
+        let numbers = |n: usize, step: f32| (0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>();
+        let dense = Tensor::from_vec(numbers(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
+        let x = Tensor::from_vec(numbers(m * columns, 0.11), (m, columns), &Device::Cpu).unwrap();
+        let packed = QTensor::quantize(&dense, format).unwrap();
+        let matrix = BlockMatrix::new(&packed).unwrap().expect("the format is known");
+        let weights = packed.dequantize(&Device::Cpu).unwrap();
+        let distance = |a: &Tensor, b: &Tensor| {
+            (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
+        };
+        let expected = x.matmul(&weights.t().unwrap()).unwrap();
+        let error = distance(&matrix.forward(&x).unwrap(), &expected);
+        assert!(error < 1e-4, "{format:?} ({rows}, {columns}) x {m}: {error}");
+        let ids = Tensor::new(&[rows as u32 - 1, 0], &Device::Cpu).unwrap();
+        let picked = matrix.rows(&ids).unwrap();
+        assert!(distance(&picked, &weights.index_select(&ids, 0).unwrap()) < 1e-6, "{format:?} rows");
+    }
+
+    #[test]
+    fn equals_the_product_with_the_dequantised_matrix() {
+        for format in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0] {
+            for (rows, columns, m) in
+                [(5, 64, 1), (37, 96, 3), (33, 32, FEW), (50, 160, FEW + 1), (3, 32, 70)]
+            {
+                check(format, rows, columns, m);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_there_is_an_error() {
+        let dense = Tensor::zeros((4, 32), DType::F32, &Device::Cpu).unwrap();
+        let matrix = BlockMatrix::new(&QTensor::quantize(&dense, GgmlDType::Q8_0).unwrap()).unwrap().unwrap();
+        assert!(matrix.rows(&Tensor::new(&[4u32], &Device::Cpu).unwrap()).is_err());
+    }
+}
