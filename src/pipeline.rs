@@ -63,6 +63,11 @@ impl Pipeline {
         &self.loaded
     }
 
+    /// Where and how it runs.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
     /// Resizes a frame for the encoder, so that the frame itself need not be kept.
     pub fn prepare(&self, frame: &Frame) -> Frame {
         Frame { pts: frame.pts, image: self.loaded.preprocess.frame(&frame.image) }
@@ -70,7 +75,7 @@ impl Pipeline {
 
     /// Normalised pixels of prepared frames: (t, 3, h, w).
     pub fn pixels(&self, prepared: &[Frame]) -> Result<Tensor> {
-        let images: Vec<_> = prepared.iter().map(|f| f.image.clone()).collect();
+        let images: Vec<_> = prepared.iter().map(|f| &f.image).collect();
         self.loaded.preprocess.pixels(&images, &self.options.device, self.options.dtype)
     }
 

@@ -109,8 +109,19 @@ pub fn llama_names(tied: bool) -> impl Fn(&str) -> Rename {
     }
 }
 
+/// An index of shards names every tensor: some hundred kilobytes.
+const JSON_LIMIT: u64 = 16 << 20;
+
 fn read_json(path: &Path) -> Result<Value> {
-    let bytes = std::fs::read(path).map_err(|source| WeightsError::Io { path: path.into(), source })?;
+    let io = |source| WeightsError::Io { path: path.into(), source };
+    let length = std::fs::metadata(path).map_err(io)?.len();
+    if length > JSON_LIMIT {
+        return Err(Error::Config {
+            path: path.into(),
+            reason: format!("{length} bytes are no description"),
+        });
+    }
+    let bytes = std::fs::read(path).map_err(io)?;
     serde_json::from_slice(&bytes)
         .map_err(|e| Error::Config { path: path.into(), reason: format!("not JSON: {e}") })
 }

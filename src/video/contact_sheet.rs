@@ -20,6 +20,8 @@ impl Default for ContactSheet {
     }
 }
 
+/// As many as a person may look through; more would not fit a picture either.
+const MOST_THUMBNAILS: usize = 1000;
 const PAPER: Rgb<u8> = Rgb([24, 24, 27]);
 const INK: Rgb<u8> = Rgb([228, 228, 231]);
 /// Each dot of a glyph is a square of so many pixels.
@@ -40,8 +42,11 @@ impl Sheet {
         Sheet { layout, thumbnails: Vec::new() }
     }
 
-    /// Keeps a thumbnail of the frame, not the frame.
+    /// Keeps a thumbnail of the frame, not the frame; frames beyond the first 1,000 are left off the sheet.
     pub fn add(&mut self, frame: &Frame) {
+        if self.thumbnails.len() == MOST_THUMBNAILS {
+            return;
+        }
         let side = self.layout.thumbnail.max(1);
         let (width, height) = frame.image.dimensions();
         let scale = (f64::from(side) / f64::from(width.max(height))).min(1.0);

@@ -1,5 +1,7 @@
 //! Frames as they come -> frames as the encoder was trained on them.
 
+use std::borrow::Borrow;
+
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -99,7 +101,8 @@ impl Preprocess {
     ///
     /// # Errors
     /// The tensor library refused an operation.
-    pub fn pixels(&self, frames: &[RgbImage], device: &Device, dtype: DType) -> Result<Tensor> {
+    pub fn pixels(&self, frames: &[impl Borrow<RgbImage>], device: &Device, dtype: DType) -> Result<Tensor> {
+        let frames: Vec<&RgbImage> = frames.iter().map(Borrow::borrow).collect();
         if frames.is_empty() {
             return Ok(Tensor::zeros((0, 3, self.size as usize, self.size as usize), dtype, device)?);
         }
@@ -108,7 +111,7 @@ impl Preprocess {
         Ok(if let [only] = &parts[..] { only.clone() } else { Tensor::cat(&parts, 0)? })
     }
 
-    fn normalised(&self, frames: &[RgbImage], device: &Device, dtype: DType) -> Result<Tensor> {
+    fn normalised(&self, frames: &[&RgbImage], device: &Device, dtype: DType) -> Result<Tensor> {
         let (width, height) = frames[0].dimensions();
         let mut planes: Vec<u8> = Vec::with_capacity(frames.len() * frames[0].as_raw().len());
         for frame in frames {

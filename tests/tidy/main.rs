@@ -156,13 +156,19 @@ fn ffmpeg_is_called_in_one_place() {
 fn workers_decode_in_a_child_process() {
     let rule = |s: &[Source]| {
         lines(s, |s, line| {
-            let parses = line.contains("Video::open");
+            let parses = ["Video::open", "Video::from_file", "Pipeline::run", "pipeline.run("];
+            let parses = parses.iter().any(|call| line.contains(call));
             (parses && !under(&s.path, &["src/", "workers/video-worker/src/decoder/child.rs"]))
                 .then(|| "video bytes are parsed in the decoder's child process only".into())
         })
     };
-    let broken = [("src/pipeline.rs", "Video::open(path)"), ("workers/cli/src/a.rs", "\nVideo::open(path)")];
-    check(rule, &broken, &["workers/cli/src/a.rs:2: video bytes"], &rust(&["src", "workers"]));
+    let broken = [
+        ("src/pipeline.rs", "Video::open(path)"),
+        ("workers/cli/src/a.rs", "\nVideo::open(path)"),
+        ("workers/cli/src/b.rs", "pipeline.run(path, task)"),
+    ];
+    let expected = ["workers/cli/src/a.rs:2: video bytes", "workers/cli/src/b.rs:1: video bytes"];
+    check(rule, &broken, &expected, &rust(&["src", "workers"]));
 }
 
 #[test]

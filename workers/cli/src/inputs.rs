@@ -63,8 +63,15 @@ fn is_media(path: &Path) -> bool {
     extension.is_some_and(|e| EXTENSIONS.split(' ').any(|known| known == e))
 }
 
+/// Bytes of a name, so that there is room for an extension within the 255 that file systems take.
+const LONGEST_NAME: usize = 180;
+
 fn result_name(path: &Path) -> String {
-    path.to_string_lossy().replace('/', "__")
+    let mut name = path.to_string_lossy().replace('/', "__");
+    // The end of a path tells more than its beginning.
+    let over = name.len().saturating_sub(LONGEST_NAME);
+    let cut = (over..).find(|&at| name.is_char_boundary(at)).unwrap_or(over);
+    name.split_off(cut)
 }
 
 /// The second `a.mp4` becomes `a-2.mp4`.
@@ -91,6 +98,12 @@ fn with_unique_names(found: Vec<(PathBuf, String)>) -> Vec<Input> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_name_is_cut_at_a_whole_character() {
+        let name = result_name(Path::new(&format!("{}/ä{}.mp4", "d".repeat(90), "é".repeat(89))));
+        assert_eq!(name, format!("{}.mp4", "é".repeat(88)));
+    }
 
     #[test]
     fn results_do_not_overwrite_each_other() {

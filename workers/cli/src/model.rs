@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use clap::{Args, Subcommand};
 use flamingo::Pipeline;
-use flamingo::family::CONFIG;
 use flamingo::family::native::{NativeConfig, SCHEMA, TokenNames, WeightFile, create};
+use flamingo::family::{CONFIG, LoadOptions};
 use flamingo::kernels::activation::Activation;
 use flamingo::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
 use flamingo::prompt::PromptFormat;
@@ -131,7 +131,7 @@ impl Trace {
     fn run(self) -> anyhow::Result<bool> {
         let pipeline = self.model.load()?;
         let media = match &self.pixels {
-            Some(path) => ready_pixels(path, &self.model.options()?.device)?,
+            Some(path) => ready_pixels(path, pipeline.options())?,
             None => {
                 self.media.iter().map(|path| self.look_at(path, &pipeline)).collect::<anyhow::Result<_>>()?
             }
@@ -162,10 +162,11 @@ impl Trace {
     }
 }
 
-fn ready_pixels(path: &Path, device: &Device) -> anyhow::Result<Vec<Tensor>> {
-    let tensors = candle_core::safetensors::load(path, device).with_context(|| path.display().to_string())?;
+fn ready_pixels(path: &Path, options: &LoadOptions) -> anyhow::Result<Vec<Tensor>> {
+    let tensors =
+        candle_core::safetensors::load(path, &options.device).with_context(|| path.display().to_string())?;
     let pixels = tensors.get("pixels").with_context(|| format!("{}: no tensor `pixels`", path.display()))?;
-    Ok(split_pixels(pixels, tensors.get("lengths"))?)
+    Ok(split_pixels(&pixels.to_dtype(options.dtype)?, tensors.get("lengths"))?)
 }
 
 impl Init {

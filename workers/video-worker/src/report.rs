@@ -87,16 +87,17 @@ impl Report {
             for answer in answers {
                 // A cue must not be empty, and an image lasts no time.
                 let (start, end) = (timestamp(answer.start), timestamp(answer.end.max(answer.start + 0.001)));
-                text.push_str(&format!("\n{start} --> {end}\n{}\n", cue_text(&answer.text)));
+                let question = answer.question.as_deref().map(|q| format!("{q}\n")).unwrap_or_default();
+                text.push_str(&format!("\n{start} --> {end}\n{}\n", cue_text(&(question + &answer.text))));
             }
         }
         text
     }
 }
 
-/// A cue ends at an empty line, and `<`, `&` and `-->` mean something in it.
+/// A cue ends at an empty line, a carriage return alone ends a line, and `<`, `&` and `-->` mean something in it.
 fn cue_text(text: &str) -> String {
-    let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let escaped = text.replace('\r', "\n").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     escaped.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
@@ -133,6 +134,6 @@ mod tests {
         {
             assert_eq!(timestamp(seconds), expected);
         }
-        assert_eq!(cue_text("a <b> & c\n\n d --> e"), "a &lt;b&gt; &amp; c\nd --&gt; e");
+        assert_eq!(cue_text("a <b> & c\n\r\n\r d --> e"), "a &lt;b&gt; &amp; c\nd --&gt; e");
     }
 }
