@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use flamingo::video::{ContactSheet, Sheet, VideoLimits};
-use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
+use flamingo::video::{ContactSheet, Sheet};
+use video_worker::decoder::{DecodeRequest, decode};
 
 use crate::args::{SamplingArgs, program};
 use crate::output::{shown, write_png};
@@ -25,12 +25,7 @@ pub struct Frames {
 
 impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
-        let request = DecodeRequest {
-            name: self.file.clone(),
-            sampling: self.sampling.sampling()?,
-            limits: VideoLimits::default(),
-            process: ProcessLimits::default(),
-        };
+        let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
         let mut frames = decode(&program()?, request)?;
         let mut sheet = self.sheet.as_ref().map(|_| Sheet::new(ContactSheet::default()));
         let mut times = Vec::new();

@@ -13,9 +13,8 @@ use flamingo::kernels::activation::Activation;
 use flamingo::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
 use flamingo::prompt::PromptFormat;
 use flamingo::trace::{split_pixels, trace};
-use flamingo::video::VideoLimits;
 use flamingo::vision::{Fit, Preprocess, VisionConfig, nfnet};
-use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
+use video_worker::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs, make_folder, program};
 use crate::output::write;
@@ -147,12 +146,7 @@ impl Trace {
     }
 
     fn look_at(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<Tensor> {
-        let request = DecodeRequest {
-            name: path.into(),
-            sampling: self.sampling.sampling()?,
-            limits: VideoLimits::default(),
-            process: ProcessLimits::default(),
-        };
+        let request = DecodeRequest::new(path, self.sampling.sampling()?);
         let frames = decode(&program()?, request)?.map(|frame| Ok(pipeline.prepare(&frame?)));
         let prepared = frames.collect::<anyhow::Result<Vec<_>>>()?;
         if prepared.is_empty() {

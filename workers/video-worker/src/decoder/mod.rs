@@ -42,6 +42,18 @@ fn readable_path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::
     serializer.serialize_str(&path.to_string_lossy())
 }
 
+impl DecodeRequest {
+    /// Within the default limits.
+    pub fn new(name: impl Into<PathBuf>, sampling: FrameSampling) -> Self {
+        Self {
+            name: name.into(),
+            sampling,
+            limits: VideoLimits::default(),
+            process: ProcessLimits::default(),
+        }
+    }
+}
+
 /// What the child process may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
