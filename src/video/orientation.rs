@@ -1,5 +1,6 @@
 //! How a decoded picture is turned before it is shown: the display matrix of a container.
 
+#[cfg(feature = "video")]
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ impl Orientation {
     /// From FFmpeg's display matrix: nine numbers, little endian on the machines that this builds for; the first,
     /// second, fourth and fifth map a picture's (x, y) to the screen: x' = a x + c y, y' = b x + d y with
     /// a, b, c, d = m[0], m[1], m[3], m[4]. Angles other than quarter turns are rounded to the nearest.
+    #[cfg(feature = "video")]
     pub(super) fn from_matrix(bytes: &[u8]) -> Self {
         let at = |i: usize| {
             bytes.get(i * 4..i * 4 + 4).map_or(0, |b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]]))
@@ -37,6 +39,7 @@ impl Orientation {
     }
 
     /// The picture as it is shown.
+    #[cfg(feature = "video")]
     pub(super) fn apply(self, mut image: RgbImage) -> RgbImage {
         if self.mirrored {
             imageops::flip_horizontal_in_place(&mut image);
