@@ -144,14 +144,6 @@ impl Weights {
         self.source.dtype
     }
 
-    /// Whether a tensor of this name exists (a random source has every tensor).
-    pub fn contains(&self, name: &str) -> bool {
-        match &self.source.tensors {
-            Tensors::Stored(stored) => stored.contains_key(&self.full_name(name)),
-            Tensors::Random { .. } => true,
-        }
-    }
-
     /// The tensor `name`, on the weights' device and in their dtype. `init` is used by a random source only.
     ///
     /// # Errors

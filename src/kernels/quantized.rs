@@ -1,9 +1,9 @@
 //! Products with quantised matrices on the CPU, exact in the activations.
 //!
 //! candle quantises the activations too, spins in a thread pool of its own while it waits, and has no vector kernel
-//! for some formats. Here a row of weights is unpacked to f32 and multiplied with all rows of activations while it is
-//! in the cache: decoding reads the small matrix once for all beams, a prompt goes through the ordinary matrix
-//! product tile by tile.
+//! for some formats. Here a block of weights is unpacked into registers and multiplied with up to four rows of
+//! activations at once, so that decoding reads the small matrix once for all beams; a prompt goes through the ordinary
+//! matrix product, tile by unpacked tile.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{D, Device, Tensor};

@@ -72,17 +72,6 @@ impl KvCache {
         }
     }
 
-    /// Bytes that this row owns; frozen pieces belong to everyone who shares them.
-    pub fn bytes(&self) -> usize {
-        match &self.tail {
-            Tail::Off => 0,
-            Tail::Kept { capacity, .. } => {
-                let s = &self.shape;
-                2 * s.layers * s.heads * capacity * s.width * s.dtype.size_in_bytes()
-            }
-        }
-    }
-
     /// Freezes what is cached, so that forks share it, and opens a new tail of `capacity` tokens.
     pub fn freeze(&mut self, capacity: usize) -> Result<()> {
         if let Tail::Kept { layers, .. } = &self.tail

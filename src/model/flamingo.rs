@@ -72,10 +72,6 @@ impl Flamingo {
         self.language.as_ref()
     }
 
-    pub fn rule(&self) -> &MediaRule {
-        &self.rule
-    }
-
     /// The layers of the language model that have a gated cross-attention before them.
     pub fn cross_attention_layers(&self) -> Vec<usize> {
         (0..self.cross_attention.len()).filter(|&i| self.cross_attention[i].is_some()).collect()

@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use candle_core::Tensor;
-
 use crate::kernels::attention::KeysValues;
 
 /// A medium as the language model sees it: its keys and values at every gated cross-attention, computed once.
@@ -11,14 +9,6 @@ use crate::kernels::attention::KeysValues;
 pub struct MediaKeys {
     /// In the order of the cross-attention layers.
     pub(super) layers: Vec<KeysValues>,
-}
-
-impl MediaKeys {
-    /// Bytes on the device.
-    pub fn bytes(&self) -> usize {
-        let size = |t: &Tensor| t.elem_count() * t.dtype().size_in_bytes();
-        self.layers.iter().map(|(k, v)| size(k) + size(v)).sum()
-    }
 }
 
 /// The tokens that steer who sees what.

@@ -24,7 +24,7 @@ impl std::fmt::Display for BadUse {
 
 impl std::error::Error for BadUse {}
 
-/// The model that ships with the project.
+/// Where the project keeps its own model.
 const DEFAULT_MODEL: &str = "models/flamingo-mini";
 /// What candle and rayon take their number of threads from.
 const THREADS: &str = "RAYON_NUM_THREADS";

@@ -11,7 +11,7 @@ mod understand;
 mod frames;
 mod model;
 
-/// Captions, answers and labels for videos, from open weights on your own machine.
+/// Captions and answers for videos, from open weights on your own machine.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
 struct Cli {
