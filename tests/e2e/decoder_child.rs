@@ -135,7 +135,7 @@ fn the_child_ends_with_its_parent() {
 fn no_child_is_left_when_its_frames_are_not_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
-    let mut frames = decode(binary(), request(&input, ProcessLimits::default())).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, ProcessLimits::default())).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     let child = decoder_of(&input).expect("the child waits for its frames to be taken");
     drop(frames);
@@ -148,7 +148,7 @@ fn a_deadline_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
-    let mut frames = decode(binary(), request(&input, limits)).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     signal("STOP", &decoder_of(&input).expect("the child waits for its frames to be taken"));
     let error = frames.find_map(Result::err).expect("the child was ended");
@@ -164,7 +164,7 @@ fn a_busy_parent_is_no_silent_child() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
-    let mut frames = decode(binary(), request(&input, limits)).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     std::thread::sleep(Duration::from_millis(1200));
     assert!(frames.all(|frame| frame.is_ok()));
@@ -178,7 +178,7 @@ fn memory_is_limited() {
     image::RgbImage::new(5000, 5000).save(&input).unwrap();
     let answered = |megabytes: u64| {
         let limits = ProcessLimits { memory: megabytes << 20, ..ProcessLimits::default() };
-        decode(binary(), request(&input, limits)).and_then(|frames| frames.collect::<Result<Vec<_>, _>>())
+        decode(binary(), &input, request(&input, limits)).and_then(|frames| frames.collect::<Result<Vec<_>, _>>())
     };
     assert_eq!(answered(1024).unwrap().len(), 1);
     let error = answered(192).expect_err("the picture does not fit");

@@ -68,7 +68,7 @@ pub enum QuantizeName {
     None,
 }
 
-fn parse_device(text: &str) -> Result<DeviceName, String> {
+pub fn parse_device(text: &str) -> Result<DeviceName, String> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(DeviceName::Cpu),
         None if text == "cuda" => Ok(DeviceName::Cuda(0)),
@@ -113,7 +113,7 @@ impl ModelArgs {
 
     /// candle reads its number of threads from the environment, once. Starting over with it set is the way to set it
     /// without changing the environment of a running process.
-    fn settle_threads(&self) -> anyhow::Result<()> {
+    pub fn settle_threads(&self) -> anyhow::Result<()> {
         let Some(threads) = self.threads.map(|n| n.to_string()) else { return Ok(()) };
         if std::env::var(THREADS).is_ok_and(|set| set == threads) {
             return Ok(());

@@ -26,7 +26,7 @@ pub struct Frames {
 impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
         let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
-        let mut frames = decode(&program()?, request)?;
+        let mut frames = decode(&program()?, &self.file, request)?;
         let mut sheet = self.sheet.as_ref().map(|_| Sheet::new(ContactSheet::default()));
         let mut times = Vec::new();
         for frame in &mut frames {

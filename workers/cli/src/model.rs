@@ -147,7 +147,7 @@ impl Trace {
 
     fn look_at(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<Tensor> {
         let request = DecodeRequest::new(path, self.sampling.sampling()?);
-        let frames = decode(&program()?, request)?.map(|frame| Ok(pipeline.prepare(&frame?)));
+        let frames = decode(&program()?, path, request)?.map(|frame| Ok(pipeline.prepare(&frame?)));
         let prepared = frames.collect::<anyhow::Result<Vec<_>>>()?;
         if prepared.is_empty() {
             bail!("{}: no frame lies in the sampled range", path.display());

@@ -1,5 +1,6 @@
 //! `flamingo caption` and `flamingo ask`.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -10,7 +11,7 @@ use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use video_worker::decoder::ProcessLimits;
 use video_worker::report::Outcome;
-use video_worker::understand::{Request, Understander};
+use video_worker::understand::{Request, Source, Understander};
 
 use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
 use crate::inputs::{self, Input};
@@ -99,7 +100,7 @@ impl Common {
                 "note: this model is untrained: its gates are closed, so it answers without seeing the video"
             );
         }
-        let understander = Understander { pipeline: &pipeline, decoder: program()? };
+        let understander = Understander { model: &pipeline, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
         if together {
             self.all_in_one(&inputs, &request, &understander, &output)
@@ -119,12 +120,15 @@ impl Common {
         let mut failed = 0;
         for input in inputs {
             let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-            let report = understander.report(&input.path, request, &mut |frame| {
+            let source = Source::file(&input.path);
+            let understood = understander.understand(&source, request, &mut |frame| {
                 show_frame(&bar, input, frame);
                 if let Some(sheet) = &mut sheet {
                     sheet.add(frame);
                 }
+                ControlFlow::Continue(())
             });
+            let report = understood.report;
             bar.suspend(|| output.report(&input.name, &report, sheet.as_ref()))?;
             failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
             bar.inc(1);
@@ -143,13 +147,15 @@ impl Common {
         understander: &Understander,
         output: &Output,
     ) -> anyhow::Result<bool> {
-        let paths: Vec<PathBuf> = inputs.iter().map(|i| i.path.clone()).collect();
+        let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-        let report = understander.report_together(&paths, request, &mut |frame| {
+        let understood = understander.understand_together(&sources, request, &mut |frame| {
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
             }
+            ControlFlow::Continue(())
         });
+        let report = understood.report;
         output.report("answer", &report, sheet.as_ref())?;
         Ok(!is_failure(&report.outcome))
     }

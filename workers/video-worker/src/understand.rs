@@ -1,10 +1,12 @@
 //! Frames in, answers out: looks at every window of a video once and asks it every question.
 
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use flamingo::family::About;
 use flamingo::generate::Generation;
-use flamingo::pipeline::{Medium, Pipeline};
+use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::{Frame, FrameSampling, VideoInfo, VideoLimits};
 use flamingo::{Error, Task};
 
@@ -25,17 +27,84 @@ pub struct Request {
     pub process: ProcessLimits,
 }
 
+/// A video or image: where its bytes are, and what it is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub file: PathBuf,
+    /// In reports and errors.
+    pub name: PathBuf,
+}
+
+impl Source {
+    /// A file that is called as it is named.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        let file = path.into();
+        Self { name: file.clone(), file }
+    }
+}
+
+/// What looks and answers: a [`Pipeline`] in this thread, or one that others ask too.
+pub trait Model: Sync {
+    fn about(&self) -> &About;
+
+    /// As [`Pipeline::prepare`].
+    fn prepare(&self, frame: &Frame) -> Frame;
+
+    /// As [`Pipeline::look`].
+    ///
+    /// # Errors
+    /// The model refuses, or is there no more.
+    fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError>;
+
+    /// As [`Pipeline::ask`].
+    ///
+    /// # Errors
+    /// The model refuses, or is there no more.
+    fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError>;
+}
+
+/// Why a model has not looked or answered.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    #[error(transparent)]
+    Refused(#[from] Error),
+    /// The thread that owns it has ended.
+    #[error("the model is there no more")]
+    Gone,
+}
+
+impl Model for Pipeline {
+    fn about(&self) -> &About {
+        &self.loaded().about
+    }
+
+    fn prepare(&self, frame: &Frame) -> Frame {
+        self.prepare(frame)
+    }
+
+    fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError> {
+        Ok(self.look(&prepared)?)
+    }
+
+    fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError> {
+        Ok(self.ask(task, media, generation)?)
+    }
+}
+
 /// Why a video has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UnderstandError {
     #[error(transparent)]
     Decoder(#[from] DecoderError),
     #[error("{}: {source}", path.display())]
-    Model { path: PathBuf, source: Error },
+    Model { path: PathBuf, source: ModelError },
     #[error("{}: more frames than the {allowed} that one answer may look at", path.display())]
     TooManyFrames { path: PathBuf, allowed: usize },
     #[error("{}: no frame lies in the sampled range", path.display())]
     NoFrames { path: PathBuf },
+    /// Whoever asked wants no answer any more.
+    #[error("{}: stopped before it was done", path.display())]
+    Stopped { path: PathBuf },
 }
 
 impl UnderstandError {
@@ -43,19 +112,32 @@ impl UnderstandError {
     pub fn code(&self) -> &str {
         match self {
             UnderstandError::Decoder(e) => e.code(),
-            UnderstandError::Model { source, .. } => source.code(),
+            UnderstandError::Model { source: ModelError::Refused(error), .. } => error.code(),
+            UnderstandError::Model { source: ModelError::Gone, .. } => "model_gone",
             UnderstandError::TooManyFrames { .. } => "limit_frames",
             UnderstandError::NoFrames { .. } => "no_frames",
+            UnderstandError::Stopped { .. } => "stopped",
         }
     }
 }
 
 /// A model, and the program that decodes for it.
-pub struct Understander<'p> {
-    pub pipeline: &'p Pipeline,
+pub struct Understander<'m> {
+    pub model: &'m dyn Model,
     /// The binary that answers to [`crate::decoder::SUBCOMMAND`].
     pub decoder: PathBuf,
 }
+
+/// What was found out.
+#[derive(Debug)]
+pub struct Understood {
+    pub report: Report,
+    /// What the report's failure was made of.
+    pub error: Option<UnderstandError>,
+}
+
+/// Sees every decoded frame as it comes, and may say that it is enough: then the video is [`UnderstandError::Stopped`].
+pub type OnFrame<'a> = &'a mut dyn FnMut(&Frame) -> ControlFlow<()>;
 
 /// What is gathered on the way; kept when the way ends early.
 #[derive(Default)]
@@ -67,46 +149,55 @@ struct Progress {
 }
 
 impl Understander<'_> {
-    /// Answers about one video, window by window. Every decoded frame is shown to `on_frame`.
-    pub fn report(&self, input: &Path, request: &Request, on_frame: &mut dyn FnMut(&Frame)) -> Report {
+    /// Answers about one video, window by window.
+    pub fn understand(&self, source: &Source, request: &Request, on_frame: OnFrame) -> Understood {
         let mut progress = Progress::default();
-        let result = timed_in(&mut progress, |p| self.windows(input, request, p, on_frame));
-        self.finish(vec![input.to_path_buf()], progress, result)
+        let result = timed_in(&mut progress, |p| self.windows(source, request, p, on_frame));
+        self.finish(vec![source.name.clone()], progress, result)
     }
 
     /// Answers about several media together, in the order in which the tasks' prompts place them.
-    pub fn report_together(
+    pub fn understand_together(
         &self,
-        inputs: &[PathBuf],
+        sources: &[Source],
         request: &Request,
-        on_frame: &mut dyn FnMut(&Frame),
-    ) -> Report {
+        on_frame: OnFrame,
+    ) -> Understood {
         let mut progress = Progress::default();
-        let result = timed_in(&mut progress, |p| self.together(inputs, request, p, on_frame));
-        self.finish(inputs.to_vec(), progress, result)
+        let result = timed_in(&mut progress, |p| self.together(sources, request, p, on_frame));
+        self.finish(sources.iter().map(|s| s.name.clone()).collect(), progress, result)
     }
 
-    fn finish(&self, input: Vec<PathBuf>, progress: Progress, result: Result<(), UnderstandError>) -> Report {
+    fn finish(
+        &self,
+        input: Vec<PathBuf>,
+        progress: Progress,
+        result: Result<(), UnderstandError>,
+    ) -> Understood {
         let Progress { answers, videos, warnings, timing } = progress;
-        let outcome = match result {
-            Ok(()) => Outcome::Succeeded { answers },
-            Err(e) => {
+        let error = result.err();
+        let outcome = match &error {
+            None => Outcome::Succeeded { answers },
+            Some(e) => {
                 let error = ErrorReport { code: e.code().into(), message: e.to_string() };
                 Outcome::Failed { error, answers }
             }
         };
-        let model = self.pipeline.loaded().about.clone();
-        Report { schema: SCHEMA, input, outcome, model, videos, warnings, timing }
+        let model = self.model.about().clone();
+        Understood {
+            report: Report { schema: SCHEMA, input, outcome, model, videos, warnings, timing },
+            error,
+        }
     }
 
     fn windows(
         &self,
-        input: &Path,
+        source: &Source,
         request: &Request,
         progress: &mut Progress,
-        on_frame: &mut dyn FnMut(&Frame),
+        on_frame: OnFrame,
     ) -> Result<(), UnderstandError> {
-        let mut frames = timed(&mut progress.timing.decode_s, || self.decode(input, request))?;
+        let mut frames = timed(&mut progress.timing.decode_s, || self.decode(source, request))?;
         progress.videos.push(frames.info().clone());
         let (start, end) = sampled_range(request, frames.info().duration);
         let length = request.window.unwrap_or(f64::MAX);
@@ -114,27 +205,27 @@ impl Understander<'_> {
         let mut looked = false;
         while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
             let frame = frame?;
-            on_frame(&frame);
+            show(source, &frame, on_frame)?;
             if frame.pts >= open.end {
                 let passed = ((frame.pts - start) / length).floor();
                 // The end of one is the beginning of the next, whatever rounding says.
                 let begin = (start + passed * length).max(open.end);
                 let next = Window { start: begin, end: begin + length, frames: vec![] };
                 let full = std::mem::replace(&mut open, next);
-                looked |= self.answer_window(input, request, full.before(end), progress)?;
+                looked |= self.answer_window(source, request, full.before(end), progress)?;
             }
-            open.frames.push(timed(&mut progress.timing.decode_s, || self.pipeline.prepare(&frame)));
-            check_frames(input, &open.frames, request)?;
+            open.frames.push(timed(&mut progress.timing.decode_s, || self.model.prepare(&frame)));
+            check_frames(source, &open.frames, request)?;
         }
-        looked |= self.answer_window(input, request, open.before(end), progress)?;
-        record(&frames, input, progress);
-        if looked { Ok(()) } else { Err(UnderstandError::NoFrames { path: input.to_path_buf() }) }
+        looked |= self.answer_window(source, request, open.before(end), progress)?;
+        record(&frames, source, progress);
+        if looked { Ok(()) } else { Err(UnderstandError::NoFrames { path: source.name.clone() }) }
     }
 
     /// Says whether there was anything to look at.
     fn answer_window(
         &self,
-        input: &Path,
+        source: &Source,
         request: &Request,
         window: Window,
         progress: &mut Progress,
@@ -142,64 +233,65 @@ impl Understander<'_> {
         if window.frames.is_empty() {
             return Ok(false);
         }
-        let medium = self.look(input, &window.frames, progress)?;
-        self.ask_all(input, request, &[&medium], (window.start, window.end), progress)?;
+        let range = (window.start, window.end);
+        let medium = self.look(source, window.frames, progress)?;
+        self.ask_all(source, request, &[&medium], range, progress)?;
         Ok(true)
     }
 
     fn together(
         &self,
-        inputs: &[PathBuf],
+        sources: &[Source],
         request: &Request,
         progress: &mut Progress,
-        on_frame: &mut dyn FnMut(&Frame),
+        on_frame: OnFrame,
     ) -> Result<(), UnderstandError> {
-        let mut media = Vec::with_capacity(inputs.len());
+        let mut media = Vec::with_capacity(sources.len());
         let mut longest = 0f64;
-        for input in inputs {
-            let mut frames = timed(&mut progress.timing.decode_s, || self.decode(input, request))?;
+        for source in sources {
+            let mut frames = timed(&mut progress.timing.decode_s, || self.decode(source, request))?;
             progress.videos.push(frames.info().clone());
             longest = longest.max(frames.info().duration);
             let mut prepared = Vec::new();
             while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
                 let frame = frame?;
-                on_frame(&frame);
-                prepared.push(timed(&mut progress.timing.decode_s, || self.pipeline.prepare(&frame)));
-                check_frames(input, &prepared, request)?;
+                show(source, &frame, on_frame)?;
+                prepared.push(timed(&mut progress.timing.decode_s, || self.model.prepare(&frame)));
+                check_frames(source, &prepared, request)?;
             }
-            record(&frames, input, progress);
+            record(&frames, source, progress);
             if prepared.is_empty() {
-                return Err(UnderstandError::NoFrames { path: input.to_path_buf() });
+                return Err(UnderstandError::NoFrames { path: source.name.clone() });
             }
-            media.push(self.look(input, &prepared, progress)?);
+            media.push(self.look(source, prepared, progress)?);
         }
-        let first = inputs.first().cloned().unwrap_or_default();
+        let Some(first) = sources.first() else { return Ok(()) };
         let range = sampled_range(request, longest);
-        self.ask_all(&first, request, &media.iter().collect::<Vec<_>>(), range, progress)
+        self.ask_all(first, request, &media.iter().collect::<Vec<_>>(), range, progress)
     }
 
-    fn decode(&self, input: &Path, request: &Request) -> Result<DecodedFrames, DecoderError> {
-        let request = DecodeRequest {
-            name: input.to_path_buf(),
+    fn decode(&self, source: &Source, request: &Request) -> Result<DecodedFrames, DecoderError> {
+        let asked = DecodeRequest {
+            name: source.name.clone(),
             sampling: request.sampling.clone(),
             limits: request.limits.clone(),
             process: request.process.clone(),
         };
-        decode(&self.decoder, request)
+        decode(&self.decoder, &source.file, asked)
     }
 
     fn look(
         &self,
-        input: &Path,
-        frames: &[Frame],
+        source: &Source,
+        frames: Vec<Frame>,
         progress: &mut Progress,
     ) -> Result<Medium, UnderstandError> {
-        timed(&mut progress.timing.encode_s, || self.pipeline.look(frames)).map_err(|e| model_error(input, e))
+        timed(&mut progress.timing.encode_s, || self.model.look(frames)).map_err(|e| model_error(source, e))
     }
 
     fn ask_all(
         &self,
-        input: &Path,
+        source: &Source,
         request: &Request,
         media: &[&Medium],
         (start, end): (f64, f64),
@@ -207,8 +299,8 @@ impl Understander<'_> {
     ) -> Result<(), UnderstandError> {
         for task in &request.tasks {
             let answer =
-                timed(&mut progress.timing.answer_s, || self.pipeline.ask(task, media, &request.generation))
-                    .map_err(|e| model_error(input, e))?;
+                timed(&mut progress.timing.answer_s, || self.model.ask(task, media, &request.generation))
+                    .map_err(|e| model_error(source, e))?;
             progress.answers.push(AnswerReport {
                 question: match task {
                     Task::Question { question } => Some(question.clone()),
@@ -249,21 +341,28 @@ fn sampled_range(request: &Request, duration: f64) -> (f64, f64) {
     (start, end.unwrap_or(duration).min(duration))
 }
 
-fn record(frames: &DecodedFrames, input: &Path, progress: &mut Progress) {
+fn show(source: &Source, frame: &Frame, on_frame: OnFrame) -> Result<(), UnderstandError> {
+    if on_frame(frame).is_break() {
+        return Err(UnderstandError::Stopped { path: source.name.clone() });
+    }
+    Ok(())
+}
+
+fn record(frames: &DecodedFrames, source: &Source, progress: &mut Progress) {
     if let Some(summary) = frames.summary() {
-        progress.warnings.extend(summary.warnings.iter().map(|w| format!("{}: {w}", input.display())));
+        progress.warnings.extend(summary.warnings.iter().map(|w| format!("{}: {w}", source.name.display())));
     }
 }
 
-fn check_frames(input: &Path, frames: &[Frame], request: &Request) -> Result<(), UnderstandError> {
+fn check_frames(source: &Source, frames: &[Frame], request: &Request) -> Result<(), UnderstandError> {
     if frames.len() <= request.max_frames {
         return Ok(());
     }
-    Err(UnderstandError::TooManyFrames { path: input.to_path_buf(), allowed: request.max_frames })
+    Err(UnderstandError::TooManyFrames { path: source.name.clone(), allowed: request.max_frames })
 }
 
-fn model_error(path: &Path, source: Error) -> UnderstandError {
-    UnderstandError::Model { path: path.to_path_buf(), source }
+fn model_error(of: &Source, source: ModelError) -> UnderstandError {
+    UnderstandError::Model { path: of.name.clone(), source }
 }
 
 fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {

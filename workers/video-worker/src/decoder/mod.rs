@@ -111,19 +111,19 @@ pub struct DecodedFrames {
     failed: bool,
 }
 
-/// Starts `program` as the decoder of `request.name` and waits until it knows what the file is.
+/// Starts `program` as the decoder of a file and waits until it knows what the file is.
 ///
 /// # Errors
 /// The file is no video within the limits, or the child could not do its work.
-pub fn decode(program: &Path, request: DecodeRequest) -> Result<DecodedFrames, DecoderError> {
+pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<DecodedFrames, DecoderError> {
     let io = |source| DecoderError::Io { path: request.name.clone(), source };
     // Before it is opened: opening a named pipe would wait for its writer.
-    match std::fs::metadata(&request.name).map_err(io)?.file_type() {
+    match std::fs::metadata(file).map_err(io)?.file_type() {
         kind if kind.is_dir() => return Err(io(std::io::ErrorKind::IsADirectory.into())),
         kind if !kind.is_file() => return Err(io(std::io::Error::other("not a regular file"))),
         _ => {}
     }
-    let file = File::open(&request.name).map_err(io)?;
+    let file = File::open(file).map_err(io)?;
     let text = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
     let mut child = Command::new(program)
         .arg(SUBCOMMAND)

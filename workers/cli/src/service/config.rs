@@ -1,0 +1,42 @@
+//! `flamingo config` and `flamingo migrate`.
+
+use clap::Args;
+use jobs::ledger::Ledger;
+
+use super::{ModelOver, SettingsArgs, runtime};
+use crate::output::shown;
+
+#[derive(Debug, Args)]
+pub struct Config {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    model: ModelOver,
+}
+
+impl Config {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let (_, origins) = self.settings.load(&self.model.settings())?;
+        for origin in origins {
+            println!("{:<26} {:<40} {}", origin.setting, shown(&origin.value), origin.from);
+        }
+        Ok(true)
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+impl Migrate {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&[])?;
+        runtime()?.block_on(async {
+            Ledger::open(&settings.database.url).await?.migrate().await?;
+            println!("{} has everything that this version needs", settings.database.url);
+            Ok(true)
+        })
+    }
+}

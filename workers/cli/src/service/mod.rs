@@ -1,0 +1,98 @@
+//! The commands of the service.
+
+mod config;
+mod jobs;
+mod run;
+mod submit;
+mod work;
+
+pub use config::{Config, Migrate};
+pub use jobs::Jobs;
+pub use run::Run;
+pub use submit::Submit;
+pub use work::Work;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use video_worker::settings::{Origin, Settings, SettingsError, load};
+
+use crate::args::{BadUse, DTypeName, ModelArgs, QuantizeName, parse_device};
+
+/// Where settings come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct SettingsArgs {
+    /// A file of settings; `config/default.toml` explains them all.
+    #[arg(long, env = "FLAMINGO_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A setting over file and environment: `--set queue.url=amqp://...`
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = parse_setting)]
+    set: Vec<(String, String)>,
+}
+
+fn parse_setting(text: &str) -> Result<(String, String), String> {
+    let (setting, value) = text.split_once('=').ok_or("expected SETTING=VALUE")?;
+    Ok((setting.trim().to_owned(), value.to_owned()))
+}
+
+impl SettingsArgs {
+    fn load(&self, over: &[(String, String)]) -> anyhow::Result<(Settings, Vec<Origin>)> {
+        let flags: Vec<_> = self.set.iter().chain(over).cloned().collect();
+        load(self.config.as_deref(), &flags).map_err(|e: SettingsError| BadUse(e.to_string()).into())
+    }
+}
+
+/// The settings of the model that have flags of their own, the same as elsewhere.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelOver {
+    /// Model directory.
+    #[arg(long, env = "FLAMINGO_MODEL", value_name = "DIR")]
+    model: Option<String>,
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long)]
+    device: Option<String>,
+    /// Numbers that the model computes in: `f32`, `bf16` or `f16`.
+    #[arg(long)]
+    dtype: Option<String>,
+    /// Quantised matrices: `keep` or `none`.
+    #[arg(long)]
+    quantize: Option<String>,
+    /// Threads of the model; by default one per core.
+    #[arg(long, value_name = "N")]
+    threads: Option<String>,
+}
+
+impl ModelOver {
+    fn settings(&self) -> Vec<(String, String)> {
+        [
+            ("model.path", &self.model),
+            ("model.device", &self.device),
+            ("model.dtype", &self.dtype),
+            ("model.quantize", &self.quantize),
+            ("model.threads", &self.threads),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)))
+        .collect()
+    }
+}
+
+/// How the model is loaded by these settings.
+fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
+    let model = &settings.model;
+    let wrong = |setting: &str, why: String| BadUse(format!("settings: model.{setting}: {why}"));
+    Ok(ModelArgs {
+        model: model.path.clone(),
+        device: parse_device(&model.device).map_err(|e| wrong("device", e))?,
+        dtype: DTypeName::from_str(&model.dtype, false).map_err(|e| wrong("dtype", e))?,
+        quantize: QuantizeName::from_str(&model.quantize, false).map_err(|e| wrong("quantize", e))?,
+        threads: (model.threads > 0).then_some(model.threads),
+    })
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads for input and output")
+}

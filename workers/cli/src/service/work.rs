@@ -1,0 +1,96 @@
+//! `flamingo work`: takes jobs until it is told to end.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use jobs::worker::Stop;
+use tokio::signal::unix::{SignalKind, signal};
+use video_worker::settings::Settings;
+use video_worker::start::{Backends, worker};
+use video_worker::status::{Status, serve};
+
+use super::{ModelOver, SettingsArgs, model_args, runtime};
+use crate::args::{ModelArgs, program};
+
+#[derive(Debug, Args)]
+pub struct Work {
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    model: ModelOver,
+}
+
+impl Work {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&self.model.settings())?;
+        let model = model_args(&settings)?;
+        model.settle_threads()?;
+        runtime()?.block_on(work(settings, model))
+    }
+}
+
+async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
+    let stop = Stop::default();
+    let status = Arc::new(Status::default());
+    // From the first moment, so that whoever waits for readiness can see what it waits for.
+    let pages = pages(&settings, &status, &stop).await?;
+    let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
+    let backends = Backends::open(&settings).await?;
+    status.stand_on(backends.clone());
+    let started = tokio::select! {
+        started = start(&settings, &backends, model) => Some(started?),
+        () = stop.draining() => None,
+    };
+    if let Some(pipeline) = started {
+        status.model_is_loaded();
+        worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run().await?;
+    }
+    signalled.abort();
+    stop.abort();
+    if let Some(pages) = pages {
+        pages.await??;
+    }
+    tracing::info!("ended");
+    Ok(true)
+}
+
+async fn start(settings: &Settings, backends: &Backends, model: ModelArgs) -> anyhow::Result<flamingo::Pipeline> {
+    if settings.database.url.scheme() == "sqlite" {
+        backends.ledger.migrate().await?;
+    }
+    let (waited, loaded) =
+        tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
+    waited?;
+    loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))?
+}
+
+type Pages = tokio::task::JoinHandle<std::io::Result<()>>;
+
+async fn pages(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow::Result<Option<Pages>> {
+    let address = settings.status.address.clone();
+    if address.is_empty() {
+        return Ok(None);
+    }
+    let end = stop.clone();
+    let listener = tokio::net::TcpListener::bind(&address).await;
+    let listener = listener.with_context(|| format!("status.address {address}: nothing can listen there"))?;
+    Ok(Some(tokio::spawn(serve(listener, status.clone(), async move { end.aborted().await }))))
+}
+
+/// The first SIGTERM or Ctrl-C: take nothing new. The second: give back what is in flight.
+fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        for again in [false, true] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            tracing::info!(again, "told to end");
+            status.drains();
+            if again { stop.abort() } else { stop.drain() }
+        }
+    })
+}

@@ -1,0 +1,357 @@
+//! The loop between queue, ledger and store.
+//!
+//! An item: received -> claimed -> done by the service -> report written whole -> the ledger says so -> acknowledged.
+//! A job: received -> accepted -> expanded, page by page -> (its items) -> results gathered -> announced -> finished.
+//! A process may die between any two of these; whoever comes next begins where the ledger says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::job::{Counts, Failure, ItemEnd, ItemId, JobId, JobState, NewItem, NewJob};
+use crate::ledger::{ItemClaim, JobRecord, Ledger, LedgerError};
+use crate::queue::{Delivery, Event, Lane, Message, Queue, QueueError, Settled};
+use crate::retry::{Backoff, insist};
+
+mod item;
+mod job;
+mod sweep;
+
+/// What a service makes of jobs and items; the machinery around it owns queue, ledger, leases, retries and their order.
+#[async_trait]
+pub trait Service: Send + Sync + 'static {
+    /// What is known about an item when it is done, before it is written.
+    type Report: Send + Sync;
+
+    /// The schemas of messages, by which they are called in the queue.
+    const JOB_KIND: &'static str;
+    const ITEM_KIND: &'static str;
+
+    /// Reads a message about a job.
+    fn job(&self, message: &Message) -> Result<NewJob, Refusal>;
+
+    /// Reads a message about an item.
+    fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal>;
+
+    /// Lists the inputs of a job from `cursor` on.
+    async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble>;
+
+    /// The end of an item whose report an earlier attempt has written; asked before an item is done once more.
+    async fn written(&self, item: &ItemClaim) -> Result<Option<ItemEnd>, Trouble>;
+
+    /// Does an item, up to its report. Ends early, as [`Outcome::Cancelled`], when `stop` is cancelled.
+    async fn run(&self, item: &ItemClaim, stop: CancellationToken) -> Outcome<Self::Report>;
+
+    /// Writes the report of an item whole, or of its failure. What stands there afterwards decides how the item has ended:
+    /// it may be another attempt's report.
+    async fn write(
+        &self,
+        item: &ItemClaim,
+        result: Result<&Self::Report, &Failure>,
+    ) -> Result<ItemEnd, Trouble>;
+
+    /// Gathers the results of a job whose items have all ended; the completion marker last. May be repeated.
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Trouble>;
+
+    /// The news that a job has ended.
+    fn ended(&self, ended: &EndedJob) -> Event;
+
+    /// The news that a message was refused, for whoever sent it.
+    fn refused(&self, message: &Message, why: &Failure) -> Event;
+}
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It will never be: a dead letter.
+    Hopeless(Failure),
+    /// A newer build may understand it: it goes back for a while.
+    Newer(Failure),
+}
+
+/// Inputs of a job, in a stable order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    pub items: Vec<NewItem>,
+    /// Where the next page begins; `None` after the last.
+    pub next: Option<String>,
+}
+
+/// Why a step was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The outside world failed; it may work later.
+    #[error("{0}")]
+    Transient(Failure),
+    #[error("{0}")]
+    Fatal(Failure),
+}
+
+impl Trouble {
+    pub fn failure(&self) -> &Failure {
+        match self {
+            Trouble::Transient(failure) | Trouble::Fatal(failure) => failure,
+        }
+    }
+
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Trouble::Transient(_))
+    }
+}
+
+/// What has become of an item, and so what now.
+#[derive(Debug)]
+pub enum Outcome<R> {
+    Done(R),
+    /// The outside world failed: again later, counted.
+    Retry { after: Option<Duration>, why: Failure },
+    /// It will never succeed.
+    Reject(Failure),
+    /// This worker is broken: the item goes to another, and this one ends.
+    Unfit(Failure),
+    /// Somebody wanted it to end: it goes back, not counted.
+    Cancelled,
+}
+
+/// A job whose items have all ended, or that failed before it had any.
+#[derive(Debug, Clone)]
+pub struct EndedJob {
+    pub record: JobRecord,
+    pub state: JobState,
+    pub counts: Counts,
+    /// Why the job itself failed.
+    pub failure: Option<Failure>,
+}
+
+/// A step of the loop that has just been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<'a> {
+    Received(Lane),
+    Claimed,
+    /// The report of an earlier attempt was there.
+    ReportFound,
+    ReportWritten,
+    Ended(&'a ItemEnd),
+    Acknowledged,
+    /// The connection was gone: the message will come again.
+    AcknowledgementLost,
+    Retried(&'a Failure),
+    GivenBack,
+    /// Another worker has the item now.
+    FencedOff,
+    /// The ledger was away for too long: the claim ends by itself.
+    Unsettled,
+    Refused(&'a Failure),
+    Accepted,
+    /// A page of items stands in the ledger.
+    PageListed,
+    /// A message about each of them has been sent.
+    PageSent,
+    Expanded,
+    ResultsGathered,
+    Announced,
+    Finished(JobState),
+    /// Messages that the sweep has sent again.
+    Swept(usize),
+}
+
+/// One who watches the loop: metrics, logs, tests.
+pub trait Observer: Send + Sync + 'static {
+    fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>);
+}
+
+/// How a worker works.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerSettings {
+    /// Names this worker in the ledger.
+    pub name: String,
+    /// Items in flight at once; each has a message of its own.
+    pub items: usize,
+    /// How long a claim holds without a word from its holder; and how often the holder says one.
+    pub lease: Duration,
+    pub heartbeat: Duration,
+    /// How long an item may take.
+    pub deadline: Duration,
+    /// How long items may go on after the worker was told to end.
+    pub grace: Duration,
+    /// Attempts that an item has.
+    pub attempts: u32,
+    pub backoff: Backoff,
+    /// How long a step insists on ledger, store and queue before its message goes back.
+    pub patience: Duration,
+    pub sweep: Duration,
+    /// A message that was sent so long ago, into a queue that is empty now, is taken for lost.
+    pub forgotten: Duration,
+}
+
+/// The two ends of a worker: first it takes nothing new, then it lets go of what it has.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    drain: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Stop {
+    /// Take nothing new.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Give back what is in flight, too.
+    pub fn abort(&self) {
+        self.drain.cancel();
+        self.abort.cancel();
+    }
+
+    pub async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    pub async fn aborted(&self) {
+        self.abort.cancelled().await;
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_cancelled()
+    }
+}
+
+/// This worker is broken and has given its items back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this worker cannot go on: {0}")]
+pub struct Unfit(pub Failure);
+
+/// Takes messages and does what the ledger says about them.
+pub struct Worker<S> {
+    pub service: Arc<S>,
+    pub queue: Arc<dyn Queue>,
+    pub ledger: Ledger,
+    pub settings: WorkerSettings,
+    pub observer: Arc<dyn Observer>,
+    pub stop: Stop,
+}
+
+impl<S: Service> Worker<S> {
+    /// Works until it is told to stop, and has ended or given back what it had.
+    ///
+    /// # Errors
+    /// The worker itself is broken.
+    pub async fn run(self) -> Result<(), Unfit> {
+        let worker = Arc::new(self);
+        let mut tasks = JoinSet::new();
+        for _ in 0..worker.settings.items {
+            tasks.spawn(worker.clone().take(Lane::Items));
+        }
+        tasks.spawn(worker.clone().take(Lane::Jobs));
+        tasks.spawn(worker.clone().sweep());
+        let late = tokio::spawn(worker.clone().abort_after_grace());
+        let mut result = Ok(());
+        while let Some(ended) = tasks.join_next().await {
+            let ended = ended.unwrap_or_else(|panic| Err(Unfit(Failure::new("internal", panic.to_string()))));
+            if ended.is_err() {
+                worker.stop.abort();
+                result = result.and(ended);
+            }
+        }
+        late.abort();
+        result
+    }
+
+    async fn abort_after_grace(self: Arc<Self>) {
+        self.stop.draining().await;
+        tokio::time::sleep(self.settings.grace).await;
+        self.stop.abort();
+    }
+
+    /// Takes the messages of a lane, one after the other.
+    async fn take(self: Arc<Self>, lane: Lane) -> Result<(), Unfit> {
+        let mut consumer = self.queue.consumer(lane).await;
+        loop {
+            let delivery = tokio::select! {
+                biased;
+                () = self.stop.draining() => return Ok(()),
+                delivery = consumer.next() => delivery,
+            };
+            self.observer.step(Step::Received(lane), None, None);
+            match lane {
+                Lane::Items => self.item(delivery).await?,
+                Lane::Jobs => self.job(delivery).await,
+            }
+        }
+    }
+
+    /// Asks the ledger, and insists for a while when it is away.
+    async fn ledger<T>(&self, ask: impl AsyncFn(&Ledger) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        let Self { settings, ledger, .. } = self;
+        insist(settings.backoff, settings.patience, LedgerError::is_transient, async || ask(ledger).await).await
+    }
+
+    /// Asks the service, and insists for a while when the outside world fails it.
+    async fn service<T>(&self, ask: impl AsyncFn(&S) -> Result<T, Trouble>) -> Result<T, Trouble> {
+        let Self { settings, service, .. } = self;
+        insist(settings.backoff, settings.patience, Trouble::is_transient, async || ask(service).await).await
+    }
+
+    async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
+        let Self { settings, queue, .. } = self;
+        insist(settings.backoff, settings.patience, |_| true, async || queue.send(lane, message).await).await
+    }
+
+    async fn announce(&self, event: &Event) -> Result<(), QueueError> {
+        let Self { settings, queue, .. } = self;
+        insist(settings.backoff, settings.patience, |_| true, async || queue.announce(event).await).await
+    }
+
+    fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> Message {
+        message(format!("{job}/{item}"), S::ITEM_KIND, body)
+    }
+
+    fn job_message(&self, job: &JobId, body: &str) -> Message {
+        message(job.to_string(), S::JOB_KIND, body)
+    }
+
+    async fn acknowledge(&self, delivery: Delivery, job: Option<&JobId>, item: Option<&ItemId>) {
+        let step = match delivery.ack().await {
+            Settled::Known => Step::Acknowledged,
+            Settled::Lost => Step::AcknowledgementLost,
+        };
+        self.observer.step(step, job, item);
+    }
+
+    /// A step could not be done in time: the message comes again later.
+    async fn put_back(&self, delivery: Delivery, why: impl std::fmt::Display) {
+        let message = delivery.message.id.clone();
+        tracing::warn!(message, %why, "the message goes back");
+        if let Err(error) = delivery.back(self.settings.backoff.most).await {
+            tracing::warn!(message, %error, "it goes back unacknowledged");
+        }
+    }
+
+    /// Tells the sender and keeps the message as a dead letter.
+    async fn refuse(&self, delivery: Delivery, refusal: Refusal) {
+        let why = match refusal {
+            Refusal::Newer(why) => return self.put_back(delivery, why).await,
+            Refusal::Hopeless(why) => why,
+        };
+        if let Err(error) = self.announce(&self.service.refused(&delivery.message, &why)).await {
+            return self.put_back(delivery, error).await;
+        }
+        self.bury(delivery, &why).await;
+        self.observer.step(Step::Refused(&why), None, None);
+    }
+
+    async fn bury(&self, delivery: Delivery, why: &Failure) {
+        let message = delivery.message.id.clone();
+        if let Err(error) = delivery.bury(why).await {
+            tracing::warn!(message, %error, "a dead letter could not be kept; it comes again");
+        }
+    }
+}
+
+/// Whom to tell and what they call it stands in the body, where the ledger keeps it.
+fn message(id: String, kind: &str, body: &str) -> Message {
+    Message { id, kind: kind.into(), body: body.to_owned().into(), reply_to: None, correlation_id: None }
+}

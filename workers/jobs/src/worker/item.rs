@@ -1,0 +1,202 @@
+//! An item, from its message to the acknowledgement.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Outcome, Service, Step, Trouble, Unfit, Worker};
+use crate::job::{Failure, ItemEnd, now};
+use crate::ledger::{ClaimedItem, ItemClaim, LedgerError};
+use crate::queue::Delivery;
+
+/// What is to be entered in the ledger about a claimed item.
+enum Entry {
+    End(ItemEnd),
+    Retry { after: Duration, why: Failure },
+    GiveBack,
+    /// Another worker has it.
+    Nothing,
+}
+
+impl<S: Service> Worker<S> {
+    pub(super) async fn item(&self, delivery: Delivery) -> Result<(), Unfit> {
+        let (job, item) = match self.service.item(&delivery.message) {
+            Ok(names) => names,
+            Err(refusal) => {
+                self.refuse(delivery, refusal).await;
+                return Ok(());
+            }
+        };
+        let claimed = self
+            .ledger(async |ledger| {
+                ledger.claim_item(&job, &item, &self.settings.name, now(), self.settings.lease).await
+            })
+            .await;
+        match claimed {
+            Ok(ClaimedItem::Yes(claim)) => self.claimed(claim, delivery).await,
+            // Its end was entered, but not acknowledged or not looked after.
+            Ok(ClaimedItem::Ended(_)) => {
+                self.acknowledge(delivery, Some(&job), Some(&item)).await;
+                self.look_after(&job).await;
+                Ok(())
+            }
+            // The ledger has a time for it: the sweep sends another message then, if nobody else does.
+            Ok(ClaimedItem::Held { .. } | ClaimedItem::Early { .. }) => {
+                self.acknowledge(delivery, Some(&job), Some(&item)).await;
+                Ok(())
+            }
+            Ok(ClaimedItem::Unknown) => {
+                let why = Failure::new("unknown_item", format!("{job}/{item}: no such item in the ledger"));
+                self.bury(delivery, &why).await;
+                self.observer.step(Step::Refused(&why), Some(&job), Some(&item));
+                Ok(())
+            }
+            Err(error) => {
+                self.put_back(delivery, error).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn claimed(&self, claim: ItemClaim, delivery: Delivery) -> Result<(), Unfit> {
+        self.observer.step(Step::Claimed, Some(&claim.job), Some(&claim.item));
+        let lost = CancellationToken::new();
+        let (entry, unfit) = tokio::select! {
+            entry = self.entry(&claim, &lost) => entry,
+            never = self.hold(&claim, &lost) => match never {},
+        };
+        let entered = self.ledger(async |_| self.enter(&claim, &entry).await).await;
+        match entered {
+            Ok(true) => self.settle(&claim, entry, delivery).await,
+            Ok(false) => {
+                self.observer.step(Step::FencedOff, Some(&claim.job), Some(&claim.item));
+                self.acknowledge(delivery, Some(&claim.job), Some(&claim.item)).await;
+            }
+            Err(error) => {
+                self.observer.step(Step::Unsettled, Some(&claim.job), Some(&claim.item));
+                self.put_back(delivery, error).await;
+            }
+        }
+        unfit.map_or(Ok(()), Err)
+    }
+
+    /// Says again and again that the claim is held; `lost` when it is no more.
+    async fn hold(&self, claim: &ItemClaim, lost: &CancellationToken) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(self.settings.heartbeat).await;
+            match self.ledger.extend_item(claim, now(), self.settings.lease).await {
+                Ok(true) => {}
+                Ok(false) => lost.cancel(),
+                // The lease may last until the ledger is back.
+                Err(error) => tracing::warn!(%error, job = %claim.job, item = %claim.item, "no heartbeat"),
+            }
+        }
+    }
+
+    /// Does the item, unless that was done before, up to its report in the store.
+    async fn entry(&self, claim: &ItemClaim, lost: &CancellationToken) -> (Entry, Option<Unfit>) {
+        // A first attempt has nothing before it.
+        if claim.attempt > 1 {
+            match self.service(async |service| service.written(claim).await).await {
+                Ok(Some(end)) => {
+                    self.observer.step(Step::ReportFound, Some(&claim.job), Some(&claim.item));
+                    return (Entry::End(end), None);
+                }
+                Ok(None) => {}
+                Err(trouble) => return (self.later(claim, None, trouble.failure().clone()), None),
+            }
+        }
+        let allowed = self.settings.attempts;
+        if claim.attempts() > allowed {
+            let why = Failure::new(
+                "attempts_exhausted",
+                format!("{}/{}: {allowed} attempts ended without a word from their worker", claim.job, claim.item),
+            );
+            return (self.write(claim, Err(&why)).await, None);
+        }
+        match self.run_in_time(claim, lost).await {
+            Outcome::Done(report) => (self.write(claim, Ok(&report)).await, None),
+            Outcome::Reject(why) => (self.write(claim, Err(&why)).await, None),
+            Outcome::Retry { why, .. } if claim.attempts() >= allowed => {
+                (self.write(claim, Err(&why)).await, None)
+            }
+            Outcome::Retry { after, why } => (self.later(claim, after, why), None),
+            Outcome::Unfit(why) => (Entry::GiveBack, Some(Unfit(why))),
+            Outcome::Cancelled if lost.is_cancelled() => (Entry::Nothing, None),
+            Outcome::Cancelled => (Entry::GiveBack, None),
+        }
+    }
+
+    async fn run_in_time(&self, claim: &ItemClaim, lost: &CancellationToken) -> Outcome<S::Report> {
+        let stop = self.stop.abort.child_token();
+        let run = self.service.run(claim, stop.clone());
+        let deadline = self.settings.deadline;
+        tokio::select! {
+            outcome = run => outcome,
+            () = lost.cancelled() => {
+                stop.cancel();
+                Outcome::Cancelled
+            }
+            () = tokio::time::sleep(deadline) => {
+                stop.cancel();
+                Outcome::Reject(Failure::new("item_deadline", format!(
+                    "{}/{}: not done within the {} s that an item may take", claim.job, claim.item, deadline.as_secs()
+                )))
+            }
+        }
+    }
+
+    async fn write(&self, claim: &ItemClaim, result: Result<&S::Report, &Failure>) -> Entry {
+        match self.service(async |service| service.write(claim, result).await).await {
+            Ok(end) => {
+                self.observer.step(Step::ReportWritten, Some(&claim.job), Some(&claim.item));
+                Entry::End(end)
+            }
+            // Without a report an item has not ended, whatever it was that failed.
+            Err(Trouble::Transient(why) | Trouble::Fatal(why)) => self.later(claim, None, why),
+        }
+    }
+
+    fn later(&self, claim: &ItemClaim, after: Option<Duration>, why: Failure) -> Entry {
+        let failures = u32::try_from(claim.attempts()).unwrap_or(u32::MAX);
+        Entry::Retry { after: after.unwrap_or_else(|| self.settings.backoff.delay(failures)), why }
+    }
+
+    /// Whether the claim still held.
+    async fn enter(&self, claim: &ItemClaim, entry: &Entry) -> Result<bool, LedgerError> {
+        match entry {
+            Entry::End(end) => self.ledger.end_item(claim, end, now()).await,
+            Entry::Retry { after, why } => {
+                let due = now() + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+                self.ledger.retry_item(claim, due, why, now()).await
+            }
+            Entry::GiveBack => self.ledger.give_back_item(claim, now()).await,
+            Entry::Nothing => Ok(false),
+        }
+    }
+
+    /// The ledger knows; now the queue.
+    async fn settle(&self, claim: &ItemClaim, entry: Entry, delivery: Delivery) {
+        let (job, item) = (&claim.job, &claim.item);
+        match entry {
+            Entry::End(end) => {
+                self.observer.step(Step::Ended(&end), Some(job), Some(item));
+                match &end {
+                    ItemEnd::Succeeded => self.acknowledge(delivery, Some(job), Some(item)).await,
+                    ItemEnd::Failed(why) => self.bury(delivery, why).await,
+                }
+                self.look_after(job).await;
+            }
+            Entry::Retry { after, why } => {
+                self.observer.step(Step::Retried(&why), Some(job), Some(item));
+                if let Err(error) = delivery.back(after).await {
+                    tracing::warn!(%job, %item, %error, "the message goes back unacknowledged");
+                }
+            }
+            Entry::GiveBack | Entry::Nothing => {
+                self.observer.step(Step::GivenBack, Some(job), Some(item));
+                delivery.release().await;
+            }
+        }
+    }
+}

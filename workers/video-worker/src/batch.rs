@@ -1,0 +1,317 @@
+//! A job's inputs become items, and the items' reports become results.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use jobs::job::{ItemEnd, ItemState, NewItem, timestamp};
+use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::store::{Put, Store};
+use jobs::worker::{EndedJob, Page, Trouble};
+use jobs::{Failure, ItemId, JobId};
+use serde_json::{Map, Value, json};
+use tokio::io::AsyncWriteExt;
+
+use crate::fetch::{Found, Inputs};
+use crate::location::Location;
+use crate::message::{Input, ItemMessage, JobMessage, ManifestLine, item_id, json as to_json, matcher};
+use crate::outcome::{store_trouble, trouble};
+
+/// The version of a job's manifest.
+pub const MANIFEST_SCHEMA: &str = "flamingo.manifest/1";
+/// Bytes of one report.
+pub const LONGEST_REPORT: u64 = 64 << 20;
+/// Reports that are read at once, and rows of the ledger.
+const READING: usize = 16;
+const ROWS: usize = 500;
+
+/// The folder of a job's results.
+pub fn folder(output: &str, job: &JobId) -> String {
+    if output.is_empty() { job.to_string() } else { format!("{output}/{job}") }
+}
+
+/// Where the report of an item stands.
+pub fn report_key(output: &str, job: &JobId, item: &ItemId) -> String {
+    format!("{}/items/{item}.json", folder(output, job))
+}
+
+// ---- inputs -> items ----
+
+/// What lists inputs.
+pub struct Listing<'a> {
+    pub inputs: &'a Inputs,
+    pub page: usize,
+    pub max_manifest_bytes: u64,
+}
+
+impl Listing<'_> {
+    /// The items of a job from `cursor` on.
+    ///
+    /// # Errors
+    /// The inputs cannot be listed, or are none.
+    pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
+        let job = JobMessage::recall(&record.message).map_err(Trouble::Fatal)?;
+        let page = match &job.input {
+            Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor)?,
+            Input::Videos(urls) => self.list(&job, record, urls, cursor)?,
+            Input::Prefix { url, glob } => self.prefix(&job, record, url, glob, cursor).await?,
+            Input::Manifest(url) => self.manifest(&job, record, url, cursor).await?,
+        };
+        if page.items.is_empty() && page.next.is_none() && record.next_position == 0 && cursor.is_none() {
+            return Err(fatal("no_inputs", format!("{}: nothing there", shown(&job.input))));
+        }
+        Ok(page)
+    }
+
+    fn list(
+        &self,
+        job: &JobMessage,
+        record: &JobRecord,
+        urls: &[String],
+        cursor: Option<&str>,
+    ) -> Result<Page, Trouble> {
+        let mut seen = HashSet::new();
+        for url in urls {
+            self.inputs.locate(url).map_err(|e| trouble(&e))?;
+            if !seen.insert(url) {
+                return Err(fatal("bad_request", format!("{url}: named twice; ask several questions of it in `tasks`")));
+            }
+        }
+        let items = urls.iter().map(|url| Ok(job.item(&record.id, item_id(&name_of(url)), url.clone())));
+        let unique = distinct(items.collect::<Result<Vec<_>, Trouble>>()?);
+        Ok(slice(unique, cursor, self.page))
+    }
+
+    async fn prefix(
+        &self,
+        job: &JobMessage,
+        record: &JobRecord,
+        url: &str,
+        glob: &str,
+        cursor: Option<&str>,
+    ) -> Result<Page, Trouble> {
+        let prefix = self.inputs.locate(url).map_err(|e| trouble(&e))?;
+        let matcher = matcher(glob).map_err(Trouble::Fatal)?;
+        let (found, next) =
+            self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
+        let wanted = found.into_iter().filter(|found| matcher.is_match(&found.name));
+        let items = wanted.map(|Found { name, location, etag }| {
+            let item = job.item(&record.id, item_id(&name), location.to_string());
+            new_item(&ItemMessage { etag, ..item })
+        });
+        let items: Vec<_> = items.collect();
+        if items.is_empty() && next.is_none() && record.next_position == 0 {
+            return Err(fatal("no_inputs", format!("{prefix}: nothing there matches {glob:?}")));
+        }
+        Ok(Page { items, next })
+    }
+
+    /// A manifest is checked whole before its first item exists.
+    async fn manifest(
+        &self,
+        job: &JobMessage,
+        record: &JobRecord,
+        url: &str,
+        cursor: Option<&str>,
+    ) -> Result<Page, Trouble> {
+        let location = self.inputs.locate(url).map_err(|e| trouble(&e))?;
+        let bytes = self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| trouble(&e))?;
+        let items = self.lines(job, record, &location, &bytes)?;
+        Ok(slice(items, cursor, self.page))
+    }
+
+    fn lines(
+        &self,
+        job: &JobMessage,
+        record: &JobRecord,
+        location: &Location,
+        bytes: &Bytes,
+    ) -> Result<Vec<NewItem>, Trouble> {
+        let mut seen = HashSet::new();
+        let mut items = Vec::new();
+        for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            let bad = |why: String| fatal("bad_manifest", format!("{location}, line {n}: {why}"));
+            let line: ManifestLine = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
+            if line.custom_id.is_empty() || line.custom_id.len() > 512 {
+                return Err(bad("`custom_id` is empty or longer than 512 bytes".into()));
+            }
+            if !seen.insert(line.custom_id.clone()) {
+                return Err(bad(format!("custom_id {:?} stands on an earlier line too", line.custom_id)));
+            }
+            self.inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
+            let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
+            let item = job.item(&record.id, item_id(&line.custom_id), line.video);
+            items.push(new_item(&ItemMessage { custom_id: Some(line.custom_id), tasks, ..item }));
+        }
+        Ok(items)
+    }
+}
+
+fn fatal(code: &str, message: String) -> Trouble {
+    Trouble::Fatal(Failure::new(code, message))
+}
+
+fn shown(input: &Input) -> &str {
+    match input {
+        Input::Video(url) | Input::Manifest(url) | Input::Prefix { url, .. } => url,
+        Input::Videos(_) => "videos",
+    }
+}
+
+/// The last part of a path.
+fn name_of(url: &str) -> String {
+    url.trim_end_matches('/').rsplit('/').next().unwrap_or(url).to_owned()
+}
+
+fn new_item(item: &ItemMessage) -> NewItem {
+    NewItem { id: item.item_id.clone(), message: to_json(item) }
+}
+
+/// `a/x.mp4` and `b/x.mp4` are both called `x.mp4`; then all of that name are called by their whole path.
+fn distinct(items: Vec<ItemMessage>) -> Vec<NewItem> {
+    let mut taken = std::collections::HashMap::new();
+    for item in &items {
+        *taken.entry(item.item_id.clone()).or_insert(0) += 1;
+    }
+    let named = items.into_iter().map(|item| match taken[&item.item_id] {
+        1 => item,
+        _ => ItemMessage { item_id: item_id(&item.video), ..item },
+    });
+    named.map(|item| new_item(&item)).collect()
+}
+
+/// A page of a list that is known whole; the cursor is where it begins.
+fn slice(items: Vec<NewItem>, cursor: Option<&str>, page: usize) -> Page {
+    let start: usize = cursor.and_then(|text| text.parse().ok()).unwrap_or(0);
+    let end = (start + page).min(items.len());
+    let next = (end < items.len()).then(|| end.to_string());
+    Page { items: items.into_iter().skip(start).take(page).collect(), next }
+}
+
+// ---- reports -> results ----
+
+/// What gathers the reports of a job.
+pub struct Results<'a> {
+    pub store: &'a Store,
+    pub ledger: &'a Ledger,
+}
+
+/// Sums over a job's items.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tokens {
+    prompt: u64,
+    completion: u64,
+}
+
+impl Results<'_> {
+    /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs, then `manifest.json`: where it stands the job
+    /// has ended and everything else is there.
+    ///
+    /// # Errors
+    /// Ledger or store are away.
+    pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Trouble> {
+        let job = JobMessage::recall(&ended.record.message).map_err(Trouble::Fatal)?;
+        let folder = folder(&job.output, &ended.record.id);
+        let tokens = self.gather(ended, &job, &folder).await?;
+        let manifest = manifest(ended, &job, model, tokens);
+        let text = serde_json::to_vec_pretty(&manifest).expect("a manifest becomes JSON");
+        let key = format!("{folder}/manifest.json");
+        match self.store.put_new(&key, text.into()).await.map_err(|e| store_trouble(&e))? {
+            Put::Created | Put::Same => {}
+            // An earlier finaliser died before the ledger knew: its manifest says the same with other times.
+            Put::Other(_) => tracing::info!(job = %ended.record.id, "the manifest was there"),
+        }
+        Ok(())
+    }
+
+    async fn gather(&self, ended: &EndedJob, job: &JobMessage, folder: &str) -> Result<Tokens, Trouble> {
+        let io = |e: std::io::Error| Trouble::Transient(Failure::new("store_unavailable", e.to_string()));
+        let mut results = self.store.writer(&format!("{folder}/results.jsonl")).map_err(|e| store_trouble(&e))?;
+        let mut errors = self.store.writer(&format!("{folder}/errors.jsonl")).map_err(|e| store_trouble(&e))?;
+        let mut tokens = Tokens::default();
+        let mut after = None;
+        loop {
+            let rows = self.ledger.items(&ended.record.id, after, ROWS).await;
+            let rows = rows.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
+            let Some(last) = rows.last() else { break };
+            after = Some(last.position);
+            let reports = stream::iter(rows.iter().map(|row| self.report(job, &ended.record.id, row)));
+            let reports: Vec<_> = reports.buffered(READING).try_collect().await?;
+            for (row, report) in rows.iter().zip(reports) {
+                tokens.add(&report);
+                let line = format!("{report}\n");
+                match row.state {
+                    ItemState::Succeeded => results.write_all(line.as_bytes()).await.map_err(io)?,
+                    _ => errors.write_all(format!("{}\n", error_line(row, &report)).as_bytes()).await.map_err(io)?,
+                }
+            }
+        }
+        results.shutdown().await.map_err(io)?;
+        errors.shutdown().await.map_err(io)?;
+        Ok(tokens)
+    }
+
+    /// The report of an item; one that was never begun has only what the ledger knows.
+    async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Trouble> {
+        let key = report_key(&job.output, id, &row.id);
+        let found = self.store.get(&key, LONGEST_REPORT).await.map_err(|e| store_trouble(&e))?;
+        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(|| {
+            json!({ "job_id": id, "item_id": row.id, "status": row.state, "error": row.failure })
+        }))
+    }
+}
+
+impl Tokens {
+    fn add(&mut self, report: &Value) {
+        for answer in report["answers"].as_array().into_iter().flatten() {
+            self.prompt += answer["prompt_tokens"].as_u64().unwrap_or(0);
+            self.completion += answer["completion_tokens"].as_u64().unwrap_or(0);
+        }
+    }
+}
+
+fn error_line(row: &ItemRecord, report: &Value) -> Value {
+    let mut line = Map::new();
+    line.insert("item_id".into(), json!(row.id));
+    for name in ["custom_id", "input", "error", "attempt"] {
+        if let Some(value) = report.get(name) {
+            line.insert(name.into(), value.clone());
+        }
+    }
+    Value::Object(line)
+}
+
+fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -> Value {
+    let EndedJob { record, state, counts, failure } = ended;
+    let entered = jobs::job::JobState::ALL.iter().filter_map(|state| {
+        Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered(*state)?))))
+    });
+    json!({
+        "schema": MANIFEST_SCHEMA,
+        "job_id": record.id,
+        "idempotency_key": record.key,
+        "status": state,
+        "error": failure,
+        "counts": { "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed },
+        "states": entered.collect::<Map<_, _>>(),
+        "request": JobMessage { job_id: None, idempotency_key: None, ..job.clone() },
+        "model": model,
+        "tokens": { "prompt": tokens.prompt, "completion": tokens.completion },
+        "results": "results.jsonl",
+        "errors": "errors.jsonl",
+        "software": concat!("flamingo ", env!("CARGO_PKG_VERSION")),
+    })
+}
+
+/// How an item has ended by the report that stands in the store.
+pub fn end_of(report: &[u8]) -> Option<ItemEnd> {
+    let report: Value = serde_json::from_slice(report).ok()?;
+    match report["status"].as_str()? {
+        "succeeded" => Some(ItemEnd::Succeeded),
+        "failed" => Some(ItemEnd::Failed(serde_json::from_value(report["error"].clone()).ok()?)),
+        _ => None,
+    }
+}

@@ -1,0 +1,118 @@
+//! Where videos are: `s3://bucket/key`, `file:///path`, or a path.
+
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+
+use jobs::Failure;
+
+/// Where a video, a manifest or a prefix is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    S3 { bucket: String, key: String },
+    Local(PathBuf),
+}
+
+impl Location {
+    /// # Errors
+    /// `bad_location`: another scheme, no bucket, a path that climbs (`..`).
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        let shown: String = text.chars().take(200).collect();
+        let bad = |why: &str| Err(Failure::new("bad_location", format!("{shown:?}: {why}")));
+        let (scheme, rest) = match text.split_once("://") {
+            Some((scheme, rest)) => (scheme, rest),
+            None => ("file", text),
+        };
+        if text.len() > 4096 || text.chars().any(char::is_control) || rest.is_empty() {
+            return bad("no location of a video");
+        }
+        match scheme {
+            "s3" => {
+                let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+                if bucket.is_empty() || bucket.contains(['@', '?', ':']) {
+                    return bad("the bucket has no name that a bucket can have");
+                }
+                if key.split('/').any(|part| part == ".." || part == ".") {
+                    return bad("a key does not climb");
+                }
+                Ok(Location::S3 { bucket: bucket.into(), key: key.into() })
+            }
+            "file" if Path::new(rest).components().any(|c| c == Component::ParentDir) => {
+                bad("a path does not climb")
+            }
+            "file" => Ok(Location::Local(rest.into())),
+            _ => bad("videos are read from s3:// and from files"),
+        }
+    }
+
+    /// Whether it lies in one of the places that are allowed: buckets, prefixes and folders, whole names only.
+    pub fn is_within(&self, places: &[Location]) -> bool {
+        places.iter().any(|place| match (self, place) {
+            (Location::Local(path), Location::Local(folder)) => path.starts_with(folder),
+            (Location::S3 { bucket, key }, Location::S3 { bucket: allowed, key: prefix }) => {
+                let prefix = prefix.trim_end_matches('/');
+                let below = key.strip_prefix(prefix);
+                bucket == allowed
+                    && below.is_some_and(|rest| prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
+            }
+            _ => false,
+        })
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Location::S3 { bucket, key } => write!(f, "s3://{bucket}/{key}"),
+            Location::Local(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_a_location() {
+        for (text, shown) in [
+            ("s3://bucket/a/b c.mp4", "s3://bucket/a/b c.mp4"),
+            ("s3://bucket", "s3://bucket/"),
+            ("file:///videos/a.mp4", "/videos/a.mp4"),
+            ("clips/a.mp4", "clips/a.mp4"),
+        ] {
+            assert_eq!(Location::parse(text).unwrap().to_string(), shown);
+        }
+        for text in [
+            "",
+            "s3://",
+            "s3:///key",
+            "s3://user:secret@host/key",
+            "s3://bucket/../other",
+            "http://169.254.169.254/latest",
+            "concat:a|b://x",
+            "clips/../../etc/passwd",
+            "file:///a/../b",
+            "a\nb",
+        ] {
+            assert_eq!(Location::parse(text).unwrap_err().code, "bad_location", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_lies_within() {
+        let places = ["s3://open", "s3://shared/team/", "/videos"].map(|p| Location::parse(p).unwrap());
+        for (text, expected) in [
+            ("s3://open/any/key", true),
+            ("s3://shared/team/a.mp4", true),
+            ("s3://shared/team", true),
+            ("s3://shared/team2/a.mp4", false),
+            ("s3://shared", false),
+            ("s3://opened/key", false),
+            ("/videos/a.mp4", true),
+            ("/videos2/a.mp4", false),
+            ("videos/a.mp4", false),
+        ] {
+            assert_eq!(Location::parse(text).unwrap().is_within(&places), expected, "{text}");
+        }
+    }
+}

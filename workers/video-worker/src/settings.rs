@@ -1,0 +1,404 @@
+//! What can be set, and where it was: built-in defaults, a file over them, the environment over it, flags over all.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as human;
+use jobs::job::SecretUrl;
+use jobs::retry::Backoff;
+use jobs::worker::WorkerSettings;
+use serde::{Deserialize, Serialize};
+
+use crate::location::Location;
+
+/// `FLAMINGO__QUEUE__URL` sets `queue.url`.
+pub const ENVIRONMENT: &str = "FLAMINGO";
+
+/// Everything that a service of this program can be told. `config/default.toml` says what each means.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    pub queue: Queue,
+    pub database: Database,
+    pub store: Store,
+    pub inputs: Inputs,
+    pub worker: Worker,
+    pub model: Model,
+    pub status: Status,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Queue {
+    pub url: SecretUrl,
+    pub name: String,
+    pub declare: bool,
+    pub delivery_limit: u32,
+    pub retry_delays: Vec<String>,
+    #[serde(with = "human")]
+    pub consumer_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub url: SecretUrl,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Store {
+    pub url: String,
+    #[serde(with = "human")]
+    pub connect_timeout: Duration,
+    #[serde(with = "human")]
+    pub read_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inputs {
+    pub allow: Vec<String>,
+    pub max_bytes: u64,
+    pub max_manifest_bytes: u64,
+    pub page: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Worker {
+    pub name: String,
+    pub items: usize,
+    #[serde(with = "human")]
+    pub lease: Duration,
+    #[serde(with = "human")]
+    pub heartbeat: Duration,
+    #[serde(with = "human")]
+    pub item_deadline: Duration,
+    #[serde(with = "human")]
+    pub grace: Duration,
+    pub attempts: u32,
+    #[serde(with = "human")]
+    pub backoff_first: Duration,
+    #[serde(with = "human")]
+    pub backoff_most: Duration,
+    #[serde(with = "human")]
+    pub patience: Duration,
+    #[serde(with = "human")]
+    pub sweep: Duration,
+    #[serde(with = "human")]
+    pub forgotten: Duration,
+    pub temporary: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    pub path: PathBuf,
+    pub device: String,
+    pub dtype: String,
+    pub quantize: String,
+    pub threads: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    pub address: String,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            url: SecretUrl::new("memory://"),
+            name: "flamingo".into(),
+            declare: true,
+            delivery_limit: 20,
+            retry_delays: ["5s", "30s", "5m"].map(String::from).to_vec(),
+            consumer_timeout: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { url: SecretUrl::new("sqlite://./jobs.db") }
+    }
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            url: "file://./results".into(),
+            connect_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Inputs {
+    fn default() -> Self {
+        Self { allow: vec![], max_bytes: 8 << 30, max_manifest_bytes: 64 << 20, page: 500 }
+    }
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            items: 2,
+            lease: Duration::from_secs(60),
+            heartbeat: Duration::from_secs(20),
+            item_deadline: Duration::from_secs(20 * 60),
+            grace: Duration::from_secs(60),
+            attempts: 3,
+            backoff_first: Duration::from_secs(1),
+            backoff_most: Duration::from_secs(60),
+            patience: Duration::from_secs(120),
+            sweep: Duration::from_secs(10),
+            forgotten: Duration::from_secs(60),
+            temporary: String::new(),
+        }
+    }
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            path: "models/flamingo-mini".into(),
+            device: "cpu".into(),
+            dtype: "f32".into(),
+            quantize: "keep".into(),
+            threads: 0,
+        }
+    }
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:9464".into() }
+    }
+}
+
+/// Why settings are not in force. The sentence names the setting and where it was set.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    #[error("settings: {0}")]
+    Unreadable(#[from] ConfigError),
+    #[error("settings: {setting} {reason}")]
+    Meaningless { setting: &'static str, reason: String },
+}
+
+/// One setting that is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// Such as `queue.url`.
+    pub setting: String,
+    /// Without secrets.
+    pub value: String,
+    /// Where it was set.
+    pub from: String,
+}
+
+/// Reads the settings in force, and where each of them was set.
+///
+/// # Errors
+/// A file cannot be read, a setting is unknown or has a value that it cannot have.
+pub fn load(
+    file: Option<&Path>,
+    flags: &[(String, String)],
+) -> Result<(Settings, Vec<Origin>), SettingsError> {
+    let mut layers = Config::builder().add_source(Config::try_from(&Settings::default())?);
+    if let Some(file) = file {
+        layers = layers.add_source(File::from(file).format(FileFormat::Toml));
+    }
+    let environment = Environment::with_prefix(ENVIRONMENT)
+        .prefix_separator("__")
+        .separator("__")
+        .try_parsing(true)
+        .list_separator(",")
+        .with_list_parse_key("inputs.allow")
+        .with_list_parse_key("queue.retry_delays");
+    layers = layers.add_source(environment);
+    for (setting, value) in flags {
+        let list = ["inputs.allow", "queue.retry_delays"].contains(&setting.as_str());
+        layers = if list {
+            let parts = value.split(',').filter(|part| !part.is_empty());
+            layers.set_override(setting, parts.map(String::from).collect::<Vec<_>>())?
+        } else {
+            layers.set_override(setting, value.as_str())?
+        };
+    }
+    let layers = layers.build()?;
+    let settings: Settings = layers.clone().try_deserialize()?;
+    settings.check()?;
+    let mut origins = Vec::new();
+    trace(String::new(), &layers.cache, flags, &mut origins);
+    origins.sort_by(|a, b| a.setting.cmp(&b.setting));
+    Ok((settings, origins))
+}
+
+fn trace(setting: String, value: &Value, flags: &[(String, String)], found: &mut Vec<Origin>) {
+    if let ValueKind::Table(table) = &value.kind {
+        for (name, value) in table {
+            let dot = if setting.is_empty() { "" } else { "." };
+            trace(format!("{setting}{dot}{name}"), value, flags, found);
+        }
+        return;
+    }
+    let shown = match &value.kind {
+        ValueKind::Array(list) => list.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
+        ValueKind::String(text) if setting.ends_with(".url") && text.contains("://") => {
+            SecretUrl::new(text.as_str()).to_string()
+        }
+        _ => value.to_string(),
+    };
+    let from = if flags.iter().any(|(flag, _)| *flag == setting) { Some("a flag") } else { value.origin() };
+    found.push(Origin { setting, value: shown, from: from.unwrap_or("built in").to_string() });
+}
+
+impl Settings {
+    /// Refuses what means nothing, or what would make a worker loop.
+    fn check(&self) -> Result<(), SettingsError> {
+        let Self { queue, worker, inputs, .. } = self;
+        let wrong = |setting, reason: String| Err(SettingsError::Meaningless { setting, reason });
+        if worker.items == 0 {
+            return wrong("worker.items", "is 0: the worker would do nothing".into());
+        }
+        if worker.attempts == 0 {
+            return wrong("worker.attempts", "is 0: no item would be done".into());
+        }
+        if inputs.page == 0 {
+            return wrong("inputs.page", "is 0: no input would be found".into());
+        }
+        if worker.heartbeat * 2 > worker.lease || worker.heartbeat.is_zero() {
+            return wrong("worker.heartbeat", "is not below half of worker.lease: one lost word would lose the claim".into());
+        }
+        // The broker takes back what is held for longer: what would take as long would never end.
+        let held = worker.item_deadline + worker.patience * 3;
+        if self.is_remote() && held >= queue.consumer_timeout {
+            return wrong(
+                "worker.item_deadline",
+                format!(
+                    "and three times worker.patience are {} s together, not less than the {} s of queue.consumer_timeout after \
+                     which the broker takes a message back; shorten them, or raise consumer_timeout in the broker and here",
+                    held.as_secs(),
+                    queue.consumer_timeout.as_secs()
+                ),
+            );
+        }
+        if self.is_remote() && inputs.allow.is_empty() {
+            return wrong(
+                "inputs.allow",
+                "is empty: say which buckets, prefixes and folders the jobs of a shared queue may read".into(),
+            );
+        }
+        for delay in &queue.retry_delays {
+            parse_delay(delay)?;
+        }
+        self.places().map(|_| ())
+    }
+
+    /// Whether strangers may send messages.
+    pub fn is_remote(&self) -> bool {
+        self.queue.url.scheme() != "memory"
+    }
+
+    /// Where inputs may be; everywhere if it is empty.
+    ///
+    /// # Errors
+    /// A place that is none.
+    pub fn places(&self) -> Result<Vec<Location>, SettingsError> {
+        let place = |text: &String| {
+            Location::parse(text)
+                .map_err(|e| SettingsError::Meaningless { setting: "inputs.allow", reason: e.to_string() })
+        };
+        self.inputs.allow.iter().map(place).collect()
+    }
+
+    pub fn retry_delays(&self) -> Result<Vec<Duration>, SettingsError> {
+        self.queue.retry_delays.iter().map(|delay| parse_delay(delay)).collect()
+    }
+
+    /// As the loop takes them.
+    pub fn worker(&self, name: String) -> WorkerSettings {
+        let Worker { items, lease, heartbeat, item_deadline, grace, attempts, patience, sweep, forgotten, .. } =
+            self.worker;
+        WorkerSettings {
+            name,
+            items,
+            lease,
+            heartbeat,
+            deadline: item_deadline,
+            grace,
+            attempts,
+            backoff: Backoff { first: self.worker.backoff_first, most: self.worker.backoff_most },
+            patience,
+            sweep,
+            forgotten,
+        }
+    }
+}
+
+fn parse_delay(text: &str) -> Result<Duration, SettingsError> {
+    let wrong = |reason: String| SettingsError::Meaningless { setting: "queue.retry_delays", reason };
+    let span: jiff::SignedDuration = text.parse().map_err(|e| wrong(format!("has {text:?}: {e}")))?;
+    Duration::try_from(span).map_err(|_| wrong(format!("has {text:?}, which is below zero")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: &str = include_str!("../../../config/default.toml");
+
+    #[test]
+    fn the_default_file_says_what_is_built_in() {
+        let written: Settings = toml::from_str(DEFAULTS).unwrap();
+        assert_eq!(written, Settings::default());
+        // And it explains every setting: each stands under a comment.
+        let (_, origins) = load(None, &[]).unwrap();
+        for origin in origins {
+            let name = origin.setting.rsplit('.').next().unwrap();
+            let (at, _) = DEFAULTS
+                .lines()
+                .enumerate()
+                .find(|(_, line)| line.starts_with(&format!("{name} =")))
+                .unwrap_or_else(|| panic!("{}", origin.setting));
+            assert!(DEFAULTS.lines().nth(at - 1).unwrap().starts_with('#'), "{}", origin.setting);
+        }
+    }
+
+    #[test]
+    fn a_flag_is_over_a_file_and_both_are_named() {
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(&file, "[worker]\nitems = 5\nattempts = 7\n").unwrap();
+        let flags = [("worker.items".to_owned(), "9".to_owned())];
+        let (settings, origins) = load(Some(file.path()), &flags).unwrap();
+        assert_eq!((settings.worker.items, settings.worker.attempts), (9, 7));
+        let from = |name: &str| origins.iter().find(|o| o.setting == name).unwrap().from.clone();
+        assert_eq!(from("worker.items"), "a flag");
+        assert!(from("worker.attempts").ends_with(".toml"), "{}", from("worker.attempts"));
+        assert_eq!(from("worker.lease"), "built in");
+    }
+
+    #[test]
+    fn what_means_nothing_is_refused() {
+        let amqp = ("queue.url", "amqp://u:hidden@h");
+        for (flags, said) in [
+            (vec![("worker.items", "0")], "worker.items is 0"),
+            (vec![("worker.heartbeat", "40s")], "worker.heartbeat is not below half"),
+            (vec![("worker.itmes", "1")], "itmes"),
+            (vec![amqp], "inputs.allow is empty"),
+            (vec![amqp, ("inputs.allow", "s3://b"), ("worker.item_deadline", "29m")], "consumer_timeout"),
+            (vec![("inputs.allow", "http://b")], "read from s3://"),
+            (vec![("queue.retry_delays", "soon")], "soon"),
+        ] {
+            let flags: Vec<_> = flags.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            let error = load(None, &flags).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+            assert!(!error.contains("hidden"), "{error}");
+        }
+    }
+}

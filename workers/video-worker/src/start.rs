@@ -1,0 +1,137 @@
+//! Settings -> what a worker stands on, and the worker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flamingo::Pipeline;
+use jobs::ledger::Ledger;
+use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
+use jobs::retry::insist;
+use jobs::store::{Store, StoreSettings};
+use jobs::worker::{Observer, Stop, Worker};
+
+use crate::engine::Engine;
+use crate::fetch::Inputs;
+use crate::service::VideoService;
+use crate::settings::Settings;
+use crate::understand::Model;
+
+/// Queue, ledger and store. None of them need be there when they are opened.
+#[derive(Clone)]
+pub struct Backends {
+    pub queue: Arc<dyn Queue>,
+    pub ledger: Ledger,
+    pub store: Store,
+}
+
+/// Why there is no worker. The sentence says what is missing and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+fn refused(error: impl std::fmt::Display) -> StartError {
+    StartError(error.to_string())
+}
+
+impl Backends {
+    /// Opens what the URLs name.
+    ///
+    /// # Errors
+    /// A URL names nothing that this build has.
+    pub async fn open(settings: &Settings) -> Result<Self, StartError> {
+        let url = &settings.queue.url;
+        let queue: Arc<dyn Queue> = match url.scheme() {
+            "memory" => Arc::new(MemoryQueue::new()),
+            "amqp" | "amqps" => Arc::new(RabbitQueue::open(rabbit(settings)?).map_err(refused)?),
+            _ => return Err(StartError(format!("queue.url {url}: a queue is memory://, amqp:// or amqps://"))),
+        };
+        let ledger = Ledger::open(&settings.database.url).await.map_err(refused)?;
+        let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(refused)?;
+        Ok(Self { queue, ledger, store })
+    }
+
+    /// Waits until everything is there and fit for work, for as long as the worker's patience.
+    ///
+    /// # Errors
+    /// What was missing at last.
+    pub async fn wait(&self, settings: &Settings) -> Result<(), StartError> {
+        let backoff = settings.worker(String::new()).backoff;
+        let patience = settings.worker.patience;
+        let queue = insist(backoff, patience, |_| true, async || self.queue.check().await);
+        let ledger = insist(backoff, patience, |e: &jobs::ledger::LedgerError| e.is_transient(), async || {
+            self.ledger.check().await
+        });
+        let store = insist(backoff, patience, |e: &jobs::store::StoreError| e.is_transient(), async || {
+            self.store.probe().await
+        });
+        let (queue, ledger, store) = tokio::join!(queue, ledger, store);
+        queue.map_err(refused)?;
+        ledger.map_err(refused)?;
+        store.map_err(refused)
+    }
+}
+
+fn rabbit(settings: &Settings) -> Result<RabbitSettings, StartError> {
+    let queue = &settings.queue;
+    Ok(RabbitSettings {
+        name: queue.name.clone(),
+        declare: queue.declare,
+        delivery_limit: queue.delivery_limit,
+        retry_delays: settings.retry_delays().map_err(refused)?,
+        ..RabbitSettings::new(queue.url.clone())
+    })
+}
+
+fn store_settings(settings: &Settings) -> StoreSettings {
+    StoreSettings {
+        connect_timeout: settings.store.connect_timeout,
+        read_timeout: settings.store.read_timeout,
+        ..StoreSettings::default()
+    }
+}
+
+/// A worker that answers with `pipeline`, and decodes with the program `decoder`.
+///
+/// # Errors
+/// The settings contradict themselves.
+pub fn worker(
+    settings: &Settings,
+    backends: &Backends,
+    pipeline: Pipeline,
+    decoder: PathBuf,
+    observer: Arc<dyn Observer>,
+    stop: Stop,
+) -> Result<Worker<VideoService>, StartError> {
+    let name = if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() };
+    let engine = Engine::start(pipeline, settings.worker.items);
+    tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
+    let temporary = match settings.worker.temporary.as_str() {
+        "" => std::env::temp_dir(),
+        folder => PathBuf::from(folder),
+    };
+    let service = VideoService {
+        engine,
+        decoder,
+        inputs: Inputs::new(settings.places().map_err(refused)?, store_settings(settings), temporary),
+        store: backends.store.clone(),
+        ledger: backends.ledger.clone(),
+        worker: name.clone(),
+        page: settings.inputs.page,
+        max_bytes: settings.inputs.max_bytes,
+        max_manifest_bytes: settings.inputs.max_manifest_bytes,
+    };
+    Ok(Worker {
+        service: Arc::new(service),
+        queue: backends.queue.clone(),
+        ledger: backends.ledger.clone(),
+        settings: settings.worker(name),
+        observer,
+        stop,
+    })
+}
+
+/// Different on every machine and in every process.
+fn own_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}-{}", std::process::id())
+}

@@ -1,0 +1,251 @@
+//! What a worker says about itself over HTTP: whether it lives, whether it can work, and what it has done.
+
+use std::fmt::Write;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use jobs::job::ItemEnd;
+use jobs::queue::Lane;
+use jobs::worker::{Observer, Step};
+use jobs::{ItemId, JobId};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+use crate::start::Backends;
+
+/// What has been counted, and what the pages are made of.
+pub struct Status {
+    registry: Registry,
+    counted: Counted,
+    backends: OnceLock<Backends>,
+    /// The model is loaded.
+    loaded: AtomicBool,
+    draining: AtomicBool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Ending {
+    outcome: &'static str,
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Code {
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct JobEnding {
+    state: &'static str,
+}
+
+#[derive(Default)]
+struct Counted {
+    deliveries: Family<LaneLabel, Counter>,
+    in_flight: Gauge,
+    items: Family<Ending, Counter>,
+    retries: Family<Code, Counter>,
+    refused: Family<Code, Counter>,
+    jobs: Family<JobEnding, Counter>,
+    acknowledgements_lost: Counter,
+    fenced_off: Counter,
+    reports_found: Counter,
+    swept: Counter,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        let counted = Counted::default();
+        let mut registry = Registry::with_prefix("flamingo");
+        let c = &counted;
+        registry.register("deliveries", "Messages that were taken", c.deliveries.clone());
+        registry.register("items_in_flight", "Items that this worker has claimed", c.in_flight.clone());
+        registry.register("items", "Items that have ended here", c.items.clone());
+        registry.register("item_retries", "Items that will be tried again", c.retries.clone());
+        registry.register("messages_refused", "Messages that became dead letters", c.refused.clone());
+        registry.register("jobs", "Jobs that were finished here", c.jobs.clone());
+        registry.register(
+            "acknowledgements_lost",
+            "Acknowledgements whose connection was gone",
+            c.acknowledgements_lost.clone(),
+        );
+        registry.register("claims_fenced_off", "Claims that another worker took over", c.fenced_off.clone());
+        registry.register("reports_found", "Reports that an earlier attempt had written", c.reports_found.clone());
+        registry.register("messages_swept", "Messages that the sweep sent again", c.swept.clone());
+        Self {
+            registry,
+            counted,
+            backends: OnceLock::new(),
+            loaded: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Observer for Status {
+    fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>) {
+        tracing::debug!(?step, job = job.map(JobId::as_str), item = item.map(ItemId::as_str));
+        let c = &self.counted;
+        match step {
+            Step::Received(lane) => {
+                c.deliveries.get_or_create(&LaneLabel { lane: lane.as_str() }).inc();
+            }
+            Step::Claimed => {
+                c.in_flight.inc();
+            }
+            Step::Ended(end) => {
+                let (outcome, code) = match end {
+                    ItemEnd::Succeeded => ("succeeded", String::new()),
+                    ItemEnd::Failed(why) => ("failed", why.code.clone()),
+                };
+                c.items.get_or_create(&Ending { outcome, code }).inc();
+                c.in_flight.dec();
+            }
+            Step::Retried(why) => {
+                c.retries.get_or_create(&Code { code: why.code.clone() }).inc();
+                c.in_flight.dec();
+            }
+            Step::GivenBack | Step::Unsettled => {
+                c.in_flight.dec();
+            }
+            Step::FencedOff => {
+                c.fenced_off.inc();
+                c.in_flight.dec();
+            }
+            Step::Refused(why) => {
+                c.refused.get_or_create(&Code { code: why.code.clone() }).inc();
+            }
+            Step::AcknowledgementLost => {
+                c.acknowledgements_lost.inc();
+            }
+            Step::ReportFound => {
+                c.reports_found.inc();
+            }
+            Step::Swept(sent) => {
+                c.swept.inc_by(sent as u64);
+            }
+            Step::Finished(state) => {
+                c.jobs.get_or_create(&JobEnding { state: state.as_str() }).inc();
+            }
+            Step::ReportWritten
+            | Step::Acknowledged
+            | Step::Accepted
+            | Step::PageListed
+            | Step::PageSent
+            | Step::Expanded
+            | Step::ResultsGathered
+            | Step::Announced => {}
+        }
+    }
+}
+
+impl Status {
+    /// From now on readiness is asked of these.
+    pub fn stand_on(&self, backends: Backends) {
+        let _ = self.backends.set(backends);
+    }
+
+    pub fn model_is_loaded(&self) {
+        self.loaded.store(true, Ordering::Relaxed);
+    }
+
+    /// No new work: not ready any more, though alive.
+    pub fn drains(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What is missing for work, one line each.
+    async fn missing(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        let mut note = |what: &str, result: Result<(), String>| {
+            if let Err(why) = result {
+                missing.push(format!("{what}: {why}"));
+            }
+        };
+        let flag = |set: bool, text: &str| if set { Err(text.to_owned()) } else { Ok(()) };
+        note("worker", flag(self.draining.load(Ordering::Relaxed), "is told to end"));
+        note("model", flag(!self.loaded.load(Ordering::Relaxed), "is being loaded"));
+        let Some(Backends { queue, ledger, store }) = self.backends.get() else {
+            note("worker", Err("is starting".into()));
+            return missing;
+        };
+        let (queue, ledger, store) = tokio::join!(
+            async { queue.check().await.map_err(|e| e.to_string()) },
+            async { ledger.check().await.map_err(|e| e.to_string()) },
+            async { store.head("manifest.json").await.map(|_| ()).map_err(|e| e.to_string()) },
+        );
+        note("queue", queue);
+        note("database", ledger);
+        note("store", store);
+        missing
+    }
+
+    async fn metrics(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        let Some(backends) = self.backends.get() else { return Ok(text) };
+        // What the registry has ends with a marker; the figures that must be asked for go before it.
+        let mut asked = String::from("# HELP flamingo_messages_waiting Messages that nobody has taken.\n");
+        asked.push_str("# TYPE flamingo_messages_waiting gauge\n");
+        for lane in Lane::ALL {
+            if let Ok(waiting) = backends.queue.waiting(lane).await {
+                writeln!(asked, "flamingo_messages_waiting{{lane=\"{}\"}} {waiting}", lane.as_str())?;
+            }
+        }
+        let end = text.rfind("# EOF").unwrap_or(text.len());
+        text.insert_str(end, &asked);
+        Ok(text)
+    }
+}
+
+/// Answers `/live`, `/ready` and `/metrics` until `end`.
+///
+/// # Errors
+/// The listener breaks.
+pub async fn serve(
+    listener: TcpListener,
+    status: Arc<Status>,
+    end: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    tracing::info!(address = %listener.local_addr()?, "status pages: /live /ready /metrics");
+    let routes = Router::new()
+        .route("/live", get(async || "alive\n"))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(status);
+    axum::serve(listener, routes).with_graceful_shutdown(end).await
+}
+
+async fn ready(State(status): State<Arc<Status>>) -> Response {
+    let missing = status.missing().await;
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
+}
+
+async fn metrics(State(status): State<Arc<Status>>) -> Response {
+    match status.metrics().await {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
