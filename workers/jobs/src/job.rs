@@ -179,6 +179,47 @@ pub enum ItemEnd {
     Failed(Failure),
 }
 
+impl ItemEnd {
+    pub fn state(&self) -> ItemState {
+        match self {
+            ItemEnd::Succeeded => ItemState::Succeeded,
+            ItemEnd::Failed(_) => ItemState::Failed,
+        }
+    }
+
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            ItemEnd::Succeeded => None,
+            ItemEnd::Failed(failure) => Some(failure),
+        }
+    }
+}
+
+/// How a job has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobEnd {
+    Succeeded,
+    PartiallySucceeded,
+    Failed(Failure),
+}
+
+impl JobEnd {
+    pub fn state(&self) -> JobState {
+        match self {
+            JobEnd::Succeeded => JobState::Succeeded,
+            JobEnd::PartiallySucceeded => JobState::PartiallySucceeded,
+            JobEnd::Failed(_) => JobState::Failed,
+        }
+    }
+
+    pub fn failure(&self) -> Option<&Failure> {
+        match self {
+            JobEnd::Succeeded | JobEnd::PartiallySucceeded => None,
+            JobEnd::Failed(failure) => Some(failure),
+        }
+    }
+}
+
 /// A job that asks to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewJob {

@@ -9,7 +9,7 @@ pub mod job;
 // pub mod retry;
 pub mod queue;
 // pub mod store;
-// pub mod ledger;
+pub mod ledger;
 // pub mod worker;
 
 pub use job::{Failure, ItemId, JobId};

@@ -1,0 +1,112 @@
+//! What can go wrong between us and the ledger.
+
+use sqlx::migrate::MigrateError;
+use sqlx::sqlite::SqliteError;
+
+/// The ledger did not do what was asked for, or it is not known whether it did. Texts hold no URL and no password.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// No ledger can be named like this.
+    #[error("ledger: bad URL: {0}")]
+    Url(String),
+    /// It is there, but not as this build needs it.
+    #[error("ledger: {0}")]
+    Schema(String),
+    #[error("ledger: cannot be migrated: {0}")]
+    Migrate(String),
+    /// A row that no build has written.
+    #[error("ledger: {0}")]
+    Row(String),
+    #[error("ledger: {0}")]
+    Sql(#[source] sqlx::Error),
+}
+
+impl LedgerError {
+    pub(super) fn schema(what: &str) -> Self {
+        Self::Schema(format!("{what}: run `flamingo migrate`"))
+    }
+
+    /// May the same call succeed later, with nothing changed here? A write that failed so may have happened.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            LedgerError::Sql(error) => is_transient(error),
+            LedgerError::Url(_) | LedgerError::Schema(_) | LedgerError::Migrate(_) | LedgerError::Row(_) => {
+                false
+            }
+        }
+    }
+}
+
+impl From<sqlx::Error> for LedgerError {
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            // Its text may quote the URL.
+            sqlx::Error::Configuration(_) => Self::Url("the driver does not understand it".to_owned()),
+            other => Self::Sql(other),
+        }
+    }
+}
+
+impl From<MigrateError> for LedgerError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
+            other => Self::Migrate(other.to_string()),
+        }
+    }
+}
+
+fn is_transient(error: &sqlx::Error) -> bool {
+    use sqlx::Error;
+    match error {
+        Error::Io(_) | Error::PoolTimedOut | Error::WorkerCrashed | Error::BeginFailed => true,
+        Error::Database(error) => {
+            let code = error.code().unwrap_or_default();
+            match error.try_downcast_ref::<SqliteError>() {
+                Some(_) => sqlite_is_transient(&code),
+                None => postgres_is_transient(&code),
+            }
+        }
+        _ => false,
+    }
+}
+
+/// <https://sqlite.org/rescode.html>: the low byte is the primary code.
+fn sqlite_is_transient(code: &str) -> bool {
+    const BUSY: u32 = 5;
+    const LOCKED: u32 = 6;
+    const IO: u32 = 10;
+    const FULL: u32 = 13;
+    code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL))
+}
+
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>: connection lost, rolled back for somebody else's sake,
+/// out of resources, lock not available, operator intervention (shutdown, statement timeout), input or output error.
+fn postgres_is_transient(code: &str) -> bool {
+    ["08", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_is_told_from_what_stays() {
+        for (code, transient) in [
+            ("40001", true),
+            ("57P03", true),
+            ("53300", true),
+            ("23505", false),
+            ("42P01", false),
+            ("", false),
+        ] {
+            assert_eq!(postgres_is_transient(code), transient, "{code}");
+        }
+        // busy, busy (snapshot), input or output error while reading, constraint (unique), generic
+        for (code, transient) in [("5", true), ("517", true), ("266", true), ("2067", false), ("1", false)] {
+            assert_eq!(sqlite_is_transient(code), transient, "{code}");
+        }
+        assert!(is_transient(&sqlx::Error::PoolTimedOut));
+        assert!(!is_transient(&sqlx::Error::RowNotFound));
+    }
+}

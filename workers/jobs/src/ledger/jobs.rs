@@ -1,0 +1,325 @@
+//! Jobs: accepted once, worked on under a lease, ended once.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Row};
+
+use super::record::{count, item_state};
+use super::{JobRecord, Ledger, LedgerError, until};
+use crate::job::{Counts, ItemState, JobEnd, JobId, Millis, NewItem, NewJob};
+
+/// What has become of a job that asked to be accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accepted {
+    New(JobRecord),
+    /// It had been accepted before: this is the one.
+    Same(JobRecord),
+    /// Its id or its key belongs to a job that asks for something else.
+    Conflict {
+        existing: JobId,
+    },
+}
+
+/// The right to work on a job itself: list its inputs, gather its results. Ends with its lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JobClaim {
+    pub id: JobId,
+    /// The fence.
+    pub attempt: i64,
+    /// The job as it was when it was claimed.
+    pub record: JobRecord,
+}
+
+/// Rows of one INSERT: three values each, and SQLite takes 32,766 in all.
+const ROWS_AT_ONCE: usize = 500;
+
+impl Ledger {
+    /// Enters a job, unless its id or its key is known.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached; whether the job was entered is not known, and asking again tells.
+    pub async fn accept(&self, job: &NewJob, now: Millis) -> Result<Accepted, LedgerError> {
+        let entered = sqlx::query(
+            "INSERT INTO jobs (id, key, request_sha256, message, state, due_at, rung_at, accepted_at)
+             VALUES ($1, $2, $3, $4, 'accepted', $5, $5, $5)
+             ON CONFLICT DO NOTHING
+             RETURNING *",
+        )
+        .bind(job.id.as_str())
+        .bind(job.key.as_str())
+        .bind(job.request_sha256.as_str())
+        .bind(job.message.as_str())
+        .bind(now);
+        if let Some(row) = self.written(entered).await? {
+            return Ok(Accepted::New(JobRecord::read(&row)?));
+        }
+        // Two jobs when the id belongs to one and the key to another; what asks for something else stands first.
+        let known = sqlx::query(
+            "SELECT * FROM jobs WHERE id = $1 OR key = $2
+             ORDER BY CASE WHEN request_sha256 = $3 THEN 1 ELSE 0 END, CASE WHEN id = $1 THEN 0 ELSE 1 END
+             LIMIT 1",
+        )
+        .bind(job.id.as_str())
+        .bind(job.key.as_str())
+        .bind(job.request_sha256.as_str())
+        .fetch_one(&self.pool)
+        .await?;
+        let known = JobRecord::read(&known)?;
+        if known.request_sha256 == job.request_sha256 {
+            Ok(Accepted::Same(known))
+        } else {
+            Ok(Accepted::Conflict { existing: known.id })
+        }
+    }
+
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn job(&self, id: &JobId) -> Result<Option<JobRecord>, LedgerError> {
+        let query = sqlx::query("SELECT * FROM jobs WHERE id = $1").bind(id.as_str());
+        query.fetch_optional(&self.pool).await?.as_ref().map(JobRecord::read).transpose()
+    }
+
+    /// Jobs, newest first: the first `limit`, or those after the last one of the page before (when it was accepted, its id).
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn jobs(
+        &self,
+        after: Option<(Millis, &JobId)>,
+        limit: u32,
+    ) -> Result<Vec<JobRecord>, LedgerError> {
+        // Nothing is accepted at the end of time.
+        let (accepted_at, id) = after.map_or((Millis::MAX, ""), |(at, id)| (at, id.as_str()));
+        let rows = sqlx::query(
+            "SELECT * FROM jobs WHERE (accepted_at, id) < ($1, $2) ORDER BY accepted_at DESC, id DESC LIMIT $3",
+        )
+        .bind(accepted_at)
+        .bind(id)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(JobRecord::read).collect()
+    }
+
+    /// How many items of a job stand where, as far as its items are known.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn counts(&self, id: &JobId) -> Result<Counts, LedgerError> {
+        let query =
+            sqlx::query("SELECT state, COUNT(*) AS items FROM items WHERE job_id = $1 GROUP BY state");
+        let mut counts = Counts::default();
+        for row in query.bind(id.as_str()).fetch_all(&self.pool).await? {
+            let items = count(row.try_get("items")?, "items")?;
+            counts.total += items;
+            match item_state(&row, "state")? {
+                ItemState::Queued => counts.queued = items,
+                ItemState::Running => counts.running = items,
+                ItemState::Succeeded => counts.succeeded = items,
+                ItemState::Failed => counts.failed = items,
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Claims the work on a job itself, when it has not ended and nobody holds it. An accepted job is validating from now.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached; it may have been claimed, then the lease runs out.
+    pub async fn claim_job(
+        &self,
+        id: &JobId,
+        worker: &str,
+        now: Millis,
+        lease: Duration,
+    ) -> Result<Option<JobClaim>, LedgerError> {
+        let claim = sqlx::query(
+            "UPDATE jobs
+             SET attempt = attempt + 1, worker = $2, lease_until = $4, due_at = NULL,
+                 state = CASE WHEN state = 'accepted' THEN 'validating' ELSE state END,
+                 validating_at = COALESCE(validating_at, $3)
+             WHERE id = $1 AND state NOT IN ('succeeded', 'partially_succeeded', 'failed')
+                 AND (lease_until IS NULL OR lease_until < $3)
+             RETURNING *",
+        )
+        .bind(id.as_str())
+        .bind(worker)
+        .bind(now)
+        .bind(until(now, lease));
+        let Some(row) = self.written(claim).await? else { return Ok(None) };
+        let record = JobRecord::read(&row)?;
+        Ok(Some(JobClaim { id: record.id.clone(), attempt: record.attempt, record }))
+    }
+
+    /// Heartbeat. `false`: fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn extend_job(
+        &self,
+        claim: &JobClaim,
+        now: Millis,
+        lease: Duration,
+    ) -> Result<bool, LedgerError> {
+        let query = sqlx::query(
+            "UPDATE jobs SET lease_until = $3 WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
+        );
+        self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(until(now, lease))).await
+    }
+
+    /// Enters a page of items, the first of them at `first_position`. Items that are known stay as they are, so a page may
+    /// come again. Whoever calls this rings for them. `false`: fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached; all of the page was entered or nothing.
+    pub async fn add_items(
+        &self,
+        claim: &JobClaim,
+        items: &[NewItem],
+        first_position: i64,
+        now: Millis,
+    ) -> Result<bool, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        // Holds the job's row until the commit, so that nobody else claims it in between; and SQLite wants its
+        // transactions to begin with a write.
+        let held = sqlx::query(
+            "UPDATE jobs SET rung_at = $3 WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
+        )
+        .bind(claim.id.as_str())
+        .bind(claim.attempt)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        if held.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let mut position = first_position;
+        for page in items.chunks(ROWS_AT_ONCE) {
+            let mut insert =
+                sqlx::query(AssertSqlSafe(insert_items(page.len()))).bind(claim.id.as_str()).bind(now);
+            for item in page {
+                insert = insert.bind(item.id.as_str()).bind(position).bind(item.message.as_str());
+                position += 1;
+            }
+            insert.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Remembers how far the listing has come; also a heartbeat. `false`: fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn advance(
+        &self,
+        claim: &JobClaim,
+        cursor: &str,
+        next_position: i64,
+        now: Millis,
+        lease: Duration,
+    ) -> Result<bool, LedgerError> {
+        let query = sqlx::query(
+            "UPDATE jobs SET cursor = $3, next_position = $4, lease_until = $5
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
+        );
+        let query = query.bind(claim.id.as_str()).bind(claim.attempt).bind(cursor).bind(next_position);
+        self.changed(query.bind(until(now, lease))).await
+    }
+
+    /// Every item is known: the job is queued, and the claim ends. `false`: fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn expanded(&self, claim: &JobClaim, now: Millis) -> Result<bool, LedgerError> {
+        let query = sqlx::query(
+            "UPDATE jobs
+             SET state = 'queued', queued_at = $3, worker = NULL, lease_until = NULL,
+                 total = (SELECT COUNT(*) FROM items WHERE items.job_id = jobs.id)
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND state = 'validating'",
+        );
+        self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(now)).await
+    }
+
+    /// The job is finalizing, when every item is known and has ended. `None`: that is not so, or the claim is fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn finalize(&self, claim: &JobClaim, now: Millis) -> Result<Option<JobRecord>, LedgerError> {
+        let query = sqlx::query(
+            "UPDATE jobs SET state = 'finalizing', finalizing_at = COALESCE(finalizing_at, $3)
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND total IS NOT NULL
+                 AND NOT EXISTS (
+                     SELECT 1 FROM items WHERE items.job_id = $1 AND items.state IN ('queued', 'running')
+                 )
+             RETURNING *",
+        );
+        let query = query.bind(claim.id.as_str()).bind(claim.attempt).bind(now);
+        self.written(query).await?.as_ref().map(JobRecord::read).transpose()
+    }
+
+    /// Ends a job, and the claim with it. Success is for a job that is finalizing; failure may come at any time and ends
+    /// the items that are open, with the job's failure. `false`: fenced off. Saying it again is no harm.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn finish(&self, claim: &JobClaim, end: &JobEnd, now: Millis) -> Result<bool, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        let (code, message) = end.failure().map(|why| (why.code.as_str(), why.message.as_str())).unzip();
+        let ended = sqlx::query(
+            "UPDATE jobs
+             SET state = $3, failure_code = $4, failure_message = $5, worker = NULL, lease_until = NULL,
+                 succeeded_at = CASE WHEN $3 = 'succeeded' THEN $6 END,
+                 partially_succeeded_at = CASE WHEN $3 = 'partially_succeeded' THEN $6 END,
+                 failed_at = CASE WHEN $3 = 'failed' THEN $6 END
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL
+                 AND (state = 'finalizing' OR $3 = 'failed')",
+        )
+        .bind(claim.id.as_str())
+        .bind(claim.attempt)
+        .bind(end.state().as_str())
+        .bind(code)
+        .bind(message)
+        .bind(now)
+        .execute(&mut *transaction)
+        .await?;
+        if ended.rows_affected() == 0 {
+            transaction.rollback().await?;
+            // Ours after all, when the answer to the first time was lost.
+            let job = self.job(&claim.id).await?;
+            return Ok(job.is_some_and(|job| job.state == end.state() && job.attempt == claim.attempt));
+        }
+        let open = sqlx::query(
+            "UPDATE items
+             SET state = 'failed', failure_code = $2, failure_message = $3, worker = NULL, lease_until = NULL, ended_at = $4
+             WHERE job_id = $1 AND state IN ('queued', 'running')",
+        );
+        open.bind(claim.id.as_str()).bind(code).bind(message).bind(now).execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Gives a job back: somebody shall look at it at `due`, or when its last item has ended. `false`: fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn release_job(&self, claim: &JobClaim, due: Millis) -> Result<bool, LedgerError> {
+        let query = sqlx::query(
+            "UPDATE jobs SET worker = NULL, lease_until = NULL, due_at = $3
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
+        );
+        self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(due)).await
+    }
+}
+
+fn insert_items(rows: usize) -> String {
+    // $1: the job; $2: now; then three of each item's own.
+    let row =
+        |row: usize| format!("($1, 'queued', $2, $2, ${}, ${}, ${})", 3 * row + 3, 3 * row + 4, 3 * row + 5);
+    let rows: Vec<String> = (0..rows).map(row).collect();
+    format!(
+        "INSERT INTO items (job_id, state, due_at, rung_at, id, position, message) VALUES {}
+         ON CONFLICT (job_id, id) DO NOTHING",
+        rows.join(", ")
+    )
+}

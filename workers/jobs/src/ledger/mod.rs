@@ -1,0 +1,176 @@
+//! The truth about jobs and items, in SQL: one set of statements for SQLite and Postgres.
+//!
+//! Whoever works on a job or an item **claims** it for the length of a **lease** and gets an attempt number. Every later
+//! statement of his names that number: once somebody else has claimed, it changes nothing and answers `false`. That is the
+//! **fence**. Times come from the caller as `now`, so tests need no sleeping.
+//!
+//! Statements that claim or ring have their condition twice, in the subselect that finds rows and in the update itself:
+//! Postgres checks only the latter again after it has waited for somebody else's change of the same row.
+
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::query::Query;
+use sqlx::{AnyPool, Row};
+use url::Url;
+
+mod error;
+mod record;
+mod jobs;
+mod items;
+mod sweep;
+
+#[cfg(test)]
+mod contract;
+
+pub use error::LedgerError;
+pub use items::{ClaimedItem, ItemClaim};
+pub use jobs::{Accepted, JobClaim};
+pub use record::{ItemRecord, JobRecord};
+pub use sweep::{Bell, JobBell};
+
+use crate::job::{Millis, SecretUrl};
+
+/// How to connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerSettings {
+    /// Connections to Postgres at most. SQLite has one: it has one writer at a time anyway, and callers of this process who
+    /// wait for a connection are served in order, which callers who wait for a lock on the file are not.
+    pub connections: u32,
+    /// How long to wait for a connection before an error is reported.
+    pub patience: Duration,
+}
+
+impl Default for LedgerSettings {
+    fn default() -> Self {
+        Self { connections: 8, patience: Duration::from_secs(5) }
+    }
+}
+
+/// The ledger. Clones share its connections.
+#[derive(Clone)]
+pub struct Ledger {
+    pool: AnyPool,
+}
+
+impl Ledger {
+    /// `sqlite://PATH` (relative or absolute; made when it is missing), `sqlite::memory:` or `postgres://...`.
+    /// Connects when it is first used: the server need not be up.
+    ///
+    /// # Errors
+    /// The URL names no ledger, or the folder of the SQLite file cannot be made.
+    pub async fn open(url: &SecretUrl, settings: &LedgerSettings) -> Result<Self, LedgerError> {
+        sqlx::any::install_default_drivers();
+        let pool = AnyPoolOptions::new().acquire_timeout(settings.patience);
+        let text = url.reveal();
+        let (pool, url) = match text.split_once(':') {
+            Some(("postgres" | "postgresql", _)) => {
+                let url = Url::parse(text).map_err(|why| LedgerError::Url(why.to_string()))?;
+                (pool.max_connections(settings.connections), url)
+            }
+            Some(("sqlite", file)) => (sqlite_pool(pool), sqlite_url(file)?),
+            _ => return Err(LedgerError::Url("expected sqlite://PATH or postgres://...".to_owned())),
+        };
+        let options: AnyConnectOptions = url.as_str().parse().map_err(LedgerError::Sql)?;
+        Ok(Self { pool: pool.connect_lazy_with(options) })
+    }
+
+    /// Makes the tables, or brings them up to date. Does no harm when it has been done, or is being done by somebody else.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached, or a table that this build made was changed by hand.
+    pub async fn migrate(&self) -> Result<(), LedgerError> {
+        let migrations = migrations();
+        match migrations.run(&self.pool).await {
+            Ok(()) => Ok(()),
+            // SQLite has no lock for migrations: when two processes begin together the slower one fails on tables that
+            // are there now. What is still wrong the second time is wrong.
+            Err(_) => Ok(migrations.run(&self.pool).await?),
+        }
+    }
+
+    /// Is it there, with everything that this build needs?
+    ///
+    /// # Errors
+    /// It is not; the text says what to do.
+    pub async fn check(&self) -> Result<(), LedgerError> {
+        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        let applied = match sqlx::query("SELECT version, checksum FROM _sqlx_migrations")
+            .fetch_all(&self.pool)
+            .await
+        {
+            Ok(rows) => rows,
+            // It answers, but does not know the table.
+            Err(sqlx::Error::Database(_)) => return Err(LedgerError::schema("the ledger has no tables yet")),
+            Err(other) => return Err(other.into()),
+        };
+        for migration in migrations().iter() {
+            let version: i64 = migration.version;
+            let Some(row) =
+                applied.iter().find(|row| row.try_get::<i64, _>("version").is_ok_and(|v| v == version))
+            else {
+                return Err(LedgerError::schema("the ledger's tables are older than this build"));
+            };
+            if row.try_get::<Vec<u8>, _>("checksum")? != *migration.checksum {
+                return Err(LedgerError::Schema(format!(
+                    "the ledger's tables were made by another build (migration {version} differs)"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a write that returns at most one row.
+    async fn written(&self, query: Query<'_, Any, AnyArguments>) -> Result<Option<AnyRow>, LedgerError> {
+        // Not `fetch_optional`: on SQLite that answers with the first row, before the statement has committed.
+        Ok(query.fetch_all(&self.pool).await?.pop())
+    }
+
+    /// Runs a write; did it change anything?
+    async fn changed(&self, query: Query<'_, Any, AnyArguments>) -> Result<bool, LedgerError> {
+        Ok(query.execute(&self.pool).await?.rows_affected() > 0)
+    }
+}
+
+/// A ledger that a newer build has migrated serves this one too: rolling upgrades.
+fn migrations() -> sqlx::migrate::Migrator {
+    let mut migrations = sqlx::migrate!("../../migrations");
+    migrations.set_ignore_missing(true);
+    migrations
+}
+
+/// Where the lease ends that begins or is extended now.
+fn until(now: Millis, lease: Duration) -> Millis {
+    now.saturating_add(millis(lease))
+}
+
+fn millis(duration: Duration) -> Millis {
+    duration.as_millis().try_into().unwrap_or(Millis::MAX)
+}
+
+fn sqlite_pool(pool: AnyPoolOptions) -> AnyPoolOptions {
+    // A memory database lives as long as its connection, so the connection is never retired.
+    pool.max_connections(1).idle_timeout(None).max_lifetime(None).after_connect(|connection, _| {
+        // Readers do not wait for the writer; a commit survives the end of the process, and of the machine up to the
+        // last few. Foreign keys and a busy timeout of 5 s are on by default.
+        let pragmas = sqlx::raw_sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;");
+        Box::pin(async move { pragmas.execute(connection).await.map(drop) })
+    })
+}
+
+/// What stands behind `sqlite:` as the URL that the driver understands, whatever characters the path has.
+fn sqlite_url(file: &str) -> Result<Url, LedgerError> {
+    let wrong = |why: String| LedgerError::Url(why);
+    if file == ":memory:" {
+        return Url::parse("sqlite::memory:").map_err(|why| wrong(why.to_string()));
+    }
+    let file = file.strip_prefix("//").unwrap_or(file);
+    let file =
+        std::path::absolute(Path::new(file)).map_err(|why| wrong(format!("SQLite file {file:?}: {why}")))?;
+    let folder = file.parent().ok_or_else(|| wrong(format!("{file:?} is no file")))?;
+    std::fs::create_dir_all(folder)
+        .map_err(|why| wrong(format!("cannot make the folder {folder:?}: {why}")))?;
+    let path = Url::from_file_path(&file).map_err(|()| wrong(format!("{file:?} is no path")))?;
+    Url::parse(&format!("sqlite://{}?mode=rwc", path.path())).map_err(|why| wrong(why.to_string()))
+}
