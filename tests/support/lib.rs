@@ -1,7 +1,9 @@
-//! What the test binaries share: sample clips, goldens, tiny checkpoints. One file per kind.
+//! What the test binaries share: sample clips, goldens, tiny checkpoints, servers. One file per kind.
 
 pub mod clips;
 pub mod golden;
 pub mod language_model;
 pub mod random_weights;
+pub mod relay;
+pub mod servers;
 pub mod target;

@@ -1,0 +1,88 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# RabbitMQ for scripts/server.sh, from the Debian package; the daemon of the package is left alone.
+#
+#   RABBITMQ_CONSUMER_TIMEOUT_MS   how long a consumer may hold a message, looked at once a second; else 30 minutes
+#   RABBITMQ_MANAGEMENT=1          with the HTTP API
+
+run_as=rabbitmq
+n_ports=4
+stop_signal=TERM
+
+prepare() {
+    echo "FLAMINGO_TEST_AMQP=amqp://flamingo:$1@127.0.0.1:${ports[0]}/%2f" >>"$folder/env"
+    echo "FLAMINGO_TEST_RABBITMQ_API=http://flamingo:$1@127.0.0.1:${ports[3]}" >>"$folder/env"
+}
+
+configuration() {
+    local timeout=""
+    # RabbitMQ looks once a minute, too seldom for a test.
+    [ -z "${RABBITMQ_CONSUMER_TIMEOUT_MS:-}" ] ||
+        timeout="{consumer_timeout, $RABBITMQ_CONSUMER_TIMEOUT_MS}, {channel_tick_interval, 1000},"
+    # The alarms block publishers; a small machine must not raise them.
+    cat <<ERLANG
+[
+  {rabbit, [
+    {tcp_listeners, [{"127.0.0.1", ${ports[0]}}]},
+    $timeout
+    {disk_free_limit, 1000000},
+    {vm_memory_high_watermark, {absolute, 4000000000}}
+  ]},
+  {rabbitmq_management, [{tcp_config, [{ip, "127.0.0.1"}, {port, ${ports[3]}}]}]}
+].
+ERLANG
+}
+
+command() {
+    # Written anew at each start, for a restart may ask for another timeout. In Erlang's own syntax, which needs no
+    # second file for the interval and is read faster.
+    configuration >"$state/rabbitmq.config"
+    echo "[${RABBITMQ_MANAGEMENT:+rabbitmq_management}]." >"$state/enabled_plugins"
+    : >"$state/rabbitmq-env.conf"
+    local password=${FLAMINGO_TEST_AMQP#*flamingo:}
+    local erlang=(
+        # Idle schedulers that spin would take the processor from the tests.
+        +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none
+        -kernel inet_dist_use_interface '{127,0,0,1}'
+    )
+    run=(
+        env
+        # Without it, /etc/rabbitmq/rabbitmq-env.conf would have its say.
+        "RABBITMQ_CONF_ENV_FILE=$state/rabbitmq-env.conf"
+        "RABBITMQ_CONFIG_FILE=$state/rabbitmq.config"
+        "RABBITMQ_ADVANCED_CONFIG_FILE=$state/none"
+        "RABBITMQ_ENABLED_PLUGINS_FILE=$state/enabled_plugins"
+        "RABBITMQ_MNESIA_BASE=$state/mnesia"
+        "RABBITMQ_LOG_BASE=$state"
+        RABBITMQ_LOGS=-
+        # Own node name, cookie (in HOME), epmd and port between nodes: any number of them run side by side.
+        "HOME=$state"
+        "RABBITMQ_NODENAME=flamingo-${ports[0]}@localhost"
+        "RABBITMQ_DIST_PORT=${ports[1]}"
+        "ERL_EPMD_PORT=${ports[2]}"
+        ERL_EPMD_ADDRESS=127.0.0.1
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=${erlang[*]}"
+        # In the environment, so that no file holds the password.
+        RABBITMQ_DEFAULT_USER=flamingo
+        "RABBITMQ_DEFAULT_PASS=${password%@*}"
+        # The start script becomes the server instead of watching over it: its pid is ours to signal.
+        detached=1
+        # Not the command of that name in /usr/sbin, which writes its log to /var/log.
+        /usr/lib/rabbitmq/bin/rabbitmq-server
+    )
+}
+
+# Listeners open when the node is ready. It answers a client's header with its first frame, of type 1.
+answers() {
+    local first
+    exec 3<>"/dev/tcp/127.0.0.1/${ports[0]}" || return 1
+    printf 'AMQP\0\0\11\1' >&3
+    LC_ALL=C read -r -N 1 -t 5 first <&3 && [ "$first" = $'\1' ]
+    local status=$?
+    exec 3>&-
+    return $status
+}
+
+# Erlang leaves its port mapper running.
+after() {
+    ERL_EPMD_PORT=${ports[2]} epmd -kill >/dev/null 2>&1 || true
+}

@@ -1,0 +1,61 @@
+# shellcheck shell=bash disable=SC2034,SC2154
+# SeaweedFS, which speaks S3, for scripts/server.sh: `weed` from .venv.
+
+# Nobody else: the program may lie where only the caller gets.
+run_as=""
+n_ports=8
+stop_signal=TERM
+
+prepare() {
+    cat >>"$folder/env" <<ENV
+FLAMINGO_TEST_S3=s3://flamingo-test
+AWS_ACCESS_KEY_ID=flamingo
+AWS_SECRET_ACCESS_KEY=$1
+AWS_REGION=us-east-1
+AWS_ENDPOINT_URL=http://127.0.0.1:${ports[6]}
+AWS_ALLOW_HTTP=true
+ENV
+}
+
+command() {
+    run=(
+        # The keys from the environment are the administrator's: no file holds them.
+        env "AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY"
+        # The first object of a bucket makes this many volumes, else seven.
+        WEED_MASTER_VOLUME_GROWTH_COPY_1=1
+        "$scripts/../.venv/bin/weed" -logtostderr server
+        -ip=127.0.0.1 -ip.bind=127.0.0.1 "-dir=$state"
+        "-master.port=${ports[0]}" "-master.port.grpc=${ports[1]}"
+        "-volume.port=${ports[2]}" "-volume.port.grpc=${ports[3]}"
+        "-filer.port=${ports[4]}" "-filer.port.grpc=${ports[5]}"
+        -s3 "-s3.port=${ports[6]}" "-s3.port.grpc=${ports[7]}"
+        # Two more doors, which would take 8181 and 9101.
+        -s3.port.iceberg=0 -s3.port.lance=0
+        # Else in /tmp. Relative to the state, where the server starts: a whole path may be too long for a socket.
+        -filer.localSocket=filer.sock -s3.localSocket=s3.sock
+        # On by default, and it calls home.
+        -master.telemetry=false
+        # Small volumes, as many as the disk has room for; nothing is allocated before it is used.
+        -volume.max=0 -master.volumeSizeLimitMB=64 -volume.minFreeSpace=100MiB
+        # There are no others to elect, or to warn before it goes.
+        -master.electionTimeout=1s -volume.preStopSeconds=0
+    )
+}
+
+# One object through the filer, where buckets are folders: the bucket is there, a volume too. Then S3 knows the bucket
+# when it asks strangers for their key instead of saying that there is none.
+answers() {
+    python3 - "${ports[4]}" "${ports[6]}" <<'PYTHON'
+import sys, urllib.error, urllib.request
+filer, s3 = (f"http://127.0.0.1:{port}" for port in sys.argv[1:])
+open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+open_url(urllib.request.Request(f"{filer}/buckets/flamingo-test/.ready", b"yes", method="PUT"), timeout=5)
+try:
+    open_url(f"{s3}/flamingo-test", timeout=5)
+except urllib.error.HTTPError as error:
+    sys.exit(error.code != 403)
+sys.exit(1)
+PYTHON
+}
+
+after() { :; }

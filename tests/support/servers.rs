@@ -1,0 +1,175 @@
+//! RabbitMQ, Postgres and S3 for tests: those that all tests share, and private ones that a test may break.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    RabbitMq,
+    Postgres,
+    S3,
+}
+
+/// A server of the test's own, stopped when it is dropped.
+pub struct Server {
+    kind: Kind,
+    folder: PathBuf,
+    options: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+}
+
+/// The environment through which programs reach the server that all tests share.
+///
+/// # Panics
+/// When nobody started it: a test that needs a server fails, it never skips.
+pub fn shared(kind: Kind) -> Vec<(String, String)> {
+    let value = |name: &&str| Some(((*name).to_owned(), env::var(name).ok()?));
+    let found: Option<Vec<_>> = kind.variables().iter().map(value).collect();
+    let advice = "run `make test`, or scripts/with_servers.sh cargo test ...";
+    found.unwrap_or_else(|| panic!("the tests' {} is not running: {advice}", kind.word()))
+}
+
+impl Server {
+    /// Starts a server below `target/servers/` and waits until it answers. What an earlier run left there is removed;
+    /// two tests that run at once must not choose the same name.
+    ///
+    /// # Panics
+    /// Like all other methods, when scripts/server.sh fails: it has said why on the standard error.
+    pub fn start(kind: Kind, name: &str) -> Self {
+        Self::start_with(kind, name, &[])
+    }
+
+    /// The same with options of the server's script, such as `RABBITMQ_CONSUMER_TIMEOUT_MS`.
+    pub fn start_with(kind: Kind, name: &str, options: &[(&str, &str)]) -> Self {
+        let folder = root().join("target/servers").join(name);
+        let options = options.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        let mut server = Self { kind, folder, options, env: Vec::new() };
+        server.script("remove");
+        server.start_again();
+        server
+    }
+
+    /// The environment through which programs reach it; the same after every restart.
+    pub fn env(&self) -> Vec<(String, String)> {
+        self.env.clone()
+    }
+
+    /// Stops it gracefully.
+    pub fn stop(&self) {
+        self.script("stop");
+    }
+
+    /// Ends it as a crash does.
+    pub fn kill(&self) {
+        self.script("kill");
+    }
+
+    /// Starts it after a stop or a kill, with its data, ports and password of before.
+    pub fn start_again(&mut self) {
+        self.env = parse(&self.script("start"));
+    }
+
+    pub fn restart(&mut self) {
+        self.stop();
+        self.start_again();
+    }
+
+    /// Runs the script; what it printed.
+    fn script(&self, verb: &str) -> String {
+        let mut command = Command::new(root().join("scripts/server.sh"));
+        command.arg(verb);
+        if verb == "start" {
+            command.arg(self.kind.word());
+        }
+        command.arg(&self.folder).envs(self.options.iter().map(|(name, value)| (name, value)));
+        let output = command.output().unwrap_or_else(|e| panic!("scripts/server.sh did not start: {e}"));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "scripts/server.sh {verb} {}: {errors}", self.folder.display());
+        String::from_utf8(output.stdout).expect("scripts/server.sh prints text")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The test may be failing already, and its own message is the one to read.
+        let _ = Command::new(root().join("scripts/server.sh")).arg("stop").arg(&self.folder).status();
+    }
+}
+
+impl Kind {
+    /// Its name for scripts/server.sh.
+    fn word(self) -> &'static str {
+        match self {
+            Self::RabbitMq => "rabbitmq",
+            Self::Postgres => "postgres",
+            Self::S3 => "s3",
+        }
+    }
+
+    /// What scripts/server.sh prints for it.
+    fn variables(self) -> &'static [&'static str] {
+        match self {
+            Self::RabbitMq => &["FLAMINGO_TEST_AMQP", "FLAMINGO_TEST_RABBITMQ_API"],
+            Self::Postgres => &["FLAMINGO_TEST_POSTGRES"],
+            Self::S3 => &[
+                "FLAMINGO_TEST_S3",
+                "AWS_ACCESS_KEY_ID",
+                "AWS_SECRET_ACCESS_KEY",
+                "AWS_REGION",
+                "AWS_ENDPOINT_URL",
+                "AWS_ALLOW_HTTP",
+            ],
+        }
+    }
+}
+
+/// The lines `NAME=value`.
+fn parse(text: &str) -> Vec<(String, String)> {
+    text.lines().filter_map(|line| line.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(kind: Kind) {
+        let name = format!("self-test-{}", kind.word());
+        let mut server = Server::start(kind, &name);
+        let first = server.env();
+        let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, kind.variables());
+        server.restart();
+        server.kill();
+        server.kill();
+        server.start_again();
+        assert_eq!(server.env(), first);
+        let pid = server.folder.join("pid");
+        assert!(pid.exists());
+        drop(server);
+        assert!(!pid.exists(), "the server outlived its test");
+        assert_eq!(shared(kind).len(), first.len());
+    }
+
+    #[test]
+    #[ignore = "needs RabbitMQ"]
+    fn a_private_rabbitmq_starts_again() {
+        check(Kind::RabbitMq);
+    }
+
+    #[test]
+    #[ignore = "needs Postgres"]
+    fn a_private_postgres_starts_again() {
+        check(Kind::Postgres);
+    }
+
+    #[test]
+    #[ignore = "needs S3"]
+    fn a_private_s3_starts_again() {
+        check(Kind::S3);
+    }
+}
