@@ -12,11 +12,12 @@ use lapin::types::FieldTable;
 use lapin::{Acker, Channel};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::link::{bounded, short};
 use super::publisher::Address;
 use super::topology::ready;
-use super::{Broker, Consumer, Delivery, Lane, Message, QueueError, Settle, Settled, wire};
+use super::{Broker, Consumer, Delivery, Lane, Message, QueueError, RabbitSettings, Settle, Settled, wire};
 use crate::job::Failure;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -26,104 +27,117 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct RabbitConsumer {
     broker: Arc<Broker>,
     lane: Lane,
-    session: Option<Session>,
+    state: State,
     pause: Duration,
-    not_before: Instant,
 }
 
+enum State {
+    Pausing {
+        until: Instant,
+    },
+    /// A task of its own, so that it gets on even when every call of `next` is dropped sooner than the broker answers.
+    Opening(AbortOnDropHandle<Result<Session, QueueError>>),
+    Open(Session),
+}
+
+/// A channel that consumes. Dropped, it is closed, and what came over it unsettled goes back.
 struct Session {
     channel: Channel,
     stream: lapin::Consumer,
+    queue: String,
+    answer_timeout: Duration,
+    watchdog: Duration,
     next_look: Instant,
     ready_at_last_look: bool,
 }
 
 impl RabbitConsumer {
     pub(super) fn new(broker: Arc<Broker>, lane: Lane) -> Self {
-        Self { broker, lane, session: None, pause: FIRST_PAUSE, not_before: Instant::now() }
+        Self { broker, lane, state: State::Pausing { until: Instant::now() }, pause: FIRST_PAUSE }
     }
 
     /// What the broker brings next, or why it will bring nothing more over this channel.
     async fn receive(&mut self) -> Result<lapin::message::Delivery, QueueError> {
-        if self.session.is_none() {
-            sleep_until(self.not_before).await;
-            self.session = Some(self.open().await?);
-        }
-        let Some(session) = &mut self.session else { return Err(QueueError("no channel".to_owned())) };
         loop {
-            match timeout_at(session.next_look, session.stream.next()).await {
-                Ok(Some(Ok(delivery))) => {
-                    session.expect_quiet(self.broker.settings.watchdog);
+            match &mut self.state {
+                State::Pausing { until } => {
+                    sleep_until(*until).await;
+                    let opening = tokio::spawn(Session::open(self.broker.clone(), self.lane));
+                    self.state = State::Opening(AbortOnDropHandle::new(opening));
+                }
+                State::Opening(task) => {
+                    let opened = task.await.map_err(|error| QueueError(error.to_string()));
+                    self.state = State::Open(opened??);
+                }
+                State::Open(session) => {
+                    let delivery = session.receive().await?;
                     self.pause = FIRST_PAUSE;
                     return Ok(delivery);
-                }
-                Ok(Some(Err(error))) => return Err(QueueError(error.to_string())),
-                Ok(None) => return Err(QueueError("the broker has cancelled the consumer".to_owned())),
-                Err(_) => {
-                    session.look(&self.broker, self.lane).await?;
-                    self.pause = FIRST_PAUSE;
                 }
             }
         }
     }
 
-    async fn open(&self) -> Result<Session, QueueError> {
-        let limit = self.broker.settings.answer_timeout;
-        let queue = self.broker.settings.lane(self.lane);
-        let channel = self.broker.consuming.channel().await?;
-        let qos = channel.basic_qos(1, BasicQosOptions::default());
-        bounded(limit, "prefetch", qos).await?;
-        let consume = channel.basic_consume(
-            short(&queue)?,
-            // The broker makes a tag.
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let stream = bounded(limit, format!("queue {queue}"), consume).await?;
-        let next_look = Instant::now() + self.broker.settings.watchdog;
-        Ok(Session { channel, stream, next_look, ready_at_last_look: false })
-    }
-
-    /// Lets the channel go. Whatever was delivered over it and not settled goes back.
-    async fn rebuild(&mut self, cause: &QueueError) {
-        match self.session.take() {
-            Some(session) => session.close(self.broker.settings.answer_timeout),
-            // The queue itself may be gone.
-            None => self.broker.consuming.distrust().await,
-        }
+    fn start_again(&mut self, cause: &QueueError) {
+        // What is missing may be the queue itself.
+        self.broker.consuming.distrust();
         self.broker.count_rebuild();
         let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
         tracing::warn!(lane = self.lane.as_str(), %cause, ?pause, "the consumer starts again");
-        self.not_before = Instant::now() + pause;
+        self.state = State::Pausing { until: Instant::now() + pause };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 }
 
 impl Session {
-    fn expect_quiet(&mut self, watchdog: Duration) {
-        self.next_look = Instant::now() + watchdog;
-        self.ready_at_last_look = false;
+    async fn open(broker: Arc<Broker>, lane: Lane) -> Result<Self, QueueError> {
+        let RabbitSettings { answer_timeout, watchdog, .. } = broker.settings;
+        let queue = broker.settings.lane(lane);
+        let channel = broker.consuming.channel().await?;
+        bounded(answer_timeout, "prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
+        // The broker thinks of a tag.
+        let (name, tag) = (short(&queue)?, "".into());
+        let consume = channel.basic_consume(name, tag, BasicConsumeOptions::default(), FieldTable::default());
+        let stream = bounded(answer_timeout, format!("queue {queue}"), consume).await?;
+        let next_look = Instant::now() + watchdog;
+        Ok(Self { channel, stream, queue, answer_timeout, watchdog, next_look, ready_at_last_look: false })
+    }
+
+    async fn receive(&mut self) -> Result<lapin::message::Delivery, QueueError> {
+        loop {
+            match timeout_at(self.next_look, self.stream.next()).await {
+                Ok(Some(Ok(delivery))) => {
+                    self.next_look = Instant::now() + self.watchdog;
+                    self.ready_at_last_look = false;
+                    return Ok(delivery);
+                }
+                Ok(Some(Err(error))) => return Err(QueueError(error.to_string())),
+                Ok(None) => return Err(QueueError("the broker has cancelled the consumer".to_owned())),
+                Err(_) => self.look().await?,
+            }
+        }
     }
 
     /// Nothing has come for a while: is the channel alive, and is there really nothing? A queue that has messages for a
     /// consumer that waits may just be handing one over; one that still has them at the next look does not serve it.
-    async fn look(&mut self, broker: &Broker, lane: Lane) -> Result<(), QueueError> {
-        let limit = broker.settings.answer_timeout;
-        let waiting = ready(&self.channel, &broker.settings.lane(lane), limit).await? > 0;
+    async fn look(&mut self) -> Result<(), QueueError> {
+        let waiting = ready(&self.channel, &self.queue, self.answer_timeout).await? > 0;
         if waiting && self.ready_at_last_look {
             return Err(QueueError("the queue has messages and delivers none".to_owned()));
         }
-        self.expect_quiet(broker.settings.watchdog);
+        self.next_look = Instant::now() + self.watchdog;
         self.ready_at_last_look = waiting;
         Ok(())
     }
+}
 
-    fn close(self, limit: Duration) {
-        // Dropping the handles closes the channel too, but without waiting: asking makes the order certain.
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Outside a runtime nobody can ask the broker; the channel then ends with its handles.
         let Ok(runtime) = Handle::try_current() else { return };
+        let (channel, limit) = (self.channel.clone(), self.answer_timeout);
         runtime.spawn(async move {
-            let closed = timeout(limit, self.channel.close(200, "done".into())).await;
+            let closed = timeout(limit, channel.close(200, "done".into())).await;
             tracing::debug!(?closed, "a consumer's channel is closed");
         });
     }
@@ -137,16 +151,8 @@ impl Consumer for RabbitConsumer {
         loop {
             match self.receive().await {
                 Ok(delivery) => return self.broker.delivery(self.lane, delivery),
-                Err(cause) => self.rebuild(&cause).await,
+                Err(cause) => self.start_again(&cause),
             }
-        }
-    }
-}
-
-impl Drop for RabbitConsumer {
-    fn drop(&mut self) {
-        if let Some(session) = self.session.take() {
-            session.close(self.broker.settings.answer_timeout);
         }
     }
 }

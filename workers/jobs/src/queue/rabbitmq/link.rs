@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
@@ -29,13 +29,8 @@ pub(super) struct Link {
     connect_timeout: Duration,
     pub(super) answer_timeout: Duration,
     opened: AtomicU64,
-    slot: Mutex<Slot>,
-}
-
-#[derive(Default)]
-struct Slot {
-    connection: Option<Connection>,
-    declared: bool,
+    declared: AtomicBool,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl Link {
@@ -49,7 +44,8 @@ impl Link {
             connect_timeout: settings.connect_timeout,
             answer_timeout: settings.answer_timeout,
             opened: AtomicU64::new(0),
-            slot: Mutex::default(),
+            declared: AtomicBool::new(false),
+            connection: Mutex::default(),
         })
     }
 
@@ -60,16 +56,17 @@ impl Link {
 
     /// A new channel, over a connection that is up and a topology that is there.
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {
-        let mut slot = self.slot.lock().await;
-        if !slot.connection.as_ref().is_some_and(|connection| connection.status().connected()) {
-            *slot = Slot { connection: Some(self.connect().await?), declared: false };
+        let mut connection = self.connection.lock().await;
+        if !connection.as_ref().is_some_and(|connection| connection.status().connected()) {
+            *connection = Some(self.connect().await?);
+            self.distrust();
         }
-        if !slot.declared {
-            let channel = self.open(&mut slot).await?;
+        if !self.is_trusted() {
+            let channel = self.open(&mut connection).await?;
             self.settle_topology(&channel).await?;
-            slot.declared = true;
+            self.declared.store(true, Ordering::Relaxed);
         }
-        self.open(&mut slot).await
+        self.open(&mut connection).await
     }
 
     /// A new channel on which the broker confirms what it has taken.
@@ -80,15 +77,20 @@ impl Link {
         Ok(channel)
     }
 
-    /// Something that was declared is not there any more: the next channel declares again.
-    pub(super) async fn distrust(&self) {
-        self.slot.lock().await.declared = false;
+    /// Something that was declared may not be there any more: the next channel declares again.
+    pub(super) fn distrust(&self) {
+        self.declared.store(false, Ordering::Relaxed);
+    }
+
+    /// Is everything declared, as far as is known?
+    pub(super) fn is_trusted(&self) -> bool {
+        self.declared.load(Ordering::Relaxed)
     }
 
     /// The broker did not answer over this connection: the next channel gets a new one. Channels of the old one keep it
     /// until they end.
     pub(super) async fn forget(&self) {
-        *self.slot.lock().await = Slot::default();
+        *self.connection.lock().await = None;
     }
 
     /// Is everything there?
@@ -96,7 +98,7 @@ impl Link {
         let channel = self.channel().await?;
         let checked = self.topology.check(&channel, self.answer_timeout).await;
         if checked.is_err() {
-            self.distrust().await;
+            self.distrust();
         }
         checked
     }
@@ -108,11 +110,11 @@ impl Link {
         }
     }
 
-    async fn open(&self, slot: &mut Slot) -> Result<Channel, QueueError> {
-        let Some(connection) = &slot.connection else { return Err(QueueError("not connected".to_owned())) };
-        let opened = bounded(self.answer_timeout, "opening a channel", connection.create_channel()).await;
+    async fn open(&self, connection: &mut Option<Connection>) -> Result<Channel, QueueError> {
+        let Some(up) = connection else { return Err(QueueError("not connected".to_owned())) };
+        let opened = bounded(self.answer_timeout, "opening a channel", up.create_channel()).await;
         if opened.is_err() {
-            *slot = Slot::default();
+            *connection = None;
         }
         opened
     }

@@ -1,6 +1,6 @@
 //! Messages on their way out, each confirmed by the broker.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::BasicPublishOptions;
@@ -81,21 +81,21 @@ impl Publisher {
         {
             Ok(confirmation) => confirmation,
             Err(error) => {
-                self.link.distrust().await;
+                self.link.distrust();
                 return Err(error);
             }
         };
         // Only a channel that has answered is used again: any other is closed by being dropped.
         self.idle().push(channel);
-        self.judge(to, confirmation).await
+        self.judge(to, confirmation)
     }
 
-    async fn judge(&self, to: Address<'_>, confirmation: Confirmation) -> Result<(), QueueError> {
+    fn judge(&self, to: Address<'_>, confirmation: Confirmation) -> Result<(), QueueError> {
         let Address { exchange, key, .. } = to;
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) => {
-                self.link.distrust().await;
+                self.link.distrust();
                 Err(QueueError(format!("unroutable: no queue is bound to exchange {exchange:?} for {key:?}")))
             }
             Confirmation::Nack(_) => Err(QueueError(format!(
@@ -106,17 +106,18 @@ impl Publisher {
     }
 
     async fn take(&self) -> Result<Channel, QueueError> {
-        loop {
+        while self.link.is_trusted() {
             let idle = self.idle().pop();
             match idle {
                 Some(channel) if channel.status().connected() => return Ok(channel),
                 Some(_) => (),
-                None => return self.link.confirming_channel().await,
+                None => break,
             }
         }
+        self.link.confirming_channel().await
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Channel>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
