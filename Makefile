@@ -5,15 +5,15 @@
 #
 # Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test lint fmt bench-decode packages model
+.PHONY: demo test lint fmt bench-decode packages servers model
 
 demo: packages model
 	scripts/demo.sh
 
 # The end-to-end tests run the program itself, which `cargo test` does not build.
-test: lint model
+test: lint model servers
 	cargo build --locked --release --workspace
-	cargo test --locked --release --workspace -- --include-ignored
+	scripts/with_servers.sh cargo test --locked --release --workspace -- --include-ignored
 
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy
@@ -33,6 +33,10 @@ bench-decode: packages
 packages:
 	scripts/check_rust.sh
 	scripts/install_packages.sh
+
+# RabbitMQ, Postgres and S3: for the tests only, started privately and stopped by them.
+servers: packages .venv/bin/pip
+	scripts/install_servers.sh
 
 # Order only: made once.
 .venv/bin/pip: | packages

@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and testing need. Does nothing, quickly, when they are there.
+#
+#   scripts/install_packages.sh            what every build needs
+#   scripts/install_packages.sh servers    and the servers of the tests
 set -euo pipefail
 
 # gcc links. pkg-config finds FFmpeg, clang and libclang read its headers, the libraries are what the decoder calls.
@@ -8,6 +11,8 @@ packages=(
     libavcodec-dev libavformat-dev libavutil-dev libswscale-dev libswresample-dev
     ffmpeg # the program: tests and samples make their clips with it
 )
+
+[ "${1:-}" != servers ] || packages+=(rabbitmq-server postgresql)
 
 say() {
     echo "$1" >&2
@@ -37,10 +42,40 @@ apt() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Acquire::Retries=3 "$@"
 }
 
+# The packages of the servers start daemons of the system, now and at every boot; the tests start their own. Only a
+# daemon that this run brings is kept down: one that was there before is somebody's.
+daemons=()
+for package in "${missing[@]}"; do
+    case $package in rabbitmq-server | postgresql) daemons+=("$package") ;; esac
+done
+
+policy=/usr/sbin/policy-rc.d
+mine=""
+hold_daemons() {
+    # Debian asks this program before a package starts its daemon; 101 says no. In a container it is often there.
+    if [ ${#daemons[@]} -gt 0 ] && [ ! -e "$policy" ]; then
+        mine=yes
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
+        "${as_root[@]}" chmod 755 "$policy"
+    fi
+}
+disable_daemons() {
+    # An installed daemon is enabled whether or not it was started: it would come with the next boot.
+    if command -v systemctl >/dev/null && [ ${#daemons[@]} -gt 0 ]; then
+        "${as_root[@]}" systemctl disable "${daemons[@]}" >/dev/null 2>&1 || true
+    fi
+}
+
 echo "Installing ${missing[*]}"
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+finish() {
+    rm -f "$log"
+    [ -z "$mine" ] || "${as_root[@]}" rm -f "$policy"
+}
+trap finish EXIT
+hold_daemons
 if ! { apt update && apt install -y --no-install-recommends "${missing[@]}"; } >"$log" 2>&1; then
     tail -n 5 "$log" >&2
     say "The packages ${missing[*]} could not be installed: is there a network?"
 fi
+disable_daemons

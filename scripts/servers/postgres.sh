@@ -26,6 +26,9 @@ SQL
 }
 
 command() {
+    # Called only when the server has ended. Postgres would take a killed one for alive as long as nobody has reaped it,
+    # which the first process of a container may never do.
+    rm -f "$state/data/postmaster.pid"
     run=(
         "$(programs)/postgres" -D "$state/data" -p "${ports[0]}"
         -c listen_addresses=127.0.0.1

@@ -9,14 +9,17 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-// mod memory;
-// mod rabbitmq;
+mod memory;
+mod rabbitmq;
 
-// #[cfg(test)]
-// mod contract;
+#[cfg(test)]
+mod contract;
 
-// pub use memory::MemoryQueue;
-// pub use rabbitmq::{RabbitQueue, RabbitSettings};
+pub use memory::MemoryQueue;
+pub use rabbitmq::{
+    Argument, Binding, Exchange, QueueSpec, RabbitQueue, RabbitSettings, RetryTier, Routes, Topology,
+    topology,
+};
 
 use crate::job::Failure;
 

@@ -1,0 +1,330 @@
+//! The contract on a real broker, and what only a broker does to its clients.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use futures_util::StreamExt;
+use lapin::options::{
+    BasicConsumeOptions, BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Connection, ConnectionProperties};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::*;
+use crate::job::Failure;
+use crate::queue::contract::{Backend, DELIVERY_LIMIT, every_behaviour, message, soon};
+
+fn url() -> String {
+    std::env::var("FLAMINGO_TEST_AMQP")
+        .expect("FLAMINGO_TEST_AMQP names the broker to test with, as amqp://user:password@host:port/vhost")
+}
+
+/// Names of its own, so that tests run side by side.
+fn settings(url: String) -> RabbitSettings {
+    RabbitSettings {
+        name: format!("test-{}", uuid::Uuid::now_v7().simple()),
+        delivery_limit: DELIVERY_LIMIT,
+        retry_delays: [200, 1000].map(Duration::from_millis).to_vec(),
+        ..RabbitSettings::new(SecretUrl::new(url))
+    }
+}
+
+struct Server {
+    queue: Arc<RabbitQueue>,
+    settings: RabbitSettings,
+    admin: Connection,
+    dead: Mutex<Vec<(Message, Failure)>>,
+}
+
+impl Server {
+    async fn with(settings: RabbitSettings) -> Self {
+        let admin = soon(Connection::connect(&url(), ConnectionProperties::default())).await.unwrap();
+        let queue = Arc::new(RabbitQueue::open(settings.clone()).unwrap());
+        Self { queue, settings, admin, dead: Mutex::default() }
+    }
+
+    async fn delete_queue(&self, name: &str) {
+        let channel = self.admin.create_channel().await.unwrap();
+        channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
+    }
+}
+
+async fn open() -> Server {
+    Server::with(settings(url())).await
+}
+
+#[async_trait]
+impl Backend for Server {
+    fn queue(&self) -> Arc<dyn Queue> {
+        self.queue.clone()
+    }
+
+    async fn dead(&self) -> Vec<(Message, Failure)> {
+        let channel = self.admin.create_channel().await.unwrap();
+        let options = BasicGetOptions { no_ack: true };
+        while let Some(got) = channel.basic_get(self.settings.dead().into(), options).await.unwrap() {
+            let mut delivery = got.delivery;
+            let why = reason(&delivery.properties);
+            self.dead.lock().unwrap().push((wire::message(&mut delivery), why));
+        }
+        self.dead.lock().unwrap().clone()
+    }
+
+    async fn reply_queue(&self, name: &str) -> UnboundedReceiver<Message> {
+        let channel = self.admin.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+        channel.queue_declare(name.into(), options, FieldTable::default()).await.unwrap();
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let mut answers =
+            channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await.unwrap();
+        let (sender, receiver) = unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(mut delivery)) = answers.next().await {
+                let _ = sender.send(wire::message(&mut delivery));
+            }
+            drop(channel);
+        });
+        receiver
+    }
+
+    fn unique(&self, name: &str) -> String {
+        format!("{}.{name}", self.settings.name)
+    }
+
+    async fn close(self) {
+        let channel = self.admin.create_channel().await.unwrap();
+        let Topology { exchanges, queues, .. } = topology(&self.settings);
+        for queue in queues {
+            channel.queue_delete(queue.name.into(), QueueDeleteOptions::default()).await.unwrap();
+        }
+        for exchange in exchanges {
+            channel.exchange_delete(exchange.name.into(), ExchangeDeleteOptions::default()).await.unwrap();
+        }
+    }
+}
+
+/// Ours, or else the broker's.
+fn reason(properties: &lapin::BasicProperties) -> Failure {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let text = |name: &str| match headers.inner().get(name) {
+        Some(AMQPValue::LongString(text)) => text.to_string(),
+        _ => String::new(),
+    };
+    if headers.contains_key("x-reason-code") {
+        return Failure::new(text("x-reason-code"), text("x-reason"));
+    }
+    Failure::new(text("x-first-death-reason"), String::new())
+}
+
+every_behaviour!(open, #[ignore = "needs RabbitMQ"]);
+
+/// Stands between client and broker, and cuts their connections.
+struct Relay {
+    port: u16,
+    pairs: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Relay {
+    async fn to(upstream: String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let pairs = Arc::<Mutex<Vec<JoinHandle<()>>>>::default();
+        let accepted = pairs.clone();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut server = tokio::net::TcpStream::connect(&upstream).await.unwrap();
+                accepted.lock().unwrap().push(tokio::spawn(async move {
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                }));
+            }
+        });
+        Self { port, pairs }
+    }
+
+    fn cut(&self) {
+        for pair in self.pairs.lock().unwrap().drain(..) {
+            pair.abort();
+        }
+    }
+}
+
+async fn relayed() -> (Relay, RabbitSettings) {
+    let mut url = url::Url::parse(&url()).unwrap();
+    let relay = Relay::to(format!("{}:{}", url.host_str().unwrap(), url.port().unwrap_or(5672))).await;
+    url.set_host(Some("127.0.0.1")).unwrap();
+    url.set_port(Some(relay.port)).unwrap();
+    (relay, settings(url.into()))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn a_cut_connection_is_made_again_within_5_s() {
+    let (relay, settings) = relayed().await;
+    let server = Server::with(settings).await;
+    server.queue.send(Lane::Items, &message("held")).await.unwrap();
+    let mut consumer = server.queue.consumer(Lane::Items).await;
+    let held = soon(consumer.next()).await;
+    relay.cut();
+    let since = Instant::now();
+    let again = soon(consumer.next()).await;
+    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert_eq!((again.message.id.as_str(), again.redeliveries), ("held", 1));
+    assert_eq!(held.ack().await, Settled::Lost);
+    assert_eq!(again.ack().await, Settled::Known);
+    // The publisher's connection was cut too.
+    let sent = server.queue.send(Lane::Items, &message("after")).await;
+    if sent.is_err() {
+        server.queue.send(Lane::Items, &message("after")).await.unwrap();
+    }
+    assert_eq!(soon(consumer.next()).await.message.id, "after");
+    assert!(server.queue.rebuilds() >= 1);
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn a_queue_that_was_deleted_is_made_again() {
+    let server = open().await;
+    let mut consumer = server.queue.consumer(Lane::Items).await;
+    let waiting = tokio::spawn(async move { consumer.next().await.message.id });
+    server.queue.send(Lane::Jobs, &message("ready")).await.unwrap();
+    sleep(Duration::from_millis(500)).await;
+    server.delete_queue(&server.settings.lane(Lane::Items)).await;
+    soon(async {
+        while server.queue.send(Lane::Items, &message("after")).await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert_eq!(soon(waiting).await.unwrap(), "after");
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn an_unroutable_message_is_an_error() {
+    let server = open().await;
+    server.queue.check().await.unwrap();
+    server.delete_queue(&server.settings.lane(Lane::Items)).await;
+    let error = server.queue.send(Lane::Items, &message("a")).await.unwrap_err().to_string();
+    assert!(error.contains("unroutable"), "{error}");
+    server.queue.send(Lane::Items, &message("a")).await.unwrap();
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn a_full_queue_refuses() {
+    let server = Server::with(RabbitSettings { max_length: Some(1), ..settings(url()) }).await;
+    let mut refused = None;
+    for number in 0..20 {
+        refused = server.queue.send(Lane::Items, &message(&number.to_string())).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let error = refused.expect("it takes more than it holds").to_string();
+    assert!(error.contains("is full"), "{error}");
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn other_arguments_are_told() {
+    let server = open().await;
+    server.queue.check().await.unwrap();
+    let other = RabbitSettings { delivery_limit: DELIVERY_LIMIT + 1, ..server.settings.clone() };
+    let error = RabbitQueue::open(other).unwrap().check().await.unwrap_err().to_string();
+    let expected = format!("queue {}.jobs exists with other arguments", server.settings.name);
+    assert!(error.contains(&expected), "{error}");
+    assert!(error.contains("x-delivery-limit"), "{error}");
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn what_may_not_be_declared_is_missed() {
+    let settings = RabbitSettings { declare: false, ..settings(url()) };
+    let error = RabbitQueue::open(settings.clone()).unwrap().check().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("exchange {} is not there", settings.name)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn a_wrong_password_is_told_without_it() {
+    let mut url = url::Url::parse(&url()).unwrap();
+    url.set_password(Some("s3cret-word")).unwrap();
+    let queue = RabbitQueue::open(settings(url.into())).unwrap();
+    let error = queue.check().await.unwrap_err().to_string();
+    assert!(error.contains("ACCESS_REFUSED") && !error.contains("s3cret-word"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_is_told_without_the_password() {
+    // Port 9 is discard: nobody listens.
+    let settings = RabbitSettings {
+        publish_timeout: Duration::from_secs(3),
+        ..settings("amqp://flamingo:s3cret-word@127.0.0.1:9".to_owned())
+    };
+    let queue = RabbitQueue::open(settings).unwrap();
+    for error in [
+        queue.check().await.unwrap_err(),
+        queue.send(Lane::Jobs, &message("a")).await.unwrap_err(),
+        queue.waiting(Lane::Jobs).await.unwrap_err(),
+    ] {
+        let error = format!("{error} {error:?}");
+        assert!(error.contains("127.0.0.1:9") && !error.contains("s3cret-word"), "{error}");
+    }
+}
+
+#[test]
+fn a_bad_url_is_told_without_its_password() {
+    for bad in ["", "amqp", "http://u:s3cret-word@h", "u:s3cret-word@h", "amqp://u:s3cret-word@h:99999"] {
+        let error = RabbitQueue::open(settings(bad.to_owned())).err().expect(bad);
+        assert!(!format!("{error} {error:?}").contains("s3cret-word"), "{error}");
+    }
+}
+
+#[test]
+fn the_topology_is_what_operators_import() {
+    let settings = RabbitSettings::new(SecretUrl::new("amqp://h"));
+    let Topology { exchanges, queues, bindings } = topology(&settings);
+    let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+    let tiers = ["flamingo.retry.5s", "flamingo.retry.30s", "flamingo.retry.2m", "flamingo.retry.10m"];
+    assert_eq!(names[..3], ["flamingo.jobs", "flamingo.items", "flamingo.dead"]);
+    assert_eq!(names[3..], tiers);
+    assert_eq!(exchanges.len(), 3 + tiers.len());
+    for binding in &bindings {
+        assert!(names.contains(&binding.queue.as_str()));
+        assert!(exchanges.iter().any(|exchange| exchange.name == binding.exchange));
+    }
+    let items = serde_json::to_value(&queues[1]).unwrap();
+    let expected = serde_json::json!({
+        "name": "flamingo.items",
+        "arguments": {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": 5,
+            "x-dead-letter-exchange": "flamingo.dead",
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        },
+    });
+    assert_eq!(items, expected);
+}
+
+#[test]
+fn the_shortest_tier_that_is_long_enough_is_taken() {
+    let queue = RabbitQueue::open(RabbitSettings::new(SecretUrl::new("amqp://h"))).unwrap();
+    for (after, tier) in [
+        (0, "flamingo.retry.5s"),
+        (5, "flamingo.retry.5s"),
+        (6, "flamingo.retry.30s"),
+        (9999, "flamingo.retry.10m"),
+    ] {
+        let chosen = queue.broker.tier(Duration::from_secs(after)).map(|tier| tier.name.as_str());
+        assert_eq!(chosen, Some(tier));
+    }
+}

@@ -1,0 +1,216 @@
+//! What the broker must have, as data: declared from here, and compared with the definitions that operators import.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString};
+use lapin::{Channel, ExchangeKind};
+use serde::Serialize;
+
+use super::link::{bounded, short};
+use super::{Lane, QueueError, RabbitSettings};
+
+/// Exchanges, queues and the bindings between them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Topology {
+    pub exchanges: Vec<Exchange>,
+    pub queues: Vec<QueueSpec>,
+    pub bindings: Vec<Binding>,
+}
+
+/// A durable exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    pub name: String,
+    pub routes: Routes,
+}
+
+/// How an exchange finds the queues of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Routes {
+    Direct,
+    Fanout,
+    Topic,
+}
+
+/// A durable queue. Its arguments cannot be changed once it exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct QueueSpec {
+    pub name: String,
+    pub arguments: BTreeMap<&'static str, Argument>,
+}
+
+/// A queue's argument, as JSON has it too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Argument {
+    Text(String),
+    Number(i64),
+}
+
+/// Messages of an exchange with this routing key go to this queue. A fanout exchange ignores the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Binding {
+    pub exchange: String,
+    pub queue: String,
+    pub key: String,
+}
+
+/// A queue in which messages wait for their next attempt, with its exchange of the same name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetryTier {
+    pub name: String,
+    pub delay: Duration,
+}
+
+/// Everything that these settings need in a broker.
+pub fn topology(settings: &RabbitSettings) -> Topology {
+    let lanes = Lane::ALL.iter().map(|lane| lane_queue(settings, *lane));
+    let tiers = retry_tiers(settings);
+    let waits = tiers.iter().map(|tier| retry_queue(settings, tier));
+    let dead = QueueSpec { name: settings.dead(), arguments: quorum([]) };
+    let fanout = |name: String| Exchange { name, routes: Routes::Fanout };
+    let mut exchanges = vec![
+        Exchange { name: settings.name.clone(), routes: Routes::Direct },
+        Exchange { name: settings.events(), routes: Routes::Topic },
+        fanout(settings.dead()),
+    ];
+    exchanges.extend(tiers.iter().map(|tier| fanout(tier.name.clone())));
+    let to_lane = |lane: &Lane| Binding {
+        exchange: settings.name.clone(),
+        queue: settings.lane(*lane),
+        key: lane.as_str().to_owned(),
+    };
+    let to_itself = |name: String| Binding { exchange: name.clone(), queue: name, key: String::new() };
+    let mut bindings: Vec<Binding> = Lane::ALL.iter().map(to_lane).collect();
+    bindings.push(to_itself(settings.dead()));
+    bindings.extend(tiers.iter().map(|tier| to_itself(tier.name.clone())));
+    Topology { exchanges, queues: lanes.chain([dead]).chain(waits).collect(), bindings }
+}
+
+/// The retry tiers, shortest first.
+pub fn retry_tiers(settings: &RabbitSettings) -> Vec<RetryTier> {
+    let mut delays = settings.retry_delays.clone();
+    delays.sort();
+    delays.dedup();
+    let tier = |delay| RetryTier { name: format!("{}.retry.{}", settings.name, length(delay)), delay };
+    delays.into_iter().map(tier).collect()
+}
+
+/// `90s`, `5m`, `1h`: the largest unit that says it exactly.
+fn length(delay: Duration) -> String {
+    let (seconds, millis) = (delay.as_secs(), delay.subsec_millis());
+    match seconds {
+        _ if millis > 0 => format!("{}ms", delay.as_millis()),
+        _ if seconds > 0 && seconds % 3600 == 0 => format!("{}h", seconds / 3600),
+        _ if seconds > 0 && seconds % 60 == 0 => format!("{}m", seconds / 60),
+        _ => format!("{seconds}s"),
+    }
+}
+
+fn lane_queue(settings: &RabbitSettings, lane: Lane) -> QueueSpec {
+    let mut arguments = quorum([("x-delivery-limit", Argument::Number(settings.delivery_limit.into()))]);
+    arguments.extend(safe_dead_letters(settings.dead()));
+    if let Some(longest) = settings.max_length {
+        arguments.insert("x-max-length", Argument::Number(longest.into()));
+    }
+    QueueSpec { name: settings.lane(lane), arguments }
+}
+
+fn retry_queue(settings: &RabbitSettings, tier: &RetryTier) -> QueueSpec {
+    let ttl = i64::try_from(tier.delay.as_millis()).unwrap_or(i64::MAX);
+    // No x-dead-letter-routing-key: a message keeps the key it was published with, which is its lane.
+    let mut arguments = quorum([("x-message-ttl", Argument::Number(ttl))]);
+    arguments.extend(safe_dead_letters(settings.name.clone()));
+    QueueSpec { name: tier.name.clone(), arguments }
+}
+
+fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> BTreeMap<&'static str, Argument> {
+    let mut arguments = BTreeMap::from(more);
+    arguments.insert("x-queue-type", Argument::Text("quorum".to_owned()));
+    arguments
+}
+
+/// The default strategy loses dead letters when a broker dies; at-least-once is refused without reject-publish.
+fn safe_dead_letters(exchange: String) -> [(&'static str, Argument); 3] {
+    [
+        ("x-dead-letter-exchange", Argument::Text(exchange)),
+        ("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned())),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ]
+}
+
+impl Topology {
+    /// Makes what is not there yet. Closes the channel when something is there with other arguments.
+    pub(super) async fn declare(&self, channel: &Channel, limit: Duration) -> Result<(), QueueError> {
+        for exchange in &self.exchanges {
+            exchange.declare(channel, false, limit).await?;
+        }
+        for queue in &self.queues {
+            queue.declare(channel, limit).await?;
+        }
+        for binding in &self.bindings {
+            binding.declare(channel, limit).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks for everything without making anything. Closes the channel when something is not there.
+    pub(super) async fn check(&self, channel: &Channel, limit: Duration) -> Result<(), QueueError> {
+        for exchange in &self.exchanges {
+            exchange.declare(channel, true, limit).await?;
+        }
+        for queue in &self.queues {
+            ready(channel, &queue.name, limit).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Exchange {
+    async fn declare(&self, channel: &Channel, passive: bool, limit: Duration) -> Result<(), QueueError> {
+        let kind = match self.routes {
+            Routes::Direct => ExchangeKind::Direct,
+            Routes::Fanout => ExchangeKind::Fanout,
+            Routes::Topic => ExchangeKind::Topic,
+        };
+        let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
+        let declared = channel.exchange_declare(short(&self.name)?, kind, options, FieldTable::default());
+        bounded(limit, format!("exchange {}", self.name), declared).await
+    }
+}
+
+impl QueueSpec {
+    async fn declare(&self, channel: &Channel, limit: Duration) -> Result<(), QueueError> {
+        let mut arguments = FieldTable::default();
+        for (name, value) in &self.arguments {
+            let value = match value {
+                Argument::Text(text) => AMQPValue::LongString(LongString::from(text.as_str())),
+                Argument::Number(number) => AMQPValue::LongLongInt(*number),
+            };
+            arguments.insert((*name).into(), value);
+        }
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        let declared = channel.queue_declare(short(&self.name)?, options, arguments);
+        bounded(limit, format!("queue {}", self.name), declared).await.map(drop)
+    }
+}
+
+impl Binding {
+    async fn declare(&self, channel: &Channel, limit: Duration) -> Result<(), QueueError> {
+        let (queue, exchange, key) = (short(&self.queue)?, short(&self.exchange)?, short(&self.key)?);
+        let bound =
+            channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
+        bounded(limit, format!("binding of queue {}", self.queue), bound).await
+    }
+}
+
+/// Messages of a queue that nobody has taken. Closes the channel when there is no such queue.
+pub(super) async fn ready(channel: &Channel, queue: &str, limit: Duration) -> Result<u64, QueueError> {
+    let options = QueueDeclareOptions { passive: true, ..Default::default() };
+    let asked = channel.queue_declare(short(queue)?, options, FieldTable::default());
+    let answer = bounded(limit, format!("queue {queue}"), asked).await?;
+    Ok(answer.message_count().into())
+}

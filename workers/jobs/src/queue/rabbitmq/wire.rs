@@ -1,0 +1,173 @@
+//! A message as AMQP properties and headers, and back. What comes in may be anybody's: nothing here fails on it.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+
+use super::Message;
+use crate::job::{Failure, now};
+
+/// Counts how often a message was sent back on purpose.
+const ATTEMPT: &str = "x-attempt";
+/// Counts how often the broker had to deliver again.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// Stand in for the properties of the same names, which cannot hold more than 255 bytes.
+const LONG_ID: &str = "x-message-id";
+const LONG_CORRELATION_ID: &str = "x-correlation-id";
+
+/// Characters of a reason that are kept with a dead letter.
+const REASON_KEPT: usize = 500;
+
+const PERSISTENT: u8 = 2;
+
+/// What a message says about itself, beside its body.
+pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT)
+        .with_timestamp(u64::try_from(now() / 1000).unwrap_or_default());
+    match ShortString::try_new(message.id.as_str()) {
+        Ok(id) => properties = properties.with_message_id(id),
+        Err(_) => put(&mut headers, LONG_ID, &message.id),
+    }
+    if let Ok(kind) = ShortString::try_new(message.kind.as_str()) {
+        properties = properties.with_type(kind);
+    }
+    // No queue has a longer name, so nobody waits there.
+    if let Some(Ok(queue)) = message.reply_to.as_deref().map(ShortString::try_new) {
+        properties = properties.with_reply_to(queue);
+    }
+    match message.correlation_id.as_deref().map(|id| (id, ShortString::try_new(id))) {
+        Some((_, Ok(id))) => properties = properties.with_correlation_id(id),
+        Some((id, Err(_))) => put(&mut headers, LONG_CORRELATION_ID, id),
+        None => (),
+    }
+    if attempt > 0 {
+        headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(attempt.into()));
+    }
+    properties.with_headers(headers)
+}
+
+/// The same, of a dead letter from `lane`.
+pub(super) fn dead_properties(message: &Message, attempt: u32, lane: &str, why: &Failure) -> BasicProperties {
+    let properties = properties(message, attempt);
+    let mut headers = properties.headers().clone().unwrap_or_default();
+    let reason: String = why.message.chars().take(REASON_KEPT).collect();
+    put(&mut headers, "x-reason-code", &why.code);
+    put(&mut headers, "x-reason", &reason);
+    put(&mut headers, "x-first-lane", lane);
+    properties.with_headers(headers)
+}
+
+fn put(headers: &mut FieldTable, name: &str, text: &str) {
+    headers.insert(name.into(), AMQPValue::LongString(LongString::from(text)));
+}
+
+/// The message that was delivered. What it does not say is empty: whoever reads it decides what that is worth.
+pub(super) fn message(delivery: &mut Delivery) -> Message {
+    let body = Bytes::from(std::mem::take(&mut delivery.data));
+    let properties = &delivery.properties;
+    let text = |property: &Option<ShortString>| property.as_ref().map(ShortString::to_string);
+    Message {
+        id: text_header(properties, LONG_ID).or_else(|| text(properties.message_id())).unwrap_or_default(),
+        kind: text(properties.kind()).unwrap_or_default(),
+        body,
+        reply_to: text(properties.reply_to()),
+        correlation_id: text_header(properties, LONG_CORRELATION_ID)
+            .or_else(|| text(properties.correlation_id())),
+    }
+}
+
+/// How often it was sent back on purpose before.
+pub(super) fn attempt(delivery: &Delivery) -> u32 {
+    number_header(&delivery.properties, ATTEMPT).unwrap_or(0)
+}
+
+/// How often it had been delivered before. A first redelivery may carry only the flag.
+pub(super) fn redeliveries(delivery: &Delivery) -> u32 {
+    number_header(&delivery.properties, DELIVERY_COUNT).unwrap_or(u32::from(delivery.redelivered))
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(name)
+}
+
+fn text_header(properties: &BasicProperties, name: &str) -> Option<String> {
+    match header(properties, name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+fn number_header(properties: &BasicProperties, name: &str) -> Option<u32> {
+    let number = match header(properties, name)? {
+        AMQPValue::ShortShortInt(number) => i64::from(*number),
+        AMQPValue::ShortShortUInt(number) => i64::from(*number),
+        AMQPValue::ShortInt(number) => i64::from(*number),
+        AMQPValue::ShortUInt(number) => i64::from(*number),
+        AMQPValue::LongInt(number) => i64::from(*number),
+        AMQPValue::LongUInt(number) => i64::from(*number),
+        AMQPValue::LongLongInt(number) => *number,
+        _ => return None,
+    };
+    Some(u32::try_from(number.max(0)).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivered(properties: BasicProperties, body: &[u8]) -> Delivery {
+        let mut delivery = Delivery::mock(1, "".into(), "items".into(), false, body.to_vec());
+        delivery.properties = properties;
+        delivery
+    }
+
+    #[test]
+    fn a_message_survives_the_way() {
+        for long in [3, 255, 256, 400] {
+            let sent = Message {
+                id: "i".repeat(long),
+                kind: "flamingo.job/1".to_owned(),
+                body: Bytes::from_static(b"{}"),
+                reply_to: Some("answers".to_owned()),
+                correlation_id: Some("ä".repeat(long)),
+            };
+            let mut delivery = delivered(properties(&sent, 7), b"{}");
+            assert_eq!(attempt(&delivery), 7);
+            assert_eq!(message(&mut delivery), sent);
+        }
+    }
+
+    #[test]
+    fn odd_properties_are_no_error() {
+        let mut headers = FieldTable::default();
+        headers.insert(DELIVERY_COUNT.into(), AMQPValue::LongLongInt(-4));
+        headers.insert(ATTEMPT.into(), AMQPValue::Boolean(true));
+        headers.insert(LONG_ID.into(), AMQPValue::LongString(LongString::from(vec![0xff, 0xfe])));
+        let mut delivery = delivered(BasicProperties::default().with_headers(headers), b"\xff");
+        assert_eq!((redeliveries(&delivery), attempt(&delivery)), (0, 0));
+        let read = message(&mut delivery);
+        assert_eq!((read.id.as_str(), read.kind.as_str()), ("\u{fffd}\u{fffd}", ""));
+        assert_eq!(&read.body[..], b"\xff");
+    }
+
+    #[test]
+    fn a_reason_is_cut_between_characters() {
+        let sent = Message {
+            id: "a".to_owned(),
+            kind: String::new(),
+            body: Bytes::new(),
+            reply_to: None,
+            correlation_id: None,
+        };
+        let properties = dead_properties(&sent, 0, "items", &Failure::new("bad", "ä".repeat(900)));
+        assert_eq!(
+            text_header(&properties, "x-reason").map(|reason| reason.chars().count()),
+            Some(REASON_KEPT)
+        );
+    }
+}
