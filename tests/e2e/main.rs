@@ -7,5 +7,6 @@ mod bad_inputs;
 mod bad_models;
 mod bad_use;
 mod decoder_child;
+mod service;
 mod trace;
 mod windows;

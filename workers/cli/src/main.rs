@@ -10,6 +10,8 @@ mod output;
 mod understand;
 mod frames;
 mod model;
+#[cfg(feature = "service")]
+mod service;
 
 /// Captions and answers for videos, from open weights on your own machine.
 #[derive(Parser)]
@@ -30,6 +32,25 @@ enum Command {
     /// Look into model directories, trace them, make new ones.
     #[command(subcommand)]
     Model(model::Model),
+    /// Do the jobs of a file on this machine, with no server: where it was interrupted it goes on.
+    #[cfg(feature = "service")]
+    Run(service::Run),
+    /// Take jobs from the queue until told to end.
+    #[cfg(feature = "service")]
+    Work(service::Work),
+    /// Send jobs to the workers.
+    #[cfg(feature = "service")]
+    Submit(service::Submit),
+    /// See what has become of jobs.
+    #[cfg(feature = "service")]
+    #[command(subcommand)]
+    Jobs(service::Jobs),
+    /// Make the tables of the database, or bring them up to date.
+    #[cfg(feature = "service")]
+    Migrate(service::Migrate),
+    /// Show which settings are in force, and where each was set.
+    #[cfg(feature = "service")]
+    Config(service::Config),
     /// The decoder's end of `video_worker::decoder`.
     #[command(name = video_worker::decoder::SUBCOMMAND, hide = true)]
     DecodeFrames { request: String },
@@ -54,6 +75,18 @@ fn main() -> ExitCode {
         Command::Ask(command) => command.run(),
         Command::Frames(command) => command.run(),
         Command::Model(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Run(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Work(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Submit(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Jobs(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Migrate(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Config(command) => command.run(),
         Command::DecodeFrames { .. } => Ok(true),
     })
 }

@@ -6,10 +6,10 @@
 //! acknowledges the message: each of these steps may be the last one of this process, and each may be repeated.
 
 pub mod job;
-// pub mod retry;
+pub mod retry;
 pub mod queue;
 // pub mod store;
 pub mod ledger;
-// pub mod worker;
+pub mod worker;
 
 pub use job::{Failure, ItemId, JobId};

@@ -22,14 +22,15 @@ impl Backoff {
 }
 
 /// Does `work` until it succeeds, fails for good, or `patience` is over; then its last error is the result.
-pub async fn insist<T, E>(
+pub async fn insist<T, E, F>(
     backoff: Backoff,
     patience: Duration,
     is_transient: impl Fn(&E) -> bool,
-    mut work: impl AsyncFnMut() -> Result<T, E>,
+    mut work: impl FnMut() -> F,
 ) -> Result<T, E>
 where
     E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
 {
     let until = Instant::now() + patience;
     for failures in 1.. {
@@ -49,6 +50,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
 
     const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(35) };
@@ -65,22 +68,33 @@ mod tests {
     #[tokio::test]
     async fn insists_until_done_hopeless_or_out_of_patience() {
         let mut calls = 0;
-        let done = insist(BACKOFF, Duration::from_secs(1), |_: &&str| true, async || {
-            calls += 1;
-            if calls < 4 { Err("not yet") } else { Ok(calls) }
-        });
+        let done = insist(
+            BACKOFF,
+            Duration::from_secs(1),
+            |_: &&str| true,
+            || {
+                calls += 1;
+                ready(if calls < 4 { Err("not yet") } else { Ok(calls) })
+            },
+        );
         assert_eq!(done.await, Ok(4));
 
         let mut calls = 0;
-        let hopeless = insist(BACKOFF, Duration::from_secs(1), |_: &&str| false, async || {
-            calls += 1;
-            Err::<(), _>("never")
-        });
+        let hopeless = insist(
+            BACKOFF,
+            Duration::from_secs(1),
+            |_: &&str| false,
+            || {
+                calls += 1;
+                ready(Err::<(), _>("never"))
+            },
+        );
         assert_eq!(hopeless.await, Err("never"));
         assert_eq!(calls, 1);
 
         let start = Instant::now();
-        let late = insist(BACKOFF, Duration::from_millis(100), |_: &&str| true, async || Err::<(), _>("away"));
+        let late =
+            insist(BACKOFF, Duration::from_millis(100), |_: &&str| true, || ready(Err::<(), _>("away")));
         assert_eq!(late.await, Err("away"));
         assert!(start.elapsed() < Duration::from_millis(300));
     }

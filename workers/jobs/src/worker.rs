@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::job::{Counts, Failure, ItemEnd, ItemId, JobId, JobState, NewItem, NewJob};
+use crate::job::{Counts, Failure, ItemEnd, ItemId, JobEnd, JobId, JobState, NewItem, NewJob};
 use crate::ledger::{ItemClaim, JobRecord, Ledger, LedgerError};
 use crate::queue::{Delivery, Event, Lane, Message, Queue, QueueError, Settled};
 use crate::retry::{Backoff, insist};
@@ -107,7 +107,10 @@ impl Trouble {
 pub enum Outcome<R> {
     Done(R),
     /// The outside world failed: again later, counted.
-    Retry { after: Option<Duration>, why: Failure },
+    Retry {
+        after: Option<Duration>,
+        why: Failure,
+    },
     /// It will never succeed.
     Reject(Failure),
     /// This worker is broken: the item goes to another, and this one ends.
@@ -120,10 +123,8 @@ pub enum Outcome<R> {
 #[derive(Debug, Clone)]
 pub struct EndedJob {
     pub record: JobRecord,
-    pub state: JobState,
+    pub end: JobEnd,
     pub counts: Counts,
-    /// Why the job itself failed.
-    pub failure: Option<Failure>,
 }
 
 /// A step of the loop that has just been done.
@@ -284,25 +285,29 @@ impl<S: Service> Worker<S> {
     }
 
     /// Asks the ledger, and insists for a while when it is away.
-    async fn ledger<T>(&self, ask: impl AsyncFn(&Ledger) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
-        let Self { settings, ledger, .. } = self;
-        insist(settings.backoff, settings.patience, LedgerError::is_transient, async || ask(ledger).await).await
+    async fn ask_ledger<T, F>(&self, ask: impl FnMut() -> F) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        insist(self.settings.backoff, self.settings.patience, LedgerError::is_transient, ask).await
     }
 
     /// Asks the service, and insists for a while when the outside world fails it.
-    async fn service<T>(&self, ask: impl AsyncFn(&S) -> Result<T, Trouble>) -> Result<T, Trouble> {
-        let Self { settings, service, .. } = self;
-        insist(settings.backoff, settings.patience, Trouble::is_transient, async || ask(service).await).await
+    async fn ask_service<T, F>(&self, ask: impl FnMut() -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<T, Trouble>>,
+    {
+        insist(self.settings.backoff, self.settings.patience, Trouble::is_transient, ask).await
     }
 
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         let Self { settings, queue, .. } = self;
-        insist(settings.backoff, settings.patience, |_| true, async || queue.send(lane, message).await).await
+        insist(settings.backoff, settings.patience, |_| true, || queue.send(lane, message)).await
     }
 
     async fn announce(&self, event: &Event) -> Result<(), QueueError> {
         let Self { settings, queue, .. } = self;
-        insist(settings.backoff, settings.patience, |_| true, async || queue.announce(event).await).await
+        insist(settings.backoff, settings.patience, |_| true, || queue.announce(event)).await
     }
 
     fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> Message {

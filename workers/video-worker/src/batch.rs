@@ -23,7 +23,7 @@ pub const MANIFEST_SCHEMA: &str = "flamingo.manifest/1";
 pub const LONGEST_REPORT: u64 = 64 << 20;
 /// Reports that are read at once, and rows of the ledger.
 const READING: usize = 16;
-const ROWS: usize = 500;
+const ROWS: u32 = 500;
 
 /// The folder of a job's results.
 pub fn folder(output: &str, job: &JobId) -> String {
@@ -232,12 +232,13 @@ impl Results<'_> {
         let mut results = self.store.writer(&format!("{folder}/results.jsonl")).map_err(|e| store_trouble(&e))?;
         let mut errors = self.store.writer(&format!("{folder}/errors.jsonl")).map_err(|e| store_trouble(&e))?;
         let mut tokens = Tokens::default();
-        let mut after = None;
+        let mut after: Option<(i64, ItemId)> = None;
         loop {
-            let rows = self.ledger.items(&ended.record.id, after, ROWS).await;
+            let from = after.as_ref().map(|(position, id)| (*position, id));
+            let rows = self.ledger.items(&ended.record.id, from, ROWS).await;
             let rows = rows.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
             let Some(last) = rows.last() else { break };
-            after = Some(last.position);
+            after = Some((last.position, last.id.clone()));
             let reports = stream::iter(rows.iter().map(|row| self.report(job, &ended.record.id, row)));
             let reports: Vec<_> = reports.buffered(READING).try_collect().await?;
             for (row, report) in rows.iter().zip(reports) {
@@ -285,7 +286,7 @@ fn error_line(row: &ItemRecord, report: &Value) -> Value {
 }
 
 fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -> Value {
-    let EndedJob { record, state, counts, failure } = ended;
+    let EndedJob { record, end, counts } = ended;
     let entered = jobs::job::JobState::ALL.iter().filter_map(|state| {
         Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered(*state)?))))
     });
@@ -293,8 +294,8 @@ fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -
         "schema": MANIFEST_SCHEMA,
         "job_id": record.id,
         "idempotency_key": record.key,
-        "status": state,
-        "error": failure,
+        "status": end.state(),
+        "error": end.failure(),
         "counts": { "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed },
         "states": entered.collect::<Map<_, _>>(),
         "request": JobMessage { job_id: None, idempotency_key: None, ..job.clone() },

@@ -125,22 +125,23 @@ impl Service for VideoService {
     }
 
     fn ended(&self, ended: &EndedJob) -> Event {
-        let EndedJob { record, state, counts, failure } = ended;
+        let EndedJob { record, end, counts } = ended;
+        let topic = format!("job.{}", end.state().as_str());
         let job = JobMessage::recall(&record.message).ok();
         let output = job.as_ref().map_or("", |job| job.output.as_str());
         let body = json!({
             "schema": EVENT_SCHEMA,
-            "event": format!("job.{}", state.as_str()),
+            "event": topic,
             "job_id": record.id,
             "idempotency_key": record.key,
-            "status": state,
+            "status": end.state(),
             "counts": counts,
-            "error": failure,
+            "error": end.failure(),
             "manifest": self.store.url(&format!("{}/manifest.json", folder(output, &record.id))),
             "metadata": job.as_ref().map(|job| &job.metadata),
         });
         let (reply_to, correlation_id) = job.map(|job| (job.reply_to, job.correlation_id)).unwrap_or_default();
-        event(&format!("job.{}", state.as_str()), record.id.to_string(), reply_to, correlation_id, &body)
+        event(&topic, record.id.to_string(), reply_to, correlation_id, &body)
     }
 
     fn refused(&self, message: &Message, why: &Failure) -> Event {

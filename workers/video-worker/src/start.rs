@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use flamingo::Pipeline;
-use jobs::ledger::Ledger;
+use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
 use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
 use jobs::retry::insist;
-use jobs::store::{Store, StoreSettings};
+use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Observer, Stop, Worker};
 
 use crate::engine::Engine;
@@ -45,7 +45,7 @@ impl Backends {
             "amqp" | "amqps" => Arc::new(RabbitQueue::open(rabbit(settings)?).map_err(refused)?),
             _ => return Err(StartError(format!("queue.url {url}: a queue is memory://, amqp:// or amqps://"))),
         };
-        let ledger = Ledger::open(&settings.database.url).await.map_err(refused)?;
+        let ledger = Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(refused)?;
         let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(refused)?;
         Ok(Self { queue, ledger, store })
     }
@@ -57,13 +57,9 @@ impl Backends {
     pub async fn wait(&self, settings: &Settings) -> Result<(), StartError> {
         let backoff = settings.worker(String::new()).backoff;
         let patience = settings.worker.patience;
-        let queue = insist(backoff, patience, |_| true, async || self.queue.check().await);
-        let ledger = insist(backoff, patience, |e: &jobs::ledger::LedgerError| e.is_transient(), async || {
-            self.ledger.check().await
-        });
-        let store = insist(backoff, patience, |e: &jobs::store::StoreError| e.is_transient(), async || {
-            self.store.probe().await
-        });
+        let queue = insist(backoff, patience, |_| true, || self.queue.check());
+        let ledger = insist(backoff, patience, LedgerError::is_transient, || self.ledger.check());
+        let store = insist(backoff, patience, StoreError::is_transient, || self.store.probe());
         let (queue, ledger, store) = tokio::join!(queue, ledger, store);
         queue.map_err(refused)?;
         ledger.map_err(refused)?;

@@ -1,7 +1,7 @@
 //! `flamingo config` and `flamingo migrate`.
 
 use clap::Args;
-use jobs::ledger::Ledger;
+use jobs::ledger::{Ledger, LedgerSettings};
 
 use super::{ModelOver, SettingsArgs, runtime};
 use crate::output::shown;
@@ -34,7 +34,7 @@ impl Migrate {
     pub fn run(self) -> anyhow::Result<bool> {
         let (settings, _) = self.settings.load(&[])?;
         runtime()?.block_on(async {
-            Ledger::open(&settings.database.url).await?.migrate().await?;
+            Ledger::open(&settings.database.url, &LedgerSettings::default()).await?.migrate().await?;
             println!("{} has everything that this version needs", settings.database.url);
             Ok(true)
         })

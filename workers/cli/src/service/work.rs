@@ -79,7 +79,7 @@ async fn pages(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow
 }
 
 /// The first SIGTERM or Ctrl-C: take nothing new. The second: give back what is in flight.
-fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Future<Output = ()>> {
+pub fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

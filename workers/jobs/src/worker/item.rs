@@ -12,7 +12,10 @@ use crate::queue::Delivery;
 /// What is to be entered in the ledger about a claimed item.
 enum Entry {
     End(ItemEnd),
-    Retry { after: Duration, why: Failure },
+    Retry {
+        after: Duration,
+        why: Failure,
+    },
     GiveBack,
     /// Another worker has it.
     Nothing,
@@ -28,8 +31,8 @@ impl<S: Service> Worker<S> {
             }
         };
         let claimed = self
-            .ledger(async |ledger| {
-                ledger.claim_item(&job, &item, &self.settings.name, now(), self.settings.lease).await
+            .ask_ledger(|| {
+                self.ledger.claim_item(&job, &item, &self.settings.name, now(), self.settings.lease)
             })
             .await;
         match claimed {
@@ -65,7 +68,7 @@ impl<S: Service> Worker<S> {
             entry = self.entry(&claim, &lost) => entry,
             never = self.hold(&claim, &lost) => match never {},
         };
-        let entered = self.ledger(async |_| self.enter(&claim, &entry).await).await;
+        let entered = self.ask_ledger(|| self.enter(&claim, &entry)).await;
         match entered {
             Ok(true) => self.settle(&claim, entry, delivery).await,
             Ok(false) => {
@@ -97,7 +100,7 @@ impl<S: Service> Worker<S> {
     async fn entry(&self, claim: &ItemClaim, lost: &CancellationToken) -> (Entry, Option<Unfit>) {
         // A first attempt has nothing before it.
         if claim.attempt > 1 {
-            match self.service(async |service| service.written(claim).await).await {
+            match self.ask_service(|| self.service.written(claim)).await {
                 Ok(Some(end)) => {
                     self.observer.step(Step::ReportFound, Some(&claim.job), Some(&claim.item));
                     return (Entry::End(end), None);
@@ -106,11 +109,14 @@ impl<S: Service> Worker<S> {
                 Err(trouble) => return (self.later(claim, None, trouble.failure().clone()), None),
             }
         }
-        let allowed = self.settings.attempts;
+        let allowed = u64::from(self.settings.attempts);
         if claim.attempts() > allowed {
             let why = Failure::new(
                 "attempts_exhausted",
-                format!("{}/{}: {allowed} attempts ended without a word from their worker", claim.job, claim.item),
+                format!(
+                    "{}/{}: {allowed} attempts ended without a word from their worker",
+                    claim.job, claim.item
+                ),
             );
             return (self.write(claim, Err(&why)).await, None);
         }
@@ -147,7 +153,7 @@ impl<S: Service> Worker<S> {
     }
 
     async fn write(&self, claim: &ItemClaim, result: Result<&S::Report, &Failure>) -> Entry {
-        match self.service(async |service| service.write(claim, result).await).await {
+        match self.ask_service(|| self.service.write(claim, result)).await {
             Ok(end) => {
                 self.observer.step(Step::ReportWritten, Some(&claim.job), Some(&claim.item));
                 Entry::End(end)
@@ -168,7 +174,7 @@ impl<S: Service> Worker<S> {
             Entry::End(end) => self.ledger.end_item(claim, end, now()).await,
             Entry::Retry { after, why } => {
                 let due = now() + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
-                self.ledger.retry_item(claim, due, why, now()).await
+                self.ledger.retry_item(claim, due, why).await
             }
             Entry::GiveBack => self.ledger.give_back_item(claim, now()).await,
             Entry::Nothing => Ok(false),

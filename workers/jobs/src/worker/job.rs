@@ -4,9 +4,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
-use crate::job::{Failure, JobId, JobState, NewItem, now};
-use crate::ledger::{Accepted, JobClaim, LedgerError};
-use crate::queue::{Delivery, Lane, Message, QueueError};
+use crate::job::{Failure, JobEnd, JobId, NewItem, now};
+use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
+use crate::queue::{Delivery, Lane, QueueError};
 
 /// Messages about items that are on their way to the queue at once.
 const SENDING: usize = 64;
@@ -33,7 +33,7 @@ impl<S: Service> Worker<S> {
             Ok(new) => new,
             Err(refusal) => return self.refuse(delivery, refusal).await,
         };
-        let record = match self.ledger(async |ledger| ledger.accept(&new, now()).await).await {
+        let record = match self.ask_ledger(|| self.ledger.accept(&new, now())).await {
             Ok(Accepted::New(record) | Accepted::Same(record)) => record,
             Ok(Accepted::Conflict { existing }) => {
                 let why = Failure::new(
@@ -45,7 +45,7 @@ impl<S: Service> Worker<S> {
             Err(error) => return self.put_back(delivery, error).await,
         };
         self.observer.step(Step::Accepted, Some(&record.id), None);
-        match self.attend(&record.id).await {
+        match self.next_step(&record).await {
             Ok(()) => self.acknowledge(delivery, Some(&record.id), None).await,
             Err(Halt::Stopped) => {
                 delivery.release().await;
@@ -54,24 +54,36 @@ impl<S: Service> Worker<S> {
         }
     }
 
+    async fn next_step(&self, record: &JobRecord) -> Result<(), Halt> {
+        if record.state.is_end() {
+            return Ok(());
+        }
+        if record.total.is_none() {
+            self.attend(&record.id).await?;
+        }
+        self.finalize_if_all_ended(&record.id).await
+    }
+
     /// Does what is next for a job after one of its items has ended. What fails is tried again by the sweep.
     pub(super) async fn look_after(&self, job: &JobId) {
-        match self.ledger(async |ledger| ledger.any_open(job).await).await {
-            Ok(true) => return,
-            Ok(false) => {}
-            Err(error) => return tracing::warn!(%job, %error, "left for the sweep"),
-        }
-        if let Err(halt) = self.attend(job).await {
+        if let Err(halt) = self.finalize_if_all_ended(job).await {
             tracing::warn!(%job, %halt, "left for the sweep");
         }
     }
 
-    /// Does what is next for a job, if anything is and nobody else is at it.
+    async fn finalize_if_all_ended(&self, job: &JobId) -> Result<(), Halt> {
+        if self.ask_ledger(|| self.ledger.any_open(job)).await? {
+            return Ok(());
+        }
+        self.attend(job).await
+    }
+
+    /// Lists the inputs of a job or gathers its results, unless it has ended or somebody else is at it.
     async fn attend(&self, job: &JobId) -> Result<(), Halt> {
-        let claim = self.ledger(async |ledger| {
-            ledger.claim_job(job, &self.settings.name, now(), self.settings.lease).await
-        });
-        let Some(claim) = claim.await? else { return Ok(()) };
+        let Self { settings, .. } = self;
+        let claim =
+            self.ask_ledger(|| self.ledger.claim_job(job, &settings.name, now(), settings.lease)).await?;
+        let Some(claim) = claim else { return Ok(()) };
         let lost = CancellationToken::new();
         let result = tokio::select! {
             result = self.advance(&claim) => result,
@@ -83,11 +95,17 @@ impl<S: Service> Worker<S> {
             other => other,
         };
         if result.is_err() {
-            let due = now() + self.settings.backoff.most.as_millis() as i64;
-            // Without it the lease ends by itself.
-            let _ = self.ledger.release_job(&claim, due, now()).await;
+            self.let_go(&claim).await;
         }
         result
+    }
+
+    /// Without it the lease ends by itself.
+    async fn let_go(&self, claim: &JobClaim) {
+        let later = i64::try_from(self.settings.backoff.most.as_millis()).unwrap_or(i64::MAX / 2);
+        if let Err(error) = self.ledger.release_job(claim, now() + later).await {
+            tracing::warn!(%error, job = %claim.id, "the claim is left to its lease");
+        }
     }
 
     async fn hold_job(&self, claim: &JobClaim, lost: &CancellationToken) -> std::convert::Infallible {
@@ -102,10 +120,10 @@ impl<S: Service> Worker<S> {
     }
 
     async fn advance(&self, claim: &JobClaim) -> Result<(), Halt> {
-        if claim.record.total.is_none() {
-            self.expand(claim).await?;
+        match claim.record.total {
+            None => self.expand(claim).await,
+            Some(_) => self.finalize(claim).await,
         }
-        self.finalize(claim).await
     }
 
     /// Lists the inputs page by page. A page stands in the ledger, then a message about each of its items is sent, then the
@@ -117,8 +135,8 @@ impl<S: Service> Worker<S> {
             if self.stop.is_draining() {
                 return Err(Halt::Stopped);
             }
-            let page = self.service(async |s| s.expand(&claim.record, cursor.as_deref()).await).await?;
-            fenced(self.ledger(async |l| l.add_items(claim, &page.items, position, now()).await).await?)?;
+            let page = self.ask_service(|| self.service.expand(&claim.record, cursor.as_deref())).await?;
+            fenced(self.ask_ledger(|| self.ledger.add_items(claim, &page.items, position, now())).await?)?;
             self.observer.step(Step::PageListed, Some(&claim.id), None);
             self.send_items(claim, &page.items).await?;
             self.observer.step(Step::PageSent, Some(&claim.id), None);
@@ -127,12 +145,12 @@ impl<S: Service> Worker<S> {
             match page.next {
                 Some(next) => {
                     fenced(
-                        self.ledger(async |l| l.advance(claim, &next, position, now(), lease).await).await?,
+                        self.ask_ledger(|| self.ledger.advance(claim, &next, position, now(), lease)).await?,
                     )?;
                     cursor = Some(next);
                 }
                 None => {
-                    fenced(self.ledger(async |l| l.expanded(claim, position, now()).await).await?)?;
+                    fenced(self.ask_ledger(|| self.ledger.expanded(claim, now())).await?)?;
                     self.observer.step(Step::Expanded, Some(&claim.id), None);
                     return Ok(());
                 }
@@ -141,8 +159,8 @@ impl<S: Service> Worker<S> {
     }
 
     async fn send_items(&self, claim: &JobClaim, items: &[NewItem]) -> Result<(), QueueError> {
-        let sending = stream::iter(items.iter().map(|item| self.send_item(claim, item)));
-        sending.buffer_unordered(SENDING).try_collect().await
+        let sending: Vec<_> = items.iter().map(|item| self.send_item(claim, item)).collect();
+        stream::iter(sending).buffer_unordered(SENDING).try_collect().await
     }
 
     async fn send_item(&self, claim: &JobClaim, item: &NewItem) -> Result<(), QueueError> {
@@ -151,34 +169,37 @@ impl<S: Service> Worker<S> {
 
     /// Gathers the results of a job whose items have all ended. Results stand, then the news is sent, then the ledger says so.
     async fn finalize(&self, claim: &JobClaim) -> Result<(), Halt> {
-        let Some(record) = self.ledger(async |ledger| ledger.finalize(claim, now()).await).await? else {
-            fenced(self.ledger(async |ledger| ledger.release_job(claim, 0, now()).await).await?)?;
+        let Some(record) = self.ask_ledger(|| self.ledger.finalize(claim, now())).await? else {
+            self.let_go(claim).await;
             return Ok(());
         };
-        let counts = self.ledger(async |ledger| ledger.counts(&claim.id).await).await?;
-        let state = match (counts.succeeded, counts.failed) {
-            (_, 0) => JobState::Succeeded,
-            (0, _) => JobState::Failed,
-            _ => JobState::PartiallySucceeded,
+        let counts = self.ask_ledger(|| self.ledger.counts(&claim.id)).await?;
+        let end = match (counts.succeeded, counts.failed) {
+            (_, 0) => JobEnd::Succeeded,
+            (0, failed) => {
+                JobEnd::Failed(Failure::new("all_items_failed", format!("all {failed} items have failed")))
+            }
+            _ => JobEnd::PartiallySucceeded,
         };
-        self.end(claim, EndedJob { record, state, counts, failure: None }).await
+        self.end(claim, EndedJob { record, end, counts }).await
     }
 
-    /// A job that cannot be done at all ends with what it has.
+    /// A job that cannot be done at all ends with what it has; its open items fail with it.
     async fn fail(&self, claim: &JobClaim, why: Failure) -> Result<(), Halt> {
+        let mut counts = self.ask_ledger(|| self.ledger.counts(&claim.id)).await?;
+        counts.failed += counts.open();
+        (counts.queued, counts.running) = (0, 0);
         let record = claim.record.clone();
-        let counts = self.ledger(async |ledger| ledger.abandon_items(claim, &why, now()).await).await?;
-        self.end(claim, EndedJob { record, state: JobState::Failed, counts, failure: Some(why) }).await
+        self.end(claim, EndedJob { record, end: JobEnd::Failed(why), counts }).await
     }
 
     async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Halt> {
-        self.service(async |service| service.finalize(&ended).await).await?;
+        self.ask_service(|| self.service.finalize(&ended)).await?;
         self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
         self.announce(&self.service.ended(&ended)).await?;
         self.observer.step(Step::Announced, Some(&claim.id), None);
-        let (state, failure) = (ended.state, ended.failure.as_ref());
-        fenced(self.ledger(async |ledger| ledger.finish(claim, state, failure, now()).await).await?)?;
-        self.observer.step(Step::Finished(state), Some(&claim.id), None);
+        fenced(self.ask_ledger(|| self.ledger.finish(claim, &ended.end, now())).await?)?;
+        self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::ledger::{Bell, LedgerError};
 use crate::queue::Lane;
 
 /// Rows that one sweep takes of each kind.
-const AT_ONCE: usize = 500;
+const AT_ONCE: u32 = 500;
 
 impl<S: Service> Worker<S> {
     pub(super) async fn sweep(self: Arc<Self>) -> Result<(), Unfit> {
@@ -27,7 +27,6 @@ impl<S: Service> Worker<S> {
 
     async fn swept(&self) -> Result<usize, LedgerError> {
         let mut items = self.ledger.expired_items(now(), AT_ONCE).await?;
-        items.extend(self.ledger.due_items(now(), AT_ONCE).await?);
         // In a queue that holds messages the one about an item may yet come.
         if self.queue.waiting(Lane::Items).await.is_ok_and(|waiting| waiting == 0) {
             items.extend(self.ledger.forgotten_items(now(), self.settings.forgotten, AT_ONCE).await?);

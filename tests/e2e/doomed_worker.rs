@@ -1,0 +1,43 @@
+//! A worker like `flamingo work`, which kills itself as `kill -9` does right after the step of its loop that `DIE_AFTER`
+//! names. The program that people run has no such door.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use candle_core::Device;
+use flamingo::Pipeline;
+use jobs::worker::{Observer, Step, Stop};
+use jobs::{ItemId, JobId};
+use video_worker::settings;
+use video_worker::start::{Backends, worker};
+
+struct DieAfter(String);
+
+impl Observer for DieAfter {
+    fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>) {
+        let step = format!("{step:?}");
+        eprintln!("{step} {job:?} {item:?}");
+        if step.starts_with(&self.0) {
+            eprintln!("dies after {}", self.0);
+            let killed = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
+            panic!("still alive: {killed:?}");
+        }
+    }
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
+}
+
+#[tokio::main]
+async fn main() {
+    let (settings, _) = settings::load(None, &[]).unwrap();
+    let backends = Backends::open(&settings).await.unwrap();
+    backends.wait(&settings).await.unwrap();
+    let pipeline = Pipeline::load(Path::new(&variable("FLAMINGO_MODEL")), Device::Cpu).unwrap();
+    let observer = Arc::new(DieAfter(variable("DIE_AFTER")));
+    let decoder = PathBuf::from(variable("DECODER"));
+    let worker = worker(&settings, &backends, pipeline, decoder, observer, Stop::default()).unwrap();
+    worker.run().await.unwrap();
+}

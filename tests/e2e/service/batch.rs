@@ -1,0 +1,100 @@
+//! A prefix of videos becomes as many reports and a manifest, whoever does the work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::{Value, json};
+use support::clips::clip;
+
+use super::world::World;
+use crate::program::{command, run};
+
+const CLIPS: [&str; 8] = ["short", "h264", "vp8", "mpeg4", "mjpeg", "hevc", "vp9", "mpeg2"];
+const COUNT: usize = 40;
+
+/// Names of 40 videos in three folders, each with the clip that it is a copy of.
+fn videos() -> Vec<(String, &'static str)> {
+    let of = |i: usize| {
+        let name = CLIPS[i % CLIPS.len()];
+        let extension = clip(name).extension().unwrap().to_string_lossy().into_owned();
+        (format!("{}/{i:02} {name}.{extension}", ["day", "night", "day/two"][i % 3]), name)
+    };
+    (0..COUNT).map(of).collect()
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn forty_videos_two_workers_and_the_same_answers_without_a_server() {
+    let world = World::new("batch");
+    let videos = videos();
+    let borrowed: Vec<_> = videos.iter().map(|(key, name)| (key.as_str(), *name)).collect();
+    world.upload_clips(&borrowed);
+    world.upload("day/notes.txt", b"no video".to_vec());
+    let asked = json!({
+        "tasks": [{ "kind": "caption" }, { "kind": "question", "question": "What moves?" }],
+        "input": { "prefix": { "url": world.videos(), "glob": "**/*.{mp4,webm,avi,ts}" } },
+        "sampling": { "uniform": { "n": 2 } },
+        "output": "team/one",
+        "metadata": { "made": "by a test" },
+    });
+    world.submit(&[world.job("forty", asked.clone())]).exits(0);
+
+    let workers = [world.worker("first"), world.worker("second")];
+    let shown = world.ended("forty");
+    assert_eq!((&shown["status"], &shown["counts"]["succeeded"]), (&json!("succeeded"), &json!(COUNT)));
+    let states = shown["states"].as_object().unwrap();
+    let order = ["accepted", "validating", "queued", "running", "finalizing", "succeeded"];
+    let times: Vec<_> = order.iter().map(|s| states[&format!("{s}_at")].as_str().unwrap()).collect();
+    assert!(times.is_sorted(), "{states:?}");
+    for worker in &workers {
+        assert!(worker.log().contains("Claimed"), "one worker did everything");
+    }
+
+    let manifest = world.result_json("team/one/forty/manifest.json");
+    assert_eq!(manifest["schema"], "flamingo.manifest/1");
+    assert_eq!(manifest["counts"], json!({ "total": COUNT, "succeeded": COUNT, "failed": 0 }));
+    assert_eq!(manifest["request"]["metadata"]["made"], "by a test");
+    assert_eq!(manifest["model"]["sha256"].as_array().unwrap().len(), 2);
+    let served = world.result_lines("team/one/forty/results.jsonl");
+    assert_eq!(served.len(), COUNT);
+    let reports = world.results("team/one/forty").iter().filter(|key| key.starts_with("items/")).count();
+    assert_eq!(reports, COUNT);
+    let report = &served[0];
+    assert_eq!(report["schema"], "flamingo.item_report/1");
+    assert_eq!(report["input"]["url"], format!("{}/day/00 short.mp4", world.videos()));
+    assert!(report["input"]["etag"].is_string() && report["fetch_s"].as_f64().unwrap() > 0.0, "{report}");
+    assert_eq!(report["answers"][1]["question"], "What moves?");
+    let done_by: BTreeSet<_> = served.iter().map(|report| report["worker"].as_str().unwrap()).collect();
+    assert_eq!(done_by, BTreeSet::from(["first", "second"]));
+
+    let embedded = without_servers(&world, &videos, &asked);
+    assert_eq!(answers(&served), answers(&embedded));
+}
+
+/// `flamingo run` on a folder with the same files, with the built-in settings.
+fn without_servers(world: &World, videos: &[(String, &'static str)], asked: &Value) -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    for (key, name) in videos {
+        let path = folder.path().join("videos").join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::copy(clip(name), path).unwrap();
+    }
+    std::fs::write(folder.path().join("videos/day/notes.txt"), "no video").unwrap();
+    let mut job = world.job("forty", asked.clone());
+    job["input"]["prefix"]["url"] = json!("videos");
+    std::fs::write(folder.path().join("jobs.jsonl"), job.to_string()).unwrap();
+    let ran = run(command().args(["run", "jobs.jsonl"]).current_dir(folder.path())).exits(0);
+    assert!(ran.out.contains("40 of 40 succeeded"), "{ran:?}");
+    lines(&folder.path().join("results/team/one/forty/results.jsonl"))
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// By item: what was answered, and at which moments it looked.
+fn answers(reports: &[Value]) -> BTreeMap<String, Value> {
+    let of = |report: &Value| (report["item_id"].as_str().unwrap().to_owned(), report["answers"].clone());
+    reports.iter().map(of).collect()
+}

@@ -1,0 +1,72 @@
+//! A worker may die between any two steps: nothing is lost, nothing is there twice.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::json;
+
+use super::broker::Broker;
+use super::world::World;
+use crate::program::{binary, model};
+
+/// Every step of the loop, in its order.
+const STEPS: [&str; 13] = [
+    "Received(Jobs)",
+    "Accepted",
+    "PageListed",
+    "PageSent",
+    "Expanded",
+    "Received(Items)",
+    "Claimed",
+    "ReportWritten",
+    "Ended",
+    "Acknowledged",
+    "ResultsGathered",
+    "Announced",
+    "Finished",
+];
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn killed_after_each_step() {
+    // Each part is a deployment of its own, for a worker that lives would take what another must die of.
+    std::thread::scope(|threads| {
+        for part in STEPS.chunks(5) {
+            threads.spawn(move || killed_after(part));
+        }
+    });
+}
+
+fn killed_after(steps: &[&str]) {
+    let mut world = World::new("killed");
+    world.set("FLAMINGO__WORKER__LEASE", "2s");
+    world.set("FLAMINGO__WORKER__HEARTBEAT", "500ms");
+    // Three videos are two pages.
+    world.set("FLAMINGO__INPUTS__PAGE", "2");
+    world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8"), ("c.avi", "mjpeg")]);
+    let events = format!("{}.events-seen", world.name);
+    for (n, step) in steps.iter().enumerate() {
+        let id = format!("job-{n}");
+        world.submit(&[world.job(&id, json!({}))]).exits(0);
+        let mut doomed = Command::new(binary().with_file_name("doomed-worker"));
+        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("DIE_AFTER", step);
+        let mut doomed = world.spawn("doomed", &mut doomed);
+        assert_eq!(doomed.wait(), None, "it did not die of {step}: {}", doomed.log());
+        assert!(doomed.log().contains(&format!("dies after {step}")), "{}", doomed.log());
+
+        let broker = Broker::of(&world);
+        broker.listen(&events, Some("job.*"));
+        let heir = world.worker("heir");
+        world.check_whole(&id, "succeeded", 3, 0);
+        let items = world.show(&id)["items"].clone();
+        let attempts: Vec<_> = items.as_array().unwrap().iter().map(|i| i["attempts"].as_i64().unwrap()).collect();
+        assert!(attempts.iter().all(|n| *n <= 2), "after {step}: {attempts:?}");
+        // Whoever finished it told about it; a job that had been finished is not told about again.
+        if !["Announced", "Finished"].contains(step) {
+            assert_eq!(broker.take(&events).json()["job_id"], id.as_str(), "after {step}");
+        }
+        drop(heir);
+        while broker.try_take(&events).is_some() {}
+    }
+    assert!(Path::new(&world.folder).is_dir());
+}

@@ -1,0 +1,13 @@
+//! The service from the outside, on real servers: RabbitMQ, Postgres and S3. One file per promise.
+
+mod broker;
+mod world;
+
+mod batch;
+mod crashes;
+mod embedded;
+mod idempotency;
+mod messages;
+mod outages;
+mod secrets;
+mod shutdown;

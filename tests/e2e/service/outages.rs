@@ -1,0 +1,144 @@
+//! What the service stands on goes away and comes back: jobs wait, and finish.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use support::relay::Relay;
+use support::servers::{Kind, Server, shared};
+
+use super::world::{World, WorkerProcess, wait};
+
+const CLIPS: [(&str, &str); 6] = [
+    ("a.mp4", "short"),
+    ("b.webm", "vp8"),
+    ("c.avi", "mjpeg"),
+    ("d.mp4", "h264"),
+    ("e.mp4", "mpeg4"),
+    ("f.mp4", "hevc"),
+];
+
+/// `host:port` of a URL.
+fn address(url: &str) -> SocketAddr {
+    let rest = url.rsplit_once('@').or(url.split_once("//")).unwrap().1;
+    rest.split('/').next().unwrap().parse().unwrap_or_else(|e| panic!("{e}: {rest}"))
+}
+
+fn variable(env: &[(String, String)], name: &str) -> String {
+    env.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
+}
+
+/// How often the worker has claimed something.
+fn claims(worker: &WorkerProcess) -> usize {
+    worker.log().matches("step=Claimed").count()
+}
+
+/// A job that is submitted now is begun within so many seconds.
+fn begins_within(world: &World, worker: &WorkerProcess, id: &str, patience: Duration) {
+    let (before, start) = (claims(worker), Instant::now());
+    world.submit(&[world.job(id, json!({}))]).exits(0);
+    wait("a claim", || (claims(worker) > before).then_some(()));
+    assert!(start.elapsed() < patience, "it took {:?}", start.elapsed());
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn the_connection_is_cut() {
+    let url = variable(&shared(Kind::RabbitMq), "FLAMINGO_TEST_AMQP");
+    let relay = Relay::to(address(&url));
+    let through = url.replace(&address(&url).to_string(), &relay.addr().to_string());
+    let world = World::with("cut", &[("FLAMINGO_TEST_AMQP".into(), through)]);
+    world.upload_clips(&CLIPS[..2]);
+    let worker = world.worker("worker");
+    begins_within(&world, &worker, "before", Duration::from_secs(30));
+    // Twice: a connection that was made anew is cut as well.
+    for id in ["after", "after-again"] {
+        relay.cut();
+        begins_within(&world, &worker, id, Duration::from_secs(5));
+    }
+    for id in ["before", "after", "after-again"] {
+        world.check_whole(id, "succeeded", 2, 0);
+    }
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn the_broker_restarts() {
+    let mut broker = Server::start(Kind::RabbitMq, "broker-restarts");
+    let world = World::with("restart", &broker.env());
+    world.upload_clips(&CLIPS);
+    let worker = world.worker("worker");
+    world.submit(&[world.job("during", json!({}))]).exits(0);
+    wait("a claim", || (claims(&worker) > 0).then_some(()));
+    broker.restart();
+    begins_within(&world, &worker, "after", Duration::from_secs(30));
+    world.check_whole("during", "succeeded", CLIPS.len(), 0);
+    world.check_whole("after", "succeeded", CLIPS.len(), 0);
+
+    // As a crash does it; what was confirmed is there afterwards.
+    drop(worker);
+    world.submit(&[world.job("waiting", json!({}))]).exits(0);
+    broker.kill();
+    broker.start_again();
+    let _worker = world.worker("another");
+    world.check_whole("waiting", "succeeded", CLIPS.len(), 0);
+}
+
+/// A worker that is too slow for the broker loses its messages, not its mind: it goes on consuming.
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn the_consumer_timeout_fires() {
+    let options = [("RABBITMQ_CONSUMER_TIMEOUT_MS", "4000")];
+    let broker = Server::start_with(Kind::RabbitMq, "consumer-timeout", &options);
+    let world = World::with("timeout", &broker.env());
+    world.upload_clips(&CLIPS);
+    let worker = world.worker("worker");
+    world.submit(&[world.job("slow", json!({}))]).exits(0);
+    wait("a claim", || (claims(&worker) > 0).then_some(()));
+    worker.signal("STOP");
+    std::thread::sleep(Duration::from_secs(9));
+    worker.signal("CONT");
+    worker.wait_for_log("step=AcknowledgementLost");
+    world.check_whole("slow", "succeeded", CLIPS.len(), 0);
+    begins_within(&world, &worker, "after", Duration::from_secs(10));
+    world.check_whole("after", "succeeded", CLIPS.len(), 0);
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn the_database_is_away() {
+    let mut database = Server::start(Kind::Postgres, "database-away");
+    let world = World::with("no-database", &database.env());
+    world.upload_clips(&CLIPS);
+    let mut worker = world.worker("worker");
+    world.submit(&[world.job("waits", json!({}))]).exits(0);
+    wait("a claim", || (claims(&worker) > 0).then_some(()));
+    database.stop();
+    std::thread::sleep(Duration::from_secs(20));
+    database.start_again();
+    world.check_whole("waits", "succeeded", CLIPS.len(), 0);
+    worker.signal("TERM");
+    assert_eq!(worker.wait(), Some(0));
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn the_store_answers_503() {
+    let endpoint = variable(&shared(Kind::S3), "AWS_ENDPOINT_URL");
+    let relay = Relay::to(address(&endpoint));
+    let mut world = World::new("no-store");
+    world.upload_clips(&CLIPS);
+    world.set("AWS_ENDPOINT_URL", &format!("http://{}", relay.addr()));
+    let worker = world.worker("worker");
+    relay.answer_503(true);
+    world.submit(&[world.job("waits", json!({ "input": { "videos": [
+        format!("{}/a.mp4", world.videos()),
+        format!("{}/b.webm", world.videos()),
+        format!("{}/c.avi", world.videos()),
+    ] } }))]).exits(0);
+    wait("a claim", || (claims(&worker) > 0).then_some(()));
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(world.show("waits")["counts"]["succeeded"], 0);
+    relay.answer_503(false);
+    world.check_whole("waits", "succeeded", 3, 0);
+}

@@ -1,0 +1,87 @@
+//! A worker that is told to end ends: with nothing lost, nothing done twice, and exit status 0.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use serde_json::json;
+
+use super::world::{World, wait};
+
+const CLIPS: [(&str, &str); 6] = [
+    ("a.mp4", "short"),
+    ("b.webm", "vp8"),
+    ("c.avi", "mjpeg"),
+    ("d.mp4", "h264"),
+    ("e.mp4", "mpeg4"),
+    ("f.mp4", "hevc"),
+];
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn what_is_in_flight_is_finished_or_given_back() {
+    for (grace, id) in [("30s", "finished"), ("1ms", "given-back")] {
+        let mut world = World::new("told-to-end");
+        world.set("FLAMINGO__WORKER__GRACE", grace);
+        world.upload_clips(&CLIPS);
+        let mut worker = world.worker("first");
+        world.submit(&[world.job(id, json!({ "sampling": { "fps": { "fps": 4.0 } } }))]).exits(0);
+        wait("a claim", || worker.log().contains("step=Claimed").then_some(()));
+        worker.signal("TERM");
+        assert_eq!(worker.wait(), Some(0), "{}", worker.log());
+        let shown = world.show(id);
+        let done = shown["counts"]["succeeded"].as_u64().unwrap();
+        assert!(done < CLIPS.len() as u64, "there was nothing left to take over");
+        assert_eq!(shown["counts"]["running"], 0, "{shown:#}");
+
+        let _heir = world.worker("heir");
+        world.check_whole(id, "succeeded", CLIPS.len(), 0);
+        let shown = world.show(id);
+        let attempts: Vec<_> = shown["items"].as_array().unwrap().iter().map(|item| &item["attempts"]).collect();
+        assert!(attempts.iter().all(|n| **n == 1), "an attempt was counted or repeated: {attempts:?}");
+    }
+}
+
+/// Alive from the first moment; ready when it can work, and no longer when it ends.
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn health_and_metrics() {
+    let mut world = World::new("health");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    world.set("FLAMINGO__STATUS__ADDRESS", &format!("127.0.0.1:{port}"));
+    world.upload_clips(&CLIPS[..2]);
+    world.upload("x.mp4", b"no video".to_vec());
+    let worker = world.worker("worker");
+    assert!(get(port, "/live").starts_with("HTTP/1.1 200"));
+    wait("readiness", || get(port, "/ready").starts_with("HTTP/1.1 200").then_some(()));
+    world.submit(&[world.job("counted", json!({}))]).exits(0);
+    world.check_whole("counted", "partially_succeeded", 2, 1);
+    let metrics = get(port, "/metrics");
+    for line in [
+        "flamingo_items_total{outcome=\"succeeded\",code=\"\"} 2",
+        "flamingo_items_total{outcome=\"failed\",code=\"unknown_container\"} 1",
+        "flamingo_jobs_total{state=\"partially_succeeded\"} 1",
+        "flamingo_items_in_flight 0",
+        "flamingo_messages_waiting{lane=\"items\"} 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert!(metrics.trim_end().ends_with("# EOF"), "{metrics}");
+    drop(worker);
+
+    // Without a database it lives, says what is missing, and is not ready.
+    world.set("FLAMINGO__DATABASE__URL", "postgres://nobody@127.0.0.1:1/none");
+    let _waiting = world.spawn("waiting", world.command().arg("work"));
+    wait("a listener", || TcpStream::connect(("127.0.0.1", port)).ok());
+    assert!(get(port, "/live").starts_with("HTTP/1.1 200"));
+    let ready = get(port, "/ready");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("database: "), "{ready}");
+}
+
+/// The answer to a request, head and body.
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}

@@ -1,0 +1,203 @@
+//! `flamingo jobs`: what the ledger knows.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use jobs::JobId;
+use jobs::job::{Counts, JobState, Millis, timestamp};
+use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
+use serde_json::{Map, Value, json};
+
+use super::{SettingsArgs, runtime};
+use crate::args::BadUse;
+use crate::output::shown;
+
+#[derive(Debug, Subcommand)]
+pub enum Jobs {
+    /// The newest jobs.
+    List(List),
+    /// One job with its items.
+    Show(Show),
+    /// One job until it has ended.
+    Watch(Watch),
+}
+
+#[derive(Debug, Args)]
+pub struct List {
+    /// How many.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    limit: u32,
+    /// Print one JSON object per job.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Show {
+    job: String,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct Watch {
+    job: String,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// Rows that are asked for at once.
+const ROWS: u32 = 500;
+
+impl Jobs {
+    pub fn run(self) -> anyhow::Result<bool> {
+        runtime()?.block_on(async {
+            match self {
+                Jobs::List(command) => command.run().await,
+                Jobs::Show(command) => command.run().await,
+                Jobs::Watch(command) => command.run().await,
+            }
+        })
+    }
+}
+
+async fn open(settings: &SettingsArgs) -> anyhow::Result<Ledger> {
+    let (settings, _) = settings.load(&[])?;
+    let ledger = Ledger::open(&settings.database.url, &LedgerSettings::default()).await?;
+    ledger.check().await?;
+    Ok(ledger)
+}
+
+async fn find(ledger: &Ledger, id: &str) -> anyhow::Result<JobRecord> {
+    let id = JobId::try_from(id.to_owned()).map_err(|e| BadUse(e.to_string()))?;
+    match ledger.job(&id).await? {
+        Some(record) => Ok(record),
+        None => bail!("{id}: no such job in the ledger"),
+    }
+}
+
+impl List {
+    async fn run(self) -> anyhow::Result<bool> {
+        let ledger = open(&self.settings).await?;
+        let mut before: Option<(Millis, JobId)> = None;
+        let mut left = self.limit;
+        while left > 0 {
+            let page = ledger.jobs(before.as_ref().map(|(at, id)| (*at, id)), left.min(ROWS)).await?;
+            let Some(last) = page.last() else { break };
+            before = Some((last.accepted_at(), last.id.clone()));
+            left -= page.len() as u32;
+            for record in page {
+                let counts = ledger.counts(&record.id).await?;
+                if self.json {
+                    println!("{}", job_json(&record, &counts));
+                } else {
+                    println!("{}", job_line(&record, &counts));
+                }
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Show {
+    async fn run(self) -> anyhow::Result<bool> {
+        let ledger = open(&self.settings).await?;
+        let record = find(&ledger, &self.job).await?;
+        let counts = ledger.counts(&record.id).await?;
+        let items = all_items(&ledger, &record.id).await?;
+        if self.json {
+            let mut value = job_json(&record, &counts);
+            value["items"] = items.iter().map(item_json).collect();
+            println!("{value:#}");
+            return Ok(true);
+        }
+        println!("{}", job_line(&record, &counts));
+        for (state, at) in entered(&record) {
+            println!("  {:<20} {}", state.as_str(), timestamp(at));
+        }
+        for item in items {
+            let why = item.failure.as_ref().map(|why| format!("{}: {}", why.code, shown(&why.message)));
+            println!("  {:<9} {:<40} {}", item.state.as_str(), item.id, why.unwrap_or_default());
+        }
+        Ok(true)
+    }
+}
+
+impl Watch {
+    async fn run(self) -> anyhow::Result<bool> {
+        let ledger = open(&self.settings).await?;
+        let mut said = String::new();
+        loop {
+            let record = find(&ledger, &self.job).await?;
+            let line = job_line(&record, &ledger.counts(&record.id).await?);
+            if line != said {
+                println!("{line}");
+                said = line;
+            }
+            if record.state.is_end() {
+                return Ok(record.state == JobState::Succeeded);
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+}
+
+async fn all_items(ledger: &Ledger, id: &JobId) -> anyhow::Result<Vec<ItemRecord>> {
+    let mut items: Vec<ItemRecord> = Vec::new();
+    loop {
+        let page = ledger.items(id, items.last().map(|item| (item.position, &item.id)), ROWS).await?;
+        if page.is_empty() {
+            return Ok(items);
+        }
+        items.extend(page);
+    }
+}
+
+fn entered(record: &JobRecord) -> impl Iterator<Item = (JobState, Millis)> {
+    JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered(state)?)))
+}
+
+fn job_line(record: &JobRecord, counts: &Counts) -> String {
+    let total = record.total.map_or_else(|| format!("{}+", counts.total), |total| total.to_string());
+    let why = record.failure.as_ref().map(|why| format!("  {}: {}", why.code, shown(&why.message)));
+    format!(
+        "{}  {}  {:<20} {} of {total} succeeded, {} failed, {} running{}",
+        record.id,
+        timestamp(record.accepted_at()),
+        record.state.as_str(),
+        counts.succeeded,
+        counts.failed,
+        counts.running,
+        why.unwrap_or_default()
+    )
+}
+
+fn job_json(record: &JobRecord, counts: &Counts) -> Value {
+    let states: Map<_, _> =
+        entered(record).map(|(state, at)| (format!("{}_at", state.as_str()), json!(timestamp(at)))).collect();
+    json!({
+        "job_id": record.id,
+        "idempotency_key": record.key,
+        "status": record.state,
+        "states": states,
+        "counts": counts,
+        "error": record.failure,
+    })
+}
+
+fn item_json(item: &ItemRecord) -> Value {
+    json!({
+        "item_id": item.id,
+        "status": item.state,
+        "attempts": item.attempt - item.given_back,
+        "worker": item.worker,
+        "ended_at": item.ended_at.map(timestamp),
+        "error": item.failure,
+    })
+}

@@ -1,0 +1,140 @@
+//! `flamingo run`: the jobs of a file, with everything in this process and on this disk.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use jobs::JobId;
+use jobs::job::{Counts, JobState};
+use jobs::worker::Stop;
+use video_worker::message::{JobMessage, json, sha256};
+use video_worker::settings::Settings;
+use video_worker::start::{Backends, worker};
+use video_worker::status::Status;
+
+use super::submit::{Sent, read, send};
+use super::work::end_on_signal;
+use super::{ModelOver, SettingsArgs, model_args, runtime};
+use crate::args::{BadUse, ModelArgs, program};
+use crate::output::shown;
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Jobs, one JSON object per line; `-` is standard input.
+    #[arg(value_name = "JOBS.jsonl")]
+    file: PathBuf,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    #[command(flatten)]
+    model: ModelOver,
+}
+
+impl Run {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&self.model.settings())?;
+        if settings.is_remote() {
+            bail!(BadUse("queue.url is not memory://: send jobs to a shared queue with `flamingo submit`".into()));
+        }
+        let jobs = read(&self.file)?.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
+        let model = model_args(&settings)?;
+        model.settle_threads()?;
+        runtime()?.block_on(run(settings, model, jobs))
+    }
+}
+
+/// A job without a name is called by what it asks, so that the same file, run again, goes on where it was interrupted.
+fn named(mut job: JobMessage) -> Result<JobMessage, BadUse> {
+    if job.job_id.is_none() && job.idempotency_key.is_none() {
+        let id = format!("run-{}", &sha256(json(&job).as_bytes())[..16]);
+        job.job_id = Some(JobId::try_from(id).map_err(|e| BadUse(e.to_string()))?);
+    }
+    job.check().map_err(|e| BadUse(e.to_string()))?;
+    Ok(job)
+}
+
+async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
+    let backends = Backends::open(&settings).await?;
+    backends.ledger.migrate().await?;
+    backends.wait(&settings).await?;
+    let mut ids = Vec::new();
+    for job in &jobs {
+        match send(&backends, job).await? {
+            Sent::As { id, .. } => ids.push(id),
+            Sent::Refused(why) => bail!(BadUse(why.to_string())),
+        }
+    }
+    let stop = Stop::default();
+    if !all_ended(&backends, &ids).await?.0 {
+        let status = Arc::new(Status::default());
+        let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
+        let pipeline = tokio::task::spawn_blocking(move || model.load()).await??;
+        let working = worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run();
+        let watching = watch(&backends, &ids, &stop);
+        let (worked, watched) = tokio::join!(working, watching);
+        signalled.abort();
+        worked?;
+        watched?;
+    }
+    report(&backends, &ids).await
+}
+
+/// Until every job has ended, or the worker is told to.
+async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Result<()> {
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let result = loop {
+        let (ended, counts) = match all_ended(backends, ids).await {
+            Ok(seen) => seen,
+            Err(error) => break Err(error),
+        };
+        bar.set_length(counts.total);
+        bar.set_position(counts.succeeded + counts.failed);
+        if ended {
+            break Ok(());
+        }
+        tokio::select! {
+            () = stop.draining() => break Ok(()),
+            () = tokio::time::sleep(Duration::from_millis(100)) => {}
+        }
+    };
+    bar.finish_and_clear();
+    stop.drain();
+    result
+}
+
+async fn all_ended(backends: &Backends, ids: &[JobId]) -> anyhow::Result<(bool, Counts)> {
+    let mut sum = Counts::default();
+    let mut ended = true;
+    for id in ids {
+        ended &= backends.ledger.job(id).await?.is_some_and(|job| job.state.is_end());
+        let counts = backends.ledger.counts(id).await?;
+        sum.total += counts.total;
+        sum.succeeded += counts.succeeded;
+        sum.failed += counts.failed;
+    }
+    Ok((ended, sum))
+}
+
+/// One line per job; whether all of them succeeded.
+async fn report(backends: &Backends, ids: &[JobId]) -> anyhow::Result<bool> {
+    let mut all_well = true;
+    for id in ids {
+        let Some(record) = backends.ledger.job(id).await? else { continue };
+        let counts = backends.ledger.counts(id).await?;
+        let folder = video_worker::batch::folder(&JobMessage::recall(&record.message)?.output, id);
+        let why = record.failure.as_ref().map(|why| format!("  {}", shown(&why.message))).unwrap_or_default();
+        println!(
+            "{id}  {}  {} of {} succeeded  {}{why}",
+            record.state.as_str(),
+            counts.succeeded,
+            counts.total,
+            backends.store.url(&folder)
+        );
+        all_well &= record.state == JobState::Succeeded;
+    }
+    Ok(all_well)
+}

@@ -1,0 +1,211 @@
+//! `flamingo submit`: jobs into ledger and queue.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use flamingo::Task;
+use jobs::job::now;
+use jobs::ledger::Accepted;
+use jobs::queue::{Lane, Message};
+use jobs::{Failure, JobId};
+use serde_json::json;
+use video_worker::message::{Input, JOB_SCHEMA, JobMessage};
+use video_worker::start::Backends;
+
+use super::{SettingsArgs, runtime};
+use crate::args::{BadUse, GenerationArgs, SamplingArgs, parse_length};
+use crate::output::shown;
+
+#[derive(Debug, Args)]
+pub struct Submit {
+    /// A file of jobs, one JSON object per line; `-` is standard input.
+    #[arg(value_name = "JOBS.jsonl", conflicts_with_all = ["input", "question"], required_unless_present = "input")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    job: OneJob,
+    /// Print one JSON object per job.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// A job in words of the command line.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "One job")]
+#[group(id = "input", multiple = true)]
+struct OneJob {
+    /// A video (`s3://bucket/key`); may be given several times.
+    #[arg(long, value_name = "URL", group = "input")]
+    video: Vec<String>,
+    /// Every video below this prefix (`s3://bucket/folder/`).
+    #[arg(long, value_name = "URL", group = "input", conflicts_with = "video")]
+    prefix: Option<String>,
+    /// Only those whose path from there matches (`**/*.mp4`).
+    #[arg(long, value_name = "GLOB", requires = "prefix")]
+    glob: Option<String>,
+    /// A JSONL file of videos, each with a `custom_id` and perhaps a `question`.
+    #[arg(long, value_name = "URL", group = "input", conflicts_with_all = ["video", "prefix"])]
+    manifest: Option<String>,
+    /// A question about each; without any they are captioned.
+    #[arg(long, short, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
+    question: Vec<String>,
+    /// What the job is called; a new name by default.
+    #[arg(long, value_name = "ID")]
+    job_id: Option<String>,
+    /// The same key and the same request are the same job.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Folders of the store in which the job's folder is made.
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    output: String,
+    /// Kept with the job: `--metadata team=birds`.
+    #[arg(long, value_name = "NAME=TEXT", value_parser = super::parse_setting)]
+    metadata: Vec<(String, String)>,
+    /// The queue that is told how it ended.
+    #[arg(long, value_name = "QUEUE")]
+    reply_to: Option<String>,
+    /// The model that must answer.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Cut each video into windows of this length, each with answers of its own.
+    #[arg(long, value_parser = parse_length, value_name = "TIME")]
+    window: Option<f64>,
+    /// Most frames that one answer may look at.
+    #[arg(long, default_value_t = 64, value_name = "N")]
+    max_frames: usize,
+    #[command(flatten)]
+    generation: GenerationArgs,
+}
+
+impl OneJob {
+    fn message(&self) -> anyhow::Result<JobMessage> {
+        let input = match (&self.prefix, &self.manifest, self.video.as_slice()) {
+            (Some(url), ..) => {
+                Input::Prefix { url: url.clone(), glob: self.glob.clone().unwrap_or_else(|| "**".into()) }
+            }
+            (_, Some(url), _) => Input::Manifest(url.clone()),
+            (_, _, [url]) => Input::Video(url.clone()),
+            (.., urls) => Input::Videos(urls.to_vec()),
+        };
+        let questions = self.question.iter().map(|q| Task::Question { question: q.clone() });
+        let tasks = if self.question.is_empty() { vec![Task::Caption] } else { questions.collect() };
+        let id = self.job_id.clone().map(JobId::try_from).transpose();
+        Ok(JobMessage {
+            schema: JOB_SCHEMA.into(),
+            job_id: id.map_err(|why| BadUse(why.to_string()))?,
+            idempotency_key: self.key.clone(),
+            tasks,
+            input,
+            sampling: self.sampling.sampling()?,
+            window: self.window,
+            max_frames: self.max_frames,
+            generation: self.generation.generation(),
+            model: self.model.clone(),
+            output: self.output.clone(),
+            metadata: self.metadata.iter().cloned().collect(),
+            reply_to: self.reply_to.clone(),
+            correlation_id: None,
+        })
+    }
+}
+
+impl Submit {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&[])?;
+        let jobs = match &self.file {
+            Some(file) => read(file)?,
+            None => vec![self.job.message()?],
+        };
+        // Everything that can be wrong is said before anything is sent.
+        let jobs = jobs.into_iter().map(named).collect::<Result<Vec<_>, _>>().map_err(|e| BadUse(e.to_string()))?;
+        if !settings.is_remote() {
+            bail!(BadUse(
+                "queue.url is memory://, which only this process would see: name the workers' queue, or do the jobs here with `flamingo run`".into()
+            ));
+        }
+        runtime()?.block_on(async {
+            let backends = Backends::open(&settings).await?;
+            backends.ledger.check().await?;
+            let mut all_well = true;
+            for job in &jobs {
+                match send(&backends, job).await? {
+                    Sent::Refused(why) => {
+                        eprintln!("error[{}]: {}", why.code, shown(&why.message));
+                        all_well = false;
+                    }
+                    Sent::As { id, new } if self.json => println!("{}", json!({ "job_id": id, "new": new })),
+                    Sent::As { id, .. } => println!("{id}"),
+                }
+            }
+            Ok(all_well)
+        })
+    }
+}
+
+/// What became of a job that was sent.
+pub enum Sent {
+    /// It stands in the ledger; not new when it was there already.
+    As { id: JobId, new: bool },
+    Refused(Failure),
+}
+
+/// Enters a job in the ledger, and rings for it.
+pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent> {
+    let new = job.to_new()?;
+    let (record, is_new) = match backends.ledger.accept(&new, now()).await? {
+        Accepted::New(record) => (record, true),
+        Accepted::Same(record) => (record, false),
+        Accepted::Conflict { existing } => {
+            let text = format!("{}: job {existing} has this id or key and asks for something else", new.id);
+            return Ok(Sent::Refused(Failure::new("idempotency_conflict", text)));
+        }
+    };
+    if !record.state.is_end() {
+        let message = Message {
+            id: record.id.to_string(),
+            kind: JOB_SCHEMA.into(),
+            body: Bytes::from(record.message),
+            reply_to: None,
+            correlation_id: None,
+        };
+        backends.queue.send(Lane::Jobs, &message).await?;
+    }
+    Ok(Sent::As { id: record.id, new: is_new })
+}
+
+/// A job with a name of its own, checked.
+fn named(mut job: JobMessage) -> Result<JobMessage, Failure> {
+    if job.job_id.is_none() && job.idempotency_key.is_none() {
+        job.job_id = Some(JobId::mint());
+    }
+    job.check()?;
+    Ok(job)
+}
+
+/// Jobs of a file, one JSON object per line.
+pub fn read(file: &Path) -> anyhow::Result<Vec<JobMessage>> {
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = text.with_context(|| format!("{}: cannot be read", file.display()))?;
+    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+    let jobs = lines.map(|(n, line)| {
+        serde_json::from_str(line).map_err(|e| BadUse(format!("{}, line {n}: {e}", file.display())))
+    });
+    let jobs = jobs.collect::<Result<Vec<JobMessage>, _>>()?;
+    if let Some(job) = jobs.iter().find(|job| job.schema != JOB_SCHEMA) {
+        bail!(BadUse(format!("schema {:?}, this build reads {JOB_SCHEMA:?}", job.schema)));
+    }
+    if jobs.is_empty() {
+        bail!(BadUse(format!("{}: no job in it", file.display())));
+    }
+    Ok(jobs)
+}
