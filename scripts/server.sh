@@ -123,10 +123,20 @@ launch() {
     echo "$! $(began $!)" >"$folder/pid"
 }
 
+# Only what this script made; a folder given by mistake stays.
+delete() {
+    if [ -f "$folder/kind" ]; then
+        if [ -L "$folder/state" ]; then rm -rf "$(readlink -f "$folder/state")"; fi
+        rm -rf "$folder"
+    elif [ -n "$(ls -A "$folder" 2>/dev/null)" ]; then
+        say "$folder holds something else than a server"
+    fi
+}
+
 start() {
     case $kind in rabbitmq | postgres | s3) ;; *) say "there is no server \`$kind\`: rabbitmq, postgres, s3" ;; esac
     if [ ! -f "$folder/created" ]; then
-        rm -rf "$folder"
+        delete
         create
         touch "$folder/created"
     fi
@@ -175,7 +185,4 @@ elif [ -f "$folder/created" ]; then
     load
     if [ "$verb" = kill ]; then end KILL; else end "$stop_signal"; fi
 fi
-if [ "$verb" = remove ]; then
-    if [ -L "$folder/state" ]; then rm -rf "$(readlink -f "$folder/state")"; fi
-    rm -rf "$folder"
-fi
+if [ "$verb" = remove ]; then delete; fi

@@ -20,6 +20,7 @@ all() {
     wait
 }
 
+# shellcheck disable=SC2329 # the trap calls it
 finish() {
     # A second Ctrl-C must not leave servers behind.
     trap '' INT TERM

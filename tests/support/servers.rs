@@ -60,7 +60,8 @@ impl Server {
         self.script("stop");
     }
 
-    /// Ends it as a crash does.
+    /// Ends it as a crash does. RabbitMQ 3.10 takes a while to save that a quorum queue exists: one that is killed
+    /// within a second of the declaration starts again with a queue that never answers.
     pub fn kill(&self) {
         self.script("kill");
     }
