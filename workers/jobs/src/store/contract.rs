@@ -182,8 +182,10 @@ async fn a_listing_goes_on_where_it_stopped(store: &Store) {
         }
         seen.extend(page);
     }
-    assert_eq!(seen.iter().map(|info| info.key.as_str()).collect::<Vec<_>>(), expected);
-    assert_eq!(keys(store, "in").await, expected, "at once");
+    let mut seen: Vec<_> = seen.into_iter().map(|info| info.key).collect();
+    assert_eq!(seen, keys(store, "in").await, "the same order as at once");
+    seen.sort();
+    assert_eq!(seen, expected);
     assert_eq!(store.page("in", Some("in/zzz"), 10).await.unwrap(), []);
 }
 
@@ -192,7 +194,9 @@ async fn a_folder_is_no_prefix_of_letters(store: &Store) {
         store.put(key, "x".into()).await.unwrap();
     }
     assert_eq!(keys(store, "in").await, ["in/a"]);
-    assert_eq!(keys(store, "").await, ["in-c", "in/a", "inner/b"]);
+    let mut all = keys(store, "").await;
+    all.sort();
+    assert_eq!(all, ["in-c", "in/a", "inner/b"]);
 }
 
 async fn a_large_object_is_fetched(store: &Store) {

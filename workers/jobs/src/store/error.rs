@@ -69,6 +69,9 @@ impl StoreError {
         if let Some(status) = http_status(&*source) {
             // Only the status: the body of an answer may quote the request.
             return match status {
+                401 | 403 => Self::Forbidden { url },
+                404 => Self::NotFound { url },
+                412 => Self::Changed { url },
                 408 | 429 => Self::Unavailable { url, why: format!("it goes on answering HTTP {status}") },
                 501 => Self::Unsupported { url, why: "it answers HTTP 501 (not implemented)".to_owned() },
                 500.. => Self::Unavailable { url, why: format!("it goes on answering HTTP {status}") },
