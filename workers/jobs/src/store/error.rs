@@ -12,8 +12,8 @@ pub enum StoreError {
     BadUrl { url: String, why: String },
     #[error("{url}: not there")]
     NotFound { url: String },
-    #[error("{url}: access refused; check the credentials and what they allow")]
-    Forbidden { url: String },
+    #[error("{url}: access refused: {why}")]
+    Forbidden { url: String, why: &'static str },
     #[error("{url}: larger than the limit of {limit} bytes")]
     TooLarge { url: String, limit: u64 },
     #[error("{url}: has changed since it was listed")]
@@ -25,9 +25,11 @@ pub enum StoreError {
     #[error("{url}: this store cannot be used: {why}")]
     Unsupported { url: String, why: String },
     /// A file of this machine could not be read or written.
-    #[error("{url}: {why}")]
+    #[error("{url}: a file of this machine: {why}")]
     Io { url: String, why: io::Error },
 }
+
+const CREDENTIALS: &str = "check the credentials (AWS_*) and what they allow";
 
 impl StoreError {
     /// Names the sort of the error for ever: a part of the public contract.
@@ -55,7 +57,9 @@ impl StoreError {
             Of::NotFound { .. } => Self::NotFound { url },
             Of::Precondition { .. } | Of::NotModified { .. } => Self::Changed { url },
             // Their texts may quote the request with the access key.
-            Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => Self::Forbidden { url },
+            Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => {
+                Self::Forbidden { url, why: CREDENTIALS }
+            }
             Of::InvalidPath { source } => Self::BadUrl { url, why: source.to_string() },
             Of::NotSupported { .. } | Of::NotImplemented { .. } => {
                 Self::Unsupported { url, why: error.to_string() }
@@ -69,7 +73,7 @@ impl StoreError {
         if let Some(status) = http_status(&*source) {
             // Only the status: the body of an answer may quote the request.
             return match status {
-                401 | 403 => Self::Forbidden { url },
+                401 | 403 => Self::Forbidden { url, why: CREDENTIALS },
                 404 => Self::NotFound { url },
                 412 => Self::Changed { url },
                 408 | 429 => Self::Unavailable { url, why: format!("it goes on answering HTTP {status}") },
@@ -83,7 +87,7 @@ impl StoreError {
         }
         let why = causes(&*source).last().map(ToString::to_string).unwrap_or_default();
         match causes(&*source).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
-            Some(io::ErrorKind::PermissionDenied) => Self::Forbidden { url },
+            Some(io::ErrorKind::PermissionDenied) => Self::Forbidden { url, why: "this user may not" },
             // On S3 an object and a folder may have the same name; in a file system the one hides the other.
             Some(io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory) => Self::NotFound { url },
             Some(kind) if !is_network(&*source) => Self::Io { url, why: io::Error::new(kind, why) },

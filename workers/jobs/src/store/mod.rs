@@ -9,17 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    ClientOptions, GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig,
-};
+use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode};
 use tokio::io::AsyncWriteExt;
 
 mod error;
+mod backend;
 
 #[cfg(test)]
 mod contract;
@@ -123,11 +121,12 @@ impl Store {
                     return Err(bad("expected s3://bucket/prefix, and credentials in AWS_* variables"));
                 }
                 let root = Path::parse(prefix).map_err(|why| bad(&why.to_string()))?;
-                let backend = s3(bucket, settings, environment).map_err(|why| bad(&why.to_string()))?;
+                let backend =
+                    backend::s3(bucket, settings, environment).map_err(|why| bad(&why.to_string()))?;
                 Ok(Self { backend: Arc::new(backend), root, shown: shown_root, folder: None })
             }
             Some(("file", folder)) if !folder.is_empty() => {
-                let folder = resolved(FilePath::new(folder)).map_err(|why| bad(&why.to_string()))?;
+                let folder = backend::resolved(FilePath::new(folder)).map_err(|why| bad(&why.to_string()))?;
                 let root = Path::from_absolute_path(&folder).map_err(|why| bad(&why.to_string()))?;
                 // A result that the ledger calls done has to outlive the machine's power.
                 let backend = LocalFileSystem::new().with_fsync(true);
@@ -156,7 +155,6 @@ impl Store {
             match self.backend.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
                 Ok(_) => return Ok(Put::Created),
                 Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                    ()
                 }
                 Err(other) => return Err(self.error(key, other)),
             }
@@ -359,7 +357,9 @@ impl Store {
     async fn stays_inside(&self, key: &str) -> Result<(), StoreError> {
         let Some(folder) = &self.folder else { return Ok(()) };
         match tokio::fs::canonicalize(folder.join(key)).await {
-            Ok(real) if !real.starts_with(folder) => Err(StoreError::Forbidden { url: self.url(key) }),
+            Ok(real) if !real.starts_with(folder) => {
+                Err(StoreError::Forbidden { url: self.url(key), why: "it is a link out of the folder" })
+            }
             // What is wrong otherwise shows when it is opened.
             Ok(_) | Err(_) => Ok(()),
         }
@@ -411,47 +411,4 @@ impl Upload {
     pub async fn abort(mut self) -> Result<(), StoreError> {
         self.writer.abort().await.map_err(|why| self.store.error(&self.key, why))
     }
-}
-
-fn s3(
-    bucket: &str,
-    settings: &StoreSettings,
-    environment: impl Iterator<Item = (String, String)>,
-) -> Result<AmazonS3, object_store::Error> {
-    let mut builder = AmazonS3Builder::new();
-    // The builder replaces all its client options at once, so what the environment says about them is kept apart.
-    let mut client = ClientOptions::new();
-    for (name, value) in environment.filter(|(name, _)| name.starts_with("AWS_")) {
-        match name.to_ascii_lowercase().parse() {
-            Ok(AmazonS3ConfigKey::Client(key)) => client = client.with_config(key, value),
-            Ok(key) => builder = builder.with_config(key, value),
-            Err(_) => (),
-        }
-    }
-    // A total timeout would cut large objects off; what counts is that something comes.
-    let client = client
-        .with_timeout_disabled()
-        .with_connect_timeout(settings.connect_timeout)
-        .with_read_timeout(settings.read_timeout)
-        .with_content_type_for_suffix("json", "application/json")
-        .with_content_type_for_suffix("jsonl", "application/jsonl");
-    let retry = RetryConfig { retry_timeout: settings.retry_for, ..RetryConfig::default() };
-    builder.with_bucket_name(bucket).with_client_options(client).with_retry(retry).build()
-}
-
-/// The absolute path without links of a folder that may not be there yet.
-fn resolved(folder: &FilePath) -> std::io::Result<PathBuf> {
-    let folder = std::path::absolute(folder)?;
-    let mut missing = Vec::new();
-    for there in folder.ancestors() {
-        match there.canonicalize() {
-            Ok(real) => return Ok(missing.iter().rev().fold(real, |path, name| path.join(name))),
-            Err(why) if why.kind() == std::io::ErrorKind::NotFound => match there.file_name() {
-                Some(name) => missing.push(name.to_owned()),
-                None => return Err(why),
-            },
-            Err(why) => return Err(why),
-        }
-    }
-    Ok(folder)
 }

@@ -171,15 +171,16 @@ pub(super) async fn pages_are_whole(place: Place) {
 
 pub(super) async fn processes_share_a_ledger(place: Place) {
     let first = place.ready().await;
-    let job = expanded(&first, 60).await;
-    let ledgers = [first, place.open().await, place.open().await];
-    let ended = race(6, |n| {
-        let (ledger, job) = (ledgers[n % 3].clone(), job.clone());
+    let job = expanded(&first, 120).await;
+    let ledgers = join_all((0..6).map(|_| place.open())).await;
+    let ended = race(12, |n| {
+        let (ledger, job) = (ledgers[n % 6].clone(), job.clone());
         async move {
             let mut ended = 0;
-            for item in 0..60 {
+            for item in 0..120 {
                 let claimed = ledger.claim_item(&job, &item_id(item), "worker", T0, LEASE).await.unwrap();
                 if let ClaimedItem::Yes(claim) = claimed {
+                    assert!(ledger.extend_item(&claim, T0, LEASE).await.unwrap());
                     assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0).await.unwrap());
                     ended += 1;
                 }
@@ -188,6 +189,6 @@ pub(super) async fn processes_share_a_ledger(place: Place) {
         }
     })
     .await;
-    assert_eq!(ended.iter().sum::<usize>(), 60);
-    assert_eq!(ledgers[0].counts(&job).await.unwrap().succeeded, 60);
+    assert_eq!(ended.iter().sum::<usize>(), 120);
+    assert_eq!(first.counts(&job).await.unwrap().succeeded, 120);
 }
