@@ -8,7 +8,7 @@
 pub mod job;
 pub mod retry;
 pub mod queue;
-// pub mod store;
+pub mod store;
 pub mod ledger;
 pub mod worker;
 

@@ -183,13 +183,9 @@ impl Ledger {
         // Holds the job's row until the commit, so that nobody else claims it in between; and SQLite wants its
         // transactions to begin with a write.
         let held = sqlx::query(
-            "UPDATE jobs SET rung_at = $3 WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
-        )
-        .bind(claim.id.as_str())
-        .bind(claim.attempt)
-        .bind(now)
-        .execute(&mut *transaction)
-        .await?;
+            "UPDATE jobs SET attempt = attempt WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
+        );
+        let held = held.bind(claim.id.as_str()).bind(claim.attempt).execute(&mut *transaction).await?;
         if held.rows_affected() == 0 {
             return Ok(false);
         }

@@ -81,13 +81,23 @@ impl Ledger {
     /// # Errors
     /// The ledger cannot be reached, or a table that this build made was changed by hand.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
-        let migrations = migrations();
-        match migrations.run(&self.pool).await {
-            Ok(()) => Ok(()),
+        match self.migrate_once().await {
             // SQLite has no lock for migrations: when two processes begin together the slower one fails on tables that
             // are there now. What is still wrong the second time is wrong.
-            Err(_) => Ok(migrations.run(&self.pool).await?),
+            Err(error) if !error.is_transient() => self.migrate_once().await,
+            outcome => outcome,
         }
+    }
+
+    async fn migrate_once(&self) -> Result<(), LedgerError> {
+        let mut connection = self.pool.acquire().await?;
+        // Not `run`: with a borrowed connection its future is not `Send` (rust-lang/rust#100013).
+        let outcome = migrations().run_direct(None, &mut *connection, false).await;
+        if outcome.is_err() {
+            // Postgres's lock for migrations belongs to the connection, which would keep it after a failure.
+            connection.close().await?;
+        }
+        Ok(outcome?)
     }
 
     /// Is it there, with everything that this build needs?
@@ -173,4 +183,48 @@ fn sqlite_url(file: &str) -> Result<Url, LedgerError> {
         .map_err(|why| wrong(format!("cannot make the folder {folder:?}: {why}")))?;
     let path = Url::from_file_path(&file).map_err(|()| wrong(format!("{file:?} is no path")))?;
     Url::parse(&format!("sqlite://{}?mode=rwc", path.path())).map_err(|why| wrong(why.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn opened(url: &str) -> Result<Ledger, LedgerError> {
+        let settings = LedgerSettings { patience: Duration::from_millis(300), ..LedgerSettings::default() };
+        Ledger::open(&SecretUrl::new(url), &settings).await
+    }
+
+    #[tokio::test]
+    async fn a_ledger_in_memory_is_a_ledger() {
+        let ledger = opened("sqlite::memory:").await.unwrap();
+        ledger.migrate().await.unwrap();
+        ledger.check().await.unwrap();
+        let other = opened("sqlite::memory:").await.unwrap();
+        assert!(other.check().await.is_err(), "another one");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_asked_again_later() {
+        let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let ledger = opened(&format!("postgres://user:secret@{closed}/jobs")).await.unwrap();
+        for error in [ledger.check().await.unwrap_err(), ledger.migrate().await.unwrap_err()] {
+            assert!(error.is_transient(), "{error:?}");
+            assert!(!format!("{error} {error:?}").contains("secret"), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_names_no_ledger_says_so() {
+        for url in [
+            "",
+            "jobs.db",
+            "mysql://u:secret@h/db",
+            "postgres://u:secret@h:port/db",
+            "sqlite:///dev/null/jobs.db",
+        ] {
+            let error = opened(url).await.err().expect(url);
+            assert!(error.to_string().starts_with("ledger: bad URL: "), "{error}");
+            assert!(!error.is_transient() && !error.to_string().contains("secret"), "{error}");
+        }
+    }
 }

@@ -1,0 +1,194 @@
+//! Items: claimed by one, rung for once, listed whole.
+
+use super::*;
+
+pub(super) async fn an_item_is_claimed_by_one(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 1).await;
+    for (round, now) in [(1, T0), (2, T0 + 1_001)] {
+        let claims =
+            race(32, |n| {
+                let (ledger, id) = (ledger.clone(), id.clone());
+                async move {
+                    ledger.claim_item(&id, &item_id(0), &format!("worker-{n}"), now, LEASE).await.unwrap()
+                }
+            })
+            .await;
+        let won: Vec<_> = claims.iter().filter(|claim| matches!(claim, ClaimedItem::Yes(_))).collect();
+        assert_eq!(won.len(), 1);
+        assert!(matches!(won[0], ClaimedItem::Yes(claim) if claim.attempt == round));
+        let held = claims.iter().filter(|claim| **claim == ClaimedItem::Held { until: now + 1_000 }).count();
+        assert_eq!(held, 31);
+    }
+}
+
+pub(super) async fn the_old_holder_is_fenced_off(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 2).await;
+    // Once somebody else has claimed it, and once a sweep has only put it back.
+    let old = [claim_item(&ledger, &id, 0, T0).await, claim_item(&ledger, &id, 1, T0).await];
+    let now = T0 + 1_001;
+    let new = claim_item(&ledger, &id, 0, now).await;
+    let swept = ledger.expired_items(now, 10).await.unwrap();
+    let expected = Bell { job: id.clone(), item: item_id(1), message: "message 1".to_owned() };
+    assert_eq!(swept, [expected]);
+    for old in &old {
+        assert!(!ledger.extend_item(old, now, LEASE).await.unwrap());
+        assert!(!ledger.end_item(old, &ItemEnd::Succeeded, now).await.unwrap());
+        assert!(!ledger.retry_item(old, now, &Failure::new("x", "y")).await.unwrap());
+        assert!(!ledger.give_back_item(old, now).await.unwrap());
+    }
+    assert!(ledger.end_item(&new, &ItemEnd::Succeeded, now).await.unwrap());
+    assert_eq!(claim_item(&ledger, &id, 1, now).await.attempts(), 2);
+}
+
+pub(super) async fn a_heartbeat_keeps_an_item(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 1).await;
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    for beat in 1..5 {
+        assert!(ledger.extend_item(&claim, T0 + beat * 900, LEASE).await.unwrap());
+        assert_eq!(ledger.expired_items(T0 + beat * 900 + 1_000, 10).await.unwrap(), []);
+    }
+    // Late, but nobody was faster.
+    assert!(ledger.extend_item(&claim, T0 + 60_000, LEASE).await.unwrap());
+    assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 70_000).await.unwrap());
+}
+
+pub(super) async fn an_item_says_why_it_is_not_to_be_had(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 1).await;
+    let ask = |n: usize, now: Millis| {
+        let (ledger, id) = (ledger.clone(), id.clone());
+        async move { ledger.claim_item(&id, &item_id(n), "other", now, LEASE).await.unwrap() }
+    };
+    assert_eq!(ask(9, T0).await, ClaimedItem::Unknown);
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    assert_eq!(ask(0, T0 + 1).await, ClaimedItem::Held { until: T0 + 1_000 });
+    let why = Failure::new("store_unavailable", "the store does not answer");
+    assert!(ledger.retry_item(&claim, T0 + 50, &why).await.unwrap());
+    assert_eq!(ask(0, T0 + 49).await, ClaimedItem::Early { due: T0 + 50 });
+    assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, Some(why));
+    let claim = claim_item(&ledger, &id, 0, T0 + 50).await;
+    assert_eq!(claim.attempts(), 2);
+    assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 60).await.unwrap());
+    assert_eq!(ask(0, T0 + 9_999).await, ClaimedItem::Ended(ItemState::Succeeded));
+    assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, None, "it has succeeded after all");
+}
+
+pub(super) async fn giving_back_does_not_count(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 1).await;
+    for _ in 0..3 {
+        let claim = claim_item(&ledger, &id, 0, T0).await;
+        assert!(ledger.give_back_item(&claim, T0).await.unwrap());
+        assert!(!ledger.give_back_item(&claim, T0).await.unwrap());
+    }
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    assert_eq!((claim.attempt, claim.given_back, claim.attempts()), (4, 3, 1));
+}
+
+pub(super) async fn an_end_may_be_said_again(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 1).await;
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 1).await.unwrap());
+    assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 2).await.unwrap());
+    assert!(!ledger.end_item(&claim, &ItemEnd::Failed(Failure::new("x", "y")), T0 + 2).await.unwrap());
+    assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].ended_at, Some(T0 + 1));
+}
+
+/// One round of a sweep, six of each sort at most: the names of what it rings for.
+async fn sweep(ledger: Ledger) -> Vec<String> {
+    let (now, silent) = (T0 + 1_001, Duration::from_millis(500));
+    let expired = ledger.expired_items(now, 6).await.unwrap();
+    let forgotten = ledger.forgotten_items(now, silent, 6).await.unwrap();
+    let jobs = ledger.due_jobs(now, silent, 6).await.unwrap();
+    let items = expired.into_iter().chain(forgotten).map(|bell| bell.item.to_string());
+    items.chain(jobs.into_iter().map(|bell| bell.id.to_string())).collect()
+}
+
+pub(super) async fn lost_bells_ring_once(place: Place) {
+    let ledger = place.ready().await;
+    let job = expanded(&ledger, 40).await;
+    for n in 0..20 {
+        claim_item(&ledger, &job, n, T0).await;
+    }
+    let unheard = accepted(&ledger).await;
+    let other = place.open().await;
+    assert_eq!(ledger.forgotten_items(T0 + 500, Duration::from_millis(500), 100).await.unwrap(), []);
+    let mut rung = race(8, |n| sweep(if n % 2 == 0 { ledger.clone() } else { other.clone() })).await.concat();
+    // A sweeper that met another one on the same rows may come back with fewer: the rest is for the next round.
+    loop {
+        let more = sweep(ledger.clone()).await;
+        if more.is_empty() {
+            break;
+        }
+        rung.extend(more);
+    }
+    let mut expected: Vec<_> = (0..40).map(|n| item_id(n).to_string()).chain([unheard.to_string()]).collect();
+    expected.sort();
+    rung.sort();
+    assert_eq!(rung, expected, "each exactly once");
+}
+
+pub(super) async fn pages_are_whole(place: Place) {
+    let ledger = place.ready().await;
+    let job = expanded(&ledger, 23).await;
+    let mut seen = Vec::new();
+    loop {
+        let after = seen.last().map(|item: &ItemRecord| (item.position, &item.id));
+        let page = ledger.items(&job, after, 7).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page);
+    }
+    assert_eq!(seen.iter().map(|item| item.position).collect::<Vec<_>>(), (0..23).collect::<Vec<_>>());
+
+    // Several in the same millisecond.
+    for n in 0..11 {
+        ledger
+            .accept(&job_named(&format!("job-{n:02}"), &format!("key-{n}"), "r"), T0 + n / 4)
+            .await
+            .unwrap();
+    }
+    let mut seen: Vec<JobRecord> = Vec::new();
+    loop {
+        let after = seen.last().map(|job| (job.accepted_at(), &job.id));
+        let page = ledger.jobs(after, 3).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page);
+    }
+    assert_eq!(seen.len(), 12);
+    assert!(
+        seen.windows(2)
+            .all(|pair| (pair[0].accepted_at(), &pair[0].id) > (pair[1].accepted_at(), &pair[1].id))
+    );
+}
+
+pub(super) async fn processes_share_a_ledger(place: Place) {
+    let first = place.ready().await;
+    let job = expanded(&first, 120).await;
+    let ledgers = join_all((0..6).map(|_| place.open())).await;
+    let ended = race(12, |n| {
+        let (ledger, job) = (ledgers[n % 6].clone(), job.clone());
+        async move {
+            let mut ended = 0;
+            for item in 0..120 {
+                let claimed = ledger.claim_item(&job, &item_id(item), "worker", T0, LEASE).await.unwrap();
+                if let ClaimedItem::Yes(claim) = claimed {
+                    assert!(ledger.extend_item(&claim, T0, LEASE).await.unwrap());
+                    assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0).await.unwrap());
+                    ended += 1;
+                }
+            }
+            ended
+        }
+    })
+    .await;
+    assert_eq!(ended.iter().sum::<usize>(), 120);
+    assert_eq!(first.counts(&job).await.unwrap().succeeded, 120);
+}
