@@ -6,11 +6,10 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jobs::job::{ItemEnd, ItemState, NewItem, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger};
-use jobs::store::{Put, Store};
+use jobs::store::{Put, Store, StoreError};
 use jobs::worker::{EndedJob, Page, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Map, Value, json};
-use tokio::io::AsyncWriteExt;
 
 use crate::fetch::{Found, Inputs};
 use crate::location::Location;
@@ -228,9 +227,9 @@ impl Results<'_> {
     }
 
     async fn gather(&self, ended: &EndedJob, job: &JobMessage, folder: &str) -> Result<Tokens, Trouble> {
-        let io = |e: std::io::Error| Trouble::Transient(Failure::new("store_unavailable", e.to_string()));
-        let mut results = self.store.writer(&format!("{folder}/results.jsonl")).map_err(|e| store_trouble(&e))?;
-        let mut errors = self.store.writer(&format!("{folder}/errors.jsonl")).map_err(|e| store_trouble(&e))?;
+        let away = |e: StoreError| store_trouble(&e);
+        let mut results = self.store.upload(&format!("{folder}/results.jsonl")).map_err(away)?;
+        let mut errors = self.store.upload(&format!("{folder}/errors.jsonl")).map_err(away)?;
         let mut tokens = Tokens::default();
         let mut after: Option<(i64, ItemId)> = None;
         loop {
@@ -239,19 +238,18 @@ impl Results<'_> {
             let rows = rows.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
             let Some(last) = rows.last() else { break };
             after = Some((last.position, last.id.clone()));
-            let reports = stream::iter(rows.iter().map(|row| self.report(job, &ended.record.id, row)));
-            let reports: Vec<_> = reports.buffered(READING).try_collect().await?;
+            let reading: Vec<_> = rows.iter().map(|row| self.report(job, &ended.record.id, row)).collect();
+            let reports: Vec<_> = stream::iter(reading).buffered(READING).try_collect().await?;
             for (row, report) in rows.iter().zip(reports) {
                 tokens.add(&report);
-                let line = format!("{report}\n");
                 match row.state {
-                    ItemState::Succeeded => results.write_all(line.as_bytes()).await.map_err(io)?,
-                    _ => errors.write_all(format!("{}\n", error_line(row, &report)).as_bytes()).await.map_err(io)?,
+                    ItemState::Succeeded => results.write(line(&report)).await.map_err(away)?,
+                    _ => errors.write(line(&error_line(row, &report))).await.map_err(away)?,
                 }
             }
         }
-        results.shutdown().await.map_err(io)?;
-        errors.shutdown().await.map_err(io)?;
+        results.finish().await.map_err(away)?;
+        errors.finish().await.map_err(away)?;
         Ok(tokens)
     }
 
@@ -272,6 +270,10 @@ impl Tokens {
             self.completion += answer["completion_tokens"].as_u64().unwrap_or(0);
         }
     }
+}
+
+fn line(value: &Value) -> Bytes {
+    Bytes::from(format!("{value}\n"))
 }
 
 fn error_line(row: &ItemRecord, report: &Value) -> Value {

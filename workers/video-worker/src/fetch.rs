@@ -67,8 +67,6 @@ pub enum FetchError {
     NotAllowed(Location),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{location}: another version than the one that was listed")]
-    Changed { location: Location },
     /// This machine's own disk.
     #[error("{folder}: {source}", folder = folder.display())]
     Temporary { folder: PathBuf, source: std::io::Error },
@@ -81,7 +79,6 @@ impl FetchError {
             FetchError::Location(why) => &why.code,
             FetchError::NotAllowed(_) => "input_not_allowed",
             FetchError::Store(error) => error.code(),
-            FetchError::Changed { .. } => "input_changed",
             FetchError::Temporary { .. } => "temporary_storage",
         }
     }
@@ -122,13 +119,9 @@ impl Inputs {
             Location::S3 { bucket, key } => {
                 let (file, path) = self.temporary_file()?;
                 let mut file = tokio::fs::File::from_std(file);
-                let ObjectInfo { size, etag: found, .. } =
-                    self.bucket(bucket)?.fetch(key, &mut file, limit).await?;
-                if etag.is_some() && found.as_deref() != etag {
-                    return Err(FetchError::Changed { location: location.clone() });
-                }
-                let info = InputInfo { url, bytes: Some(size), etag: found };
-                Ok((Fetched::Copied(path), info))
+                let ObjectInfo { size, etag, .. } =
+                    self.bucket(bucket)?.fetch(key, etag, &mut file, limit).await?;
+                Ok((Fetched::Copied(path), InputInfo { url, bytes: Some(size), etag }))
             }
         }
     }
@@ -145,7 +138,7 @@ impl Inputs {
         if self.allow.is_empty() {
             return Ok(());
         }
-        let real = std::fs::canonicalize(path).map_err(|e| StoreError::local(path, &e))?;
+        let real = std::fs::canonicalize(path).map_err(|_| not_found(&Location::Local(path.into())))?;
         let real_places = self.allow.iter().filter_map(|place| match place {
             Location::Local(folder) => Some(Location::Local(std::fs::canonicalize(folder).ok()?)),
             Location::S3 { .. } => None,
@@ -163,7 +156,7 @@ impl Inputs {
     pub async fn read(&self, location: &Location, limit: u64) -> Result<Bytes, FetchError> {
         let (store, key) = self.open(location)?;
         let found = store.get(&key, limit).await?;
-        Ok(found.ok_or_else(|| StoreError::not_found(&location.to_string()))?)
+        Ok(found.ok_or_else(|| not_found(location))?)
     }
 
     /// At most `limit` objects below a prefix, after the key `after`, in the order of their keys; and the last key that was
@@ -210,7 +203,7 @@ impl Inputs {
 
     fn folder(&self, path: &Path) -> Result<Store, FetchError> {
         if !path.is_dir() {
-            return Err(StoreError::not_found(&path.display().to_string()).into());
+            return Err(not_found(&Location::Local(path.into())).into());
         }
         Ok(Store::open(&format!("file://{}", path.display()), &self.settings)?)
     }
@@ -224,4 +217,8 @@ impl Inputs {
         buckets.insert(bucket.to_owned(), store.clone());
         Ok(store)
     }
+}
+
+fn not_found(location: &Location) -> StoreError {
+    StoreError::NotFound { url: location.to_string() }
 }

@@ -24,20 +24,14 @@ pub enum Verdict {
 
 pub fn of_fetching(error: &FetchError) -> Verdict {
     match error {
-        FetchError::Location(_) | FetchError::NotAllowed(_) | FetchError::Changed { .. } => Verdict::Final,
+        FetchError::Location(_) | FetchError::NotAllowed(_) => Verdict::Final,
         FetchError::Store(error) => of_store(error),
         FetchError::Temporary { .. } => Verdict::Unfit,
     }
 }
 
 fn of_store(error: &StoreError) -> Verdict {
-    if error.is_own_disk() {
-        Verdict::Unfit
-    } else if error.is_transient() {
-        Verdict::Retry
-    } else {
-        Verdict::Final
-    }
+    if error.is_transient() { Verdict::Retry } else { Verdict::Final }
 }
 
 /// `on_cpu`: a processor does not break, so what a model refuses there lies in the input.

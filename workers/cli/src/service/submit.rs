@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
@@ -170,7 +169,7 @@ pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent>
         let message = Message {
             id: record.id.to_string(),
             kind: JOB_SCHEMA.into(),
-            body: Bytes::from(record.message),
+            body: record.message.into(),
             reply_to: None,
             correlation_id: None,
         };
