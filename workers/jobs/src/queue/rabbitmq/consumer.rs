@@ -37,7 +37,7 @@ enum State {
     },
     /// A task of its own, so that it gets on even when every call of `next` is dropped sooner than the broker answers.
     Opening(AbortOnDropHandle<Result<Session, QueueError>>),
-    Open(Session),
+    Open(Box<Session>),
 }
 
 /// A channel that consumes. Dropped, it is closed, and what came over it unsettled goes back.
@@ -67,7 +67,7 @@ impl RabbitConsumer {
                 }
                 State::Opening(task) => {
                     let opened = task.await.map_err(|error| QueueError(error.to_string()));
-                    self.state = State::Open(opened??);
+                    self.state = State::Open(Box::new(opened??));
                 }
                 State::Open(session) => {
                     let delivery = session.receive().await?;

@@ -7,7 +7,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::Semaphore;
 
-use super::link::{Link, bounded, short};
+use super::link::{Link, refused, short};
 use super::{QueueError, RabbitSettings};
 
 /// Publishes at the same time, and so channels of the connection.
@@ -77,14 +77,10 @@ impl Publisher {
         let options = BasicPublishOptions { mandatory: to.must_arrive, ..Default::default() };
         let confirmed =
             async { channel.basic_publish(exchange, key, options, body, properties).await?.await };
-        let confirmation = match bounded(self.timeout, format!("exchange {:?}", to.exchange), confirmed).await
-        {
-            Ok(confirmation) => confirmation,
-            Err(error) => {
-                self.link.distrust();
-                return Err(error);
-            }
-        };
+        let confirmation = confirmed.await.map_err(|error| {
+            self.link.distrust();
+            refused(format!("exchange {:?}", to.exchange), &error)
+        })?;
         // Only a channel that has answered is used again: any other is closed by being dropped.
         self.idle().push(channel);
         self.judge(to, confirmation)
