@@ -89,8 +89,11 @@ impl Link {
 
     /// The broker did not answer over this connection: the next channel gets a new one. Channels of the old one keep it
     /// until they end.
-    pub(super) async fn forget(&self) {
-        *self.connection.lock().await = None;
+    pub(super) fn forget(&self) {
+        // Whoever holds the lock is about to find out by itself.
+        if let Ok(mut connection) = self.connection.try_lock() {
+            *connection = None;
+        }
     }
 
     /// Is everything there?

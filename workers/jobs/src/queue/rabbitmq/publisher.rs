@@ -55,7 +55,7 @@ impl Publisher {
             Ok(done) => done,
             Err(_) => {
                 self.idle().clear();
-                self.link.forget().await;
+                self.link.forget();
                 let limit = self.timeout;
                 Err(QueueError(format!(
                     "publish not confirmed within {limit:?}; the broker may be away, or short of memory or disk"
@@ -82,7 +82,7 @@ impl Publisher {
             refused(format!("exchange {:?}", to.exchange), &error)
         })?;
         // Only a channel that has answered is used again: any other is closed by being dropped.
-        self.idle().push(channel);
+        self.keep(channel);
         self.judge(to, confirmation)
     }
 
@@ -111,6 +111,14 @@ impl Publisher {
             }
         }
         self.link.confirming_channel().await
+    }
+
+    /// While the link is not trusted every publish opens a channel, so there may be more than are ever used at once.
+    fn keep(&self, channel: Channel) {
+        let mut idle = self.idle();
+        if idle.len() < AT_ONCE {
+            idle.push(channel);
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
