@@ -3,6 +3,7 @@
 //! Results are written whole or not at all. [`Store::put_new`] is how two workers that did the same item find out who was
 //! first. A store is a place with a **root**: keys are relative to it and never lead out of it.
 
+use std::ffi::OsString;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,12 +99,9 @@ impl Store {
     /// # Errors
     /// The URL names no store, or the `AWS_*` settings contradict each other.
     pub fn open(url: &str, settings: &StoreSettings) -> Result<Self, StoreError> {
-        Self::open_with(
-            url,
-            settings,
-            std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        )
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self::open_with(url, settings, std::env::vars_os().filter_map(text))
     }
 
     fn open_with(
@@ -113,7 +111,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let shown = SecretUrl::new(url).to_string();
         let bad = |why: &str| StoreError::BadUrl { url: shown.clone(), why: why.to_owned() };
-        let shown_root = shown.trim_end_matches('/').to_owned();
+        let shown_root = shown.strip_suffix('/').unwrap_or(&shown).to_owned();
         match url.split_once("://") {
             Some(("s3", rest)) => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -134,7 +132,7 @@ impl Store {
             }
             Some(("memory", "")) => {
                 let backend = Arc::new(InMemory::new());
-                Ok(Self { backend, root: Path::default(), shown: "memory:/".to_owned(), folder: None })
+                Ok(Self { backend, root: Path::default(), shown: shown_root, folder: None })
             }
             _ => Err(bad("expected s3://bucket/prefix, file:///folder, file://./folder or memory://")),
         }
@@ -154,8 +152,7 @@ impl Store {
         for conflict in 1..=CONFLICTS {
             match self.backend.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
                 Ok(_) => return Ok(Put::Created),
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                }
+                Err(object_store::Error::AlreadyExists { .. }) => {}
                 Err(other) => return Err(self.error(key, other)),
             }
             match self.get(key, READ_BACK).await? {
@@ -207,8 +204,9 @@ impl Store {
         }
     }
 
-    /// Objects in the folder `prefix` (empty: everywhere) and below it, in the bytewise order of their keys: the first
-    /// `limit`, or those after the key `after`. A folder that is not there is empty.
+    /// Objects in the folder `prefix` (empty: everywhere) and below it: the first `limit`, or those after `after`, the last
+    /// key of the page before. The order is bytewise by key; a store that speaks S3 but has an order of its own (SeaweedFS
+    /// goes folder by folder) keeps to that. A folder that is not there is empty.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
