@@ -1,7 +1,7 @@
 //! Objects: what came in and what came out, on S3, in a folder, or in memory.
 //!
-//! Results are written whole or not at all. [`Store::put_new`] is how two workers that did the same item find out who was
-//! first. A store is a place with a **root**: keys are relative to it and never lead out of it.
+//! Results are written whole or not at all. [`Store::put_new`] is how two workers that did the same item find out who
+//! was first. A store is a place with a **root**: keys are relative to it and never lead out of it.
 
 use std::ffi::OsString;
 use std::path::{Path as FilePath, PathBuf};
@@ -94,7 +94,8 @@ pub struct Store {
 
 impl Store {
     /// `s3://bucket/prefix` (settings and credentials from `AWS_*` in the environment), `file:///absolute/folder`,
-    /// `file://./relative/folder` (made when something is written) or `memory://` (a new one, empty). Connects to nothing.
+    /// `file://./relative/folder` (made when something is written) or `memory://` (a new one, empty). Connects to
+    /// nothing.
     ///
     /// # Errors
     /// The URL names no store, or the `AWS_*` settings contradict each other.
@@ -204,9 +205,9 @@ impl Store {
         }
     }
 
-    /// Objects in the folder `prefix` (empty: everywhere) and below it: the first `limit`, or those after `after`, the last
-    /// key of the page before. The order is bytewise by key; a store that speaks S3 but has an order of its own (SeaweedFS
-    /// goes folder by folder) keeps to that. A folder that is not there is empty.
+    /// Objects in the folder `prefix` (empty: everywhere) and below it: the first `limit`, or those after `after`, the
+    /// last key of the page before. The order is bytewise by key; a store that speaks S3 but has an order of its own
+    /// (SeaweedFS goes folder by folder) keeps to that. A folder that is not there is empty.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
@@ -246,12 +247,12 @@ impl Store {
         Ok(page)
     }
 
-    /// Reads an object into a file, piece by piece. With an `etag`, only the object that had it. A connection that breaks is
-    /// taken up again where it broke, as long as the object is the same.
+    /// Reads an object into a file, piece by piece. With an `etag`, only the object that had it. A connection that
+    /// breaks is taken up again where it broke, as long as the object is the same.
     ///
     /// # Errors
-    /// It is not there, is another one, or has more than `limit` bytes; the store cannot be reached, refuses, or sends less
-    /// than it announced; the file cannot be written. The file may hold a part of the object then.
+    /// It is not there, is another one, or has more than `limit` bytes; the store cannot be reached, refuses, or sends
+    /// less than it announced; the file cannot be written. The file may hold a part of the object then.
     pub async fn fetch(
         &self,
         key: &str,
