@@ -107,15 +107,14 @@ impl Ledger {
     /// It is not; the text says what to do.
     pub async fn check(&self) -> Result<(), LedgerError> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
-        let applied = match sqlx::query("SELECT version, checksum FROM _sqlx_migrations")
-            .fetch_all(&self.pool)
-            .await
-        {
-            Ok(rows) => rows,
+        let applied =
+            sqlx::query("SELECT version, checksum FROM _sqlx_migrations").fetch_all(&self.pool).await;
+        let applied = applied.map_err(|error| match LedgerError::from(error) {
+            error if error.is_transient() => error,
             // It answers, but does not know the table.
-            Err(sqlx::Error::Database(_)) => return Err(LedgerError::schema("the ledger has no tables yet")),
-            Err(other) => return Err(other.into()),
-        };
+            LedgerError::Sql(sqlx::Error::Database(_)) => LedgerError::schema("the ledger has no tables yet"),
+            other => other,
+        })?;
         for migration in migrations().iter() {
             let version: i64 = migration.version;
             let Some(row) =

@@ -195,3 +195,24 @@ async fn tables_are_made_by_many_at_once(place: Place) {
     }
     ledgers[0].check().await.unwrap();
 }
+
+#[tokio::test]
+#[ignore = "needs Postgres"]
+async fn cut_connections_are_replaced() {
+    let place = Place::postgres().await;
+    let ledger = place.ready().await;
+    let id = accepted(&ledger).await;
+    let database = Url::parse(place.url.reveal()).unwrap().path()[1..].to_owned();
+    run_on_server(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    ))
+    .await;
+    for _ in 0..8 {
+        match ledger.job(&id).await {
+            Ok(job) => assert!(job.is_some()),
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+    }
+    assert!(ledger.job(&id).await.unwrap().is_some());
+    drop_database(&place.url).await;
+}
