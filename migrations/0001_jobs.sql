@@ -1,5 +1,5 @@
--- The ledger: what is known about every job and its items. Runs unchanged on SQLite and Postgres, so: TEXT and BIGINT only.
--- Times are milliseconds since 1970, UTC.
+-- The ledger: what is known about every job and its items. Runs unchanged on SQLite and Postgres, so: TEXT and BIGINT
+-- only. Times are milliseconds since 1970, UTC.
 
 CREATE TABLE jobs (
     id              TEXT   NOT NULL PRIMARY KEY,

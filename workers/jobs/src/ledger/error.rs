@@ -80,8 +80,9 @@ fn sqlite_is_transient(code: &str) -> bool {
     code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL))
 }
 
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>: connection lost, rolled back for somebody else's sake,
-/// out of resources, lock not available, operator intervention (shutdown, statement timeout), input or output error.
+/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>: connection lost, rolled back for somebody else's
+/// sake, out of resources, lock not available, operator intervention (shutdown, statement timeout), input or output
+/// error.
 fn postgres_is_transient(code: &str) -> bool {
     ["08", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
 }

@@ -49,7 +49,8 @@ pub enum ClaimedItem {
 }
 
 impl Ledger {
-    /// Items of a job in order: the first `limit`, or those after the last one of the page before (its position, its id).
+    /// Items of a job in order: the first `limit`, or those after the last one of the page before (its position, its
+    /// id).
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -179,8 +180,8 @@ impl Ledger {
         Ok(query.bind(end.state().as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Gives an item back after a failed attempt: due later, with the reason. Whoever calls this has set its bell to ring
-    /// then. `false`: fenced off.
+    /// Gives an item back after a failed attempt: due later, with the reason. Whoever calls this has set its bell to
+    /// ring then. `false`: fenced off.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -200,7 +201,8 @@ impl Ledger {
         self.changed(query.bind(due).bind(why.code.as_str()).bind(why.message.as_str())).await
     }
 
-    /// Gives an item back because the worker was told to stop: due now, and the attempt does not count. `false`: fenced off.
+    /// Gives an item back because the worker was told to stop: due now, and the attempt does not count. `false`:
+    /// fenced off.
     ///
     /// # Errors
     /// The ledger cannot be reached.

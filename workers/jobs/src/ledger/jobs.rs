@@ -79,7 +79,8 @@ impl Ledger {
         query.fetch_optional(&self.pool).await?.as_ref().map(JobRecord::read).transpose()
     }
 
-    /// Jobs, newest first: the first `limit`, or those after the last one of the page before (when it was accepted, its id).
+    /// Jobs, newest first: the first `limit`, or those after the last one of the page before (when it was accepted,
+    /// its id).
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -122,7 +123,8 @@ impl Ledger {
         Ok(counts)
     }
 
-    /// Claims the work on a job itself, when it has not ended and nobody holds it. An accepted job is validating from now.
+    /// Claims the work on a job itself, when it has not ended and nobody holds it. An accepted job is validating from
+    /// now.
     ///
     /// # Errors
     /// The ledger cannot be reached; it may have been claimed, then the lease runs out.
@@ -167,8 +169,8 @@ impl Ledger {
         self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(until(now, lease))).await
     }
 
-    /// Enters a page of items, the first of them at `first_position`. Items that are known stay as they are, so a page may
-    /// come again. Whoever calls this rings for them. `false`: fenced off.
+    /// Enters a page of items, the first of them at `first_position`. Items that are known stay as they are, so a page
+    /// may come again. Whoever calls this rings for them. `false`: fenced off.
     ///
     /// # Errors
     /// The ledger cannot be reached; all of the page was entered or nothing.
@@ -237,7 +239,8 @@ impl Ledger {
         self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(now)).await
     }
 
-    /// The job is finalizing, when every item is known and has ended. `None`: that is not so, or the claim is fenced off.
+    /// The job is finalizing, when every item is known and has ended. `None`: that is not so, or the claim is fenced
+    /// off.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -254,8 +257,8 @@ impl Ledger {
         self.written(query).await?.as_ref().map(JobRecord::read).transpose()
     }
 
-    /// Ends a job, and the claim with it. Success is for a job that is finalizing; failure may come at any time and ends
-    /// the items that are open, with the job's failure. `false`: fenced off. Saying it again is no harm.
+    /// Ends a job, and the claim with it. Success is for a job that is finalizing; failure may come at any time and
+    /// ends the items that are open, with the job's failure. `false`: fenced off. Saying it again is no harm.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -287,7 +290,8 @@ impl Ledger {
         }
         let open = sqlx::query(
             "UPDATE items
-             SET state = 'failed', failure_code = $2, failure_message = $3, worker = NULL, lease_until = NULL, ended_at = $4
+             SET state = 'failed', failure_code = $2, failure_message = $3, ended_at = $4,
+                 worker = NULL, lease_until = NULL
              WHERE job_id = $1 AND state IN ('queued', 'running')",
         );
         open.bind(claim.id.as_str()).bind(code).bind(message).bind(now).execute(&mut *transaction).await?;
@@ -295,11 +299,13 @@ impl Ledger {
         Ok(true)
     }
 
-    /// Gives a job back: somebody shall look at it at `due`, or when its last item has ended. `false`: fenced off.
+    /// Gives a job back. The sweep rings for it at `due`, and not before; `None`: as soon as there is something to do,
+    /// which is when its last item has ended. The item may have ended while the job was held: who gives a job back
+    /// with `None` asks [`any_open`](Self::any_open) afterwards, or leaves it to the sweep. `false`: fenced off.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn release_job(&self, claim: &JobClaim, due: Millis) -> Result<bool, LedgerError> {
+    pub async fn release_job(&self, claim: &JobClaim, due: Option<Millis>) -> Result<bool, LedgerError> {
         let query = sqlx::query(
             "UPDATE jobs SET worker = NULL, lease_until = NULL, due_at = $3
              WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",

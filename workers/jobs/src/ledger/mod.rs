@@ -1,8 +1,8 @@
 //! The truth about jobs and items, in SQL: one set of statements for SQLite and Postgres.
 //!
-//! Whoever works on a job or an item **claims** it for the length of a **lease** and gets an attempt number. Every later
-//! statement of his names that number: once somebody else has claimed, it changes nothing and answers `false`. That is the
-//! **fence**. Times come from the caller as `now`, so tests need no sleeping.
+//! Whoever works on a job or an item **claims** it for the length of a **lease** and gets an attempt number. Every
+//! later statement of his names that number: once somebody else has claimed, it changes nothing and answers `false`.
+//! That is the **fence**. Times come from the caller as `now`, so tests need no sleeping.
 //!
 //! Statements that claim or ring have their condition twice, in the subselect that finds rows and in the update itself:
 //! Postgres checks only the latter again after it has waited for somebody else's change of the same row.
@@ -35,8 +35,8 @@ use crate::job::{Millis, SecretUrl};
 /// How to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerSettings {
-    /// Connections to Postgres at most. SQLite has one: it has one writer at a time anyway, and callers of this process who
-    /// wait for a connection are served in order, which callers who wait for a lock on the file are not.
+    /// Connections to Postgres at most. SQLite has one: it has one writer at a time anyway, and callers of this
+    /// process who wait for a connection are served in order, which callers who wait for a lock on the file are not.
     pub connections: u32,
     /// How long to wait for a connection before an error is reported.
     pub patience: Duration,
@@ -76,7 +76,8 @@ impl Ledger {
         Ok(Self { pool: pool.connect_lazy_with(options) })
     }
 
-    /// Makes the tables, or brings them up to date. Does no harm when it has been done, or is being done by somebody else.
+    /// Makes the tables, or brings them up to date. Does no harm when it has been done, or is being done by somebody
+    /// else.
     ///
     /// # Errors
     /// The ledger cannot be reached, or a table that this build made was changed by hand.
@@ -106,15 +107,14 @@ impl Ledger {
     /// It is not; the text says what to do.
     pub async fn check(&self) -> Result<(), LedgerError> {
         sqlx::query("SELECT 1").execute(&self.pool).await?;
-        let applied = match sqlx::query("SELECT version, checksum FROM _sqlx_migrations")
-            .fetch_all(&self.pool)
-            .await
-        {
-            Ok(rows) => rows,
+        let applied =
+            sqlx::query("SELECT version, checksum FROM _sqlx_migrations").fetch_all(&self.pool).await;
+        let applied = applied.map_err(|error| match LedgerError::from(error) {
+            error if error.is_transient() => error,
             // It answers, but does not know the table.
-            Err(sqlx::Error::Database(_)) => return Err(LedgerError::schema("the ledger has no tables yet")),
-            Err(other) => return Err(other.into()),
-        };
+            LedgerError::Sql(sqlx::Error::Database(_)) => LedgerError::schema("the ledger has no tables yet"),
+            other => other,
+        })?;
         for migration in migrations().iter() {
             let version: i64 = migration.version;
             let Some(row) =

@@ -1,5 +1,5 @@
-//! The sweep: what somebody should be told about. Each call marks what it returns as rung, so of several sweepers only one
-//! rings.
+//! The sweep: what somebody should be told about. Each call marks what it returns as rung, so of several sweepers only
+//! one rings.
 
 use std::time::Duration;
 
@@ -47,8 +47,8 @@ impl Ledger {
         rows.iter().map(Bell::read).collect()
     }
 
-    /// Items that are due, and for which nobody has rung for so long that their bell must be lost. Items that merely wait in
-    /// a long queue look the same: ask only while the queue is empty.
+    /// Items that are due, and for which nobody has rung for so long that their bell must be lost. Items that merely
+    /// wait in a long queue look the same: ask only while the queue is empty.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -74,8 +74,8 @@ impl Ledger {
         rows.iter().map(Bell::read).collect()
     }
 
-    /// Jobs that nobody holds although there is something to do: inputs to list, results to gather, or their time has come.
-    /// Silent for longer than `silent_for`.
+    /// Jobs that nobody holds although there is something to do: inputs to list, results to gather, or their time has
+    /// come. Silent for longer than `silent_for`.
     ///
     /// # Errors
     /// The ledger cannot be reached.

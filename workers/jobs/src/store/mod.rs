@@ -1,8 +1,9 @@
 //! Objects: what came in and what came out, on S3, in a folder, or in memory.
 //!
-//! Results are written whole or not at all. [`Store::put_new`] is how two workers that did the same item find out who was
-//! first. A store is a place with a **root**: keys are relative to it and never lead out of it.
+//! Results are written whole or not at all. [`Store::put_new`] is how two workers that did the same item find out who
+//! was first. A store is a place with a **root**: keys are relative to it and never lead out of it.
 
+use std::ffi::OsString;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,17 +94,15 @@ pub struct Store {
 
 impl Store {
     /// `s3://bucket/prefix` (settings and credentials from `AWS_*` in the environment), `file:///absolute/folder`,
-    /// `file://./relative/folder` (made when something is written) or `memory://` (a new one, empty). Connects to nothing.
+    /// `file://./relative/folder` (made when something is written) or `memory://` (a new one, empty). Connects to
+    /// nothing.
     ///
     /// # Errors
     /// The URL names no store, or the `AWS_*` settings contradict each other.
     pub fn open(url: &str, settings: &StoreSettings) -> Result<Self, StoreError> {
-        Self::open_with(
-            url,
-            settings,
-            std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        )
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self::open_with(url, settings, std::env::vars_os().filter_map(text))
     }
 
     fn open_with(
@@ -113,7 +112,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let shown = SecretUrl::new(url).to_string();
         let bad = |why: &str| StoreError::BadUrl { url: shown.clone(), why: why.to_owned() };
-        let shown_root = shown.trim_end_matches('/').to_owned();
+        let shown_root = shown.strip_suffix('/').unwrap_or(&shown).to_owned();
         match url.split_once("://") {
             Some(("s3", rest)) => {
                 let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -134,7 +133,7 @@ impl Store {
             }
             Some(("memory", "")) => {
                 let backend = Arc::new(InMemory::new());
-                Ok(Self { backend, root: Path::default(), shown: "memory:/".to_owned(), folder: None })
+                Ok(Self { backend, root: Path::default(), shown: shown_root, folder: None })
             }
             _ => Err(bad("expected s3://bucket/prefix, file:///folder, file://./folder or memory://")),
         }
@@ -154,8 +153,7 @@ impl Store {
         for conflict in 1..=CONFLICTS {
             match self.backend.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
                 Ok(_) => return Ok(Put::Created),
-                Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => {
-                }
+                Err(object_store::Error::AlreadyExists { .. }) => {}
                 Err(other) => return Err(self.error(key, other)),
             }
             match self.get(key, READ_BACK).await? {
@@ -207,8 +205,9 @@ impl Store {
         }
     }
 
-    /// Objects in the folder `prefix` (empty: everywhere) and below it, in the bytewise order of their keys: the first
-    /// `limit`, or those after the key `after`. A folder that is not there is empty.
+    /// Objects in the folder `prefix` (empty: everywhere) and below it: the first `limit`, or those after `after`, the
+    /// last key of the page before. The order is bytewise by key; a store that speaks S3 but has an order of its own
+    /// (SeaweedFS goes folder by folder) keeps to that. A folder that is not there is empty.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
@@ -248,12 +247,12 @@ impl Store {
         Ok(page)
     }
 
-    /// Reads an object into a file, piece by piece. With an `etag`, only the object that had it. A connection that breaks is
-    /// taken up again where it broke, as long as the object is the same.
+    /// Reads an object into a file, piece by piece. With an `etag`, only the object that had it. A connection that
+    /// breaks is taken up again where it broke, as long as the object is the same.
     ///
     /// # Errors
-    /// It is not there, is another one, or has more than `limit` bytes; the store cannot be reached, refuses, or sends less
-    /// than it announced; the file cannot be written. The file may hold a part of the object then.
+    /// It is not there, is another one, or has more than `limit` bytes; the store cannot be reached, refuses, or sends
+    /// less than it announced; the file cannot be written. The file may hold a part of the object then.
     pub async fn fetch(
         &self,
         key: &str,

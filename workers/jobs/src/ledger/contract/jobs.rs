@@ -63,7 +63,7 @@ pub(super) async fn a_job_goes_through_its_states(place: Place) {
     let early = claim_job(&ledger, &id, T0 + 6).await;
     assert!(ledger.finalize(&early, T0 + 6).await.unwrap().is_none(), "an item is open");
     assert!(!ledger.finish(&early, &JobEnd::Succeeded, T0 + 6).await.unwrap(), "it is not finalizing");
-    assert!(ledger.release_job(&early, T0 + 9).await.unwrap());
+    assert!(ledger.release_job(&early, None).await.unwrap());
     assert!(ledger.end_item(&items[1], &ItemEnd::Failed(failure.clone()), T0 + 7).await.unwrap());
     assert!(!ledger.any_open(&id).await.unwrap());
 
@@ -120,7 +120,7 @@ pub(super) async fn an_expired_job_goes_to_another(place: Place) {
     assert!(!ledger.expanded(&old, now).await.unwrap());
     assert!(ledger.finalize(&old, now).await.unwrap().is_none());
     assert!(!ledger.finish(&old, &JobEnd::Failed(Failure::new("x", "y")), now).await.unwrap());
-    assert!(!ledger.release_job(&old, now).await.unwrap());
+    assert!(!ledger.release_job(&old, None).await.unwrap());
     assert_eq!(ledger.job(&id).await.unwrap().unwrap().cursor, None);
     assert_eq!(ledger.counts(&id).await.unwrap().total, 0);
     assert!(ledger.expanded(&new, now).await.unwrap());
@@ -139,7 +139,7 @@ pub(super) async fn a_job_given_back_is_rung_for_when_it_is_due(place: Place) {
     assert_eq!(rung(T0 + 102).await, 0, "rung for a moment ago");
     let claim = claim_job(&ledger, &id, T0 + 150).await;
     assert_eq!(rung(T0 + 1_000).await, 0, "somebody holds it");
-    assert!(ledger.release_job(&claim, T0 + 3_000).await.unwrap());
+    assert!(ledger.release_job(&claim, Some(T0 + 3_000)).await.unwrap());
     assert_eq!(rung(T0 + 2_999).await, 0, "not yet due");
     assert_eq!(rung(T0 + 3_000).await, 1);
 
@@ -152,6 +152,13 @@ pub(super) async fn a_job_given_back_is_rung_for_when_it_is_due(place: Place) {
     let item = claim_item(&ledger, &id, 0, T0 + 7_000).await;
     assert!(ledger.end_item(&item, &ItemEnd::Succeeded, T0 + 7_000).await.unwrap());
     assert_eq!(rung(T0 + 8_000).await, 1, "its results are to be gathered");
+    let claim = claim_job(&ledger, &id, T0 + 8_000).await;
+    assert!(ledger.release_job(&claim, Some(T0 + 10_000)).await.unwrap());
+    assert_eq!(rung(T0 + 9_999).await, 0, "they could not be gathered; later");
+    assert_eq!(rung(T0 + 10_000).await, 1);
+    let claim = claim_job(&ledger, &id, T0 + 10_000).await;
+    assert!(ledger.release_job(&claim, None).await.unwrap());
+    assert_eq!(rung(T0 + 10_101).await, 1, "there is still something to do");
 }
 
 pub(super) async fn a_failed_job_ends_its_items(place: Place) {

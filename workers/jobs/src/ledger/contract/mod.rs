@@ -32,16 +32,9 @@ impl Place {
     }
 
     async fn postgres() -> Self {
-        let server = std::env::var("FLAMINGO_TEST_POSTGRES").expect("FLAMINGO_TEST_POSTGRES");
-        let name = format!("flamingo_{}", uuid::Uuid::now_v7().simple());
-        sqlx::any::install_default_drivers();
-        let mut connection = AnyConnection::connect(&server).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
-            .execute(&mut connection)
-            .await
-            .unwrap();
-        let mut url = Url::parse(&server).unwrap();
-        url.set_path(&name);
+        let mut url = server();
+        url.set_path(&format!("flamingo_{}", uuid::Uuid::now_v7().simple()));
+        run_on_server(&format!("CREATE DATABASE {}", &url.path()[1..])).await;
         Self { url: SecretUrl::new(url), _folder: None }
     }
 
@@ -55,6 +48,22 @@ impl Place {
         ledger.migrate().await.unwrap();
         ledger
     }
+}
+
+fn server() -> Url {
+    Url::parse(&std::env::var("FLAMINGO_TEST_POSTGRES").expect("FLAMINGO_TEST_POSTGRES")).unwrap()
+}
+
+async fn run_on_server(sql: &str) {
+    sqlx::any::install_default_drivers();
+    let mut connection = AnyConnection::connect(server().as_str()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+}
+
+/// After a test that succeeded; what a failed one leaves may tell why.
+async fn drop_database(url: &SecretUrl) {
+    let url = Url::parse(url.reveal()).unwrap();
+    run_on_server(&format!("DROP DATABASE {} WITH (FORCE)", &url.path()[1..])).await;
 }
 
 macro_rules! contract {
@@ -72,7 +81,10 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 #[ignore = "needs Postgres"]
                 async fn $name() {
-                    super::$name(super::Place::postgres().await).await;
+                    let place = super::Place::postgres().await;
+                    let url = place.url.clone();
+                    super::$name(place).await;
+                    super::drop_database(&url).await;
                 }
             )*
         }
@@ -182,4 +194,25 @@ async fn tables_are_made_by_many_at_once(place: Place) {
         outcome.unwrap();
     }
     ledgers[0].check().await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs Postgres"]
+async fn cut_connections_are_replaced() {
+    let place = Place::postgres().await;
+    let ledger = place.ready().await;
+    let id = accepted(&ledger).await;
+    let database = Url::parse(place.url.reveal()).unwrap().path()[1..].to_owned();
+    run_on_server(&format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+    ))
+    .await;
+    for _ in 0..8 {
+        match ledger.job(&id).await {
+            Ok(job) => assert!(job.is_some()),
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+    }
+    assert!(ledger.job(&id).await.unwrap().is_some());
+    drop_database(&place.url).await;
 }

@@ -1,5 +1,6 @@
 //! Messages on their way in: a consumer that looks after its own channel.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,12 +38,12 @@ enum State {
     },
     /// A task of its own, so that it gets on even when every call of `next` is dropped sooner than the broker answers.
     Opening(AbortOnDropHandle<Result<Session, QueueError>>),
-    Open(Session),
+    Open(Box<Session>),
 }
 
-/// A channel that consumes. Dropped, it is closed, and what came over it unsettled goes back.
+/// A channel that consumes. With its end, what came over it unsettled goes back.
 struct Session {
-    channel: Channel,
+    channel: OwnChannel,
     stream: lapin::Consumer,
     queue: String,
     answer_timeout: Duration,
@@ -67,7 +68,7 @@ impl RabbitConsumer {
                 }
                 State::Opening(task) => {
                     let opened = task.await.map_err(|error| QueueError(error.to_string()));
-                    self.state = State::Open(opened??);
+                    self.state = State::Open(Box::new(opened??));
                 }
                 State::Open(session) => {
                     let delivery = session.receive().await?;
@@ -93,7 +94,7 @@ impl Session {
     async fn open(broker: Arc<Broker>, lane: Lane) -> Result<Self, QueueError> {
         let RabbitSettings { answer_timeout, watchdog, .. } = broker.settings;
         let queue = broker.settings.lane(lane);
-        let channel = broker.consuming.channel().await?;
+        let channel = OwnChannel { channel: broker.consuming.channel().await?, limit: answer_timeout };
         bounded(answer_timeout, "prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
         // The broker thinks of a tag.
         let (name, tag) = (short(&queue)?, "".into());
@@ -131,11 +132,26 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+/// A channel that is closed when it is dropped, even while it is only being prepared. lapin does that by itself only when
+/// the last handle goes, and its list of consumers holds one.
+struct OwnChannel {
+    channel: Channel,
+    limit: Duration,
+}
+
+impl Deref for OwnChannel {
+    type Target = Channel;
+
+    fn deref(&self) -> &Channel {
+        &self.channel
+    }
+}
+
+impl Drop for OwnChannel {
     fn drop(&mut self) {
-        // Outside a runtime nobody can ask the broker; the channel then ends with its handles.
+        // Outside a runtime nobody can ask the broker; the channel then ends with its connection.
         let Ok(runtime) = Handle::try_current() else { return };
-        let (channel, limit) = (self.channel.clone(), self.answer_timeout);
+        let (channel, limit) = (self.channel.clone(), self.limit);
         runtime.spawn(async move {
             let closed = timeout(limit, channel.close(200, "done".into())).await;
             tracing::debug!(?closed, "a consumer's channel is closed");

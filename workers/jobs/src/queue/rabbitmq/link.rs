@@ -89,8 +89,11 @@ impl Link {
 
     /// The broker did not answer over this connection: the next channel gets a new one. Channels of the old one keep it
     /// until they end.
-    pub(super) async fn forget(&self) {
-        *self.connection.lock().await = None;
+    pub(super) fn forget(&self) {
+        // Whoever holds the lock is about to find out by itself.
+        if let Ok(mut connection) = self.connection.try_lock() {
+            *connection = None;
+        }
     }
 
     /// Is everything there?
@@ -154,16 +157,17 @@ pub(super) async fn bounded<T>(
 ) -> Result<T, QueueError> {
     match tokio::time::timeout(limit, answer).await {
         Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(QueueError(explain(&what.into(), &error))),
+        Ok(Err(error)) => Err(refused(what, &error)),
         Err(_) => Err(QueueError(format!("{}: no answer within {limit:?}", what.into()))),
     }
 }
 
 /// What the broker said, and what to do when that is known.
-fn explain(what: &str, error: &lapin::Error) -> String {
-    let ErrorKind::ProtocolError(said) = error.kind() else { return format!("{what}: {error}") };
+pub(super) fn refused(what: impl Into<String>, error: &lapin::Error) -> QueueError {
+    let what = what.into();
+    let ErrorKind::ProtocolError(said) = error.kind() else { return QueueError(format!("{what}: {error}")) };
     let text = said.get_message();
-    match said.kind() {
+    QueueError(match said.kind() {
         AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
             if text.as_str().contains("inequivalent arg") =>
         {
@@ -175,7 +179,7 @@ fn explain(what: &str, error: &lapin::Error) -> String {
             format!("{what} is not there: {text}; let the worker declare it, or import the definitions")
         }
         _ => format!("{what}: {text}"),
-    }
+    })
 }
 
 /// A name on the wire has 255 bytes; lapin's own conversion panics on more.

@@ -7,7 +7,7 @@ use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::Semaphore;
 
-use super::link::{Link, bounded, short};
+use super::link::{Link, refused, short};
 use super::{QueueError, RabbitSettings};
 
 /// Publishes at the same time, and so channels of the connection.
@@ -55,7 +55,7 @@ impl Publisher {
             Ok(done) => done,
             Err(_) => {
                 self.idle().clear();
-                self.link.forget().await;
+                self.link.forget();
                 let limit = self.timeout;
                 Err(QueueError(format!(
                     "publish not confirmed within {limit:?}; the broker may be away, or short of memory or disk"
@@ -77,16 +77,12 @@ impl Publisher {
         let options = BasicPublishOptions { mandatory: to.must_arrive, ..Default::default() };
         let confirmed =
             async { channel.basic_publish(exchange, key, options, body, properties).await?.await };
-        let confirmation = match bounded(self.timeout, format!("exchange {:?}", to.exchange), confirmed).await
-        {
-            Ok(confirmation) => confirmation,
-            Err(error) => {
-                self.link.distrust();
-                return Err(error);
-            }
-        };
+        let confirmation = confirmed.await.map_err(|error| {
+            self.link.distrust();
+            refused(format!("exchange {:?}", to.exchange), &error)
+        })?;
         // Only a channel that has answered is used again: any other is closed by being dropped.
-        self.idle().push(channel);
+        self.keep(channel);
         self.judge(to, confirmation)
     }
 
@@ -115,6 +111,14 @@ impl Publisher {
             }
         }
         self.link.confirming_channel().await
+    }
+
+    /// While the link is not trusted every publish opens a channel, so there may be more than are ever used at once.
+    fn keep(&self, channel: Channel) {
+        let mut idle = self.idle();
+        if idle.len() < AT_ONCE {
+            idle.push(channel);
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {

@@ -184,6 +184,45 @@ async fn a_cut_connection_is_made_again_within_5_s() {
     server.close().await;
 }
 
+/// What was confirmed comes, however often the connections are cut meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn cuts_lose_nothing_that_was_confirmed() {
+    const MESSAGES: usize = 200;
+    let (relay, settings) = relayed().await;
+    let server = Server::with(RabbitSettings { delivery_limit: 1000, ..settings }).await;
+    let (arrived, mut seen) = unbounded_channel();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (queue, arrived) = (server.queue.clone(), arrived.clone());
+        tasks.spawn(async move {
+            let mut consumer = queue.consumer(Lane::Items).await;
+            loop {
+                let delivery = consumer.next().await;
+                let _ = arrived.send(delivery.message.id.clone());
+                delivery.ack().await;
+            }
+        });
+    }
+    tasks.spawn(async move {
+        loop {
+            sleep(Duration::from_millis(700)).await;
+            relay.cut();
+        }
+    });
+    for number in 0..MESSAGES {
+        while server.queue.send(Lane::Items, &message(&number.to_string())).await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let mut distinct = std::collections::BTreeSet::new();
+    while distinct.len() < MESSAGES {
+        distinct.extend(soon(seen.recv()).await);
+    }
+    tasks.shutdown().await;
+    server.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
 async fn a_queue_that_was_deleted_is_made_again() {
