@@ -178,7 +178,8 @@ fn memory_is_limited() {
     image::RgbImage::new(5000, 5000).save(&input).unwrap();
     let answered = |megabytes: u64| {
         let limits = ProcessLimits { memory: megabytes << 20, ..ProcessLimits::default() };
-        decode(binary(), &input, request(&input, limits)).and_then(|frames| frames.collect::<Result<Vec<_>, _>>())
+        decode(binary(), &input, request(&input, limits))
+            .and_then(|frames| frames.collect::<Result<Vec<_>, _>>())
     };
     assert_eq!(answered(1024).unwrap().len(), 1);
     let error = answered(192).expect_err("the picture does not fit");

@@ -53,10 +53,16 @@ impl<'w> Broker<'w> {
         let exchange = self.world.name.as_str();
         self.world.block_on(async {
             let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-            let sent =
-                self.channel.basic_publish(exchange.into(), "jobs".into(), options, body, properties).await.unwrap();
+            let sent = self
+                .channel
+                .basic_publish(exchange.into(), "jobs".into(), options, body, properties)
+                .await
+                .unwrap();
             let confirmation = sent.await.unwrap();
-            assert!(confirmation.is_ack() && confirmation.take_message().is_none(), "the message was not taken");
+            assert!(
+                confirmation.is_ack() && confirmation.take_message().is_none(),
+                "the message was not taken"
+            );
         });
     }
 
@@ -69,7 +75,13 @@ impl<'w> Broker<'w> {
             if let Some(topic) = topic {
                 let bind = QueueBindOptions::default();
                 self.channel
-                    .queue_bind(queue.into(), events.as_str().into(), topic.into(), bind, FieldTable::default())
+                    .queue_bind(
+                        queue.into(),
+                        events.as_str().into(),
+                        topic.into(),
+                        bind,
+                        FieldTable::default(),
+                    )
                     .await
                     .unwrap();
             }

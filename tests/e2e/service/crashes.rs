@@ -59,7 +59,8 @@ fn killed_after(steps: &[&str]) {
         let heir = world.worker("heir");
         world.check_whole(&id, "succeeded", 3, 0);
         let items = world.show(&id)["items"].clone();
-        let attempts: Vec<_> = items.as_array().unwrap().iter().map(|i| i["attempts"].as_i64().unwrap()).collect();
+        let attempts: Vec<_> =
+            items.as_array().unwrap().iter().map(|i| i["attempts"].as_i64().unwrap()).collect();
         assert!(attempts.iter().all(|n| *n <= 2), "after {step}: {attempts:?}");
         // Whoever finished it told about it; a job that had been finished is not told about again.
         if !["Announced", "Finished"].contains(step) {

@@ -51,8 +51,14 @@ fn a_file_of_jobs_leaves_nothing_but_results() {
     assert!(lines[0].starts_with("all  partially_succeeded  2 of 3 succeeded"), "{ran:?}");
     assert!(lines[1].starts_with("one  succeeded  1 of 1 succeeded"), "{ran:?}");
     assert_eq!(listing(&folder.path().join("results")), ["all", "one"]);
-    assert_eq!(listing(&folder.path().join("results/all")), ["errors.jsonl", "items", "manifest.json", "results.jsonl"]);
-    assert_eq!(listing(&folder.path().join("results/all/items")), ["a.mp4.json", "b.webm.json", "bad.mp4.json"]);
+    assert_eq!(
+        listing(&folder.path().join("results/all")),
+        ["errors.jsonl", "items", "manifest.json", "results.jsonl"]
+    );
+    assert_eq!(
+        listing(&folder.path().join("results/all/items")),
+        ["a.mp4.json", "b.webm.json", "bad.mp4.json"]
+    );
     let manifest = read_json(&folder.path().join("results/all/manifest.json"));
     assert_eq!(manifest["counts"], json!({ "total": 3, "succeeded": 2, "failed": 1 }));
 
@@ -69,10 +75,12 @@ fn a_file_of_jobs_leaves_nothing_but_results() {
 
 #[test]
 fn killed_and_run_again_it_goes_on() {
-    let clips = [("a.mp4", "short"), ("b.webm", "vp8"), ("c.avi", "mjpeg"), ("d.mp4", "mpeg4"), ("e.mp4", "h264")];
+    let clips =
+        [("a.mp4", "short"), ("b.webm", "vp8"), ("c.avi", "mjpeg"), ("d.mp4", "mpeg4"), ("e.mp4", "h264")];
     let folder = folder(&clips, &[job(json!({}))]);
     // Short leases, so that what the dead one held is free soon.
-    let quick = ["--set", "worker.lease=1s", "--set", "worker.heartbeat=300ms", "--set", "worker.sweep=200ms"];
+    let quick =
+        ["--set", "worker.lease=1s", "--set", "worker.heartbeat=300ms", "--set", "worker.sweep=200ms"];
     let quick = [&quick[..], &["--set", "worker.items=1", "--set", "worker.forgotten=1s"]].concat();
     let mut command = command();
     command.args(["run", "jobs.jsonl"]).args(&quick).current_dir(folder.path());
@@ -119,7 +127,9 @@ fn settings_say_where_they_come_from() {
     std::fs::write(folder.path().join("my.toml"), "[worker]\nitems = 3\nlease = \"2m\"\n").unwrap();
     let mut command = command();
     command.args(["config", "--config", "my.toml", "--set", "worker.lease=3m"]).current_dir(folder.path());
-    command.env("FLAMINGO__QUEUE__URL", "amqp://me:secret@host/v").env("FLAMINGO__INPUTS__ALLOW", "s3://a,s3://b");
+    command
+        .env("FLAMINGO__QUEUE__URL", "amqp://me:secret@host/v")
+        .env("FLAMINGO__INPUTS__ALLOW", "s3://a,s3://b");
     let ran = run(&mut command).exits(0);
     let line = |name: &str| {
         let line = ran.out.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{ran:?}"));

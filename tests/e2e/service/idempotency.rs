@@ -24,7 +24,9 @@ fn the_same_key_again() {
     let again = world.submit(&[keyed("second", json!({ "reply_to": "somebody" }))]).exits(0);
     assert_eq!(again.out.trim(), "first", "the job that there is");
 
-    let other = world.submit(&[keyed("third", json!({ "tasks": [{ "kind": "question", "question": "Why?" }] }))]).exits(1);
+    let other = world
+        .submit(&[keyed("third", json!({ "tasks": [{ "kind": "question", "question": "Why?" }] }))])
+        .exits(1);
     assert!(other.errors()[0].starts_with("error[idempotency_conflict]: third: job first"), "{other:?}");
     let same_name = world.submit(&[world.job("first", json!({ "max_frames": 7 }))]).exits(1);
     assert!(same_name.errors()[0].starts_with("error[idempotency_conflict]"), "{same_name:?}");

@@ -22,13 +22,19 @@ fn one_unreadable_video_among_others() {
 
     world.check_whole("spoiled", "partially_succeeded", 2, 1);
     let errors = world.result_lines("spoiled/errors.jsonl");
-    assert_eq!((&errors[0]["item_id"], &errors[0]["error"]["code"]), (&json!("b.mp4"), &json!("unknown_container")));
+    assert_eq!(
+        (&errors[0]["item_id"], &errors[0]["error"]["code"]),
+        (&json!("b.mp4"), &json!("unknown_container"))
+    );
     assert_eq!(world.result_json("spoiled/items/b.mp4.json")["status"], "failed");
     let dead = broker.take_dead();
     assert_eq!(dead.header("x-reason-code").as_deref(), Some("unknown_container"));
     for told in [broker.take(&format!("{}.ends", world.name)), broker.take(&reply_to)] {
         let event = told.json();
-        assert_eq!((&event["event"], &event["counts"]["failed"]), (&json!("job.partially_succeeded"), &json!(1)));
+        assert_eq!(
+            (&event["event"], &event["counts"]["failed"]),
+            (&json!("job.partially_succeeded"), &json!(1))
+        );
         let correlation = told.properties.correlation_id().as_ref().map(ToString::to_string);
         assert_eq!(correlation.as_deref(), Some("my number 7"));
     }
@@ -52,7 +58,11 @@ fn what_is_no_job() {
         ("malformed_message", b"\xff\xfe\x00".to_vec(), "no flamingo.job/1 message"),
         ("malformed_message", job(json!({ "proirity": 3 })), "proirity"),
         ("malformed_message", job(json!({ "tasks": [{ "kind": "caption", "loud": true }] })), "loud"),
-        ("message_too_large", job(json!({ "input": { "video": "x".repeat(1 << 20) } })), "1048576 are allowed"),
+        (
+            "message_too_large",
+            job(json!({ "input": { "video": "x".repeat(1 << 20) } })),
+            "1048576 are allowed",
+        ),
         ("unknown_schema", job(json!({ "schema": "flamingo.jobs" })), "flamingo.jobs"),
         ("bad_request", job(json!({ "tasks": [] })), "1 to 64 tasks"),
         ("bad_location", job(json!({ "input": { "video": "http://169.254.169.254/" } })), "s3://"),
@@ -69,7 +79,11 @@ fn what_is_no_job() {
         assert!(reason.contains(said), "case {n}: {reason}");
         assert!(dead.body == body, "case {n}: the dead letter is another");
         let told = broker.take(&reply_to).json();
-        assert_eq!((&told["event"], &told["error"]["code"]), (&json!("job.refused"), &json!(code)), "case {n}");
+        assert_eq!(
+            (&told["event"], &told["error"]["code"]),
+            (&json!("job.refused"), &json!(code)),
+            "case {n}"
+        );
         assert_eq!(told["message_id"], format!("case {n}"));
     }
 }
@@ -81,7 +95,10 @@ fn a_job_that_cannot_be_done() {
     let world = World::new("hopeless");
     let _worker = world.worker("worker");
     let videos = world.videos();
-    world.upload("list.jsonl", format!("{{\"custom_id\": \"a\", \"video\": \"{videos}/a.mp4\"}}\n{{\"custom\": 1}}\n").into());
+    world.upload(
+        "list.jsonl",
+        format!("{{\"custom_id\": \"a\", \"video\": \"{videos}/a.mp4\"}}\n{{\"custom\": 1}}\n").into(),
+    );
     let cases = [
         ("nothing", json!({ "prefix": { "url": format!("{videos}/none/") } }), "no_inputs"),
         ("elsewhere", json!({ "video": "s3://another-bucket/a.mp4" }), "input_not_allowed"),
@@ -92,12 +109,18 @@ fn a_job_that_cannot_be_done() {
     for (id, input, code) in cases {
         world.submit(&[world.job(id, json!({ "input": input }))]).exits(0);
         let shown = world.ended(id);
-        assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("failed"), &json!(code)), "{shown:#}");
+        assert_eq!(
+            (&shown["status"], &shown["error"]["code"]),
+            (&json!("failed"), &json!(code)),
+            "{shown:#}"
+        );
         let manifest = world.result_json(&format!("{id}/manifest.json"));
         assert_eq!(manifest["error"]["code"], code);
     }
     // A video that is not there is its item's failure.
-    world.submit(&[world.job("gone", json!({ "input": { "video": format!("{videos}/gone.mp4") } }))]).exits(0);
+    world
+        .submit(&[world.job("gone", json!({ "input": { "video": format!("{videos}/gone.mp4") } }))])
+        .exits(0);
     world.check_whole("gone", "failed", 0, 1);
     assert_eq!(world.result_lines("gone/errors.jsonl")[0]["error"]["code"], "not_found");
 }
@@ -117,20 +140,28 @@ fn a_manifest_with_its_own_questions() {
     let lines = [
         line("plain", json!({})),
         line("müll/1", json!({ "question": "Is it loud?" })),
-        line("müll/2", json!({ "tasks": [{ "kind": "caption" }, { "kind": "question", "question": "Why?" }] })),
+        line(
+            "müll/2",
+            json!({ "tasks": [{ "kind": "caption" }, { "kind": "question", "question": "Why?" }] }),
+        ),
     ];
     world.upload("list.jsonl", lines.concat().into());
     let _worker = world.worker("worker");
-    world.submit(&[world.job("listed", json!({ "input": { "manifest": format!("{videos}/list.jsonl") } }))]).exits(0);
+    world
+        .submit(&[world.job("listed", json!({ "input": { "manifest": format!("{videos}/list.jsonl") } }))])
+        .exits(0);
     world.check_whole("listed", "succeeded", 3, 0);
     let results = world.result_lines("listed/results.jsonl");
     let asked = |report: &Value| {
         let questions = report["answers"].as_array().unwrap().iter().map(|answer| answer["question"].clone());
         (report["custom_id"].clone(), questions.collect::<Vec<_>>())
     };
-    assert_eq!(results.iter().map(asked).collect::<Vec<_>>(), [
-        (json!("plain"), vec![Value::Null]),
-        (json!("müll/1"), vec![json!("Is it loud?")]),
-        (json!("müll/2"), vec![Value::Null, json!("Why?")]),
-    ]);
+    assert_eq!(
+        results.iter().map(asked).collect::<Vec<_>>(),
+        [
+            (json!("plain"), vec![Value::Null]),
+            (json!("müll/1"), vec![json!("Is it loud?")]),
+            (json!("müll/2"), vec![Value::Null, json!("Why?")]),
+        ]
+    );
 }

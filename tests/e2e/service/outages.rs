@@ -7,7 +7,7 @@ use serde_json::json;
 use support::relay::Relay;
 use support::servers::{Kind, Server, shared};
 
-use super::world::{World, WorkerProcess, wait};
+use super::world::{WorkerProcess, World, wait};
 
 const CLIPS: [(&str, &str); 6] = [
     ("a.mp4", "short"),
@@ -131,11 +131,16 @@ fn the_store_answers_503() {
     world.set("AWS_ENDPOINT_URL", &format!("http://{}", relay.addr()));
     let worker = world.worker("worker");
     relay.answer_503(true);
-    world.submit(&[world.job("waits", json!({ "input": { "videos": [
+    world
+        .submit(&[world.job(
+            "waits",
+            json!({ "input": { "videos": [
         format!("{}/a.mp4", world.videos()),
         format!("{}/b.webm", world.videos()),
         format!("{}/c.avi", world.videos()),
-    ] } }))]).exits(0);
+    ] } }),
+        )])
+        .exits(0);
     wait("a claim", || (claims(&worker) > 0).then_some(()));
     std::thread::sleep(Duration::from_secs(8));
     assert_eq!(world.show("waits")["counts"]["succeeded"], 0);

@@ -36,7 +36,8 @@ fn what_is_in_flight_is_finished_or_given_back() {
         let _heir = world.worker("heir");
         world.check_whole(id, "succeeded", CLIPS.len(), 0);
         let shown = world.show(id);
-        let attempts: Vec<_> = shown["items"].as_array().unwrap().iter().map(|item| &item["attempts"]).collect();
+        let attempts: Vec<_> =
+            shown["items"].as_array().unwrap().iter().map(|item| &item["attempts"]).collect();
         assert!(attempts.iter().all(|n| **n == 1), "an attempt was counted or repeated: {attempts:?}");
     }
 }

@@ -91,7 +91,8 @@ impl World {
         ];
         env.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let open = |part: &str| Store::open(&format!("{bucket}/{name}/{part}"), &StoreSettings::default()).unwrap();
+        let open =
+            |part: &str| Store::open(&format!("{bucket}/{name}/{part}"), &StoreSettings::default()).unwrap();
         let (inputs, results) = (open("videos"), open("results"));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e/service").join(&name);
         std::fs::create_dir_all(&folder).unwrap();
@@ -228,7 +229,8 @@ impl World {
         assert_eq!(shown["status"], status, "{shown:#}");
         let counts = &shown["counts"];
         let total = succeeded + failed;
-        let expected = json!({ "total": total, "queued": 0, "running": 0, "succeeded": succeeded, "failed": failed });
+        let expected =
+            json!({ "total": total, "queued": 0, "running": 0, "succeeded": succeeded, "failed": failed });
         assert_eq!(*counts, expected);
         let keys = self.results(job);
         let reports = keys.iter().filter(|key| key.starts_with("items/")).count();
@@ -249,7 +251,8 @@ impl World {
 /// Postgres can make databases, and one for each test keeps them apart.
 fn own_database(server: &str, name: &str) -> String {
     let database = name.replace('-', "_");
-    let made = Command::new("psql").arg(server).args(["-qc", &format!("CREATE DATABASE {database}")]).output();
+    let made =
+        Command::new("psql").arg(server).args(["-qc", &format!("CREATE DATABASE {database}")]).output();
     let made = made.expect("psql comes with Postgres");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let (server, _) = server.rsplit_once('/').expect("the URL names a database");

@@ -1,6 +1,7 @@
 //! The words of the ledger: identities, states, ends.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,11 @@ pub type Millis = i64;
 /// This machine's clock.
 pub fn now() -> Millis {
     jiff::Timestamp::now().as_millisecond()
+}
+
+/// A moment after another.
+pub fn later(at: Millis, by: Duration) -> Millis {
+    at.saturating_add(by.as_millis().try_into().unwrap_or(Millis::MAX))
 }
 
 /// As people and JSON read it: RFC 3339 with milliseconds.

@@ -73,7 +73,10 @@ impl Listing<'_> {
         for url in urls {
             self.inputs.locate(url).map_err(|e| trouble(&e))?;
             if !seen.insert(url) {
-                return Err(fatal("bad_request", format!("{url}: named twice; ask several questions of it in `tasks`")));
+                return Err(fatal(
+                    "bad_request",
+                    format!("{url}: named twice; ask several questions of it in `tasks`"),
+                ));
             }
         }
         let items = urls.iter().map(|url| Ok(job.item(&record.id, item_id(&name_of(url)), url.clone())));
@@ -91,8 +94,7 @@ impl Listing<'_> {
     ) -> Result<Page, Trouble> {
         let prefix = self.inputs.locate(url).map_err(|e| trouble(&e))?;
         let matcher = matcher(glob).map_err(Trouble::Fatal)?;
-        let (found, next) =
-            self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
+        let (found, next) = self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
         let wanted = found.into_iter().filter(|found| matcher.is_match(&found.name));
         let items = wanted.map(|Found { name, location, etag }| {
             let item = job.item(&record.id, item_id(&name), location.to_string());
@@ -235,7 +237,8 @@ impl Results<'_> {
         loop {
             let from = after.as_ref().map(|(position, id)| (*position, id));
             let rows = self.ledger.items(&ended.record.id, from, ROWS).await;
-            let rows = rows.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
+            let rows =
+                rows.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
             let Some(last) = rows.last() else { break };
             after = Some((last.position, last.id.clone()));
             let reading: Vec<_> = rows.iter().map(|row| self.report(job, &ended.record.id, row)).collect();
@@ -257,9 +260,9 @@ impl Results<'_> {
     async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Trouble> {
         let key = report_key(&job.output, id, &row.id);
         let found = self.store.get(&key, LONGEST_REPORT).await.map_err(|e| store_trouble(&e))?;
-        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(|| {
-            json!({ "job_id": id, "item_id": row.id, "status": row.state, "error": row.failure })
-        }))
+        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(
+            || json!({ "job_id": id, "item_id": row.id, "status": row.state, "error": row.failure }),
+        ))
     }
 }
 

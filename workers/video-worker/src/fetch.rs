@@ -128,8 +128,7 @@ impl Inputs {
 
     fn temporary_file(&self) -> Result<(std::fs::File, TempPath), FetchError> {
         let made = tempfile::Builder::new().prefix("flamingo-").tempfile_in(&self.temporary);
-        let made =
-            made.map_err(|source| FetchError::Temporary { folder: self.temporary.clone(), source })?;
+        let made = made.map_err(|source| FetchError::Temporary { folder: self.temporary.clone(), source })?;
         Ok(made.into_parts())
     }
 

@@ -192,8 +192,13 @@ impl JobMessage {
         if self.metadata.len() > MOST_METADATA {
             return bad(format!("more than {MOST_METADATA} entries of metadata"));
         }
-        if self.output.split('/').any(|part| ItemId::try_from(part.to_owned()).is_err()) && !self.output.is_empty() {
-            return bad(format!("output {:?} is no path of plain names such as `team/captions`", self.output));
+        if self.output.split('/').any(|part| ItemId::try_from(part.to_owned()).is_err())
+            && !self.output.is_empty()
+        {
+            return bad(format!(
+                "output {:?} is no path of plain names such as `team/captions`",
+                self.output
+            ));
         }
         if self.window.is_some_and(|s| !(s.is_finite() && s >= 0.001)) {
             return bad("`window` is shorter than a millisecond".into());
@@ -212,7 +217,9 @@ impl JobMessage {
         match (&self.job_id, &self.idempotency_key) {
             (Some(id), _) => Ok(id.clone()),
             (None, Some(key)) => JobId::try_from(format!("key-{}", &sha256(key.as_bytes())[..32])),
-            (None, None) => Err(Failure::new("bad_request", "a job needs a `job_id` or an `idempotency_key`")),
+            (None, None) => {
+                Err(Failure::new("bad_request", "a job needs a `job_id` or an `idempotency_key`"))
+            }
         }
     }
 

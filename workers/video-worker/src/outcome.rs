@@ -1,9 +1,9 @@
 //! What an error means for the job: the only place that knows which of them may pass.
 
 use flamingo::Error;
+use jobs::Failure;
 use jobs::store::StoreError;
 use jobs::worker::Trouble;
-use jobs::Failure;
 
 use crate::decoder::DecoderError;
 use crate::fetch::FetchError;
@@ -39,7 +39,9 @@ pub fn of_understanding(error: &UnderstandError, on_cpu: bool) -> Verdict {
     match error {
         UnderstandError::Decoder(error) => of_decoding(error),
         UnderstandError::Model { source: ModelError::Gone, .. } => Verdict::Unfit,
-        UnderstandError::Model { source: ModelError::Refused(Error::Tensor(_)), .. } if !on_cpu => Verdict::Unfit,
+        UnderstandError::Model { source: ModelError::Refused(Error::Tensor(_)), .. } if !on_cpu => {
+            Verdict::Unfit
+        }
         UnderstandError::Model { source: ModelError::Refused(_), .. } => Verdict::Final,
         UnderstandError::TooManyFrames { .. } | UnderstandError::NoFrames { .. } => Verdict::Final,
         UnderstandError::Stopped { .. } => Verdict::Cancelled,

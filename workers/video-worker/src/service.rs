@@ -19,9 +19,9 @@ use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key}
 use crate::decoder::ProcessLimits;
 use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
+use crate::item_report::ItemReport;
 use crate::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage};
 use crate::outcome::{Verdict, of_fetching, of_understanding, store_trouble};
-use crate::item_report::ItemReport;
 use crate::understand::{Model, Request, Source, Understander, Understood};
 
 /// The version of the news about jobs.
@@ -76,7 +76,8 @@ impl Service for VideoService {
             Err(why) => return Outcome::Reject(why),
         };
         if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.about().name) {
-            let text = format!("the job asks for model {name:?}, this worker has {:?}", self.engine.about().name);
+            let text =
+                format!("the job asks for model {name:?}, this worker has {:?}", self.engine.about().name);
             return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
         }
         let started = std::time::Instant::now();
@@ -140,7 +141,8 @@ impl Service for VideoService {
             "manifest": self.store.url(&format!("{}/manifest.json", folder(output, &record.id))),
             "metadata": job.as_ref().map(|job| &job.metadata),
         });
-        let (reply_to, correlation_id) = job.map(|job| (job.reply_to, job.correlation_id)).unwrap_or_default();
+        let (reply_to, correlation_id) =
+            job.map(|job| (job.reply_to, job.correlation_id)).unwrap_or_default();
         event(&topic, record.id.to_string(), reply_to, correlation_id, &body)
     }
 
@@ -177,7 +179,10 @@ fn event(
 
 fn recall(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
     serde_json::from_str(&claim.message).map_err(|e| {
-        Failure::new("internal", format!("{}/{}: the ledger has no readable item: {e}", claim.job, claim.item))
+        Failure::new(
+            "internal",
+            format!("{}/{}: the ledger has no readable item: {e}", claim.job, claim.item),
+        )
     })
 }
 

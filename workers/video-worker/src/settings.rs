@@ -203,7 +203,10 @@ impl Settings {
             return wrong("inputs.page", "is 0: no input would be found".into());
         }
         if worker.heartbeat * 2 > worker.lease || worker.heartbeat.is_zero() {
-            return wrong("worker.heartbeat", "is not below half of worker.lease: one lost word would lose the claim".into());
+            return wrong(
+                "worker.heartbeat",
+                "is not below half of worker.lease: one lost word would lose the claim".into(),
+            );
         }
         // The broker takes back what is held for longer: what would take as long would never end.
         let held = worker.item_deadline + worker.patience * 3;
@@ -221,7 +224,8 @@ impl Settings {
         if self.is_remote() && inputs.allow.is_empty() {
             return wrong(
                 "inputs.allow",
-                "is empty: say which buckets, prefixes and folders the jobs of a shared queue may read".into(),
+                "is empty: say which buckets, prefixes and folders the jobs of a shared queue may read"
+                    .into(),
             );
         }
         for delay in &queue.retry_delays {
@@ -253,8 +257,18 @@ impl Settings {
 
     /// As the loop takes them.
     pub fn worker(&self, name: String) -> WorkerSettings {
-        let Worker { items, lease, heartbeat, item_deadline, grace, attempts, patience, sweep, forgotten, .. } =
-            self.worker;
+        let Worker {
+            items,
+            lease,
+            heartbeat,
+            item_deadline,
+            grace,
+            attempts,
+            patience,
+            sweep,
+            forgotten,
+            ..
+        } = self.worker;
         WorkerSettings {
             name,
             items,

@@ -43,9 +43,12 @@ impl Backends {
         let queue: Arc<dyn Queue> = match url.scheme() {
             "memory" => Arc::new(MemoryQueue::new()),
             "amqp" | "amqps" => Arc::new(RabbitQueue::open(rabbit(settings)?).map_err(refused)?),
-            _ => return Err(StartError(format!("queue.url {url}: a queue is memory://, amqp:// or amqps://"))),
+            _ => {
+                return Err(StartError(format!("queue.url {url}: a queue is memory://, amqp:// or amqps://")));
+            }
         };
-        let ledger = Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(refused)?;
+        let ledger =
+            Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(refused)?;
         let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(refused)?;
         Ok(Self { queue, ledger, store })
     }

@@ -86,7 +86,11 @@ impl Default for Status {
             c.acknowledgements_lost.clone(),
         );
         registry.register("claims_fenced_off", "Claims that another worker took over", c.fenced_off.clone());
-        registry.register("reports_found", "Reports that an earlier attempt had written", c.reports_found.clone());
+        registry.register(
+            "reports_found",
+            "Reports that an earlier attempt had written",
+            c.reports_found.clone(),
+        );
         registry.register("messages_swept", "Messages that the sweep sent again", c.swept.clone());
         Self {
             registry,

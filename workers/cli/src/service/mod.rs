@@ -94,5 +94,8 @@ fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no threads for input and output")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no threads for input and output")
 }

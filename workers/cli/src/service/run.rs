@@ -36,7 +36,9 @@ impl Run {
     pub fn run(self) -> anyhow::Result<bool> {
         let (settings, _) = self.settings.load(&self.model.settings())?;
         if settings.is_remote() {
-            bail!(BadUse("queue.url is not memory://: send jobs to a shared queue with `flamingo submit`".into()));
+            bail!(BadUse(
+                "queue.url is not memory://: send jobs to a shared queue with `flamingo submit`".into()
+            ));
         }
         let jobs = read(&self.file)?.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
         let model = model_args(&settings)?;

@@ -122,7 +122,8 @@ impl Submit {
             None => vec![self.job.message()?],
         };
         // Everything that can be wrong is said before anything is sent.
-        let jobs = jobs.into_iter().map(named).collect::<Result<Vec<_>, _>>().map_err(|e| BadUse(e.to_string()))?;
+        let jobs =
+            jobs.into_iter().map(named).collect::<Result<Vec<_>, _>>().map_err(|e| BadUse(e.to_string()))?;
         if !settings.is_remote() {
             bail!(BadUse(
                 "queue.url is memory://, which only this process would see: name the workers' queue, or do the jobs here with `flamingo run`".into()
@@ -150,7 +151,10 @@ impl Submit {
 /// What became of a job that was sent.
 pub enum Sent {
     /// It stands in the ledger; not new when it was there already.
-    As { id: JobId, new: bool },
+    As {
+        id: JobId,
+        new: bool,
+    },
     Refused(Failure),
 }
 

@@ -55,7 +55,11 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-async fn start(settings: &Settings, backends: &Backends, model: ModelArgs) -> anyhow::Result<flamingo::Pipeline> {
+async fn start(
+    settings: &Settings,
+    backends: &Backends,
+    model: ModelArgs,
+) -> anyhow::Result<flamingo::Pipeline> {
     if settings.database.url.scheme() == "sqlite" {
         backends.ledger.migrate().await?;
     }

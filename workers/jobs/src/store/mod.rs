@@ -226,8 +226,9 @@ impl Store {
         let within = |info: &ObjectInfo| {
             prefix.is_empty() || info.key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
         };
-        let found =
-            found.map_err(|why| self.error(prefix, why)).try_filter_map(|meta| std::future::ready(Ok(self.info(meta))));
+        let found = found
+            .map_err(|why| self.error(prefix, why))
+            .try_filter_map(|meta| std::future::ready(Ok(self.info(meta))));
         let found = found.try_filter(|info| std::future::ready(within(info)));
         if self.folder.is_none() {
             return found.take(limit).try_collect().await;

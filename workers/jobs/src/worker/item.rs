@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, Service, Step, Trouble, Unfit, Worker};
-use crate::job::{Failure, ItemEnd, now};
+use crate::job::{Failure, ItemEnd, later, now};
 use crate::ledger::{ClaimedItem, ItemClaim, LedgerError};
 use crate::queue::Delivery;
 
@@ -173,7 +173,7 @@ impl<S: Service> Worker<S> {
         match entry {
             Entry::End(end) => self.ledger.end_item(claim, end, now()).await,
             Entry::Retry { after, why } => {
-                let due = now() + i64::try_from(after.as_millis()).unwrap_or(i64::MAX / 2);
+                let due = later(now(), *after);
                 self.ledger.retry_item(claim, due, why).await
             }
             Entry::GiveBack => self.ledger.give_back_item(claim, now()).await,

@@ -4,7 +4,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
-use crate::job::{Failure, JobEnd, JobId, NewItem, now};
+use crate::job::{Failure, JobEnd, JobId, Millis, NewItem, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
 use crate::queue::{Delivery, Lane, QueueError};
 
@@ -95,15 +95,15 @@ impl<S: Service> Worker<S> {
             other => other,
         };
         if result.is_err() {
-            self.let_go(&claim).await;
+            self.let_go(&claim, Some(later(now(), settings.backoff.most))).await;
         }
         result
     }
 
-    /// Without it the lease ends by itself.
-    async fn let_go(&self, claim: &JobClaim) {
-        let later = i64::try_from(self.settings.backoff.most.as_millis()).unwrap_or(i64::MAX / 2);
-        if let Err(error) = self.ledger.release_job(claim, now() + later).await {
+    /// Gives a claim back; somebody looks at the job at `due`, or when its last item has ended.
+    async fn let_go(&self, claim: &JobClaim, due: Option<Millis>) {
+        // Without it the lease ends by itself.
+        if let Err(error) = self.ledger.release_job(claim, due).await {
             tracing::warn!(%error, job = %claim.id, "the claim is left to its lease");
         }
     }
@@ -170,7 +170,7 @@ impl<S: Service> Worker<S> {
     /// Gathers the results of a job whose items have all ended. Results stand, then the news is sent, then the ledger says so.
     async fn finalize(&self, claim: &JobClaim) -> Result<(), Halt> {
         let Some(record) = self.ask_ledger(|| self.ledger.finalize(claim, now())).await? else {
-            self.let_go(claim).await;
+            self.let_go(claim, None).await;
             return Ok(());
         };
         let counts = self.ask_ledger(|| self.ledger.counts(&claim.id)).await?;
