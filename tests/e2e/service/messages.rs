@@ -44,12 +44,9 @@ fn one_unreadable_video_among_others() {
 #[ignore = "needs RabbitMQ, Postgres and S3"]
 fn what_is_no_job() {
     let world = World::new("refused");
-    let broker = Broker::of(&{
-        // The first worker makes the queues.
-        world.flamingo(&["jobs", "list"]).exits(0);
-        &world
-    });
+    // It makes the queues.
     let _worker = world.worker("worker");
+    let broker = Broker::of(&world);
     let reply_to = format!("{}.mine", world.name);
     broker.listen(&reply_to, None);
     let job = |over: Value| world.job("j", over).to_string().into_bytes();

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 mod args;
 mod inputs;
@@ -56,6 +57,18 @@ enum Command {
     DecodeFrames { request: String },
 }
 
+impl Command {
+    /// What is logged when `FLAMINGO_LOG` says nothing: a server tells what it does, other commands what went wrong.
+    fn logs(&self) -> &'static str {
+        match self {
+            // lapin warns of every answer that nobody listens to.
+            #[cfg(feature = "service")]
+            Command::Work(_) => "info,lapin=error,sqlx=warn",
+            _ => "error",
+        }
+    }
+}
+
 const SOME_FAILED: u8 = 1;
 /// clap's own exit code, for what clap cannot see.
 const BAD_USE: u8 = 2;
@@ -67,7 +80,9 @@ fn main() -> ExitCode {
         return exit(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
     }
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_env("FLAMINGO_LOG"))
+        .with_env_filter(
+            EnvFilter::try_from_env("FLAMINGO_LOG").unwrap_or_else(|_| EnvFilter::new(command.logs())),
+        )
         .with_writer(std::io::stderr)
         .init();
     exit(match command {

@@ -44,7 +44,9 @@ impl Backends {
             "memory" => Arc::new(MemoryQueue::new()),
             "amqp" | "amqps" => Arc::new(RabbitQueue::open(rabbit(settings)?).map_err(refused)?),
             _ => {
-                return Err(StartError(format!("queue.url {url}: a queue is memory://, amqp:// or amqps://")));
+                return Err(StartError(format!(
+                    "queue.url {url}: a queue is memory://, amqp:// or amqps://"
+                )));
             }
         };
         let ledger =

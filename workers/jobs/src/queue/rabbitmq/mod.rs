@@ -148,8 +148,10 @@ impl Queue for RabbitQueue {
         let exchange = settings.events();
         let to_all = Address { exchange: &exchange, key: &event.topic, must_arrive: false };
         publisher.publish(to_all, &message.body, wire::properties(message, 0)).await?;
-        // No queue has a longer name, so nobody listens there.
-        if let Some(queue) = message.reply_to.as_deref().filter(|name| link::short(name).is_ok()) {
+        // No queue has a longer name, so nobody listens there; and news are no jobs, whoever may wish that.
+        let ours = topology(settings).queues;
+        let is_fit = |name: &&str| link::short(name).is_ok() && ours.iter().all(|queue| queue.name != *name);
+        if let Some(queue) = message.reply_to.as_deref().filter(is_fit) {
             // The default exchange leads to the queue of that name.
             let to_asker = Address { exchange: "", key: queue, must_arrive: false };
             publisher.publish(to_asker, &message.body, wire::properties(message, 0)).await?;
