@@ -91,6 +91,25 @@ hold(
     "deploy/kubernetes/base/production.toml is not a copy of config/production.toml",
 )
 
+# ---- who may do what in the broker ----
+
+definitions = json.loads(read("deploy/rabbitmq/definitions.json"))
+lanes = [b["destination"] for b in definitions["bindings"] if b["source"] == "flamingo"]
+queues = [queue["name"] for queue in definitions["queues"]]
+exchanges = [exchange["name"] for exchange in definitions["exchanges"]]
+everything = queues + exchanges + ["amq.default", "amq.topic", "another", "flamingo2", ""]
+# The default exchange leads to the queue that a job names in `reply_to`.
+for user, writes, reads in [
+    ("flamingo-worker", exchanges + ["amq.default"], lanes),
+    ("flamingo-submitter", ["flamingo"], []),
+    ("flamingo-scaler", [], []),
+]:
+    (rights,) = [p for p in definitions["permissions"] if p["user"] == user]
+    for right, names in (("configure", []), ("write", writes), ("read", reads)):
+        # The broker asks with an empty name for what has none.
+        allowed = {name for name in everything if name and re.search(rights[right], name)}
+        hold(allowed == set(names), f"definitions.json: {user} may {right} {sorted(allowed)}")
+
 # ---- versions ----
 
 least = re.search(r'^rust-version = "(.+)"$', read("Cargo.toml"), re.M)[1]
