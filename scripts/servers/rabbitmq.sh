@@ -3,6 +3,7 @@
 #
 #   RABBITMQ_CONSUMER_TIMEOUT_MS   how long a consumer may hold a message, looked at once a second; else 30 minutes
 #   RABBITMQ_MANAGEMENT=1          with the HTTP API
+#   RABBITMQ_CONF=FILE             with the settings of a rabbitmq.conf too, where ours do not say otherwise
 
 run_as=rabbitmq
 n_ports=4
@@ -36,6 +37,12 @@ command() {
     # Written anew at each start, for a restart may ask for another timeout. In Erlang's own syntax, which needs no
     # second file for the interval and is read faster.
     configuration >"$state/rabbitmq.config"
+    local main="$state/rabbitmq.config" over="$state/none"
+    if [ -n "${RABBITMQ_CONF:-}" ]; then
+        # A copy, for the server's user may not get to the file itself. Erlang's syntax is over it as the second file.
+        main="$state/main.conf" over="$state/rabbitmq.config"
+        install -m 644 "$RABBITMQ_CONF" "$main"
+    fi
     echo "[${RABBITMQ_MANAGEMENT:+rabbitmq_management}]." >"$state/enabled_plugins"
     : >"$state/rabbitmq-env.conf"
     local password=${FLAMINGO_TEST_AMQP#*flamingo:}
@@ -48,8 +55,8 @@ command() {
         env
         # Without it, /etc/rabbitmq/rabbitmq-env.conf would have its say.
         "RABBITMQ_CONF_ENV_FILE=$state/rabbitmq-env.conf"
-        "RABBITMQ_CONFIG_FILE=$state/rabbitmq.config"
-        "RABBITMQ_ADVANCED_CONFIG_FILE=$state/none"
+        "RABBITMQ_CONFIG_FILE=$main"
+        "RABBITMQ_ADVANCED_CONFIG_FILE=$over"
         "RABBITMQ_ENABLED_PLUGINS_FILE=$state/enabled_plugins"
         "RABBITMQ_MNESIA_BASE=$state/mnesia"
         "RABBITMQ_LOG_BASE=$state"

@@ -5,6 +5,7 @@ mod world;
 
 mod batch;
 mod crashes;
+mod deployed;
 mod embedded;
 mod idempotency;
 mod messages;

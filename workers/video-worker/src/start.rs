@@ -136,3 +136,60 @@ fn own_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use jobs::queue::{Binding, Exchange, QueueSpec, topology};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::settings::load;
+
+    fn file(path: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+    }
+
+    #[test]
+    fn the_example_settings_are_accepted() {
+        for (name, remote) in [("embedded", false), ("production", true)] {
+            let (settings, _) = load(Some(&file(&format!("config/{name}.toml"))), &[]).unwrap();
+            assert_eq!(settings.is_remote(), remote, "{name}");
+        }
+    }
+
+    /// What an operator imports is what a worker that may declare would make.
+    #[test]
+    fn the_definitions_are_the_topology() {
+        let (settings, _) = load(Some(&file("config/production.toml")), &[]).unwrap();
+        let wanted = topology(&rabbit(&settings).unwrap());
+        let text = std::fs::read_to_string(file("deploy/rabbitmq/definitions.json")).unwrap();
+        let definitions: Value = serde_json::from_str(&text).unwrap();
+        let exchange = |e: &Exchange| {
+            json!({
+                "vhost": "/", "name": e.name, "type": e.routes, "durable": true, "auto_delete": false,
+                "internal": false, "arguments": {},
+            })
+        };
+        let queue = |q: &QueueSpec| {
+            json!({
+                "vhost": "/", "name": q.name, "durable": true, "auto_delete": false, "arguments": q.arguments,
+            })
+        };
+        let binding = |b: &Binding| {
+            json!({
+                "vhost": "/", "source": b.exchange, "destination": b.queue, "destination_type": "queue",
+                "routing_key": b.key, "arguments": {},
+            })
+        };
+        let wanted: [(&str, Vec<Value>); 3] = [
+            ("exchanges", wanted.exchanges.iter().map(exchange).collect()),
+            ("queues", wanted.queues.iter().map(queue).collect()),
+            ("bindings", wanted.bindings.iter().map(binding).collect()),
+        ];
+        for (kind, wanted) in wanted {
+            assert_eq!(definitions[kind], Value::Array(wanted), "{kind}");
+        }
+    }
+}
