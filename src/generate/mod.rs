@@ -29,20 +29,14 @@ pub struct Generation {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", tag = "kind")]
 pub enum Strategy {
-    Greedy,
+    /// The likeliest token, each time.
+    // With braces: next to a bare name serde would take any field.
+    Greedy {},
     /// Beam search with the semantics of Hugging Face (`early_stopping=False`). A finished beam of n tokens scores
     /// `log_likelihood / n^length_penalty`; 0 compares bare log-likelihoods, as the paper does.
-    Beam {
-        beams: usize,
-        length_penalty: f64,
-    },
+    Beam { beams: usize, length_penalty: f64 },
     /// Seeded sampling from the `top_k` likeliest tokens (0: all) that together hold `top_p` of the probability.
-    Sample {
-        temperature: f64,
-        top_k: usize,
-        top_p: f64,
-        seed: u64,
-    },
+    Sample { temperature: f64, top_k: usize, top_p: f64, seed: u64 },
 }
 
 /// More than any search needs, and few enough that their caches fit.
@@ -71,7 +65,7 @@ impl Generation {
             Strategy::Sample { top_p, .. } if !(top_p > 0.0 && top_p <= 1.0) => {
                 refuse(format!("sampling from the likeliest {top_p} of all probability"))
             }
-            Strategy::Greedy | Strategy::Beam { .. } | Strategy::Sample { .. } => Ok(()),
+            Strategy::Greedy {} | Strategy::Beam { .. } | Strategy::Sample { .. } => Ok(()),
         }
     }
 }
@@ -264,7 +258,7 @@ pub fn generate(
         Strategy::Beam { beams, length_penalty } if beams > 1 => {
             beam::search(&mut decoder, row, beams, length_penalty, generation.max_new_tokens, rules)
         }
-        Strategy::Greedy | Strategy::Beam { .. } => {
+        Strategy::Greedy {} | Strategy::Beam { .. } => {
             sample::draw(&mut decoder, row, None, generation.max_new_tokens, rules)
         }
         Strategy::Sample { temperature, top_k, top_p, seed } => {

@@ -9,7 +9,8 @@ use crate::prompt::{Prompt, PromptFormat};
 #[serde(deny_unknown_fields, rename_all = "snake_case", tag = "kind")]
 pub enum Task {
     /// What is to be seen?
-    Caption,
+    // With braces: next to a bare name serde would take any field.
+    Caption {},
     /// One question about one medium.
     Question { question: String },
     /// A prompt in its own words, with `<image>` or `<video>` where each medium goes; see [`Prompt::parse`].
@@ -20,7 +21,7 @@ impl Task {
     /// The prompt that asks this.
     pub fn prompt(&self, format: &PromptFormat) -> Prompt {
         match self {
-            Task::Caption => format.ask_caption(),
+            Task::Caption {} => format.ask_caption(),
             Task::Question { question } => format.ask_question(question),
             Task::Complete { prompt } => Prompt::parse(prompt),
         }
@@ -29,7 +30,7 @@ impl Task {
     /// The answer in what the model wrote.
     pub fn read(&self, format: &PromptFormat, written: &str) -> String {
         match self {
-            Task::Caption | Task::Question { .. } => format.read_answer(written),
+            Task::Caption {} | Task::Question { .. } => format.read_answer(written),
             Task::Complete { .. } => written.trim().to_string(),
         }
     }

@@ -151,7 +151,7 @@ fn rows_in_one_batch_write_what_each_writes_alone() {
     let model = trained(PLACEMENTS[0].1);
     let prompts: Vec<(&[u32], Vec<Arc<MediaKeys>>)> =
         PROMPTS.iter().map(|(_, ids, media)| (*ids, look(&model, media).1)).collect();
-    let greedy = Generation { strategy: Strategy::Greedy, max_new_tokens: 8 };
+    let greedy = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 8 };
     let alone: Vec<_> = prompts
         .iter()
         .map(|(ids, keys)| generate(&model, ids, keys, &greedy, &rules(0)).unwrap().ids)
@@ -231,7 +231,7 @@ fn sampling_is_decided_by_its_seed() {
     assert_eq!(draw(1.5, 0, 1), draw(1.5, 0, 1));
     assert_ne!(draw(1.5, 0, 1), draw(1.5, 0, 2));
     assert!((0..20).all(|seed| !draw(3.0, 0, seed).contains(&MEDIA_TOKEN)), "a forbidden token was drawn");
-    let greedy = Generation { strategy: Strategy::Greedy, max_new_tokens: 12 };
+    let greedy = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 12 };
     let greedy = generate(&model, PROMPTS[1].1, &keys, &greedy, &rules(0)).unwrap().ids;
     assert_eq!(draw(1.0, 1, 3), greedy, "the likeliest of one");
 }
@@ -315,7 +315,7 @@ fn prompts_and_media_must_fit() {
     let model = trained(PLACEMENTS[0].1);
     let (_, keys) = look(&model, &[0]);
     let check = |ids: &[u32], media: &[Arc<MediaKeys>], max_new_tokens: usize, expected: &str| {
-        let generation = Generation { strategy: Strategy::Greedy, max_new_tokens };
+        let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens };
         let error = generate(&model, ids, media, &generation, &rules(0)).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     };

@@ -12,11 +12,11 @@ fn one_unreadable_video_among_others() {
     let world = World::new("spoiled");
     world.upload_clips(&[("a.mp4", "short"), ("c.webm", "vp8")]);
     world.upload("b.mp4", b"this is no video at all, whatever its name says".to_vec());
+    let _worker = world.worker("worker");
     let broker = Broker::of(&world);
     broker.listen(&format!("{}.ends", world.name), Some("job.*"));
     let reply_to = format!("{}.mine", world.name);
     broker.listen(&reply_to, None);
-    let _worker = world.worker("worker");
     let over = json!({ "reply_to": reply_to, "correlation_id": "my number 7" });
     world.submit(&[world.job("spoiled", over)]).exits(0);
 

@@ -223,7 +223,7 @@ impl GenerationArgs {
             (Some(temperature), _) => {
                 Strategy::Sample { temperature, top_k: self.top_k, top_p: self.top_p, seed: self.seed }
             }
-            (None, 1) => Strategy::Greedy,
+            (None, 1) => Strategy::Greedy {},
             (None, beams) => Strategy::Beam { beams: beams.into(), length_penalty: self.length_penalty },
         };
         Generation { strategy, max_new_tokens: self.max_new_tokens.into() }

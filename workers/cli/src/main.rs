@@ -1,5 +1,6 @@
 //! The `flamingo` command: one executable whose subcommands are the roles.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -84,6 +85,7 @@ fn main() -> ExitCode {
             EnvFilter::try_from_env("FLAMINGO_LOG").unwrap_or_else(|_| EnvFilter::new(command.logs())),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     exit(match command {
         Command::Caption(command) => command.run(),

@@ -68,7 +68,7 @@ struct Common {
 
 impl Caption {
     pub fn run(self) -> anyhow::Result<bool> {
-        self.common.run(vec![Task::Caption], false)
+        self.common.run(vec![Task::Caption {}], false)
     }
 }
 

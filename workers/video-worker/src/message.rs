@@ -318,7 +318,7 @@ fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
     }
     for task in tasks {
         let text = match task {
-            Task::Caption => continue,
+            Task::Caption {} => continue,
             Task::Question { question } => question,
             Task::Complete { prompt } if Prompt::parse(prompt).media() != 1 => {
                 return bad("a prompt of a job has exactly one place for a video (`<video>`)".into());

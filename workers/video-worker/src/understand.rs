@@ -304,7 +304,7 @@ impl Understander<'_> {
             progress.answers.push(AnswerReport {
                 question: match task {
                     Task::Question { question } => Some(question.clone()),
-                    Task::Caption | Task::Complete { .. } => None,
+                    Task::Caption {} | Task::Complete { .. } => None,
                 },
                 text: answer.text,
                 start,

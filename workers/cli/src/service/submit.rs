@@ -93,7 +93,7 @@ impl OneJob {
             (.., urls) => Input::Videos(urls.to_vec()),
         };
         let questions = self.question.iter().map(|q| Task::Question { question: q.clone() });
-        let tasks = if self.question.is_empty() { vec![Task::Caption] } else { questions.collect() };
+        let tasks = if self.question.is_empty() { vec![Task::Caption {}] } else { questions.collect() };
         let id = self.job_id.clone().map(JobId::try_from).transpose();
         Ok(JobMessage {
             schema: JOB_SCHEMA.into(),

@@ -1,0 +1,175 @@
+//! What the machinery costs per item: jobs whose items do nothing but leave a report, through queue, ledger and store.
+//!
+//! `bench-service ITEMS SLOTS` prints one JSON object for the backends that the usual variables name
+//! (`FLAMINGO__QUEUE__URL` and so on).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use jobs::job::{ItemEnd, NewItem, NewJob, now};
+use jobs::ledger::{ItemClaim, JobRecord};
+use jobs::queue::{Event, Lane, Message};
+use jobs::store::{Put, Store, StoreError};
+use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Service, Step, Stop, Trouble, Worker};
+use jobs::{Failure, ItemId, JobId};
+use tokio_util::sync::CancellationToken;
+use video_worker::settings;
+use video_worker::start::Backends;
+
+/// As large as the report of a short video.
+const REPORT: usize = 1500;
+
+/// A service whose items are done at once.
+struct Trivial {
+    store: Store,
+    items: usize,
+}
+
+struct Unwatched;
+
+impl Observer for Unwatched {
+    fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
+}
+
+fn trouble(error: StoreError) -> Trouble {
+    Trouble::Transient(Failure::new(error.code(), error.to_string()))
+}
+
+fn key(claim: &ItemClaim) -> String {
+    format!("{}/items/{}.json", claim.job, claim.item)
+}
+
+fn refused(error: impl std::fmt::Display) -> Refusal {
+    Refusal::Hopeless(Failure::new("malformed_message", error.to_string()))
+}
+
+fn event(topic: &str) -> Event {
+    let message = Message {
+        id: topic.into(),
+        kind: "bench.event/1".into(),
+        body: "{}".into(),
+        reply_to: None,
+        correlation_id: None,
+    };
+    Event { topic: topic.into(), message }
+}
+
+#[async_trait]
+impl Service for Trivial {
+    type Report = Vec<u8>;
+
+    const JOB_KIND: &'static str = "bench.job/1";
+    const ITEM_KIND: &'static str = "bench.item/1";
+
+    fn job(&self, message: &Message) -> Result<NewJob, Refusal> {
+        Ok(new_job(JobId::try_from(message.id.clone()).map_err(refused)?))
+    }
+
+    fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
+        serde_json::from_slice(&message.body).map_err(refused)
+    }
+
+    async fn expand(&self, job: &JobRecord, _: Option<&str>) -> Result<Page, Trouble> {
+        let item = |n: usize| {
+            let id = ItemId::try_from(format!("item-{n:06}")).expect("a plain name");
+            let message = serde_json::to_string(&(&job.id, &id)).expect("names become JSON");
+            NewItem { id, message }
+        };
+        Ok(Page { items: (0..self.items).map(item).collect(), next: None })
+    }
+
+    async fn written(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+        let found = self.store.head(&key(claim)).await.map_err(trouble)?;
+        Ok(found.map(|_| ItemEnd::Succeeded))
+    }
+
+    async fn run(&self, _: &ItemClaim, _: CancellationToken) -> Outcome<Vec<u8>> {
+        Outcome::Done(vec![b'x'; REPORT])
+    }
+
+    async fn write(&self, claim: &ItemClaim, result: Result<&Vec<u8>, &Failure>) -> Result<ItemEnd, Trouble> {
+        let report = result.cloned().unwrap_or_default();
+        match self.store.put_new(&key(claim), report.into()).await.map_err(trouble)? {
+            Put::Created | Put::Same | Put::Other(_) => Ok(ItemEnd::Succeeded),
+        }
+    }
+
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Trouble> {
+        let manifest = format!("{}/manifest.json", ended.record.id);
+        self.store.put_new(&manifest, "{}".into()).await.map(drop).map_err(trouble)
+    }
+
+    fn ended(&self, _: &EndedJob) -> Event {
+        event("job.ended")
+    }
+
+    fn refused(&self, _: &Message, _: &Failure) -> Event {
+        event("job.refused")
+    }
+}
+
+fn new_job(id: JobId) -> NewJob {
+    NewJob { key: id.to_string(), request_sha256: String::new(), message: "{}".into(), id }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mut number = |name: &str| -> Result<usize> {
+        arguments.next().with_context(|| format!("bench-service ITEMS SLOTS: no {name}"))?.parse().context("a number")
+    };
+    let (items, slots) = (number("ITEMS")?, number("SLOTS")?);
+    let (settings, _) = settings::load(None, &[])?;
+    let backends = Backends::open(&settings).await?;
+    backends.ledger.migrate().await?;
+    backends.wait(&settings).await?;
+
+    let id = JobId::mint();
+    let job = new_job(id.clone());
+    backends.ledger.accept(&job, now()).await?;
+    let kind = Trivial::JOB_KIND.into();
+    let body = job.message.into();
+    let message = Message { id: id.to_string(), kind, body, reply_to: None, correlation_id: None };
+    backends.queue.send(Lane::Jobs, &message).await?;
+
+    let stop = Stop::default();
+    let mut worker_settings = settings.worker("bench".into());
+    worker_settings.items = slots;
+    let worker = Worker {
+        service: Arc::new(Trivial { store: backends.store.clone(), items }),
+        queue: backends.queue.clone(),
+        ledger: backends.ledger.clone(),
+        settings: worker_settings,
+        observer: Arc::new(Unwatched),
+        stop: stop.clone(),
+    };
+    let start = Instant::now();
+    let working = tokio::spawn(worker.run());
+    let record = loop {
+        let record = backends.ledger.job(&id).await?.context("the job is gone")?;
+        if record.state.is_end() {
+            break record;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let seconds = start.elapsed().as_secs_f64();
+    stop.drain();
+    working.await??;
+    let counts = backends.ledger.counts(&id).await?;
+    anyhow::ensure!(counts.succeeded == items as u64, "{} of {items} items succeeded", counts.succeeded);
+    let result = serde_json::json!({
+        "queue": settings.queue.url.scheme(),
+        "database": settings.database.url.reveal().split(':').next(),
+        "store": settings.store.url.split("://").next(),
+        "state": record.state,
+        "items": items,
+        "slots": slots,
+        "seconds": seconds,
+        "items_per_s": items as f64 / seconds,
+        "ms_per_item": seconds * 1000.0 / items as f64,
+    });
+    println!("{result}");
+    Ok(())
+}
