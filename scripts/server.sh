@@ -52,7 +52,8 @@ began() {
 running() {
     [ -f "$folder/pid" ] || return 1
     read -r pid time <"$folder/pid"
-    [ "$(began "$pid")" = "$time" ]
+    # One that ended before it could be asked has no time.
+    [ -n "$time" ] && [ "$(began "$pid")" = "$time" ]
 }
 
 # A process and all below it.

@@ -1,7 +1,5 @@
 //! RabbitMQ as a stranger uses it: without our code in between.
 
-use std::time::Duration;
-
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
 };
@@ -104,11 +102,5 @@ impl<'w> Broker<'w> {
     #[track_caller]
     pub fn take_dead(&self) -> Found {
         self.take(&format!("{}.dead", self.world.name))
-    }
-
-    /// Nothing more comes.
-    pub fn is_silent(&self, queue: &str, time: Duration) -> bool {
-        std::thread::sleep(time);
-        self.try_take(queue).is_none()
     }
 }
