@@ -5,7 +5,7 @@
 #
 # Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test lint fmt bench-decode packages servers model
+.PHONY: demo test lint fmt bench-decode bench-service packages servers model
 
 demo: packages model
 	scripts/demo.sh
@@ -13,7 +13,8 @@ demo: packages model
 # The end-to-end tests run the program itself, which `cargo test` does not build.
 test: lint model servers
 	cargo build --locked --release --workspace
-	scripts/with_servers.sh cargo test --locked --release --workspace -- --include-ignored
+	rm -rf target/e2e/service
+	scripts/with_servers.sh sh -c 'cargo test --locked --release --workspace -- --include-ignored && scripts/check_secrets.sh'
 
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy
@@ -30,6 +31,9 @@ fmt:
 
 bench-decode: packages
 	bench/decode/run.sh
+
+bench-service: servers
+	bench/service/run.sh
 
 packages:
 	scripts/check_rust.sh

@@ -118,7 +118,11 @@ fn new_job(id: JobId) -> NewJob {
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut number = |name: &str| -> Result<usize> {
-        arguments.next().with_context(|| format!("bench-service ITEMS SLOTS: no {name}"))?.parse().context("a number")
+        arguments
+            .next()
+            .with_context(|| format!("bench-service ITEMS SLOTS: no {name}"))?
+            .parse()
+            .context("a number")
     };
     let (items, slots) = (number("ITEMS")?, number("SLOTS")?);
     let (settings, _) = settings::load(None, &[])?;

@@ -259,10 +259,10 @@ fn the_library_has_no_network_sql_queue_or_async() {
         "aws-sdk-s3",
         "axum",
         "deadpool",
-        "flamingo-jobs",
         "futures",
         "hf-hub",
         "hyper",
+        "jobs",
         "lapin",
         "object_store",
         "redis",
@@ -281,6 +281,22 @@ fn the_library_has_no_network_sql_queue_or_async() {
     };
     let broken = "[package]\n[dependencies]\nserde.workspace = true\ntokio = \"1\"\n[workspace.dependencies]\nsqlx = \"1\"";
     check(rule, &[("Cargo.toml", broken)], &["Cargo.toml:4: tokio"], &only("Cargo.toml"));
+}
+
+#[test]
+fn the_machinery_knows_neither_video_nor_tensor() {
+    const INSIDE: [&str; 6] =
+        ["candle-core", "candle-nn", "ffmpeg-next", "flamingo", "image", "video-worker"];
+    let rule = |s: &[Source]| {
+        let inside = |s: &Source| -> Vec<String> {
+            let of = dependencies(s).into_iter().filter(|(_, name)| INSIDE.contains(&name.as_str()));
+            of.map(|(n, name)| format!("{}:{n}: {name} has no place in the machinery", s.path)).collect()
+        };
+        s.iter().flat_map(inside).collect()
+    };
+    let broken = "[dependencies]\nsqlx.workspace = true\nflamingo = { path = \"../..\" }";
+    let path = "workers/jobs/Cargo.toml";
+    check(rule, &[(path, broken)], &["workers/jobs/Cargo.toml:3: flamingo"], &only(path));
 }
 
 #[test]

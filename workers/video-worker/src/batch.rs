@@ -23,6 +23,8 @@ pub const LONGEST_REPORT: u64 = 64 << 20;
 /// Reports that are read at once, and rows of the ledger.
 const READING: usize = 16;
 const ROWS: u32 = 500;
+/// Items of a page whose list has to be read whole each time.
+const LISTED: usize = 10_000;
 
 /// The folder of a job's results.
 pub fn folder(output: &str, job: &JobId) -> String {
@@ -47,19 +49,15 @@ impl Listing<'_> {
     /// The items of a job from `cursor` on.
     ///
     /// # Errors
-    /// The inputs cannot be listed, or are none.
+    /// The inputs cannot be listed.
     pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
         let job = JobMessage::recall(&record.message).map_err(Trouble::Fatal)?;
-        let page = match &job.input {
-            Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor)?,
-            Input::Videos(urls) => self.list(&job, record, urls, cursor)?,
-            Input::Prefix { url, glob } => self.prefix(&job, record, url, glob, cursor).await?,
-            Input::Manifest(url) => self.manifest(&job, record, url, cursor).await?,
-        };
-        if page.items.is_empty() && page.next.is_none() && record.next_position == 0 && cursor.is_none() {
-            return Err(fatal("no_inputs", format!("{}: nothing there", shown(&job.input))));
+        match &job.input {
+            Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
+            Input::Videos(urls) => self.list(&job, record, urls, cursor),
+            Input::Prefix { url, glob } => self.prefix(&job, record, url, glob, cursor).await,
+            Input::Manifest(url) => self.manifest(&job, record, url, cursor).await,
         }
-        Ok(page)
     }
 
     fn list(
@@ -81,7 +79,7 @@ impl Listing<'_> {
         }
         let items = urls.iter().map(|url| Ok(job.item(&record.id, item_id(&name_of(url)), url.clone())));
         let unique = distinct(items.collect::<Result<Vec<_>, Trouble>>()?);
-        Ok(slice(unique, cursor, self.page))
+        Ok(slice(unique, cursor))
     }
 
     async fn prefix(
@@ -100,11 +98,7 @@ impl Listing<'_> {
             let item = job.item(&record.id, item_id(&name), location.to_string());
             new_item(&ItemMessage { etag, ..item })
         });
-        let items: Vec<_> = items.collect();
-        if items.is_empty() && next.is_none() && record.next_position == 0 {
-            return Err(fatal("no_inputs", format!("{prefix}: nothing there matches {glob:?}")));
-        }
-        Ok(Page { items, next })
+        Ok(Page { items: items.collect(), next })
     }
 
     /// A manifest is checked whole before its first item exists.
@@ -118,7 +112,7 @@ impl Listing<'_> {
         let location = self.inputs.locate(url).map_err(|e| trouble(&e))?;
         let bytes = self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| trouble(&e))?;
         let items = self.lines(job, record, &location, &bytes)?;
-        Ok(slice(items, cursor, self.page))
+        Ok(slice(items, cursor))
     }
 
     fn lines(
@@ -155,13 +149,6 @@ fn fatal(code: &str, message: String) -> Trouble {
     Trouble::Fatal(Failure::new(code, message))
 }
 
-fn shown(input: &Input) -> &str {
-    match input {
-        Input::Video(url) | Input::Manifest(url) | Input::Prefix { url, .. } => url,
-        Input::Videos(_) => "videos",
-    }
-}
-
 /// The last part of a path.
 fn name_of(url: &str) -> String {
     url.trim_end_matches('/').rsplit('/').next().unwrap_or(url).to_owned()
@@ -185,11 +172,11 @@ fn distinct(items: Vec<ItemMessage>) -> Vec<NewItem> {
 }
 
 /// A page of a list that is known whole; the cursor is where it begins.
-fn slice(items: Vec<NewItem>, cursor: Option<&str>, page: usize) -> Page {
+fn slice(items: Vec<NewItem>, cursor: Option<&str>) -> Page {
     let start: usize = cursor.and_then(|text| text.parse().ok()).unwrap_or(0);
-    let end = (start + page).min(items.len());
+    let end = start.saturating_add(LISTED).min(items.len());
     let next = (end < items.len()).then(|| end.to_string());
-    Page { items: items.into_iter().skip(start).take(page).collect(), next }
+    Page { items: items.into_iter().skip(start).take(LISTED).collect(), next }
 }
 
 // ---- reports -> results ----

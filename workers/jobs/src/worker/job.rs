@@ -149,6 +149,7 @@ impl<S: Service> Worker<S> {
                     )?;
                     cursor = Some(next);
                 }
+                None if position == 0 => return Err(Halt::Service(Trouble::Fatal(no_inputs(claim)))),
                 None => {
                     fenced(self.ask_ledger(|| self.ledger.expanded(claim, now())).await?)?;
                     self.observer.step(Step::Expanded, Some(&claim.id), None);
@@ -202,6 +203,11 @@ impl<S: Service> Worker<S> {
         self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);
         Ok(())
     }
+}
+
+fn no_inputs(claim: &JobClaim) -> Failure {
+    let text = format!("{}: no input was found: nothing is there, or nothing matches", claim.id);
+    Failure::new("no_inputs", text)
 }
 
 fn fenced(held: bool) -> Result<(), Halt> {
