@@ -19,6 +19,8 @@ use crate::retry::{Backoff, insist};
 mod item;
 mod job;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 /// What a service makes of jobs and items; the machinery around it owns queue, ledger, leases, retries and their order.
 #[async_trait]

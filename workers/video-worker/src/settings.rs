@@ -18,7 +18,7 @@ pub const ENVIRONMENT: &str = "FLAMINGO";
 /// What is built in: every setting, each explained.
 const DEFAULTS: &str = include_str!("../../../config/default.toml");
 
-/// Everything that a service of this program can be told; [`DEFAULTS`] says what each means.
+/// Everything that a service of this program can be told; `config/default.toml` says what each means.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
