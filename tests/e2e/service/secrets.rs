@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::world::World;
+use crate::program::run;
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
@@ -36,6 +37,16 @@ fn nothing_that_is_said_is_a_secret() {
         assert!(!ran.errors().is_empty(), "{setting}: {}", ran.err);
         said.push(ran.err);
     }
+    // In the wrong place: the whole table, and a file that is not what it should be.
+    let mut misplaced = world.command();
+    said.push(run(misplaced.arg("config").env("FLAMINGO__QUEUE", &queue)).exits(2).err);
+    let file = world.folder.join("bad.toml");
+    for text in [format!("queue = \"{queue}\""), format!("[queue]\nurl = \"{queue}")] {
+        std::fs::write(&file, text).unwrap();
+        said.push(world.flamingo(&["config", "--config", file.to_str().unwrap()]).exits(2).err);
+    }
+    let bare = database.split_once("://").unwrap().1;
+    said.push(world.flamingo(&["config", "--set", &format!("database.url={bare}")]).exits(0).out);
     for text in &said {
         for secret in &secrets {
             let at = text.find(secret.as_str());

@@ -92,6 +92,17 @@ pub fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// A line on standard output.
+///
+/// # Errors
+/// Nobody reads it any more, or the disk is full.
+#[cfg(feature = "service")]
+pub fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    Ok(out.flush()?)
+}
+
 /// Writes a contact sheet as PNG, whole or not at all.
 pub fn write_png(path: &Path, sheet: &Sheet) -> anyhow::Result<()> {
     let mut png = std::io::Cursor::new(Vec::new());

@@ -19,11 +19,19 @@ pub fn later(at: Millis, by: Duration) -> Millis {
     at.saturating_add(by.as_millis().try_into().unwrap_or(Millis::MAX))
 }
 
+/// A moment before another.
+pub fn earlier(at: Millis, by: Duration) -> Millis {
+    at.saturating_sub(by.as_millis().try_into().unwrap_or(Millis::MAX))
+}
+
 /// As people and JSON read it: RFC 3339 with milliseconds.
 pub fn timestamp(at: Millis) -> String {
     let at = jiff::Timestamp::from_millisecond(at).unwrap_or_default();
     format!("{at:.3}")
 }
+
+/// Characters of a failure's sentence.
+const LONGEST_SENTENCE: usize = 1000;
 
 /// Why something has failed for good: a stable code and a sentence. Part of the public contract.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -34,8 +42,11 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The sentence may quote what a stranger sent: it is cut, and says nothing to terminals or databases.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into() }
+        let plain = |c: char| if c.is_control() { ' ' } else { c };
+        let message = message.into().chars().map(plain).take(LONGEST_SENTENCE).collect();
+        Self { code: code.into(), message }
     }
 }
 

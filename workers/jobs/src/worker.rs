@@ -16,6 +16,9 @@ use crate::ledger::{ItemClaim, JobRecord, Ledger, LedgerError};
 use crate::queue::{Delivery, Event, Lane, Message, Queue, QueueError, Settled};
 use crate::retry::{Backoff, insist};
 
+/// How long one answer of the ledger may take.
+const LONGEST_SILENCE: Duration = Duration::from_secs(30);
+
 mod item;
 mod job;
 mod sweep;
@@ -287,10 +290,11 @@ impl<S: Service> Worker<S> {
     }
 
     /// Asks the ledger, and insists for a while when it is away.
-    async fn ask_ledger<T, F>(&self, ask: impl FnMut() -> F) -> Result<T, LedgerError>
+    async fn ask_ledger<T, F>(&self, mut ask: impl FnMut() -> F) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
+        let ask = || in_time(ask());
         insist(self.settings.backoff, self.settings.patience, LedgerError::is_transient, ask).await
     }
 
@@ -329,10 +333,10 @@ impl<S: Service> Worker<S> {
     }
 
     /// A step could not be done in time: the message comes again later.
-    async fn put_back(&self, delivery: Delivery, why: impl std::fmt::Display) {
+    async fn put_back(&self, delivery: Delivery, after: Duration, why: impl std::fmt::Display) {
         let message = delivery.message.id.clone();
         tracing::warn!(message, %why, "the message goes back");
-        if let Err(error) = delivery.back(self.settings.backoff.most).await {
+        if let Err(error) = delivery.back(after).await {
             tracing::warn!(message, %error, "it goes back unacknowledged");
         }
     }
@@ -340,11 +344,11 @@ impl<S: Service> Worker<S> {
     /// Tells the sender and keeps the message as a dead letter.
     async fn refuse(&self, delivery: Delivery, refusal: Refusal) {
         let why = match refusal {
-            Refusal::Newer(why) => return self.put_back(delivery, why).await,
+            Refusal::Newer(why) => return self.put_back(delivery, self.settings.backoff.most, why).await,
             Refusal::Hopeless(why) => why,
         };
         if let Err(error) = self.announce(&self.service.refused(&delivery.message, &why)).await {
-            return self.put_back(delivery, error).await;
+            return self.put_back(delivery, self.settings.backoff.most, error).await;
         }
         self.bury(delivery, &why).await;
         self.observer.step(Step::Refused(&why), None, None);
@@ -353,9 +357,15 @@ impl<S: Service> Worker<S> {
     async fn bury(&self, delivery: Delivery, why: &Failure) {
         let message = delivery.message.id.clone();
         if let Err(error) = delivery.bury(why).await {
-            tracing::warn!(message, %error, "a dead letter could not be kept; it comes again");
+            // Not as a dead letter when the ledger knows its end by now: then it is acknowledged.
+            tracing::warn!(message, %error, "a dead letter could not be kept; the message comes again");
         }
     }
+}
+
+/// A database that has died without a word would keep its askers for ever.
+async fn in_time<T>(ask: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
+    tokio::time::timeout(LONGEST_SILENCE, ask).await.unwrap_or(Err(LedgerError::Silent(LONGEST_SILENCE)))
 }
 
 /// Whom to tell and what they call it stands in the body, where the ledger keeps it.

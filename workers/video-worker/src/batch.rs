@@ -1,10 +1,10 @@
 //! A job's inputs become items, and the items' reports become results.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use jobs::job::{ItemEnd, ItemState, NewItem, timestamp};
+use futures_util::{StreamExt, stream};
+use jobs::job::{ItemEnd, ItemState, NewItem, now, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger};
 use jobs::store::{Put, Store, StoreError};
 use jobs::worker::{EndedJob, Page, Trouble};
@@ -13,7 +13,9 @@ use serde_json::{Map, Value, json};
 
 use crate::fetch::{Found, Inputs};
 use crate::location::Location;
-use crate::message::{Input, ItemMessage, JobMessage, ManifestLine, item_id, json as to_json, matcher};
+use crate::message::{
+    Input, ItemMessage, JobMessage, ManifestLine, item_id, json as to_json, matcher, sha256,
+};
 use crate::outcome::{store_trouble, trouble};
 
 /// The version of a job's manifest.
@@ -67,19 +69,11 @@ impl Listing<'_> {
         urls: &[String],
         cursor: Option<&str>,
     ) -> Result<Page, Trouble> {
-        let mut seen = HashSet::new();
         for url in urls {
             self.inputs.locate(url).map_err(|e| trouble(&e))?;
-            if !seen.insert(url) {
-                return Err(fatal(
-                    "bad_request",
-                    format!("{url}: named twice; ask several questions of it in `tasks`"),
-                ));
-            }
         }
-        let items = urls.iter().map(|url| Ok(job.item(&record.id, item_id(&name_of(url)), url.clone())));
-        let unique = distinct(items.collect::<Result<Vec<_>, Trouble>>()?);
-        Ok(slice(unique, cursor))
+        let items = urls.iter().map(|url| job.item(&record.id, item_id(&name_of(url)), url.clone()));
+        Ok(slice(distinct(items.collect()), cursor))
     }
 
     async fn prefix(
@@ -111,8 +105,17 @@ impl Listing<'_> {
     ) -> Result<Page, Trouble> {
         let location = self.inputs.locate(url).map_err(|e| trouble(&e))?;
         let bytes = self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| trouble(&e))?;
-        let items = self.lines(job, record, &location, &bytes)?;
-        Ok(slice(items, cursor))
+        // The cursor knows which manifest it is a place in.
+        let version = &sha256(&bytes)[..16];
+        let place = match cursor.map(|cursor| cursor.split_once(' ').unwrap_or((cursor, ""))) {
+            Some((place, of)) if of == version => Some(place),
+            Some(_) => {
+                return Err(fatal("changed", format!("{location}: has changed while it was being read")));
+            }
+            None => None,
+        };
+        let Page { items, next } = slice(self.lines(job, record, &location, &bytes)?, place);
+        Ok(Page { items, next: next.map(|place| format!("{place} {version}")) })
     }
 
     fn lines(
@@ -121,7 +124,7 @@ impl Listing<'_> {
         record: &JobRecord,
         location: &Location,
         bytes: &Bytes,
-    ) -> Result<Vec<NewItem>, Trouble> {
+    ) -> Result<Vec<ItemMessage>, Trouble> {
         let mut seen = HashSet::new();
         let mut items = Vec::new();
         for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
@@ -133,13 +136,14 @@ impl Listing<'_> {
             if line.custom_id.is_empty() || line.custom_id.len() > 512 {
                 return Err(bad("`custom_id` is empty or longer than 512 bytes".into()));
             }
-            if !seen.insert(line.custom_id.clone()) {
+            let id = item_id(&line.custom_id);
+            if !seen.insert(id.clone()) {
                 return Err(bad(format!("custom_id {:?} stands on an earlier line too", line.custom_id)));
             }
             self.inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
             let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
-            let item = job.item(&record.id, item_id(&line.custom_id), line.video);
-            items.push(new_item(&ItemMessage { custom_id: Some(line.custom_id), tasks, ..item }));
+            let item = job.item(&record.id, id, line.video);
+            items.push(ItemMessage { custom_id: Some(line.custom_id), tasks, ..item });
         }
         Ok(items)
     }
@@ -159,8 +163,8 @@ fn new_item(item: &ItemMessage) -> NewItem {
 }
 
 /// `a/x.mp4` and `b/x.mp4` are both called `x.mp4`; then all of that name are called by their whole path.
-fn distinct(items: Vec<ItemMessage>) -> Vec<NewItem> {
-    let mut taken = std::collections::HashMap::new();
+fn distinct(items: Vec<ItemMessage>) -> Vec<ItemMessage> {
+    let mut taken = HashMap::new();
     for item in &items {
         *taken.entry(item.item_id.clone()).or_insert(0) += 1;
     }
@@ -168,15 +172,15 @@ fn distinct(items: Vec<ItemMessage>) -> Vec<NewItem> {
         1 => item,
         _ => ItemMessage { item_id: item_id(&item.video), ..item },
     });
-    named.map(|item| new_item(&item)).collect()
+    named.collect()
 }
 
 /// A page of a list that is known whole; the cursor is where it begins.
-fn slice(items: Vec<NewItem>, cursor: Option<&str>) -> Page {
+fn slice(items: Vec<ItemMessage>, cursor: Option<&str>) -> Page {
     let start: usize = cursor.and_then(|text| text.parse().ok()).unwrap_or(0);
     let end = start.saturating_add(LISTED).min(items.len());
     let next = (end < items.len()).then(|| end.to_string());
-    Page { items: items.into_iter().skip(start).take(LISTED).collect(), next }
+    Page { items: items.iter().skip(start).take(LISTED).map(new_item).collect(), next }
 }
 
 // ---- reports -> results ----
@@ -229,8 +233,10 @@ impl Results<'_> {
             let Some(last) = rows.last() else { break };
             after = Some((last.position, last.id.clone()));
             let reading: Vec<_> = rows.iter().map(|row| self.report(job, &ended.record.id, row)).collect();
-            let reports: Vec<_> = stream::iter(reading).buffered(READING).try_collect().await?;
-            for (row, report) in rows.iter().zip(reports) {
+            // One after the other: all of them at once may be more than memory holds.
+            let mut reports = stream::iter(rows.iter()).zip(stream::iter(reading).buffered(READING));
+            while let Some((row, report)) = reports.next().await {
+                let report = report?;
                 tokens.add(&report);
                 match row.state {
                     ItemState::Succeeded => results.write(line(&report)).await.map_err(away)?,
@@ -269,11 +275,15 @@ fn line(value: &Value) -> Bytes {
 fn error_line(row: &ItemRecord, report: &Value) -> Value {
     let mut line = Map::new();
     line.insert("item_id".into(), json!(row.id));
-    for name in ["custom_id", "input", "error", "attempt"] {
+    for name in ["custom_id", "input", "attempt"] {
         if let Some(value) = report.get(name) {
             line.insert(name.into(), value.clone());
         }
     }
+    line.insert(
+        "error".into(),
+        row.failure.as_ref().map_or_else(|| report["error"].clone(), |why| json!(why)),
+    );
     Value::Object(line)
 }
 
@@ -290,6 +300,7 @@ fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -
         "error": end.failure(),
         "counts": { "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed },
         "states": entered.collect::<Map<_, _>>(),
+        "ended_at": timestamp(now()),
         "request": JobMessage { job_id: None, idempotency_key: None, ..job.clone() },
         "model": model,
         "tokens": { "prompt": tokens.prompt, "completion": tokens.completion },

@@ -113,8 +113,13 @@ impl Inputs {
         match location {
             Location::Local(path) => {
                 self.check_links(path)?;
-                let bytes = tokio::fs::metadata(path).await.ok().map(|m| m.len());
-                Ok((Fetched::Here(path.clone()), InputInfo { url, bytes, etag: None }))
+                match tokio::fs::metadata(path).await {
+                    Ok(file) if file.is_file() => {
+                        let info = InputInfo { url, bytes: Some(file.len()), etag: None };
+                        Ok((Fetched::Here(path.clone()), info))
+                    }
+                    _ => Err(not_found(location).into()),
+                }
             }
             Location::S3 { bucket, key } => {
                 let (file, path) = self.temporary_file()?;
@@ -201,6 +206,7 @@ impl Inputs {
     }
 
     fn folder(&self, path: &Path) -> Result<Store, FetchError> {
+        self.check_links(path)?;
         if !path.is_dir() {
             return Err(not_found(&Location::Local(path.into())).into());
         }

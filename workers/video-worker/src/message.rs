@@ -1,6 +1,6 @@
 //! What stands in the queue: jobs as people send them, items as a worker makes them. JSON, versioned, hostile until parsed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use flamingo::Task;
 use flamingo::generate::Generation;
@@ -22,7 +22,11 @@ pub const ITEM_SCHEMA: &str = "flamingo.item/1";
 
 /// Bytes of a message; long lists of videos are manifests.
 pub const LONGEST_MESSAGE: usize = 1 << 20;
+/// For what is added to a job on its way: a name.
+const ROOM: usize = 1024;
 const LONGEST_TEXT: usize = 8192;
+/// Of all tasks together: every item of a job has a copy.
+const LONGEST_TASKS: usize = 64 << 10;
 const MOST_TASKS: usize = 64;
 const MOST_FRAMES: usize = 4096;
 const MOST_METADATA: usize = 16;
@@ -128,6 +132,14 @@ pub struct ItemMessage {
     pub output: String,
 }
 
+/// All that a message which cannot be taken is read for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Asker {
+    pub reply_to: Option<String>,
+    pub correlation_id: Option<String>,
+}
+
 /// Reads a message of one schema.
 fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
     let hopeless = |code: &str, text: String| Refusal::Hopeless(Failure::new(code, text));
@@ -186,8 +198,11 @@ impl JobMessage {
             ("model", &self.model),
         ];
         let strings = strings.chain(optional.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))));
-        if let Some((name, _)) = { strings }.find(|(_, s)| s.is_empty() || s.len() > 512) {
-            return bad(format!("`{name}` has a text that is empty or longer than 512 bytes"));
+        let odd = |s: &String| s.is_empty() || s.len() > 512 || s.chars().any(char::is_control);
+        if let Some((name, _)) = { strings }.find(|(_, s)| odd(s)) {
+            return bad(format!(
+                "`{name}` has a text that is empty, longer than 512 bytes or has control characters"
+            ));
         }
         if self.metadata.len() > MOST_METADATA {
             return bad(format!("more than {MOST_METADATA} entries of metadata"));
@@ -209,7 +224,16 @@ impl JobMessage {
         self.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         self.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         check_tasks(&self.tasks)?;
-        self.input.check()
+        self.input.check()?;
+        // As the ledger keeps it and workers pass it on; `submit` must not promise what no worker takes.
+        let bytes = json(self).len();
+        if bytes > LONGEST_MESSAGE - ROOM {
+            let allowed = LONGEST_MESSAGE - ROOM;
+            let text =
+                format!("the job has {bytes} bytes, {allowed} are allowed: name many videos in a manifest");
+            return Err(Failure::new("message_too_large", text));
+        }
+        Ok(())
     }
 
     /// The name under which it stands in the ledger.
@@ -241,14 +265,22 @@ impl JobMessage {
         Ok(NewJob { id, key, request_sha256: sha256(json(&asked).as_bytes()), message: json(&named) })
     }
 
+    /// Reads a job that has no message around it; [`check`](Self::check) it then.
+    ///
+    /// # Errors
+    /// It is none, or of another version.
+    pub fn read(text: &[u8]) -> Result<Self, Failure> {
+        parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
+            Refusal::Hopeless(why) | Refusal::Newer(why) => why,
+        })
+    }
+
     /// Reads what the ledger keeps.
     ///
     /// # Errors
     /// It was written by another build.
     pub fn recall(message: &str) -> Result<Self, Failure> {
-        parse(message.as_bytes(), JOB_SCHEMA).map_err(|refusal| match refusal {
-            Refusal::Hopeless(why) | Refusal::Newer(why) => why,
-        })
+        Self::read(message.as_bytes())
     }
 
     /// One of its items.
@@ -277,7 +309,13 @@ impl Input {
         match self {
             Input::Video(url) | Input::Manifest(url) => Location::parse(url).map(|_| ()),
             Input::Videos(urls) if urls.is_empty() => bad("`videos` is empty"),
-            Input::Videos(urls) => urls.iter().try_for_each(|url| Location::parse(url).map(|_| ())),
+            Input::Videos(urls) => {
+                let mut seen = HashSet::new();
+                if let Some(url) = urls.iter().find(|url| !seen.insert(*url)) {
+                    return bad(&format!("{url:?} is named twice: ask several questions of it in `tasks`"));
+                }
+                urls.iter().try_for_each(|url| Location::parse(url).map(|_| ()))
+            }
             Input::Prefix { url, glob } => {
                 Location::parse(url)?;
                 matcher(glob).map(|_| ())
@@ -315,6 +353,9 @@ fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
     let bad = |text: String| Err(Failure::new("bad_request", text));
     if tasks.is_empty() || tasks.len() > MOST_TASKS {
         return bad(format!("a job has 1 to {MOST_TASKS} tasks"));
+    }
+    if json(&tasks).len() > LONGEST_TASKS {
+        return bad(format!("the tasks have more than {LONGEST_TASKS} bytes together"));
     }
     for task in tasks {
         let text = match task {
@@ -358,4 +399,67 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Our own types always become JSON: their keys are strings.
 pub fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("a message becomes JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCS: &str = include_str!("../../../docs/jobs.md");
+
+    fn examples() -> Vec<&'static str> {
+        DOCS.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+    }
+
+    #[test]
+    fn the_examples_of_the_documentation_are_jobs() {
+        let [job, line] = examples()[..] else { panic!("a job and a line of a manifest") };
+        let job = JobMessage::read(job.as_bytes()).unwrap();
+        job.check().unwrap();
+        // Every field stands in the example, and every field of the example in its table.
+        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json(&job)).unwrap();
+        assert_eq!(fields.len(), 14);
+        for field in fields.keys() {
+            assert!(DOCS.contains(&format!("`{field}`")), "{field}");
+        }
+        let line: ManifestLine = serde_json::from_str(line).unwrap();
+        assert!(line.tasks().unwrap().is_some());
+    }
+
+    #[test]
+    fn who_asks_and_under_which_name_is_no_part_of_the_request() {
+        let job = JobMessage::read(examples()[0].as_bytes()).unwrap();
+        let hash = |job: &JobMessage| job.to_new().unwrap().request_sha256;
+        let renamed = JobMessage { job_id: None, reply_to: None, correlation_id: None, ..job.clone() };
+        assert_eq!(hash(&job), hash(&renamed));
+        let other = JobMessage { max_frames: 65, ..job.clone() };
+        assert_ne!(hash(&job), hash(&other));
+        // A number that comes back otherwise from JSON would make a job conflict with itself.
+        let sampling = FrameSampling::fps(0.101_666_666_666_666_67);
+        let odd = JobMessage { sampling, window: Some(0.1 + 0.2), ..job };
+        assert_eq!(hash(&odd), hash(&JobMessage::recall(&json(&odd)).unwrap()));
+    }
+
+    #[test]
+    fn names_become_plain_and_stay_different() {
+        assert_eq!(item_id("a_b.mp4").as_str(), "a_b.mp4");
+        let names = ["a b.mp4", "a/b.mp4", "a_b .mp4", "ä.mp4", "", ".hidden", &"x".repeat(300)];
+        let ids: HashSet<_> = names.iter().map(|name| item_id(name)).collect();
+        assert_eq!(ids.len(), names.len());
+    }
+
+    #[test]
+    fn newer_versions_wait() {
+        let refusal = |schema: &str| {
+            let body = format!(r#"{{"schema": "{schema}", "more": 1}}"#);
+            parse::<JobMessage>(body.as_bytes(), JOB_SCHEMA).unwrap_err()
+        };
+        assert!(matches!(refusal("flamingo.job/2"), Refusal::Newer(_)));
+        for schema in ["flamingo.job/0", "flamingo.job", "other.job/2", "flamingo.item/1"] {
+            assert!(
+                matches!(refusal(schema), Refusal::Hopeless(why) if why.code == "unknown_schema"),
+                "{schema}"
+            );
+        }
+    }
 }

@@ -20,7 +20,7 @@ use crate::decoder::ProcessLimits;
 use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
 use crate::item_report::ItemReport;
-use crate::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage};
+use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage};
 use crate::outcome::{Verdict, of_fetching, of_understanding, store_trouble};
 use crate::understand::{Model, Request, Source, Understander, Understood};
 
@@ -154,13 +154,10 @@ impl Service for VideoService {
             "status": "refused",
             "error": why,
         });
-        // A message that cannot be read may still say whom to tell.
-        let said = |name: &str| {
-            let body: Value = serde_json::from_slice(&message.body).ok()?;
-            body[name].as_str().map(str::to_owned)
-        };
-        let reply_to = message.reply_to.clone().or_else(|| said("reply_to"));
-        let correlation_id = message.correlation_id.clone().or_else(|| said("correlation_id"));
+        // A message that cannot be taken may still say whom to tell.
+        let said: Asker = serde_json::from_slice(&message.body).unwrap_or_default();
+        let reply_to = message.reply_to.clone().or(said.reply_to);
+        let correlation_id = message.correlation_id.clone().or(said.correlation_id);
         event("job.refused", message.id.clone(), reply_to, correlation_id, &body)
     }
 }

@@ -1,5 +1,6 @@
 //! What can be set, and where it was: built-in defaults, a file over them, the environment over it, flags over all.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,9 +116,29 @@ pub struct Status {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     #[error("settings: {0}")]
-    Unreadable(#[from] ConfigError),
+    Unreadable(String),
     #[error("settings: {setting} {reason}")]
     Meaningless { setting: &'static str, reason: String },
+}
+
+/// What is wrong, without the value: it may be a password that stands in the wrong place.
+impl From<ConfigError> for SettingsError {
+    fn from(error: ConfigError) -> Self {
+        let at = |origin: Option<String>| origin.map(|o| format!(" (set in {o})")).unwrap_or_default();
+        Self::Unreadable(match error {
+            ConfigError::FileParse { uri, .. } => format!("{} is no TOML file", uri.unwrap_or_default()),
+            ConfigError::Type { origin, expected, key, .. } => {
+                format!("{} is not {expected}{}", key.unwrap_or_else(|| "a setting".into()), at(origin))
+            }
+            ConfigError::At { error, origin, key } => {
+                let SettingsError::Unreadable(inner) = Self::from(*error) else {
+                    unreachable!("made of the same")
+                };
+                format!("{}: {inner}{}", key.unwrap_or_default(), at(origin))
+            }
+            other => other.to_string(),
+        })
+    }
 }
 
 /// One setting that is in force.
@@ -151,6 +172,11 @@ pub fn load(
         .with_list_parse_key("inputs.allow")
         .with_list_parse_key("queue.retry_delays");
     layers = layers.add_source(environment);
+    // The short name that the other commands know too.
+    if let Ok(model) = std::env::var("FLAMINGO_MODEL") {
+        let short = HashMap::from([("MODEL__PATH".to_owned(), model)]);
+        layers = layers.add_source(Environment::default().separator("__").source(Some(short)));
+    }
     for (setting, value) in flags {
         let list = ["inputs.allow", "queue.retry_delays"].contains(&setting.as_str());
         layers = if list {
@@ -179,9 +205,7 @@ fn trace(setting: String, value: &Value, flags: &[(String, String)], found: &mut
     }
     let shown = match &value.kind {
         ValueKind::Array(list) => list.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
-        ValueKind::String(text) if setting.ends_with(".url") && text.contains("://") => {
-            SecretUrl::new(text.as_str()).to_string()
-        }
+        ValueKind::String(text) if setting.ends_with(".url") => SecretUrl::new(text.as_str()).to_string(),
         _ => value.to_string(),
     };
     let from = if flags.iter().any(|(flag, _)| *flag == setting) { Some("a flag") } else { value.origin() };
@@ -208,20 +232,22 @@ impl Settings {
                 "is not below half of worker.lease: one lost word would lose the claim".into(),
             );
         }
-        // The broker takes back what is held for longer: what would take as long would never end.
-        let held = worker.item_deadline + worker.patience * 3;
+        // The broker takes back what is held for longer: what would take as long would never end. Four steps wait for
+        // ledger or store, and the last try of each may take a while.
+        let held = worker.item_deadline + worker.patience * 4 + Duration::from_secs(180);
         if self.is_remote() && held >= queue.consumer_timeout {
             return wrong(
                 "worker.item_deadline",
                 format!(
-                    "and three times worker.patience are {} s together, not less than the {} s of queue.consumer_timeout after \
-                     which the broker takes a message back; shorten them, or raise consumer_timeout in the broker and here",
+                    "and four times worker.patience and 3 minutes are {} s together, not less than the {} s of \
+                     queue.consumer_timeout after which the broker takes a message back; shorten them, or raise \
+                     consumer_timeout in the broker and here",
                     held.as_secs(),
                     queue.consumer_timeout.as_secs()
                 ),
             );
         }
-        if self.is_remote() && inputs.allow.is_empty() {
+        if self.is_remote() && inputs.allow.iter().all(String::is_empty) {
             return wrong(
                 "inputs.allow",
                 "is empty: say which buckets, prefixes and folders the jobs of a shared queue may read"
@@ -248,7 +274,8 @@ impl Settings {
             Location::parse(text)
                 .map_err(|e| SettingsError::Meaningless { setting: "inputs.allow", reason: e.to_string() })
         };
-        self.inputs.allow.iter().map(place).collect()
+        // An empty variable is an empty list.
+        self.inputs.allow.iter().filter(|text| !text.is_empty()).map(place).collect()
     }
 
     pub fn retry_delays(&self) -> Result<Vec<Duration>, SettingsError> {

@@ -87,6 +87,7 @@ fn store_settings(settings: &Settings) -> StoreSettings {
     StoreSettings {
         connect_timeout: settings.store.connect_timeout,
         read_timeout: settings.store.read_timeout,
+        retry_for: settings.worker.patience,
         ..StoreSettings::default()
     }
 }
@@ -105,6 +106,11 @@ pub fn worker(
 ) -> Result<Worker<VideoService>, StartError> {
     let name = if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() };
     let engine = Engine::start(pipeline, settings.worker.items);
+    if !engine.about().sees {
+        tracing::warn!(
+            "this model is untrained: its gates are closed, so it answers without seeing the videos"
+        );
+    }
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
     let temporary = match settings.worker.temporary.as_str() {
         "" => std::env::temp_dir(),

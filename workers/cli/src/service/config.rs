@@ -3,8 +3,8 @@
 use clap::Args;
 use jobs::ledger::{Ledger, LedgerSettings};
 
-use super::{ModelOver, SettingsArgs, runtime};
-use crate::output::shown;
+use super::{ModelOver, SettingsArgs, block_on};
+use crate::output::{say, shown};
 
 #[derive(Debug, Args)]
 pub struct Config {
@@ -18,7 +18,7 @@ impl Config {
     pub fn run(self) -> anyhow::Result<bool> {
         let (_, origins) = self.settings.load(&self.model.settings())?;
         for origin in origins {
-            println!("{:<26} {:<40} {}", origin.setting, shown(&origin.value), origin.from);
+            say(&format!("{:<26} {:<40} {}", origin.setting, shown(&origin.value), origin.from))?;
         }
         Ok(true)
     }
@@ -33,9 +33,9 @@ pub struct Migrate {
 impl Migrate {
     pub fn run(self) -> anyhow::Result<bool> {
         let (settings, _) = self.settings.load(&[])?;
-        runtime()?.block_on(async {
+        block_on(async {
             Ledger::open(&settings.database.url, &LedgerSettings::default()).await?.migrate().await?;
-            println!("{} has everything that this version needs", settings.database.url);
+            say(&format!("{} has everything that this version needs", settings.database.url))?;
             Ok(true)
         })
     }

@@ -9,9 +9,9 @@ use jobs::job::{Counts, JobState, Millis, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
 use serde_json::{Map, Value, json};
 
-use super::{SettingsArgs, runtime};
+use super::{SettingsArgs, block_on};
 use crate::args::BadUse;
-use crate::output::shown;
+use crate::output::{say, shown};
 
 #[derive(Debug, Subcommand)]
 pub enum Jobs {
@@ -57,7 +57,7 @@ const ROWS: u32 = 500;
 
 impl Jobs {
     pub fn run(self) -> anyhow::Result<bool> {
-        runtime()?.block_on(async {
+        block_on(async {
             match self {
                 Jobs::List(command) => command.run().await,
                 Jobs::Show(command) => command.run().await,
@@ -95,9 +95,9 @@ impl List {
             for record in page {
                 let counts = ledger.counts(&record.id).await?;
                 if self.json {
-                    println!("{}", job_json(&record, &counts));
+                    say(&job_json(&record, &counts).to_string())?;
                 } else {
-                    println!("{}", job_line(&record, &counts));
+                    say(&job_line(&record, &counts))?;
                 }
             }
         }
@@ -114,16 +114,16 @@ impl Show {
         if self.json {
             let mut value = job_json(&record, &counts);
             value["items"] = items.iter().map(item_json).collect();
-            println!("{value:#}");
+            say(&format!("{value:#}"))?;
             return Ok(true);
         }
-        println!("{}", job_line(&record, &counts));
+        say(&job_line(&record, &counts))?;
         for (state, at) in entered(&record) {
-            println!("  {:<20} {}", state.as_str(), timestamp(at));
+            say(&format!("  {:<20} {}", state.as_str(), timestamp(at)))?;
         }
         for item in items {
             let why = item.failure.as_ref().map(|why| format!("{}: {}", why.code, shown(&why.message)));
-            println!("  {:<9} {:<40} {}", item.state.as_str(), item.id, why.unwrap_or_default());
+            say(&format!("  {:<9} {:<40} {}", item.state.as_str(), item.id, why.unwrap_or_default()))?;
         }
         Ok(true)
     }
@@ -137,7 +137,7 @@ impl Watch {
             let record = find(&ledger, &self.job).await?;
             let line = job_line(&record, &ledger.counts(&record.id).await?);
             if line != said {
-                println!("{line}");
+                say(&line)?;
                 said = line;
             }
             if record.state.is_end() {
@@ -148,7 +148,7 @@ impl Watch {
     }
 }
 
-async fn all_items(ledger: &Ledger, id: &JobId) -> anyhow::Result<Vec<ItemRecord>> {
+pub async fn all_items(ledger: &Ledger, id: &JobId) -> anyhow::Result<Vec<ItemRecord>> {
     let mut items: Vec<ItemRecord> = Vec::new();
     loop {
         let page = ledger.items(id, items.last().map(|item| (item.position, &item.id)), ROWS).await?;

@@ -13,6 +13,7 @@ pub use submit::Submit;
 pub use work::Work;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -33,7 +34,7 @@ pub struct SettingsArgs {
 }
 
 fn parse_setting(text: &str) -> Result<(String, String), String> {
-    let (setting, value) = text.split_once('=').ok_or("expected SETTING=VALUE")?;
+    let (setting, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((setting.trim().to_owned(), value.to_owned()))
 }
 
@@ -48,8 +49,8 @@ impl SettingsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelOver {
-    /// Model directory.
-    #[arg(long, env = "FLAMINGO_MODEL", value_name = "DIR")]
+    /// Model directory; `FLAMINGO_MODEL` names one too.
+    #[arg(long, value_name = "DIR")]
     model: Option<String>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long)]
@@ -93,9 +94,11 @@ fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
     })
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("no threads for input and output")
+/// Does `work`, and then does not wait for threads that it has let go of.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("no threads for input and output")?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
 }

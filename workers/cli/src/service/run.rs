@@ -8,18 +8,21 @@ use anyhow::bail;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use jobs::JobId;
-use jobs::job::{Counts, JobState};
+use jobs::job::{Counts, ItemState, JobState};
+use jobs::ledger::JobRecord;
 use jobs::worker::Stop;
+use video_worker::batch::folder;
 use video_worker::message::{JobMessage, json, sha256};
 use video_worker::settings::Settings;
 use video_worker::start::{Backends, worker};
 use video_worker::status::Status;
 
+use super::jobs::all_items;
 use super::submit::{Sent, read, send};
 use super::work::end_on_signal;
-use super::{ModelOver, SettingsArgs, model_args, runtime};
+use super::{ModelOver, SettingsArgs, block_on, model_args};
 use crate::args::{BadUse, ModelArgs, program};
-use crate::output::shown;
+use crate::output::{say, shown};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -34,27 +37,29 @@ pub struct Run {
 
 impl Run {
     pub fn run(self) -> anyhow::Result<bool> {
-        let (settings, _) = self.settings.load(&self.model.settings())?;
+        let (mut settings, _) = self.settings.load(&self.model.settings())?;
         if settings.is_remote() {
             bail!(BadUse(
                 "queue.url is not memory://: send jobs to a shared queue with `flamingo submit`".into()
             ));
         }
-        let jobs = read(&self.file)?.into_iter().map(named).collect::<Result<Vec<_>, _>>()?;
+        let jobs = read(&self.file, named)?;
+        // In a queue that dies with its process nothing else tells that a process is gone.
+        settings.worker.lease = settings.worker.lease.min(Duration::from_secs(10));
+        settings.worker.heartbeat = settings.worker.heartbeat.min(Duration::from_secs(3));
         let model = model_args(&settings)?;
         model.settle_threads()?;
-        runtime()?.block_on(run(settings, model, jobs))
+        block_on(run(settings, model, jobs))
     }
 }
 
 /// A job without a name is called by what it asks, so that the same file, run again, goes on where it was interrupted.
-fn named(mut job: JobMessage) -> Result<JobMessage, BadUse> {
+fn named(mut job: JobMessage) -> JobMessage {
     if job.job_id.is_none() && job.idempotency_key.is_none() {
         let id = format!("run-{}", &sha256(json(&job).as_bytes())[..16]);
-        job.job_id = Some(JobId::try_from(id).map_err(|e| BadUse(e.to_string()))?);
+        job.job_id = JobId::try_from(id).ok();
     }
-    job.check().map_err(|e| BadUse(e.to_string()))?;
-    Ok(job)
+    job
 }
 
 async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
@@ -65,7 +70,7 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
     for job in &jobs {
         match send(&backends, job).await? {
             Sent::As { id, .. } => ids.push(id),
-            Sent::Refused(why) => bail!(BadUse(why.to_string())),
+            Sent::Refused(why) => bail!("{why}"),
         }
     }
     let stop = Stop::default();
@@ -79,6 +84,9 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
         signalled.abort();
         worked?;
         watched?;
+    }
+    if stop.is_draining() && !all_ended(&backends, &ids).await?.0 {
+        eprintln!("interrupted: the same command goes on from here");
     }
     report(&backends, &ids).await
 }
@@ -121,22 +129,35 @@ async fn all_ended(backends: &Backends, ids: &[JobId]) -> anyhow::Result<(bool, 
     Ok((ended, sum))
 }
 
-/// One line per job; whether all of them succeeded.
+/// One line per job, and what failed; whether all of them succeeded.
 async fn report(backends: &Backends, ids: &[JobId]) -> anyhow::Result<bool> {
     let mut all_well = true;
     for id in ids {
         let Some(record) = backends.ledger.job(id).await? else { continue };
         let counts = backends.ledger.counts(id).await?;
-        let folder = video_worker::batch::folder(&JobMessage::recall(&record.message)?.output, id);
-        let why = record.failure.as_ref().map(|why| format!("  {}", shown(&why.message))).unwrap_or_default();
-        println!(
-            "{id}  {}  {} of {} succeeded  {}{why}",
-            record.state.as_str(),
-            counts.succeeded,
-            counts.total,
-            backends.store.url(&folder)
-        );
+        let folder = backends.store.url(&folder(&JobMessage::recall(&record.message)?.output, id));
+        name_failures(backends, &record, &counts).await?;
+        let (state, done, total) = (record.state.as_str(), counts.succeeded, counts.total);
+        say(&format!("{id}  {state}  {done} of {total} succeeded  {folder}"))?;
         all_well &= record.state == JobState::Succeeded;
     }
     Ok(all_well)
+}
+
+/// Failures that are named one by one; `errors.jsonl` has all.
+const NAMED: usize = 10;
+
+async fn name_failures(backends: &Backends, record: &JobRecord, counts: &Counts) -> anyhow::Result<()> {
+    if let Some(why) = &record.failure {
+        eprintln!("error[{}]: {}: {}", why.code, record.id, shown(&why.message));
+    }
+    let failed = if counts.failed == 0 { vec![] } else { all_items(&backends.ledger, &record.id).await? };
+    let failed = failed.iter().filter(|item| item.state == ItemState::Failed);
+    for (item, why) in failed.filter_map(|item| Some((item, item.failure.as_ref()?))).take(NAMED) {
+        eprintln!("error[{}]: {}/{}: {}", why.code, record.id, item.id, shown(&why.message));
+    }
+    if counts.failed > NAMED as u64 {
+        eprintln!("and {} more: errors.jsonl names them", counts.failed - NAMED as u64);
+    }
+    Ok(())
 }

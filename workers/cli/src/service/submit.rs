@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
@@ -14,9 +14,9 @@ use serde_json::json;
 use video_worker::message::{Input, JOB_SCHEMA, JobMessage};
 use video_worker::start::Backends;
 
-use super::{SettingsArgs, runtime};
+use super::{SettingsArgs, block_on};
 use crate::args::{BadUse, GenerationArgs, SamplingArgs, parse_length};
-use crate::output::shown;
+use crate::output::{say, shown};
 
 #[derive(Debug, Args)]
 pub struct Submit {
@@ -117,19 +117,21 @@ impl OneJob {
 impl Submit {
     pub fn run(self) -> anyhow::Result<bool> {
         let (settings, _) = self.settings.load(&[])?;
-        let jobs = match &self.file {
-            Some(file) => read(file)?,
-            None => vec![self.job.message()?],
-        };
         // Everything that can be wrong is said before anything is sent.
-        let jobs =
-            jobs.into_iter().map(named).collect::<Result<Vec<_>, _>>().map_err(|e| BadUse(e.to_string()))?;
+        let jobs = match &self.file {
+            Some(file) => read(file, named)?,
+            None => {
+                let job = named(self.job.message()?);
+                job.check().map_err(|why| BadUse(why.message))?;
+                vec![job]
+            }
+        };
         if !settings.is_remote() {
             bail!(BadUse(
                 "queue.url is memory://, which only this process would see: name the workers' queue, or do the jobs here with `flamingo run`".into()
             ));
         }
-        runtime()?.block_on(async {
+        block_on(async {
             let backends = Backends::open(&settings).await?;
             backends.ledger.check().await?;
             let mut all_well = true;
@@ -139,8 +141,10 @@ impl Submit {
                         eprintln!("error[{}]: {}", why.code, shown(&why.message));
                         all_well = false;
                     }
-                    Sent::As { id, new } if self.json => println!("{}", json!({ "job_id": id, "new": new })),
-                    Sent::As { id, .. } => println!("{id}"),
+                    Sent::As { id, new } if self.json => {
+                        say(&json!({ "job_id": id, "new": new }).to_string())?
+                    }
+                    Sent::As { id, .. } => say(id.as_str())?,
                 }
             }
             Ok(all_well)
@@ -177,35 +181,40 @@ pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent>
             reply_to: None,
             correlation_id: None,
         };
-        backends.queue.send(Lane::Jobs, &message).await?;
+        // The ledger has it: without a message the workers' sweep finds it.
+        if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
+            eprintln!(
+                "warning: {}: entered, but its message was not sent; a worker will find it: {error}",
+                record.id
+            );
+        }
     }
     Ok(Sent::As { id: record.id, new: is_new })
 }
 
-/// A job with a name of its own, checked.
-fn named(mut job: JobMessage) -> Result<JobMessage, Failure> {
+/// A job with a name of its own.
+fn named(mut job: JobMessage) -> JobMessage {
     if job.job_id.is_none() && job.idempotency_key.is_none() {
         job.job_id = Some(JobId::mint());
     }
-    job.check()?;
-    Ok(job)
+    job
 }
 
-/// Jobs of a file, one JSON object per line.
-pub fn read(file: &Path) -> anyhow::Result<Vec<JobMessage>> {
+/// Jobs of a file, one JSON object per line, each given a name where it has none, and checked.
+pub fn read(file: &Path, named: impl Fn(JobMessage) -> JobMessage) -> anyhow::Result<Vec<JobMessage>> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
         std::fs::read_to_string(file)
     };
-    let text = text.with_context(|| format!("{}: cannot be read", file.display()))?;
-    let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
-    let jobs = lines.map(|(n, line)| {
-        serde_json::from_str(line).map_err(|e| BadUse(format!("{}, line {n}: {e}", file.display())))
-    });
-    let jobs = jobs.collect::<Result<Vec<JobMessage>, _>>()?;
-    if let Some(job) = jobs.iter().find(|job| job.schema != JOB_SCHEMA) {
-        bail!(BadUse(format!("schema {:?}, this build reads {JOB_SCHEMA:?}", job.schema)));
+    let text = text.map_err(|e| BadUse(format!("{}: cannot be read: {e}", file.display())))?;
+    let mut jobs = Vec::new();
+    for (n, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let bad = |why: &str| BadUse(format!("{}, line {n}: {why}", file.display()));
+        let job = JobMessage::read(line.as_bytes()).map_err(|why| bad(&why.message))?;
+        let job = named(job);
+        job.check().map_err(|why| bad(&why.message))?;
+        jobs.push(job);
     }
     if jobs.is_empty() {
         bail!(BadUse(format!("{}: no job in it", file.display())));

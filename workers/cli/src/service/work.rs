@@ -1,5 +1,6 @@
 //! `flamingo work`: takes jobs until it is told to end.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
@@ -10,7 +11,7 @@ use video_worker::settings::Settings;
 use video_worker::start::{Backends, worker};
 use video_worker::status::{Status, serve};
 
-use super::{ModelOver, SettingsArgs, model_args, runtime};
+use super::{ModelOver, SettingsArgs, block_on, model_args};
 use crate::args::{ModelArgs, program};
 
 #[derive(Debug, Args)]
@@ -26,7 +27,7 @@ impl Work {
         let (settings, _) = self.settings.load(&self.model.settings())?;
         let model = model_args(&settings)?;
         model.settle_threads()?;
-        runtime()?.block_on(work(settings, model))
+        block_on(work(settings, model))
     }
 }
 
@@ -93,6 +94,17 @@ pub fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Fut
                 _ = interrupt.recv() => {}
             }
             tracing::info!(again, "told to end");
+            // A person at a terminal sees no log.
+            if std::io::stderr().is_terminal() {
+                eprintln!(
+                    "{}",
+                    if again {
+                        "giving back what is in flight"
+                    } else {
+                        "finishing what is in flight; once more gives it back"
+                    }
+                );
+            }
             status.drains();
             if again { stop.abort() } else { stop.drain() }
         }

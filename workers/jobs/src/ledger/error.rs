@@ -1,5 +1,7 @@
 //! What can go wrong between us and the ledger.
 
+use std::time::Duration;
+
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteError;
 
@@ -17,7 +19,9 @@ pub enum LedgerError {
     /// A row that no build has written.
     #[error("ledger: {0}")]
     Row(String),
-    #[error("ledger: {0}")]
+    #[error("ledger: no answer within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("ledger: {}", said(.0))]
     Sql(#[source] sqlx::Error),
 }
 
@@ -30,10 +34,21 @@ impl LedgerError {
     pub fn is_transient(&self) -> bool {
         match self {
             LedgerError::Sql(error) => is_transient(error),
+            LedgerError::Silent(_) => true,
             LedgerError::Url(_) | LedgerError::Schema(_) | LedgerError::Migrate(_) | LedgerError::Row(_) => {
                 false
             }
         }
+    }
+}
+
+/// A pool does not say why it has no connection.
+fn said(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::PoolTimedOut => {
+            "the database cannot be reached or lets nobody in; check database.url, its password and its server".into()
+        }
+        other => other.to_string(),
     }
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::Row;
 
 use super::record::{item_state, job_state};
-use super::{ItemRecord, Ledger, LedgerError, until};
-use crate::job::{Failure, ItemEnd, ItemId, ItemState, JobId, JobState, Millis};
+use super::{ItemRecord, Ledger, LedgerError};
+use crate::job::{Failure, ItemEnd, ItemId, ItemState, JobId, JobState, Millis, later};
 
 /// The right to do an item. Ends with its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +109,7 @@ impl Ledger {
         .bind(item.as_str())
         .bind(worker)
         .bind(now)
-        .bind(until(now, lease));
+        .bind(later(now, lease));
         let Some(row) = self.written(claim).await? else { return self.why_not(job, item).await };
         let claim = ItemClaim {
             job: job.clone(),
@@ -155,7 +155,7 @@ impl Ledger {
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'",
         );
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
-        self.changed(query.bind(until(now, lease))).await
+        self.changed(query.bind(later(now, lease))).await
     }
 
     /// Ends an item, and the claim with it. `false`: fenced off. Saying it again is no harm.
@@ -180,7 +180,7 @@ impl Ledger {
         Ok(query.bind(end.state().as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Gives an item back after a failed attempt: due later, with the reason. Whoever calls this has set its bell to
+    /// Gives an item back after a failed attempt, which counts or does not: due later, with the reason. Whoever calls this has set its bell to
     /// ring then. `false`: fenced off.
     ///
     /// # Errors
@@ -190,15 +190,17 @@ impl Ledger {
         claim: &ItemClaim,
         due: Millis,
         why: &Failure,
+        counted: bool,
     ) -> Result<bool, LedgerError> {
         let query = sqlx::query(
             "UPDATE items
              SET state = 'queued', due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
-                 worker = NULL, lease_until = NULL
+                 given_back = given_back + $7, worker = NULL, lease_until = NULL
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'",
         );
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
-        self.changed(query.bind(due).bind(why.code.as_str()).bind(why.message.as_str())).await
+        let query = query.bind(due).bind(why.code.as_str()).bind(why.message.as_str());
+        self.changed(query.bind(i64::from(!counted))).await
     }
 
     /// Gives an item back because the worker was told to stop: due now, and the attempt does not count. `false`:

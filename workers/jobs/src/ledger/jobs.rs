@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::record::{count, item_state};
-use super::{JobRecord, Ledger, LedgerError, until};
-use crate::job::{Counts, ItemState, JobEnd, JobId, Millis, NewItem, NewJob};
+use super::{JobRecord, Ledger, LedgerError};
+use crate::job::{Counts, Failure, ItemState, JobEnd, JobId, Millis, NewItem, NewJob, later};
 
 /// What has become of a job that asked to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,7 +147,7 @@ impl Ledger {
         .bind(id.as_str())
         .bind(worker)
         .bind(now)
-        .bind(until(now, lease));
+        .bind(later(now, lease));
         let Some(row) = self.written(claim).await? else { return Ok(None) };
         let record = JobRecord::read(&row)?;
         Ok(Some(JobClaim { id: record.id.clone(), attempt: record.attempt, record }))
@@ -166,7 +166,7 @@ impl Ledger {
         let query = sqlx::query(
             "UPDATE jobs SET lease_until = $3 WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
         );
-        self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(until(now, lease))).await
+        self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(later(now, lease))).await
     }
 
     /// Enters a page of items, the first of them at `first_position`. Items that are known stay as they are, so a page
@@ -222,7 +222,7 @@ impl Ledger {
              WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
         );
         let query = query.bind(claim.id.as_str()).bind(claim.attempt).bind(cursor).bind(next_position);
-        self.changed(query.bind(until(now, lease))).await
+        self.changed(query.bind(later(now, lease))).await
     }
 
     /// Every item is known: the job is queued, and the claim ends. `false`: fenced off.
@@ -257,46 +257,61 @@ impl Ledger {
         self.written(query).await?.as_ref().map(JobRecord::read).transpose()
     }
 
-    /// Ends a job, and the claim with it. Success is for a job that is finalizing; failure may come at any time and
-    /// ends the items that are open, with the job's failure. `false`: fenced off. Saying it again is no harm.
+    /// The job cannot be done: it is finalizing with its failure, and its open items have failed with it. `false`: fenced
+    /// off. Saying it again is no harm.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached; all of it was entered or nothing.
+    pub async fn doom(&self, claim: &JobClaim, why: &Failure, now: Millis) -> Result<bool, LedgerError> {
+        let mut transaction = self.pool.begin().await?;
+        let doomed = sqlx::query(
+            "UPDATE jobs
+             SET state = 'finalizing', finalizing_at = COALESCE(finalizing_at, $3), failure_code = $4,
+                 failure_message = $5, total = (SELECT COUNT(*) FROM items WHERE items.job_id = jobs.id)
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL",
+        )
+        .bind(claim.id.as_str())
+        .bind(claim.attempt)
+        .bind(now)
+        .bind(why.code.as_str())
+        .bind(why.message.as_str())
+        .execute(&mut *transaction)
+        .await?;
+        if doomed.rows_affected() == 0 {
+            return Ok(false);
+        }
+        let open = sqlx::query(
+            "UPDATE items
+             SET state = 'failed', failure_code = $2, failure_message = $3, worker = NULL, lease_until = NULL, ended_at = $4
+             WHERE job_id = $1 AND state IN ('queued', 'running')",
+        );
+        let open = open.bind(claim.id.as_str()).bind(why.code.as_str()).bind(why.message.as_str()).bind(now);
+        open.execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Ends a job that is finalizing, and the claim with it. `false`: fenced off. Saying it again is no harm.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn finish(&self, claim: &JobClaim, end: &JobEnd, now: Millis) -> Result<bool, LedgerError> {
-        let mut transaction = self.pool.begin().await?;
         let (code, message) = end.failure().map(|why| (why.code.as_str(), why.message.as_str())).unzip();
-        let ended = sqlx::query(
+        let query = sqlx::query(
             "UPDATE jobs
              SET state = $3, failure_code = $4, failure_message = $5, worker = NULL, lease_until = NULL,
                  succeeded_at = CASE WHEN $3 = 'succeeded' THEN $6 END,
                  partially_succeeded_at = CASE WHEN $3 = 'partially_succeeded' THEN $6 END,
                  failed_at = CASE WHEN $3 = 'failed' THEN $6 END
-             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL
-                 AND (state = 'finalizing' OR $3 = 'failed')",
-        )
-        .bind(claim.id.as_str())
-        .bind(claim.attempt)
-        .bind(end.state().as_str())
-        .bind(code)
-        .bind(message)
-        .bind(now)
-        .execute(&mut *transaction)
-        .await?;
-        if ended.rows_affected() == 0 {
-            transaction.rollback().await?;
-            // Ours after all, when the answer to the first time was lost.
-            let job = self.job(&claim.id).await?;
-            return Ok(job.is_some_and(|job| job.state == end.state() && job.attempt == claim.attempt));
-        }
-        let open = sqlx::query(
-            "UPDATE items
-             SET state = 'failed', failure_code = $2, failure_message = $3, ended_at = $4,
-                 worker = NULL, lease_until = NULL
-             WHERE job_id = $1 AND state IN ('queued', 'running')",
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND state = 'finalizing'",
         );
-        open.bind(claim.id.as_str()).bind(code).bind(message).bind(now).execute(&mut *transaction).await?;
-        transaction.commit().await?;
-        Ok(true)
+        let query = query.bind(claim.id.as_str()).bind(claim.attempt).bind(end.state().as_str());
+        if self.changed(query.bind(code).bind(message).bind(now)).await? {
+            return Ok(true);
+        }
+        // Ours after all, when the answer to the first time was lost.
+        let job = self.job(&claim.id).await?;
+        Ok(job.is_some_and(|job| job.state == end.state() && job.attempt == claim.attempt))
     }
 
     /// Gives a job back. The sweep rings for it at `due`, and not before; `None`: as soon as there is something to do,

@@ -30,7 +30,7 @@ pub use jobs::{Accepted, JobClaim};
 pub use record::{ItemRecord, JobRecord};
 pub use sweep::{Bell, JobBell};
 
-use crate::job::{Millis, SecretUrl};
+use crate::job::SecretUrl;
 
 /// How to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,15 +148,6 @@ fn migrations() -> sqlx::migrate::Migrator {
     let mut migrations = sqlx::migrate!("../../migrations");
     migrations.set_ignore_missing(true);
     migrations
-}
-
-/// Where the lease ends that begins or is extended now.
-fn until(now: Millis, lease: Duration) -> Millis {
-    now.saturating_add(millis(lease))
-}
-
-fn millis(duration: Duration) -> Millis {
-    duration.as_millis().try_into().unwrap_or(Millis::MAX)
 }
 
 fn sqlite_pool(pool: AnyPoolOptions) -> AnyPoolOptions {

@@ -7,8 +7,8 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::record::{item_id, job_id};
-use super::{Ledger, LedgerError, millis};
-use crate::job::{ItemId, JobId, Millis};
+use super::{Ledger, LedgerError};
+use crate::job::{ItemId, JobId, Millis, earlier};
 
 /// Ring for an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Ledger {
              RETURNING job_id, id, message",
         )
         .bind(now)
-        .bind(now.saturating_sub(millis(silent_for)))
+        .bind(earlier(now, silent_for))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
@@ -101,7 +101,7 @@ impl Ledger {
              RETURNING id, message",
         )
         .bind(now)
-        .bind(now.saturating_sub(millis(silent_for)))
+        .bind(earlier(now, silent_for))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;

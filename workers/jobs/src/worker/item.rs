@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, Service, Step, Trouble, Unfit, Worker};
+use super::{Outcome, Service, Step, Trouble, Unfit, Worker, in_time};
 use crate::job::{Failure, ItemEnd, later, now};
 use crate::ledger::{ClaimedItem, ItemClaim, LedgerError};
 use crate::queue::Delivery;
@@ -12,9 +12,11 @@ use crate::queue::Delivery;
 /// What is to be entered in the ledger about a claimed item.
 enum Entry {
     End(ItemEnd),
+    /// An attempt that failed for the store's sake does not count.
     Retry {
         after: Duration,
         why: Failure,
+        counted: bool,
     },
     GiveBack,
     /// Another worker has it.
@@ -43,9 +45,15 @@ impl<S: Service> Worker<S> {
                 self.look_after(&job).await;
                 Ok(())
             }
-            // The ledger has a time for it: the sweep sends another message then, if nobody else does.
-            Ok(ClaimedItem::Held { .. } | ClaimedItem::Early { .. }) => {
+            // Should its holder die, the sweep sends another message when the lease is over.
+            Ok(ClaimedItem::Held { .. }) => {
                 self.acknowledge(delivery, Some(&job), Some(&item)).await;
+                Ok(())
+            }
+            // Perhaps only by another worker's clock: this may be the only message about it.
+            Ok(ClaimedItem::Early { due }) => {
+                let wait = u64::try_from(due.saturating_sub(now())).unwrap_or(0);
+                self.put_back(delivery, Duration::from_millis(wait), "it is not due yet").await;
                 Ok(())
             }
             Ok(ClaimedItem::Unknown) => {
@@ -55,7 +63,7 @@ impl<S: Service> Worker<S> {
                 Ok(())
             }
             Err(error) => {
-                self.put_back(delivery, error).await;
+                self.put_back(delivery, self.settings.backoff.most, error).await;
                 Ok(())
             }
         }
@@ -77,7 +85,7 @@ impl<S: Service> Worker<S> {
             }
             Err(error) => {
                 self.observer.step(Step::Unsettled, Some(&claim.job), Some(&claim.item));
-                self.put_back(delivery, error).await;
+                self.put_back(delivery, self.settings.backoff.most, error).await;
             }
         }
         unfit.map_or(Ok(()), Err)
@@ -87,7 +95,7 @@ impl<S: Service> Worker<S> {
     async fn hold(&self, claim: &ItemClaim, lost: &CancellationToken) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(self.settings.heartbeat).await;
-            match self.ledger.extend_item(claim, now(), self.settings.lease).await {
+            match in_time(self.ledger.extend_item(claim, now(), self.settings.lease)).await {
                 Ok(true) => {}
                 Ok(false) => lost.cancel(),
                 // The lease may last until the ledger is back.
@@ -106,7 +114,7 @@ impl<S: Service> Worker<S> {
                     return (Entry::End(end), None);
                 }
                 Ok(None) => {}
-                Err(trouble) => return (self.later(claim, None, trouble.failure().clone()), None),
+                Err(trouble) => return (self.wait(trouble), None),
             }
         }
         let allowed = u64::from(self.settings.attempts);
@@ -127,7 +135,11 @@ impl<S: Service> Worker<S> {
                 (self.write(claim, Err(&why)).await, None)
             }
             Outcome::Retry { after, why } => (self.later(claim, after, why), None),
-            Outcome::Unfit(why) => (Entry::GiveBack, Some(Unfit(why))),
+            // Counted: what breaks every worker is in the item, and must not break them all.
+            Outcome::Unfit(why) if claim.attempts() >= allowed => {
+                (self.write(claim, Err(&why)).await, Some(Unfit(why)))
+            }
+            Outcome::Unfit(why) => (self.later(claim, None, why.clone()), Some(Unfit(why))),
             Outcome::Cancelled if lost.is_cancelled() => (Entry::Nothing, None),
             Outcome::Cancelled => (Entry::GiveBack, None),
         }
@@ -143,6 +155,8 @@ impl<S: Service> Worker<S> {
                 stop.cancel();
                 Outcome::Cancelled
             }
+            // What runs in a thread of its own may take its time to see it.
+            () = self.stop.aborted() => Outcome::Cancelled,
             () = tokio::time::sleep(deadline) => {
                 stop.cancel();
                 Outcome::Reject(Failure::new("item_deadline", format!(
@@ -159,22 +173,29 @@ impl<S: Service> Worker<S> {
                 Entry::End(end)
             }
             // Without a report an item has not ended, whatever it was that failed.
-            Err(Trouble::Transient(why) | Trouble::Fatal(why)) => self.later(claim, None, why),
+            Err(trouble) => self.wait(trouble),
         }
+    }
+
+    /// The store is away. That says nothing about the item, so it is no attempt of its own.
+    fn wait(&self, trouble: Trouble) -> Entry {
+        let (Trouble::Transient(why) | Trouble::Fatal(why)) = trouble;
+        Entry::Retry { after: self.settings.backoff.most, why, counted: false }
     }
 
     fn later(&self, claim: &ItemClaim, after: Option<Duration>, why: Failure) -> Entry {
         let failures = u32::try_from(claim.attempts()).unwrap_or(u32::MAX);
-        Entry::Retry { after: after.unwrap_or_else(|| self.settings.backoff.delay(failures)), why }
+        let after = after.unwrap_or_else(|| self.settings.backoff.delay(failures));
+        Entry::Retry { after, why, counted: true }
     }
 
     /// Whether the claim still held.
     async fn enter(&self, claim: &ItemClaim, entry: &Entry) -> Result<bool, LedgerError> {
         match entry {
             Entry::End(end) => self.ledger.end_item(claim, end, now()).await,
-            Entry::Retry { after, why } => {
+            Entry::Retry { after, why, counted } => {
                 let due = later(now(), *after);
-                self.ledger.retry_item(claim, due, why).await
+                self.ledger.retry_item(claim, due, why, *counted).await
             }
             Entry::GiveBack => self.ledger.give_back_item(claim, now()).await,
             Entry::Nothing => Ok(false),
@@ -193,7 +214,7 @@ impl<S: Service> Worker<S> {
                 }
                 self.look_after(job).await;
             }
-            Entry::Retry { after, why } => {
+            Entry::Retry { after, why, .. } => {
                 self.observer.step(Step::Retried(&why), Some(job), Some(item));
                 if let Err(error) = delivery.back(after).await {
                     tracing::warn!(%job, %item, %error, "the message goes back unacknowledged");

@@ -3,8 +3,8 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
-use crate::job::{Failure, JobEnd, JobId, Millis, NewItem, later, now};
+use super::{EndedJob, Refusal, Service, Step, Trouble, Worker, in_time};
+use crate::job::{Counts, Failure, JobEnd, JobId, Millis, NewItem, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
 use crate::queue::{Delivery, Lane, QueueError};
 
@@ -42,15 +42,18 @@ impl<S: Service> Worker<S> {
                 );
                 return self.refuse(delivery, Refusal::Hopeless(why)).await;
             }
-            Err(error) => return self.put_back(delivery, error).await,
+            Err(error) => return self.put_back(delivery, self.settings.backoff.most, error).await,
         };
         self.observer.step(Step::Accepted, Some(&record.id), None);
+        if record.state.is_end() && delivery.message.reply_to.is_some() {
+            return self.tell_again(record, delivery).await;
+        }
         match self.next_step(&record).await {
             Ok(()) => self.acknowledge(delivery, Some(&record.id), None).await,
             Err(Halt::Stopped) => {
                 delivery.release().await;
             }
-            Err(halt) => self.put_back(delivery, halt).await,
+            Err(halt) => self.put_back(delivery, self.settings.backoff.most, halt).await,
         }
     }
 
@@ -111,7 +114,7 @@ impl<S: Service> Worker<S> {
     async fn hold_job(&self, claim: &JobClaim, lost: &CancellationToken) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(self.settings.heartbeat).await;
-            match self.ledger.extend_job(claim, now(), self.settings.lease).await {
+            match in_time(self.ledger.extend_job(claim, now(), self.settings.lease)).await {
                 Ok(true) => {}
                 Ok(false) => lost.cancel(),
                 Err(error) => tracing::warn!(%error, job = %claim.id, "no heartbeat"),
@@ -175,23 +178,30 @@ impl<S: Service> Worker<S> {
             return Ok(());
         };
         let counts = self.ask_ledger(|| self.ledger.counts(&claim.id)).await?;
-        let end = match (counts.succeeded, counts.failed) {
-            (_, 0) => JobEnd::Succeeded,
-            (0, failed) => {
-                JobEnd::Failed(Failure::new("all_items_failed", format!("all {failed} items have failed")))
-            }
-            _ => JobEnd::PartiallySucceeded,
-        };
+        let end = end_of(&record, &counts);
         self.end(claim, EndedJob { record, end, counts }).await
     }
 
-    /// A job that cannot be done at all ends with what it has; its open items fail with it.
+    /// A job that cannot be done at all: its open items fail with it, and what there is is gathered.
     async fn fail(&self, claim: &JobClaim, why: Failure) -> Result<(), Halt> {
-        let mut counts = self.ask_ledger(|| self.ledger.counts(&claim.id)).await?;
-        counts.failed += counts.open();
-        (counts.queued, counts.running) = (0, 0);
-        let record = claim.record.clone();
-        self.end(claim, EndedJob { record, end: JobEnd::Failed(why), counts }).await
+        fenced(self.ask_ledger(|| self.ledger.doom(claim, &why, now())).await?)?;
+        self.finalize(claim).await
+    }
+
+    /// A job that has ended is asked for again, by one who wants to be told.
+    async fn tell_again(&self, record: JobRecord, delivery: Delivery) {
+        let counts = match self.ask_ledger(|| self.ledger.counts(&record.id)).await {
+            Ok(counts) => counts,
+            Err(error) => return self.put_back(delivery, self.settings.backoff.most, error).await,
+        };
+        let id = record.id.clone();
+        let mut event = self.service.ended(&EndedJob { end: end_of(&record, &counts), record, counts });
+        event.message.reply_to.clone_from(&delivery.message.reply_to);
+        event.message.correlation_id.clone_from(&delivery.message.correlation_id);
+        match self.announce(&event).await {
+            Ok(()) => self.acknowledge(delivery, Some(&id), None).await,
+            Err(error) => self.put_back(delivery, self.settings.backoff.most, error).await,
+        }
     }
 
     async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Halt> {
@@ -202,6 +212,16 @@ impl<S: Service> Worker<S> {
         fenced(self.ask_ledger(|| self.ledger.finish(claim, &ended.end, now())).await?)?;
         self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);
         Ok(())
+    }
+}
+
+/// How a job ends whose items have ended so.
+fn end_of(record: &JobRecord, counts: &Counts) -> JobEnd {
+    match (&record.failure, counts.succeeded, counts.failed) {
+        (Some(why), ..) => JobEnd::Failed(why.clone()),
+        (None, _, 0) => JobEnd::Succeeded,
+        (None, 0, _) => JobEnd::Failed(Failure::new("all_items_failed", "every item has failed")),
+        (None, ..) => JobEnd::PartiallySucceeded,
     }
 }
 

@@ -1,10 +1,11 @@
 //! The sweep: finds in the ledger what nobody holds and no message tells about, and sends one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Service, Step, Unfit, Worker};
+use super::{Service, Step, Unfit, Worker, in_time};
 use crate::job::now;
-use crate::ledger::{Bell, LedgerError};
+use crate::ledger::LedgerError;
 use crate::queue::Lane;
 
 /// Rows that one sweep takes of each kind.
@@ -12,44 +13,53 @@ const AT_ONCE: u32 = 500;
 
 impl<S: Service> Worker<S> {
     pub(super) async fn sweep(self: Arc<Self>) -> Result<(), Unfit> {
+        // A queue that was in a process that is gone has lost everything; and a little too much is no harm to another.
+        let mut silent_for = Duration::ZERO;
         loop {
-            tokio::select! {
+            let swept = tokio::select! {
                 () = self.stop.draining() => return Ok(()),
-                () = tokio::time::sleep(self.settings.sweep) => {}
-            }
-            match self.swept().await {
+                swept = self.swept(silent_for) => swept,
+            };
+            match swept {
                 Ok(0) => {}
                 Ok(sent) => self.observer.step(Step::Swept(sent), None, None),
                 Err(error) => tracing::warn!(%error, "a sweep has failed"),
             }
+            silent_for = self.settings.forgotten;
+            tokio::select! {
+                () = self.stop.draining() => return Ok(()),
+                () = tokio::time::sleep(self.settings.sweep) => {}
+            }
         }
     }
 
-    async fn swept(&self) -> Result<usize, LedgerError> {
-        let mut items = self.ledger.expired_items(now(), AT_ONCE).await?;
-        // In a queue that holds messages the one about an item may yet come.
-        if self.queue.waiting(Lane::Items).await.is_ok_and(|waiting| waiting == 0) {
-            items.extend(self.ledger.forgotten_items(now(), self.settings.forgotten, AT_ONCE).await?);
+    async fn swept(&self, silent_for: Duration) -> Result<usize, LedgerError> {
+        let mut messages = Vec::new();
+        let mut items = in_time(self.ledger.expired_items(now(), AT_ONCE)).await?;
+        // In a queue that holds messages the one about an item or a job may yet come.
+        if self.is_empty(Lane::Items).await {
+            items.extend(in_time(self.ledger.forgotten_items(now(), silent_for, AT_ONCE)).await?);
         }
-        let jobs = self.ledger.due_jobs(now(), self.settings.forgotten, AT_ONCE).await?;
+        messages.extend(
+            items.iter().map(|bell| (Lane::Items, self.item_message(&bell.job, &bell.item, &bell.message))),
+        );
+        if self.is_empty(Lane::Jobs).await {
+            let jobs = in_time(self.ledger.due_jobs(now(), silent_for, AT_ONCE)).await?;
+            messages.extend(jobs.iter().map(|bell| (Lane::Jobs, self.job_message(&bell.id, &bell.message))));
+        }
         let mut sent = 0;
-        for Bell { job, item, message } in &items {
-            sent += self.ring(Lane::Items, &self.item_message(job, item, message)).await;
-        }
-        for bell in &jobs {
-            sent += self.ring(Lane::Jobs, &self.job_message(&bell.id, &bell.message)).await;
+        for (lane, message) in &messages {
+            // What cannot be sent now is found again by a later sweep.
+            if let Err(error) = self.queue.send(*lane, message).await {
+                tracing::warn!(%error, "a sweep has ended early");
+                break;
+            }
+            sent += 1;
         }
         Ok(sent)
     }
 
-    /// How many messages were sent: what could not be sent now is found again by a later sweep.
-    async fn ring(&self, lane: Lane, message: &crate::queue::Message) -> usize {
-        match self.queue.send(lane, message).await {
-            Ok(()) => 1,
-            Err(error) => {
-                tracing::warn!(%error, message = message.id, "could not be sent again");
-                0
-            }
-        }
+    async fn is_empty(&self, lane: Lane) -> bool {
+        self.queue.waiting(lane).await.is_ok_and(|waiting| waiting == 0)
     }
 }

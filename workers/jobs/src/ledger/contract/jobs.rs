@@ -119,6 +119,7 @@ pub(super) async fn an_expired_job_goes_to_another(place: Place) {
     assert!(!ledger.advance(&old, "cursor", 1, now, LEASE).await.unwrap());
     assert!(!ledger.expanded(&old, now).await.unwrap());
     assert!(ledger.finalize(&old, now).await.unwrap().is_none());
+    assert!(!ledger.doom(&old, &Failure::new("x", "y"), now).await.unwrap());
     assert!(!ledger.finish(&old, &JobEnd::Failed(Failure::new("x", "y")), now).await.unwrap());
     assert!(!ledger.release_job(&old, None).await.unwrap());
     assert_eq!(ledger.job(&id).await.unwrap().unwrap().cursor, None);
@@ -168,6 +169,9 @@ pub(super) async fn a_failed_job_ends_its_items(place: Place) {
     assert!(ledger.add_items(&claim, &clips(0..3), 0, T0).await.unwrap());
     let running = claim_item(&ledger, &id, 1, T0).await;
     let why = Failure::new("limit_exceeded", "too many items");
+    assert!(ledger.doom(&claim, &why, T0 + 1).await.unwrap());
+    let doomed = ledger.finalize(&claim, T0 + 1).await.unwrap().expect("nothing is open any more");
+    assert_eq!((doomed.failure.as_ref(), doomed.total), (Some(&why), Some(3)));
     assert!(ledger.finish(&claim, &JobEnd::Failed(why.clone()), T0 + 1).await.unwrap());
 
     let record = ledger.job(&id).await.unwrap().unwrap();
