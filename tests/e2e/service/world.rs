@@ -13,7 +13,7 @@ use support::servers::{Kind, shared};
 use crate::program::{Ran, command, run};
 
 /// How long anything may take on a machine that is busy with everything at once.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(300);
 
 pub struct World {
     pub name: String,

@@ -88,7 +88,13 @@ impl ModelArgs {
                 "{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`"
             )));
         }
-        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+        let pipeline = Pipeline::load_with(&self.model, self.options()?)?;
+        if !pipeline.loaded().about.sees {
+            eprintln!(
+                "note: this model is untrained: its gates are closed, so it answers without seeing the video"
+            );
+        }
+        Ok(pipeline)
     }
 
     pub fn options(&self) -> anyhow::Result<LoadOptions> {

@@ -95,11 +95,6 @@ impl Common {
             make_folder(folder)?;
         }
         let pipeline = self.model.load()?;
-        if !pipeline.loaded().about.sees {
-            eprintln!(
-                "note: this model is untrained: its gates are closed, so it answers without seeing the video"
-            );
-        }
         let understander = Understander { model: &pipeline, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
         if together {

@@ -238,7 +238,8 @@ async fn a_broken_worker_ends_and_gives_everything_back() {
     let job = JobId::try_from("job".to_owned()).unwrap();
     let items = bench.ledger.items(&job, None, 10).await.unwrap();
     let attempts: Vec<_> = items.iter().map(|item| (item.state, item.attempt - item.given_back)).collect();
-    assert_eq!(attempts, [(ItemState::Queued, 0), (ItemState::Queued, 0)]);
+    // What broke it counts, for it might break every worker; what it had beside that does not.
+    assert_eq!(attempts, [(ItemState::Queued, 1), (ItemState::Queued, 0)]);
 }
 
 /// What a worker held that died is done by another when its lease is over; what kills every worker is given up.
