@@ -106,11 +106,6 @@ pub fn worker(
 ) -> Result<Worker<VideoService>, StartError> {
     let name = if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() };
     let engine = Engine::start(pipeline, settings.worker.items);
-    if !engine.about().sees {
-        tracing::warn!(
-            "this model is untrained: its gates are closed, so it answers without seeing the videos"
-        );
-    }
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
     let temporary = match settings.worker.temporary.as_str() {
         "" => std::env::temp_dir(),
