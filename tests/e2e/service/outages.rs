@@ -7,16 +7,7 @@ use serde_json::json;
 use support::relay::Relay;
 use support::servers::{Kind, Server, shared};
 
-use super::world::{WorkerProcess, World, wait};
-
-const CLIPS: [(&str, &str); 6] = [
-    ("a.mp4", "short"),
-    ("b.webm", "vp8"),
-    ("c.avi", "mjpeg"),
-    ("d.mp4", "h264"),
-    ("e.mp4", "mpeg4"),
-    ("f.mp4", "hevc"),
-];
+use super::world::{CLIPS, WorkerProcess, World, wait};
 
 /// `host:port` of a URL.
 fn address(url: &str) -> SocketAddr {

@@ -5,16 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::json;
 
-use super::world::{World, wait};
-
-const CLIPS: [(&str, &str); 6] = [
-    ("a.mp4", "short"),
-    ("b.webm", "vp8"),
-    ("c.avi", "mjpeg"),
-    ("d.mp4", "h264"),
-    ("e.mp4", "mpeg4"),
-    ("f.mp4", "hevc"),
-];
+use super::world::{CLIPS, World, wait};
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]

@@ -15,6 +15,16 @@ use crate::program::{Ran, command, run};
 /// How long anything may take on a machine that is busy with everything at once.
 const LONG: Duration = Duration::from_secs(300);
 
+/// Names of videos, and the sample clips that they are copies of.
+pub const CLIPS: [(&str, &str); 6] = [
+    ("a.mp4", "short"),
+    ("b.webm", "vp8"),
+    ("c.avi", "mjpeg"),
+    ("d.mp4", "h264"),
+    ("e.mp4", "mpeg4"),
+    ("f.mp4", "hevc"),
+];
+
 pub struct World {
     pub name: String,
     /// Where the logs of its programs go.

@@ -4,6 +4,7 @@
 //! A job: received -> accepted -> expanded, page by page -> (its items) -> results gathered -> announced -> finished.
 //! A process may die between any two of these; whoever comes next begins where the ledger says.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -296,6 +297,22 @@ impl<S: Service> Worker<S> {
     {
         let ask = || in_time(ask());
         insist(self.settings.backoff, self.settings.patience, LedgerError::is_transient, ask).await
+    }
+
+    /// Says again and again that a claim is held; `lost` when it is no more.
+    async fn hold<F>(&self, lost: &CancellationToken, mut extend: impl FnMut() -> F) -> Infallible
+    where
+        F: Future<Output = Result<bool, LedgerError>>,
+    {
+        loop {
+            tokio::time::sleep(self.settings.heartbeat).await;
+            match in_time(extend()).await {
+                Ok(true) => {}
+                Ok(false) => lost.cancel(),
+                // The lease may last until the ledger is back.
+                Err(error) => tracing::warn!(%error, "no heartbeat"),
+            }
+        }
     }
 
     /// Asks the service, and insists for a while when the outside world fails it.

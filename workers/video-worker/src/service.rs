@@ -110,6 +110,13 @@ impl Service for VideoService {
             Ok(report) => (report.json(), report.end()),
             Err(why) => (self.failed(claim, why).json(), ItemEnd::Failed(why.clone())),
         };
+        if bytes.len() as u64 > LONGEST_REPORT {
+            let text = format!(
+                "the report has {} bytes, {LONGEST_REPORT} are allowed: ask for fewer windows",
+                bytes.len()
+            );
+            return self.write(claim, Err(&Failure::new("report_too_large", text))).await;
+        }
         let put = self.store.put_new(&self.key(claim)?, Bytes::from(bytes)).await;
         match put.map_err(|e| store_trouble(&e))? {
             Put::Created | Put::Same => Ok(end),

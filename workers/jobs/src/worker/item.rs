@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, Service, Step, Trouble, Unfit, Worker, in_time};
+use super::{Outcome, Service, Step, Trouble, Unfit, Worker};
 use crate::job::{Failure, ItemEnd, later, now};
 use crate::ledger::{ClaimedItem, ItemClaim, LedgerError};
 use crate::queue::Delivery;
@@ -74,7 +74,7 @@ impl<S: Service> Worker<S> {
         let lost = CancellationToken::new();
         let (entry, unfit) = tokio::select! {
             entry = self.entry(&claim, &lost) => entry,
-            never = self.hold(&claim, &lost) => match never {},
+            never = self.hold(&lost, || self.ledger.extend_item(&claim, now(), self.settings.lease)) => match never {},
         };
         let entered = self.ask_ledger(|| self.enter(&claim, &entry)).await;
         match entered {
@@ -89,19 +89,6 @@ impl<S: Service> Worker<S> {
             }
         }
         unfit.map_or(Ok(()), Err)
-    }
-
-    /// Says again and again that the claim is held; `lost` when it is no more.
-    async fn hold(&self, claim: &ItemClaim, lost: &CancellationToken) -> std::convert::Infallible {
-        loop {
-            tokio::time::sleep(self.settings.heartbeat).await;
-            match in_time(self.ledger.extend_item(claim, now(), self.settings.lease)).await {
-                Ok(true) => {}
-                Ok(false) => lost.cancel(),
-                // The lease may last until the ledger is back.
-                Err(error) => tracing::warn!(%error, job = %claim.job, item = %claim.item, "no heartbeat"),
-            }
-        }
     }
 
     /// Does the item, unless that was done before, up to its report in the store.

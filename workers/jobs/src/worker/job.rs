@@ -3,7 +3,7 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{EndedJob, Refusal, Service, Step, Trouble, Worker, in_time};
+use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
 use crate::job::{Counts, Failure, JobEnd, JobId, Millis, NewItem, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
 use crate::queue::{Delivery, Lane, QueueError};
@@ -91,11 +91,7 @@ impl<S: Service> Worker<S> {
         let result = tokio::select! {
             result = self.advance(&claim) => result,
             () = lost.cancelled() => Err(Halt::FencedOff),
-            never = self.hold_job(&claim, &lost) => match never {},
-        };
-        let result = match result {
-            Err(Halt::Service(Trouble::Fatal(why))) => self.fail(&claim, why).await,
-            other => other,
+            never = self.hold(&lost, || self.ledger.extend_job(&claim, now(), settings.lease)) => match never {},
         };
         if result.is_err() {
             self.let_go(&claim, Some(later(now(), settings.backoff.most))).await;
@@ -111,21 +107,14 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    async fn hold_job(&self, claim: &JobClaim, lost: &CancellationToken) -> std::convert::Infallible {
-        loop {
-            tokio::time::sleep(self.settings.heartbeat).await;
-            match in_time(self.ledger.extend_job(claim, now(), self.settings.lease)).await {
-                Ok(true) => {}
-                Ok(false) => lost.cancel(),
-                Err(error) => tracing::warn!(%error, job = %claim.id, "no heartbeat"),
-            }
-        }
-    }
-
     async fn advance(&self, claim: &JobClaim) -> Result<(), Halt> {
-        match claim.record.total {
+        let result = match claim.record.total {
             None => self.expand(claim).await,
             Some(_) => self.finalize(claim).await,
+        };
+        match result {
+            Err(Halt::Service(Trouble::Fatal(why))) => self.fail(claim, why).await,
+            other => other,
         }
     }
 
