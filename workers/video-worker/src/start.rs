@@ -88,7 +88,6 @@ fn store_settings(settings: &Settings) -> StoreSettings {
         connect_timeout: settings.store.connect_timeout,
         read_timeout: settings.store.read_timeout,
         retry_for: settings.worker.patience,
-        ..StoreSettings::default()
     }
 }
 
