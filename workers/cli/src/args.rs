@@ -88,7 +88,12 @@ impl ModelArgs {
                 "{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`"
             )));
         }
-        let pipeline = Pipeline::load_with(&self.model, self.options()?)?;
+        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+    }
+
+    /// As [`load`](Self::load), for answers: says so when the model cannot see.
+    pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
+        let pipeline = self.load()?;
         if !pipeline.loaded().about.sees {
             eprintln!(
                 "note: this model is untrained: its gates are closed, so it answers without seeing the video"

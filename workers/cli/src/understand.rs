@@ -94,7 +94,7 @@ impl Common {
         if let Some(folder) = &self.out {
             make_folder(folder)?;
         }
-        let pipeline = self.model.load()?;
+        let pipeline = self.model.load_to_answer()?;
         let understander = Understander { model: &pipeline, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
         if together {

@@ -136,8 +136,16 @@ impl From<ConfigError> for SettingsError {
                 };
                 format!("{}: {inner}{}", key.unwrap_or_default(), at(origin))
             }
-            other => other.to_string(),
+            other => without_values(&other.to_string()),
         })
+    }
+}
+
+/// serde quotes what it did not expect: it stands between double quotes, names stand between others.
+fn without_values(text: &str) -> String {
+    match (text.find('"'), text.rfind('"')) {
+        (Some(from), Some(to)) if from < to => format!("{}...{}", &text[..from], &text[to + 1..]),
+        _ => text.to_owned(),
     }
 }
 

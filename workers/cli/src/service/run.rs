@@ -77,7 +77,7 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
     if !all_ended(&backends, &ids).await?.0 {
         let status = Arc::new(Status::default());
         let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
-        let pipeline = tokio::task::spawn_blocking(move || model.load()).await??;
+        let pipeline = tokio::task::spawn_blocking(move || model.load_to_answer()).await??;
         let working = worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run();
         let watching = watch(&backends, &ids, &stop);
         let (worked, watched) = tokio::join!(working, watching);

@@ -65,7 +65,7 @@ async fn start(
         backends.ledger.migrate().await?;
     }
     let (waited, loaded) =
-        tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
+        tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load_to_answer()));
     waited?;
     loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))?
 }
