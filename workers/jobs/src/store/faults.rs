@@ -215,3 +215,13 @@ async fn a_store_that_ignores_conditions_is_found_out() {
     check(&error, "unsupported_store", false);
     assert!(error.to_string().contains("If-None-Match"), "{error}");
 }
+
+#[tokio::test]
+async fn a_store_that_hides_what_is_missing_is_found_out() {
+    let refused =
+        [stored(), status("412 Precondition Failed"), object("first"), status("403 Forbidden"), stored()];
+    let store = server(refused).await;
+    let error = store.probe().await.unwrap_err();
+    check(&error, "unsupported_store", false);
+    assert!(error.to_string().contains("s3:ListBucket"), "{error}");
+}

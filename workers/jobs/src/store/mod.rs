@@ -315,17 +315,6 @@ impl Store {
         let unsupported =
             |why: &str| StoreError::Unsupported { url: self.shown.clone(), why: why.to_owned() };
         let put = |text: &'static str| self.backend.put_opts(path, text.into(), PutMode::Create.into());
-        // S3 hides what is not there from those who may not list: every first look for a report would be refused.
-        match self.get(key, 16).await {
-            Ok(None) => {}
-            Err(StoreError::Forbidden { .. }) => {
-                return Err(unsupported(
-                    "it refuses to say that an object is not there: allow listing (s3:ListBucket)",
-                ));
-            }
-            Ok(Some(_)) => return Err(unsupported("an object that nobody wrote is there")),
-            Err(other) => return Err(other),
-        }
         put("first").await.map_err(|why| self.error(key, why))?;
         match put("second").await {
             Err(object_store::Error::AlreadyExists { .. }) => (),
@@ -337,8 +326,15 @@ impl Store {
             Err(other) => return Err(self.error(key, other)),
         }
         match self.get(key, 16).await? {
-            Some(bytes) if bytes == "first" => Ok(()),
-            _ => Err(unsupported("it does not give back what was written last")),
+            Some(bytes) if bytes == "first" => (),
+            _ => return Err(unsupported("it does not give back what was written last")),
+        }
+        // S3 hides what is not there from those who may not list: every look for an earlier report would be refused.
+        match self.get(&format!("{key}-absent"), 16).await {
+            Err(StoreError::Forbidden { .. }) => Err(unsupported(
+                "it refuses to say that an object is not there: allow listing (s3:ListBucket)",
+            )),
+            other => other.map(drop),
         }
     }
 
