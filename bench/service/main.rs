@@ -46,14 +46,7 @@ fn refused(error: impl std::fmt::Display) -> Refusal {
 }
 
 fn event(topic: &str) -> Event {
-    let message = Message {
-        id: topic.into(),
-        kind: "bench.event/1".into(),
-        body: "{}".into(),
-        reply_to: None,
-        correlation_id: None,
-    };
-    Event { topic: topic.into(), message }
+    Event { topic: topic.into(), message: Message::new(topic.into(), "bench.event/1", "{}") }
 }
 
 #[async_trait]
@@ -133,9 +126,7 @@ async fn main() -> Result<()> {
     let id = JobId::mint();
     let job = new_job(id.clone());
     backends.ledger.accept(&job, now()).await?;
-    let kind = Trivial::JOB_KIND.into();
-    let body = job.message.into();
-    let message = Message { id: id.to_string(), kind, body, reply_to: None, correlation_id: None };
+    let message = Message::new(id.to_string(), Trivial::JOB_KIND, job.message);
     backends.queue.send(Lane::Jobs, &message).await?;
 
     let stop = Stop::default();

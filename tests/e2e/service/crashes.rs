@@ -1,6 +1,5 @@
 //! A worker may die between any two steps: nothing is lost, nothing is there twice.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
@@ -69,5 +68,4 @@ fn killed_after(steps: &[&str]) {
         drop(heir);
         while broker.try_take(&events).is_some() {}
     }
-    assert!(Path::new(&world.folder).is_dir());
 }

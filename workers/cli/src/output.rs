@@ -114,9 +114,9 @@ pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write_whole(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// A bar over the inputs, drawn only on a terminal.
-pub fn progress(inputs: &[Input]) -> ProgressBar {
-    let bar = ProgressBar::new(inputs.len() as u64);
+/// A bar over so many inputs, drawn only on a terminal.
+pub fn progress(inputs: usize) -> ProgressBar {
+    let bar = ProgressBar::new(inputs as u64);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar

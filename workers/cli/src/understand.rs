@@ -111,7 +111,7 @@ impl Common {
         understander: &Understander,
         output: &Output,
     ) -> anyhow::Result<bool> {
-        let bar = progress(inputs);
+        let bar = progress(inputs.len());
         let mut failed = 0;
         for input in inputs {
             let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));

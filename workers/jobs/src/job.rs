@@ -250,6 +250,14 @@ pub struct NewJob {
     pub message: String,
 }
 
+impl NewJob {
+    /// Why it is not accepted when another job has its id or its key.
+    pub fn conflict_with(&self, existing: &JobId) -> Failure {
+        let text = format!("{}: job {existing} has this id or key and asks for something else", self.id);
+        Failure::new("idempotency_conflict", text)
+    }
+}
+
 /// An item of a job, as the queue's message about it says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {

@@ -334,11 +334,11 @@ impl<S: Service> Worker<S> {
     }
 
     fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> Message {
-        message(format!("{job}/{item}"), S::ITEM_KIND, body)
+        Message::new(format!("{job}/{item}"), S::ITEM_KIND, body.to_owned())
     }
 
     fn job_message(&self, job: &JobId, body: &str) -> Message {
-        message(job.to_string(), S::JOB_KIND, body)
+        Message::new(job.to_string(), S::JOB_KIND, body.to_owned())
     }
 
     async fn acknowledge(&self, delivery: Delivery, job: Option<&JobId>, item: Option<&ItemId>) {
@@ -383,9 +383,4 @@ impl<S: Service> Worker<S> {
 /// A database that has died without a word would keep its askers for ever.
 async fn in_time<T>(ask: impl Future<Output = Result<T, LedgerError>>) -> Result<T, LedgerError> {
     tokio::time::timeout(LONGEST_SILENCE, ask).await.unwrap_or(Err(LedgerError::Silent(LONGEST_SILENCE)))
-}
-
-/// Whom to tell and what they call it stands in the body, where the ledger keeps it.
-fn message(id: String, kind: &str, body: &str) -> Message {
-    Message { id, kind: kind.into(), body: body.to_owned().into(), reply_to: None, correlation_id: None }
 }

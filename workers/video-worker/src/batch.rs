@@ -13,9 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fetch::{Found, Inputs};
 use crate::location::Location;
-use crate::message::{
-    Input, ItemMessage, JobMessage, ManifestLine, item_id, json as to_json, matcher, sha256,
-};
+use crate::message::{Input, ItemMessage, JobMessage, ManifestLine, json as to_json, matcher, sha256};
 use crate::outcome::{store_trouble, trouble};
 
 /// The version of a job's manifest.
@@ -151,6 +149,19 @@ impl Listing<'_> {
 
 fn fatal(code: &str, message: String) -> Trouble {
     Trouble::Fatal(Failure::new(code, message))
+}
+
+/// An item's name made of its video's or of what the manifest calls it: itself where that is a plain name, else what is
+/// plain of it and a piece of its hash, so that two names never become one.
+pub fn item_id(name: &str) -> ItemId {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    ItemId::try_from(name.to_owned()).unwrap_or_else(|_| {
+        let text: String = name.chars().map(plain).collect();
+        // The end of a path tells more than its beginning.
+        let end = &text[text.len().saturating_sub(120)..];
+        let id = format!("{}-{}", end.trim_start_matches('.'), &sha256(name.as_bytes())[..12]);
+        ItemId::try_from(id.trim_start_matches('-').to_owned()).expect("made of plain characters")
+    })
 }
 
 /// The last part of a path.

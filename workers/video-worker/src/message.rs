@@ -17,6 +17,9 @@ use sha2::{Digest, Sha256};
 
 use crate::location::Location;
 
+#[cfg(test)]
+mod tests;
+
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
 
@@ -379,19 +382,6 @@ pub fn matcher(glob: &str) -> Result<GlobMatcher, Failure> {
     Ok(glob.map_err(|e| Failure::new("bad_request", e.to_string()))?.compile_matcher())
 }
 
-/// An item's name made of its video's or of what the manifest calls it: itself where that is a plain name, else what is
-/// plain of it and a piece of its hash, so that two names never become one.
-pub fn item_id(name: &str) -> ItemId {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    ItemId::try_from(name.to_owned()).unwrap_or_else(|_| {
-        let text: String = name.chars().map(plain).collect();
-        // The end of a path tells more than its beginning.
-        let end = &text[text.len().saturating_sub(120)..];
-        let id = format!("{}-{}", end.trim_start_matches('.'), &sha256(name.as_bytes())[..12]);
-        ItemId::try_from(id.trim_start_matches('-').to_owned()).expect("made of plain characters")
-    })
-}
-
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -399,67 +389,4 @@ pub fn sha256(bytes: &[u8]) -> String {
 /// Our own types always become JSON: their keys are strings.
 pub fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("a message becomes JSON")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DOCS: &str = include_str!("../../../docs/jobs.md");
-
-    fn examples() -> Vec<&'static str> {
-        DOCS.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
-    }
-
-    #[test]
-    fn the_examples_of_the_documentation_are_jobs() {
-        let [job, line] = examples()[..] else { panic!("a job and a line of a manifest") };
-        let job = JobMessage::read(job.as_bytes()).unwrap();
-        job.check().unwrap();
-        // Every field stands in the example, and every field of the example in its table.
-        let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json(&job)).unwrap();
-        assert_eq!(fields.len(), 14);
-        for field in fields.keys() {
-            assert!(DOCS.contains(&format!("`{field}`")), "{field}");
-        }
-        let line: ManifestLine = serde_json::from_str(line).unwrap();
-        assert!(line.tasks().unwrap().is_some());
-    }
-
-    #[test]
-    fn who_asks_and_under_which_name_is_no_part_of_the_request() {
-        let job = JobMessage::read(examples()[0].as_bytes()).unwrap();
-        let hash = |job: &JobMessage| job.to_new().unwrap().request_sha256;
-        let renamed = JobMessage { job_id: None, reply_to: None, correlation_id: None, ..job.clone() };
-        assert_eq!(hash(&job), hash(&renamed));
-        let other = JobMessage { max_frames: 65, ..job.clone() };
-        assert_ne!(hash(&job), hash(&other));
-        // A number that comes back otherwise from JSON would make a job conflict with itself.
-        let sampling = FrameSampling::fps(0.101_666_666_666_666_67);
-        let odd = JobMessage { sampling, window: Some(0.1 + 0.2), ..job };
-        assert_eq!(hash(&odd), hash(&JobMessage::recall(&json(&odd)).unwrap()));
-    }
-
-    #[test]
-    fn names_become_plain_and_stay_different() {
-        assert_eq!(item_id("a_b.mp4").as_str(), "a_b.mp4");
-        let names = ["a b.mp4", "a/b.mp4", "a_b .mp4", "ä.mp4", "", ".hidden", &"x".repeat(300)];
-        let ids: HashSet<_> = names.iter().map(|name| item_id(name)).collect();
-        assert_eq!(ids.len(), names.len());
-    }
-
-    #[test]
-    fn newer_versions_wait() {
-        let refusal = |schema: &str| {
-            let body = format!(r#"{{"schema": "{schema}", "more": 1}}"#);
-            parse::<JobMessage>(body.as_bytes(), JOB_SCHEMA).unwrap_err()
-        };
-        assert!(matches!(refusal("flamingo.job/2"), Refusal::Newer(_)));
-        for schema in ["flamingo.job/0", "flamingo.job", "other.job/2", "flamingo.item/1"] {
-            assert!(
-                matches!(refusal(schema), Refusal::Hopeless(why) if why.code == "unknown_schema"),
-                "{schema}"
-            );
-        }
-    }
 }

@@ -176,8 +176,7 @@ fn event(
     correlation_id: Option<String>,
     body: &Value,
 ) -> Event {
-    let body = Bytes::from(body.to_string());
-    let message = Message { id, kind: EVENT_SCHEMA.into(), body, reply_to, correlation_id };
+    let message = Message { reply_to, correlation_id, ..Message::new(id, EVENT_SCHEMA, body.to_string()) };
     Event { topic: topic.into(), message }
 }
 

@@ -29,11 +29,11 @@ pub struct SettingsArgs {
     #[arg(long, env = "FLAMINGO_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
     /// A setting over file and environment: `--set queue.url=amqp://...`
-    #[arg(long, value_name = "SETTING=VALUE", value_parser = parse_setting)]
+    #[arg(long, value_name = "SETTING=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
 }
 
-fn parse_setting(text: &str) -> Result<(String, String), String> {
+fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (setting, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((setting.trim().to_owned(), value.to_owned()))
 }

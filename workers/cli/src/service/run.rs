@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use jobs::JobId;
 use jobs::job::{Counts, ItemState, JobState};
 use jobs::ledger::JobRecord;
@@ -22,7 +21,7 @@ use super::submit::{Sent, read, send};
 use super::work::end_on_signal;
 use super::{ModelOver, SettingsArgs, block_on, model_args};
 use crate::args::{BadUse, ModelArgs, program};
-use crate::output::{say, shown};
+use crate::output::{progress, say, shown};
 
 #[derive(Debug, Args)]
 pub struct Run {
@@ -93,9 +92,7 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
 
 /// Until every job has ended, or the worker is told to.
 async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Result<()> {
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = progress(0);
     let result = loop {
         let (ended, counts) = match all_ended(backends, ids).await {
             Ok(seen) => seen,

@@ -62,7 +62,7 @@ struct OneJob {
     #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     output: String,
     /// Kept with the job: `--metadata team=birds`.
-    #[arg(long, value_name = "NAME=TEXT", value_parser = super::parse_setting)]
+    #[arg(long, value_name = "NAME=TEXT", value_parser = super::parse_pair)]
     metadata: Vec<(String, String)>,
     /// The queue that is told how it ended.
     #[arg(long, value_name = "QUEUE")]
@@ -169,18 +169,11 @@ pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent>
         Accepted::New(record) => (record, true),
         Accepted::Same(record) => (record, false),
         Accepted::Conflict { existing } => {
-            let text = format!("{}: job {existing} has this id or key and asks for something else", new.id);
-            return Ok(Sent::Refused(Failure::new("idempotency_conflict", text)));
+            return Ok(Sent::Refused(new.conflict_with(&existing)));
         }
     };
     if !record.state.is_end() {
-        let message = Message {
-            id: record.id.to_string(),
-            kind: JOB_SCHEMA.into(),
-            body: record.message.into(),
-            reply_to: None,
-            correlation_id: None,
-        };
+        let message = Message::new(record.id.to_string(), JOB_SCHEMA, record.message);
         // The ledger has it: without a message the workers' sweep finds it.
         if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
             eprintln!(

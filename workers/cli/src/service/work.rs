@@ -94,7 +94,7 @@ pub fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Fut
                 _ = interrupt.recv() => {}
             }
             tracing::info!(again, "told to end");
-            // A person at a terminal sees no log.
+            // `run` keeps no log, and its bar says nothing of this.
             if std::io::stderr().is_terminal() {
                 eprintln!(
                     "{}",

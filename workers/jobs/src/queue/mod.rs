@@ -59,6 +59,13 @@ pub struct Message {
     pub correlation_id: Option<String>,
 }
 
+impl Message {
+    /// Whom to tell and what they call it stands in the body too, where the ledger keeps it.
+    pub fn new(id: String, kind: &str, body: impl Into<Bytes>) -> Self {
+        Self { id, kind: kind.into(), body: body.into(), reply_to: None, correlation_id: None }
+    }
+}
+
 /// News for whoever listens: about a job that has ended, or a message that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt};
-use object_store::buffered::BufWriter;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -19,6 +18,7 @@ use tokio::io::AsyncWriteExt;
 
 mod error;
 mod backend;
+mod upload;
 
 #[cfg(test)]
 mod contract;
@@ -26,6 +26,7 @@ mod contract;
 mod faults;
 
 pub use error::StoreError;
+pub use upload::Upload;
 
 use crate::job::SecretUrl;
 
@@ -76,9 +77,6 @@ pub enum Put {
 const READ_BACK: u64 = 64 << 20;
 /// How often `put_new` tries again after a conflict that left nothing behind.
 const CONFLICTS: u32 = 5;
-/// Bytes of one part of an upload; so many are under way at once.
-const PART: usize = 8 << 20;
-const PARTS_AT_ONCE: usize = 4;
 
 /// A place for objects. Clones share its connections.
 #[derive(Clone)]
@@ -287,12 +285,7 @@ impl Store {
     /// # Errors
     /// `key` is no key.
     pub fn upload(&self, key: &str) -> Result<Upload, StoreError> {
-        let writer = BufWriter::with_capacity(self.backend.clone(), self.path(key)?, PART);
-        Ok(Upload {
-            writer: writer.with_max_concurrency(PARTS_AT_ONCE),
-            store: self.clone(),
-            key: key.to_owned(),
-        })
+        Ok(Upload::new(self, key, self.path(key)?))
     }
 
     /// Does it keep the promise that [`put_new`](Self::put_new) needs? Writes, reads and deletes a small object.
@@ -388,34 +381,5 @@ impl Store {
 
     fn error(&self, key: &str, error: object_store::Error) -> StoreError {
         StoreError::new(self.url(key), error)
-    }
-}
-
-/// An object that is being written.
-pub struct Upload {
-    writer: BufWriter,
-    store: Store,
-    key: String,
-}
-
-impl Upload {
-    /// # Errors
-    /// The store cannot be reached, or refuses.
-    pub async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        self.writer.put(bytes).await.map_err(|why| self.store.error(&self.key, why))
-    }
-
-    /// # Errors
-    /// The store cannot be reached, or refuses; nothing of it is seen then.
-    pub async fn finish(mut self) -> Result<(), StoreError> {
-        self.writer.shutdown().await.map_err(|why| StoreError::of_io(self.store.url(&self.key), why))
-    }
-
-    /// Removes what was sent.
-    ///
-    /// # Errors
-    /// The store cannot be reached, or refuses; nothing of it is seen then either.
-    pub async fn abort(mut self) -> Result<(), StoreError> {
-        self.writer.abort().await.map_err(|why| self.store.error(&self.key, why))
     }
 }

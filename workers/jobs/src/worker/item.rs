@@ -19,8 +19,6 @@ enum Entry {
         counted: bool,
     },
     GiveBack,
-    /// Another worker has it.
-    Nothing,
 }
 
 impl<S: Service> Worker<S> {
@@ -127,7 +125,6 @@ impl<S: Service> Worker<S> {
                 (self.write(claim, Err(&why)).await, Some(Unfit(why)))
             }
             Outcome::Unfit(why) => (self.later(claim, None, why.clone()), Some(Unfit(why))),
-            Outcome::Cancelled if lost.is_cancelled() => (Entry::Nothing, None),
             Outcome::Cancelled => (Entry::GiveBack, None),
         }
     }
@@ -185,7 +182,6 @@ impl<S: Service> Worker<S> {
                 self.ledger.retry_item(claim, due, why, *counted).await
             }
             Entry::GiveBack => self.ledger.give_back_item(claim, now()).await,
-            Entry::Nothing => Ok(false),
         }
     }
 
@@ -207,7 +203,7 @@ impl<S: Service> Worker<S> {
                     tracing::warn!(%job, %item, %error, "the message goes back unacknowledged");
                 }
             }
-            Entry::GiveBack | Entry::Nothing => {
+            Entry::GiveBack => {
                 self.observer.step(Step::GivenBack, Some(job), Some(item));
                 delivery.release().await;
             }

@@ -36,10 +36,7 @@ impl<S: Service> Worker<S> {
         let record = match self.ask_ledger(|| self.ledger.accept(&new, now())).await {
             Ok(Accepted::New(record) | Accepted::Same(record)) => record,
             Ok(Accepted::Conflict { existing }) => {
-                let why = Failure::new(
-                    "idempotency_conflict",
-                    format!("{}: job {existing} has this id or key and asks for something else", new.id),
-                );
+                let why = new.conflict_with(&existing);
                 return self.refuse(delivery, Refusal::Hopeless(why)).await;
             }
             Err(error) => return self.put_back(delivery, self.settings.backoff.most, error).await,

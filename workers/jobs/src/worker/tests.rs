@@ -26,7 +26,7 @@ fn why(code: &str) -> Failure {
 }
 
 fn event(topic: &str, id: &str) -> Event {
-    Event { topic: topic.into(), message: message(id.into(), "event/1", "") }
+    Event { topic: topic.into(), message: Message::new(id.into(), "event/1", "") }
 }
 
 #[async_trait]
@@ -144,7 +144,7 @@ impl Bench {
     }
 
     async fn send(&self, id: &str, body: &'static [u8]) {
-        let message = Message { body: body.into(), ..message(id.into(), "job/1", "") };
+        let message = Message::new(id.into(), "job/1", body);
         self.queue.send(Lane::Jobs, &message).await.unwrap();
     }
 
