@@ -1,5 +1,8 @@
 //! Operations that candle lacks or does slowly, each differentiable where training needs it.
 
+#[cfg(test)]
+pub(crate) mod finite_differences;
+pub mod floats;
 pub mod quantized;
 pub mod linear;
 pub mod norm;
@@ -7,3 +10,5 @@ pub mod activation;
 pub mod attention;
 pub mod gelu;
 pub mod conv;
+pub mod planes;
+pub mod standardise;

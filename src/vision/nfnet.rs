@@ -3,7 +3,7 @@
 //! A residual network without normalisation layers: convolution weights are standardised, activations carry a gain
 //! that keeps their variance at one, and each block divides its input by the standard deviation that it is expected to have.
 
-use candle_core::{D, DType, Tensor};
+use candle_core::Tensor;
 use candle_nn::{Init, init};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ use super::{Preprocess, VisionEncoder};
 use crate::error::Result;
 use crate::kernels::conv::conv2d_same;
 use crate::kernels::gelu::scaled_gelu;
+use crate::kernels::planes::{gated_sum, halve, mean_of_planes};
+use crate::kernels::standardise::standardise;
 use crate::weights::Weights;
 
 /// Makes the variance of GELU(N(0, 1)) one.
@@ -49,7 +51,7 @@ pub enum Variant {
     F4,
     F5,
     F6,
-    /// The small encoder that ships: 2.0M parameters and 0.32 GFLOP per frame of 160 x 160 up to the final stage.
+    /// The small encoder that ships: 2.0M parameters and 0.2 GFLOP per frame of 128 x 128 up to the final stage.
     Mini,
 }
 
@@ -265,7 +267,7 @@ impl Block {
         let y = self.conv3.forward(&scaled_gelu(&y, GAMMA)?)?; // (n, out, h / stride, w / stride)
         let gain = (&self.skipinit_gain * (GATE_GAIN * ALPHA))?;
         let gate = self.gate.forward(&y)?.broadcast_mul(&gain)?; // (n, out, 1, 1)
-        Ok((y.broadcast_mul(&gate)? + shortcut)?)
+        gated_sum(&y, &gate, &shortcut)
     }
 
     fn fold(self) -> Result<Self> {
@@ -275,22 +277,11 @@ impl Block {
             conv2: self.conv2.fold()?,
             conv2b: self.conv2b.fold()?,
             conv3: self.conv3.fold()?,
+            gate: self.gate.detach(),
             skipinit_gain: self.skipinit_gain.detach(),
             ..self
         })
     }
-}
-
-/// 2x2 averages, (n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)); what hangs over an odd edge is not counted.
-fn halve(x: &Tensor) -> Result<Tensor> {
-    let mut x = x.clone();
-    for axis in [2, 3] {
-        if x.dim(axis)? % 2 == 1 {
-            // Repeating the edge leaves the average of what is there.
-            x = x.pad_with_same(axis, 0, 1)?;
-        }
-    }
-    Ok(x.avg_pool2d(2)?)
 }
 
 /// A gate per channel, from the mean of every channel.
@@ -310,11 +301,16 @@ impl SqueezeExcite {
         Ok(Self { squeeze: layer(width, inner, "fc1")?, excite: layer(inner, width, "fc2")? })
     }
 
+    fn detach(&self) -> Self {
+        let detach = |(weight, bias): &(Tensor, Tensor)| (weight.detach(), bias.detach());
+        Self { squeeze: detach(&self.squeeze), excite: detach(&self.excite) }
+    }
+
     /// (n, d, h, w) -> (n, d, 1, 1), each in 0..1.
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // As 1x1 convolutions, not as one matrix product: a frame's gate must not depend on the frames beside it.
         let linear = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| conv2d_same(x, weight, bias, 1, 1);
-        let means = x.flatten_from(2)?.mean(D::Minus1)?.unsqueeze(2)?.unsqueeze(3)?; // (n, d, 1, 1)
+        let means = mean_of_planes(x)?; // (n, d, 1, 1)
         let gate = linear(&linear(&means, &self.squeeze)?.relu()?, &self.excite)?;
         Ok(candle_nn::ops::sigmoid(&gate)?)
     }
@@ -360,7 +356,7 @@ impl StdConv {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let weight = match &self.gain {
-            Some(gain) => &standardise(&self.weight, gain)?,
+            Some(gain) => &standardise(&self.weight, gain, EPS)?,
             None => &self.weight,
         };
         conv2d_same(x, weight, &self.bias, self.stride, self.groups)
@@ -368,20 +364,12 @@ impl StdConv {
 
     fn fold(mut self) -> Result<Self> {
         if let Some(gain) = self.gain.take() {
-            self.weight = standardise(&self.weight, &gain)?.detach();
+            self.weight = standardise(&self.weight, &gain, EPS)?.detach();
             self.bias = self.bias.detach();
         }
         Ok(self)
     }
 }
 
-/// (w - mean) / sqrt(var + eps) * gain / sqrt(fan_in) per output channel, in f32: (o, i, k, k) -> (o, i, k, k).
-fn standardise(weight: &Tensor, gain: &Tensor) -> Result<Tensor> {
-    let flat = weight.to_dtype(DType::F32)?.flatten_from(1)?; // (o, fan_in)
-    let fan_in = flat.dim(1)? as f64;
-    let centred = flat.broadcast_sub(&flat.mean_keepdim(1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(1)?; // (o, 1)
-    let gain = (gain.to_dtype(DType::F32)?.reshape(((), 1))? * fan_in.powf(-0.5))?;
-    let scale = (gain / (variance + EPS)?.sqrt()?)?;
-    Ok(centred.broadcast_mul(&scale)?.reshape(weight.shape())?.to_dtype(weight.dtype())?)
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Gradients of everything that is trained, through the frozen language model.
+
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor};
+use candle_core::{DType, Device, Tensor, Var};
+
+use super::*;
+use crate::error::Result;
+use crate::kernels::activation::Activation;
+use crate::kernels::finite_differences::{check, open, random, variable};
+use crate::kernels::linear::Linear;
+use crate::kernels::norm::LayerNorm;
+use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
+use crate::vision::VisionEncoder;
+use crate::weights::{Matrix, Weights};
+
+const MEDIUM: u32 = 7;
+
+/// Features are made by hand here.
+struct Blind;
+
+impl VisionEncoder for Blind {
+    fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
+        Ok(pixels.clone())
+    }
+
+    fn width(&self) -> usize {
+        10
+    }
+
+    fn patches(&self, _height: usize, _width: usize) -> usize {
+        1
+    }
+}
+
+fn fresh() -> Weights {
+    Weights::random(3, &Device::Cpu, DType::F32)
+}
+
+fn resampler() -> ResamplerConfig {
+    ResamplerConfig {
+        width: 8,
+        depth: 2,
+        heads: 2,
+        head_width: 3,
+        latents: 5,
+        frames: 4,
+        feed_forward_multiple: 2,
+        activation: Activation::SquaredRelu,
+    }
+}
+
+/// All that is trained, in front of a frozen Llama of two layers.
+fn flamingo() -> (Flamingo, Weights) {
+    let config = LlamaConfig {
+        vocabulary: 23,
+        width: 12,
+        ffn_width: 20,
+        layers: 2,
+        heads: 6,
+        kv_heads: 3,
+        head_width: 4,
+        max_positions: 17,
+        norm_eps: 1e-5,
+        rope: Rope { theta: 100.0, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
+        tied: false,
+    };
+    let (source, weights) = (fresh(), fresh());
+    Llama::new(config.clone(), &source).unwrap();
+    let frozen = source.vars().into_iter().map(|(name, var)| (name, var.as_tensor().detach())).collect();
+    let frozen = Weights::from_tensors("frozen", frozen, &Device::Cpu, DType::F32);
+    let language = Box::new(Llama::new(config, &frozen).unwrap());
+    let cross_attention = CrossAttentionConfig {
+        placement: Placement { every: 1, first: 0 },
+        heads: 3,
+        head_width: 4,
+        feed_forward_multiple: 2,
+        activation: Activation::Gelu,
+    };
+    let config = FlamingoConfig { resampler: resampler(), cross_attention };
+    let rule = MediaRule { media_token: MEDIUM, forget_token: None };
+    let model = Flamingo::new(&config, Box::new(Blind), language, rule, &weights).unwrap();
+    open(weights.vars(), &["_gate"]);
+    (model, weights)
+}
+
+#[test]
+fn everything_that_is_trained_through_the_frozen_language_model() {
+    let (model, weights) = flamingo();
+    // Two media, of three frames and of one.
+    let features = random("features", &[4, 3, 10]);
+    let logits = || {
+        let tokens = model.resample(&features, &[3, 1])?;
+        let media =
+            (0..2).map(|i| model.media_keys(&tokens.get(i)?)).collect::<Result<Vec<Arc<MediaKeys>>>>()?;
+        let mut row = model.uncached_row(media);
+        let ids = [2, MEDIUM, 4, 19, MEDIUM, 11, 3];
+        let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None)?;
+        model.logits(&hidden)
+    };
+    let vars = weights.vars();
+    assert!(vars.keys().all(|name| !name.starts_with("model.")));
+    assert!(vars.contains_key("cross_attention.0.attention_gate"));
+    check("whole", vars, logits);
+}
+
+#[test]
+fn resampler_with_learned_and_interpolated_times() {
+    for (case, lengths) in [("learned", [3, 2]), ("interpolated", [3, 6])] {
+        let (weights, longest) = (fresh(), lengths.into_iter().max().unwrap());
+        let resampler = PerceiverResampler::new(&resampler(), 10, weights.clone()).unwrap();
+        let x = variable("x", &[2, longest, 3, 10]);
+        let vars = weights.vars().into_iter().chain([("x".to_string(), x.clone())]);
+        check(case, vars, || resampler.forward(&x, &lengths));
+    }
+}
+
+#[test]
+fn joint_spaces_and_their_temperature() {
+    let (weights, x) = (fresh(), variable("x", &[3, 8]));
+    let config = JointSpaceConfig { width: 5, text_width: 6 };
+    let spaces = JointSpaces::new(&config, 10, 8, &weights).unwrap();
+    let texts = random("texts", &[4, 6]);
+    let vars = weights.vars().into_iter().filter(|(name, _)| name.starts_with("videos."));
+    check("joint space", vars.chain([("x".to_string(), x.clone())]), || {
+        let (media, texts) = (spaces.videos.of_media(&x)?, spaces.videos.of_text(&texts)?);
+        Ok(media.matmul(&texts.t()?)?.broadcast_mul(&spaces.videos.scale()?)?)
+    });
+}
+
+#[test]
+fn layer_norm_and_linear() {
+    let (weights, x) = (fresh(), variable("x", &[2, 3, 7]));
+    let norm = LayerNorm::new(7, 1e-5, weights.pp("norm")).unwrap();
+    let linear = Linear::new(7, 5, weights.pp("linear")).unwrap();
+    let vars = weights.vars().into_iter().chain([("x".to_string(), x.clone())]);
+    check("norm and linear", vars, || linear.forward(&norm.forward(&x)?));
+}
+
+/// Why training dequantises: a quantised matrix, by candle or by our kernels, lets no gradient through.
+#[test]
+fn a_quantised_matrix_ends_the_gradient() {
+    let x = Var::from_tensor(&random("x", &[3, 64])).unwrap();
+    for format in [GgmlDType::Q8_0, GgmlDType::Q5_0] {
+        let packed = QTensor::quantize(&random("weight", &[5, 64]), format).unwrap();
+        let dense = Matrix::Dense(packed.dequantize(&Device::Cpu).unwrap());
+        for (matrix, flows) in [(dense, true), (Matrix::Quantized(Arc::new(packed)), false)] {
+            let y = Linear::from_matrix(matrix).unwrap().forward(&x).unwrap();
+            let gradients = y.sum_all().unwrap().backward().unwrap();
+            assert_eq!(gradients.get(&x).is_some(), flows, "{format:?}");
+        }
+    }
+}
