@@ -1,17 +1,17 @@
 # Two doors for a newcomer, on a bare Debian or Ubuntu with Rust (cargo), gcc, Python 3 and make:
 #
-#   make demo    builds, gets the language model, captions the sample clips, asks a question
+#   make demo    builds, gets the pretrained models, captions the sample clips, asks a question
 #   make test    everything that must hold: format, lints, documentation, dependencies, all tests
 #
 # Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test lint fmt bench-decode bench-service packages servers model
+.PHONY: demo test lint fmt bench-decode bench-service packages servers model training
 
 demo: packages model
 	scripts/demo.sh
 
 # The end-to-end tests run the program itself, which `cargo test` does not build.
-test: lint model servers
+test: lint model training servers
 	cargo build --locked --release --workspace
 	rm -rf target/e2e/service
 	scripts/with_servers.sh sh -c 'cargo test --locked --release --workspace -- --include-ignored && scripts/check_secrets.sh'
@@ -48,4 +48,9 @@ servers: packages .venv/bin/pip
 	python3 -m venv .venv
 
 model: packages .venv/bin/pip
-	.venv/bin/python scripts/fetch_language_model.py
+	.venv/bin/python scripts/fetch_models.py language
+
+# What SpriteWorld is drawn with, and the text tower.
+training: packages .venv/bin/pip
+	python3 scripts/fetch_icons.py
+	.venv/bin/python scripts/fetch_models.py text

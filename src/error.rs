@@ -19,6 +19,9 @@ pub enum Error {
     /// A prompt that cannot be asked of this model: media without a marker, too many tokens, an unknown marker.
     #[error("prompt: {0}")]
     Prompt(String),
+    /// A training that cannot begin or go on: what was found, and in which file or at which step.
+    #[error("training: {0}")]
+    Training(String),
     /// The tensor library refused an operation: a bug, a broken device or out of memory.
     #[error("tensor: {0}")]
     Tensor(#[from] candle_core::Error),
@@ -33,6 +36,7 @@ impl Error {
             Error::Config { .. } => "bad_model_config",
             Error::Tokenizer(_) => "bad_tokenizer",
             Error::Prompt(_) => "bad_prompt",
+            Error::Training(_) => "training_failed",
             Error::Tensor(_) => "model_error",
         }
     }

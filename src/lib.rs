@@ -23,6 +23,8 @@ pub mod family;
 pub mod task;
 pub mod pipeline;
 pub mod trace;
+#[cfg(feature = "train")]
+pub mod train;
 
 pub use error::{Error, Result};
 pub use pipeline::Pipeline;

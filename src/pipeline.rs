@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
-use crate::generate::{Finish, Generation, generate};
+use crate::generate::{Finish, Generation, generate, score};
 use crate::model::MediaKeys;
+use crate::prompt::Prompt;
 use crate::task::Task;
 use crate::video::Frame;
 use crate::weights::Quantization;
@@ -113,6 +114,24 @@ impl Pipeline {
             prompt_tokens: prompt.len(),
             completion_tokens: written.ids.len(),
         })
+    }
+
+    /// Log-likelihood of each answer, the end of the chunk included, after a prompt.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn score(&self, prompt: &Prompt, media: &[&Medium], answers: &[impl AsRef<str>]) -> Result<Vec<f64>> {
+        let Loaded { model, tokenizer, tokens, format, .. } = &self.loaded;
+        let prompt = prompt.encode(tokenizer, tokens, media.len())?;
+        let keys: Vec<_> = media.iter().map(|m| m.keys.clone()).collect();
+        let continuation = |answer: &_| {
+            let mut ids =
+                tokenizer.encode_plain(&format!("{}{}", format.before_answer, AsRef::as_ref(answer)))?;
+            ids.push(tokens.end_of_chunk);
+            Ok(ids)
+        };
+        let continuations = answers.iter().map(continuation).collect::<Result<Vec<_>>>()?;
+        score(model, &prompt, &keys, &continuations)
     }
 
     /// One video in, one answer out, decoded in this process: 1 frame per second, 3 beams.

@@ -9,12 +9,13 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::generate::TokenRules;
 use crate::language::Tokenizer;
-use crate::model::Flamingo;
+use crate::model::{Flamingo, JointSpaces};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
 use crate::weights::Quantization;
 
 pub mod native;
+pub mod mini;
 
 /// Where and how a model runs.
 #[derive(Debug, Clone)]
@@ -30,6 +31,8 @@ pub struct Loaded {
     /// Parameters of the parts that are not the language model.
     pub parameters: BTreeMap<String, usize>,
     pub model: Flamingo,
+    /// Of a model that was trained contrastively.
+    pub joint_space: Option<JointSpaces>,
     pub tokenizer: Tokenizer,
     pub preprocess: Preprocess,
     pub tokens: PromptTokens,

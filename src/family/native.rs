@@ -1,8 +1,11 @@
 //! Our own model directories: `config.json`, the trained parts as safetensors, the frozen language model beside it.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -10,7 +13,7 @@ use super::{About, CONFIG, LoadOptions, Loaded, config_error};
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::TokenRules;
 use crate::language::{self, Tokenizer};
-use crate::model::{Flamingo, FlamingoConfig, MediaRule};
+use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaRule};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
@@ -26,7 +29,10 @@ pub struct NativeConfig {
     pub name: String,
     pub vision: VisionConfig,
     pub model: FlamingoConfig,
-    /// Vision encoder, resampler and cross-attention: what was trained.
+    /// Where pictures, videos and texts are neighbours, for a model that was trained contrastively.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint_space: Option<JointSpaceConfig>,
+    /// Vision encoder, resampler, cross-attention and joint space: what was trained.
     pub adapters: WeightFile,
     /// The frozen language model: a GGUF file or a directory.
     pub language: WeightFile,
@@ -84,22 +90,30 @@ pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Re
 /// # Errors
 /// The directory cannot be written, or the language model of the description cannot be loaded.
 pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> {
+    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+    let weights = Weights::random(seed, &options.device, options.dtype);
+    assemble(directory, config, &options, &weights, Vec::new())?;
+    let tensors = weights.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
+    write(directory, config, &tensors)
+}
+
+/// Writes a model directory: the description, with the hashes of its files, and `tensors` in bf16 as the adapters.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let io = |path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::from(WeightsError::Io { path, source })
     };
     std::fs::create_dir_all(directory).map_err(io(directory))?;
-    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
-    let weights = Weights::random(seed, &options.device, options.dtype);
-    assemble(directory, config, &options, &weights, Vec::new())?;
-
-    let tensors = weights.vars().into_iter().map(|(name, var)| Ok((name, var.to_dtype(DType::BF16)?)));
-    let tensors = tensors.collect::<Result<std::collections::HashMap<_, _>>>()?;
+    let tensors = tensors.iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::BF16)?)));
+    let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let adapters = directory.join(&config.adapters.file);
     // Not `candle_core::safetensors::save`, whose files nobody else may read.
-    let bytes = safetensors::serialize(&tensors, None)
+    let bytes = safetensors::serialize(tensors, None)
         .map_err(|e| config_error(directory, format!("adapters cannot be written: {e}")))?;
-    std::fs::write(&adapters, bytes).map_err(io(&adapters))?;
+    write_whole(&adapters, &bytes).map_err(io(&adapters))?;
     let language = directory.join(&config.language.file);
     let mut config = config.clone();
     config.adapters.sha256 = Some(sha256(&adapters)?);
@@ -108,10 +122,20 @@ pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> 
     }
     let text = serde_json::to_string_pretty(&config).map_err(|e| config_error(directory, e.to_string()))?;
     let path = directory.join(CONFIG);
-    std::fs::write(&path, text + "\n").map_err(io(&path))
+    write_whole(&path, (text + "\n").as_bytes()).map_err(io(&path))
 }
 
-fn assemble(
+/// A file that is there whole or not at all.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let part = path.with_extension("part");
+    let mut file = File::create(&part)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&part, path)
+}
+
+/// Builds everything that `config` describes from `weights`; the caller finishes them.
+pub(crate) fn assemble(
     directory: &Path,
     config: &NativeConfig,
     options: &LoadOptions,
@@ -133,12 +157,17 @@ fn assemble(
     let stop = config.tokens.stop.iter().map(|name| token(directory, name, &tokenizer));
     let stop = std::iter::once(Ok(tokens.end_of_chunk)).chain(stop).collect::<Result<Vec<_>>>()?;
     let rule = MediaRule { media_token: tokens.media, forget_token: None };
+    let joint_space = config.joint_space.as_ref().map(|space| {
+        JointSpaces::new(space, vision.width(), config.model.resampler.width, &weights.pp("joint_space"))
+    });
+    let joint_space = joint_space.transpose()?;
     let model = Flamingo::new(&config.model, vision, language, rule, weights)?;
     let about = About { name: config.name.clone(), family: "flamingo", sha256, sees: model.gates_open()? };
     Ok(Loaded {
         about,
         parameters: weights.parameters(),
         model,
+        joint_space,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),
         rules: TokenRules { stop, forbidden: vec![tokens.media] },
@@ -159,4 +188,18 @@ fn token(directory: &Path, name: &str, tokenizer: &Tokenizer) -> Result<u32> {
     tokenizer
         .token_id(name)
         .ok_or_else(|| config_error(directory, format!("`{name}` is not in the language model's vocabulary")))
+}
+
+/// `path` as seen from `folder`, so that a model directory can be moved together with its language model.
+///
+/// # Errors
+/// One of them is not there.
+pub fn relative(path: &Path, folder: &Path) -> Result<PathBuf> {
+    let real = |p: &Path| {
+        p.canonicalize().map_err(|source| Error::from(WeightsError::Io { path: p.to_path_buf(), source }))
+    };
+    let (path, folder) = (real(path)?, real(folder)?);
+    let shared = path.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
+    let up = folder.components().skip(shared).map(|_| Path::new(".."));
+    Ok(up.collect::<PathBuf>().join(path.components().skip(shared).collect::<PathBuf>()))
 }

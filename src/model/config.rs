@@ -30,6 +30,15 @@ pub struct ResamplerConfig {
     pub activation: Activation,
 }
 
+/// The space that pictures, videos and texts share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct JointSpaceConfig {
+    pub width: usize,
+    /// Width of the text tower's pooled states.
+    pub text_width: usize,
+}
+
 /// GATED XATTN-DENSE (paper section 3.1.2).
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]

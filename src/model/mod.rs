@@ -2,12 +2,17 @@
 
 pub mod config;
 pub mod resampler;
+pub mod joint_space;
 pub mod media;
 pub mod cross_attention;
 pub mod flamingo;
 
-pub use config::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
+pub use config::{CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, Placement, ResamplerConfig};
 pub use cross_attention::GatedCrossAttention;
 pub use flamingo::{Flamingo, Observer, RowInput, RowState};
+pub use joint_space::{JointSpace, JointSpaces};
 pub use media::{MediaKeys, MediaRule};
 pub use resampler::PerceiverResampler;
+
+#[cfg(test)]
+mod tests;

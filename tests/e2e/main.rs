@@ -9,4 +9,5 @@ mod bad_use;
 mod decoder_child;
 mod service;
 mod trace;
+mod training;
 mod windows;

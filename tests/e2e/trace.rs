@@ -23,7 +23,7 @@ fn bytes(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-/// Two media of 3 frames and 1 frame; mini: 160 pixels, 64 visual tokens of width 192.
+/// Two media of 3 frames and 1 frame; mini: 128 pixels, 64 visual tokens of width 192.
 #[test]
 fn stages_and_pixels() {
     let folder = tempfile::tempdir().unwrap();
@@ -33,11 +33,11 @@ fn stages_and_pixels() {
     let stages = trace(&first, &["--prompt", prompt, "--media", &media[0], &media[1]]);
     let dims = |name: &str| stages.get(name).unwrap_or_else(|| panic!("no `{name}`")).dims();
     let length = dims("input_ids")[0];
-    assert_eq!(dims("pixels"), [4, 3, 160, 160]);
+    assert_eq!(dims("pixels"), [4, 3, 128, 128]);
     assert_eq!(stages["lengths"].to_vec1::<u32>().unwrap(), [3, 1]);
-    assert_eq!(dims("features")[..2], [4, 25]);
+    assert_eq!(dims("features")[..2], [4, 16]);
     assert_eq!(dims("visual_tokens"), [2, 64, 192]);
-    for layer in [0, 6, 12, 18, 24] {
+    for layer in [15, 18, 21, 24, 27] {
         assert_eq!(dims(&format!("xattn.{layer}")), [length, 576]);
     }
     assert_eq!(dims("logits"), [length, 49152]);
@@ -87,7 +87,7 @@ fn inspect() {
         (about["about"]["sees"].as_bool(), about["about"]["family"].as_str()),
         (Some(false), Some("flamingo"))
     );
-    assert_eq!(about["cross_attention_layers"], serde_json::json!([0, 6, 12, 18, 24]));
+    assert_eq!(about["cross_attention_layers"], serde_json::json!([15, 18, 21, 24, 27]));
     assert_eq!(about["language"]["vocabulary"], 49152);
     let vision = about["parameters"]["vision"].as_u64().unwrap();
     assert!((1_000_000..4_000_000).contains(&vision), "{about}");

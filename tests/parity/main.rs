@@ -7,3 +7,4 @@ mod language;
 mod language_cache;
 mod model;
 mod flamingo_whole;
+mod text_tower;

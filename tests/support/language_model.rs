@@ -1,4 +1,4 @@
-//! The language model that ships beside the repository, and passes through any language model.
+//! The pretrained models that lie beside the repository, and passes through any language model.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,22 @@ use crate::target;
 /// # Panics
 /// When it has not been fetched: a test that needs it fails, it never skips.
 pub fn smollm2() -> PathBuf {
+    fetched("language", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// The folder of all-MiniLM-L6-v2, the text tower.
+///
+/// # Panics
+/// When it has not been fetched.
+pub fn all_minilm() -> PathBuf {
+    fetched("text", "all-MiniLM-L6-v2")
+}
+
+fn fetched(name: &str, place: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
-    let path = root.join("models/language/SmolLM2-135M-Instruct.Q4_1.gguf");
-    let command = "python3 scripts/fetch_language_model.py";
-    assert!(path.is_file(), "the language model is not there: run `{command}` ({})", path.display());
+    let path = root.join("models").join(name).join(place);
+    let command = format!("python3 scripts/fetch_models.py {name}");
+    assert!(path.exists(), "a model is not there: run `{command}` ({})", path.display());
     path
 }
 

@@ -2,6 +2,7 @@
 
 pub mod clips;
 pub mod golden;
+pub mod icons;
 pub mod language_model;
 pub mod random_weights;
 pub mod relay;

@@ -174,8 +174,13 @@ fn workers_decode_in_a_child_process() {
 
 #[test]
 fn unsafe_is_rare_and_proved() {
-    const ALLOWED: [&str; 5] =
-        ["src/weights.rs", "src/weights/", "src/kernels/conv.rs", "src/video/decode.rs", "src/video/decode/"];
+    const ALLOWED: [&str; 5] = [
+        "src/weights.rs",
+        "src/weights/",
+        "src/kernels/conv/product.rs",
+        "src/video/decode.rs",
+        "src/video/decode/",
+    ];
     let rule = |sources: &[Source]| -> Vec<String> {
         let mut complaints = Vec::new();
         for s in sources {
@@ -201,7 +206,7 @@ fn unsafe_is_rare_and_proved() {
 
 #[test]
 fn only_wire_report_task_and_config_types_are_serialisable() {
-    const ALLOWED: [&str; 22] = [
+    const ALLOWED: [&str; 27] = [
         "src/error.rs",
         "src/kernels/activation.rs",
         "src/video/mod.rs",
@@ -215,6 +220,11 @@ fn only_wire_report_task_and_config_types_are_serialisable() {
         "src/generate/mod.rs",
         "src/family/",
         "src/task/",
+        "src/train/config.rs",
+        "src/train/evaluate.rs",
+        "src/train/spriteworld/family.rs",
+        "src/train/spriteworld/icons.rs",
+        "src/train/spriteworld/world.rs",
         "workers/jobs/src/job.rs",
         "workers/jobs/src/queue/rabbitmq/topology.rs",
         "workers/video-worker/src/settings.rs",

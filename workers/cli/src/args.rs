@@ -35,15 +35,22 @@ pub struct ModelArgs {
     /// Model directory; `flamingo model init` makes an untrained one.
     #[arg(long, env = "FLAMINGO_MODEL", default_value = DEFAULT_MODEL, value_name = "DIR")]
     pub model: PathBuf,
-    /// `cpu`, `cuda` or `cuda:N`.
-    #[arg(long, default_value = "cpu", value_parser = parse_device)]
-    pub device: DeviceName,
+    #[command(flatten)]
+    pub device: DeviceArgs,
     /// Numbers that the model computes in.
     #[arg(long, default_value = "f32", value_enum)]
     pub dtype: DTypeName,
     /// What to do with quantised matrices: run them as they are, or dequantise them at load.
     #[arg(long, default_value = "keep", value_enum)]
     pub quantize: QuantizeName,
+}
+
+/// What the tensors are computed on.
+#[derive(Debug, Args)]
+pub struct DeviceArgs {
+    /// `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "cpu", value_parser = parse_device)]
+    pub device: DeviceName,
     /// Threads of the model; by default one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
@@ -81,7 +88,7 @@ pub fn parse_device(text: &str) -> Result<DeviceName, String> {
 
 impl ModelArgs {
     pub fn load(&self) -> anyhow::Result<Pipeline> {
-        self.settle_threads()?;
+        self.device.settle_threads()?;
         if !self.model.is_dir() {
             let model = self.model.display();
             bail!(BadUse(format!(
@@ -103,13 +110,7 @@ impl ModelArgs {
     }
 
     pub fn options(&self) -> anyhow::Result<LoadOptions> {
-        let device = match self.device {
-            DeviceName::Cpu => Device::Cpu,
-            DeviceName::Cuda(n) => Device::new_cuda(n).map_err(|e| {
-                // candle appends a backtrace when one is asked for.
-                anyhow::anyhow!("cuda:{n}: {}", e.to_string().lines().next().unwrap_or_default())
-            })?,
-        };
+        let device = self.device.open()?;
         let dtype = match self.dtype {
             DTypeName::F32 => DType::F32,
             DTypeName::Bf16 => DType::BF16,
@@ -121,20 +122,40 @@ impl ModelArgs {
         };
         Ok(LoadOptions { device, dtype, quantization })
     }
+}
 
-    /// candle reads its number of threads from the environment, once. Starting over with it set is the way to set it
-    /// without changing the environment of a running process.
-    pub fn settle_threads(&self) -> anyhow::Result<()> {
-        let Some(threads) = self.threads.map(|n| n.to_string()) else { return Ok(()) };
-        if std::env::var(THREADS).is_ok_and(|set| set == threads) {
-            return Ok(());
-        }
-        let error = std::process::Command::new(program()?)
-            .args(std::env::args_os().skip(1))
-            .env(THREADS, threads)
-            .exec();
-        Err(error).context("cannot start over with another number of threads")
+impl DeviceArgs {
+    /// The device.
+    ///
+    /// # Errors
+    /// There is no such device, or this build knows none.
+    pub fn open(&self) -> anyhow::Result<Device> {
+        Ok(match self.device {
+            DeviceName::Cpu => Device::Cpu,
+            DeviceName::Cuda(n) => Device::new_cuda(n).map_err(|e| {
+                // candle appends a backtrace when one is asked for.
+                anyhow::anyhow!("cuda:{n}: {}", e.to_string().lines().next().unwrap_or_default())
+            })?,
+        })
     }
+
+    /// Sees to it that so many threads work.
+    pub fn settle_threads(&self) -> anyhow::Result<()> {
+        match self.threads {
+            Some(threads) if std::env::var(THREADS).ok() != Some(threads.to_string()) => {
+                start_over_with(THREADS, &threads.to_string())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Libraries read their number of threads from the environment, once. Starting over with it set is the way to set it
+/// without changing the environment of a running process.
+pub fn start_over_with(variable: &str, value: &str) -> anyhow::Result<()> {
+    let arguments = std::env::args_os().skip(1);
+    let error = std::process::Command::new(program()?).args(arguments).env(variable, value).exec();
+    Err(error).with_context(|| format!("cannot start over with {variable}={value}"))
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,8 @@ mod output;
 mod understand;
 mod frames;
 mod model;
+#[cfg(feature = "train")]
+mod train;
 #[cfg(feature = "service")]
 mod service;
 
@@ -34,6 +36,17 @@ enum Command {
     /// Look into model directories, trace them, make new ones.
     #[command(subcommand)]
     Model(model::Model),
+    /// Train a model, or go on with a training that was interrupted.
+    #[cfg(feature = "train")]
+    Train(train::Train),
+    /// Make the data that a model learns from.
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Data(train::Data),
+    /// Measure what a model knows.
+    #[cfg(feature = "train")]
+    #[command(subcommand)]
+    Eval(train::Eval),
     /// Do the jobs of a file on this machine, with no server: where it was interrupted it goes on.
     #[cfg(feature = "service")]
     Run(service::Run),
@@ -92,6 +105,12 @@ fn main() -> ExitCode {
         Command::Ask(command) => command.run(),
         Command::Frames(command) => command.run(),
         Command::Model(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Train(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Data(command) => command.run(),
+        #[cfg(feature = "train")]
+        Command::Eval(command) => command.run(),
         #[cfg(feature = "service")]
         Command::Run(command) => command.run(),
         #[cfg(feature = "service")]

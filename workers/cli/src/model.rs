@@ -7,13 +7,9 @@ use anyhow::{Context, bail};
 use candle_core::Tensor;
 use clap::{Args, Subcommand};
 use flamingo::Pipeline;
-use flamingo::family::native::{NativeConfig, SCHEMA, TokenNames, WeightFile, create};
+use flamingo::family::native::{NativeConfig, create, relative};
 use flamingo::family::{CONFIG, LoadOptions};
-use flamingo::kernels::activation::Activation;
-use flamingo::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
-use flamingo::prompt::PromptFormat;
 use flamingo::trace::{split_pixels, trace};
-use flamingo::vision::{Fit, Preprocess, VisionConfig, nfnet};
 use video_worker::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs, make_folder, program};
@@ -170,69 +166,8 @@ impl Init {
         }
         make_folder(&self.out)?;
         let language = relative(&self.language, &self.out)?;
-        create(&self.out, &mini(language), self.seed)?;
+        create(&self.out, &NativeConfig::mini("flamingo-mini-untrained", language).zero_shot(), self.seed)?;
         println!("untrained model written to {}", self.out.display());
         Ok(true)
     }
-}
-
-/// The shape of `flamingo-mini`: small enough for a CPU, cut to SmolLM2-135M.
-fn mini(language: PathBuf) -> NativeConfig {
-    let preprocess =
-        Preprocess { fit: Fit::Pad, size: 160, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
-    let encoder =
-        nfnet::Config { variant: nfnet::Variant::Mini, features: nfnet::Features::FinalStage, preprocess };
-    let activation = Activation::SquaredRelu;
-    let resampler = ResamplerConfig {
-        width: 192,
-        depth: 4,
-        heads: 4,
-        head_width: 48,
-        latents: 64,
-        frames: 8,
-        feed_forward_multiple: 4,
-        activation,
-    };
-    let placement = Placement { every: 6, first: 0 };
-    let cross_attention =
-        CrossAttentionConfig { placement, heads: 6, head_width: 64, feed_forward_multiple: 2, activation };
-    let tokens = TokenNames {
-        begin: Some("<|endoftext|>".into()),
-        media: "<file_sep>".into(),
-        end_of_chunk: "<|im_end|>".into(),
-        stop: vec!["<|endoftext|>".into()],
-    };
-    NativeConfig {
-        schema: SCHEMA.into(),
-        name: "flamingo-mini-untrained".into(),
-        vision: VisionConfig::Nfnet(encoder),
-        model: FlamingoConfig { resampler, cross_attention },
-        adapters: WeightFile { file: "adapters.safetensors".into(), sha256: None },
-        language: WeightFile { file: language, sha256: None },
-        tokens,
-        prompt: zero_shot_format(),
-    }
-}
-
-/// The paper's prompts with the two text-only examples that it shows a model zero-shot (section 4.2): they tell the
-/// form of an answer, not its content.
-fn zero_shot_format() -> PromptFormat {
-    PromptFormat {
-        example_captions: ["A dog runs along the beach.", "Two people are cooking in a kitchen."]
-            .map(Into::into)
-            .into(),
-        example_answers: [("What is the man riding?", "a bicycle"), ("How many birds are there?", "three")]
-            .map(|(question, answer)| (question.into(), answer.into()))
-            .into(),
-        ..PromptFormat::default()
-    }
-}
-
-/// `path` as seen from `folder`, so that a model directory can be moved together with its language model.
-fn relative(path: &Path, folder: &Path) -> anyhow::Result<PathBuf> {
-    let real = |p: &Path| p.canonicalize().with_context(|| format!("{}: not found", p.display()));
-    let (path, folder) = (real(path)?, real(folder)?);
-    let shared = path.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
-    let up = folder.components().skip(shared).map(|_| Path::new(".."));
-    Ok(up.collect::<PathBuf>().join(path.components().skip(shared).collect::<PathBuf>()))
 }

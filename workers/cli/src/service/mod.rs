@@ -19,7 +19,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use video_worker::settings::{Origin, Settings, SettingsError, load};
 
-use crate::args::{BadUse, DTypeName, ModelArgs, QuantizeName, parse_device};
+use crate::args::{BadUse, DTypeName, DeviceArgs, ModelArgs, QuantizeName, parse_device};
 
 /// Where settings come from.
 #[derive(Debug, Args)]
@@ -87,10 +87,12 @@ fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
     let wrong = |setting: &str, why: String| BadUse(format!("settings: model.{setting}: {why}"));
     Ok(ModelArgs {
         model: model.path.clone(),
-        device: parse_device(&model.device).map_err(|e| wrong("device", e))?,
+        device: DeviceArgs {
+            device: parse_device(&model.device).map_err(|e| wrong("device", e))?,
+            threads: (model.threads > 0).then_some(model.threads),
+        },
         dtype: DTypeName::from_str(&model.dtype, false).map_err(|e| wrong("dtype", e))?,
         quantize: QuantizeName::from_str(&model.quantize, false).map_err(|e| wrong("quantize", e))?,
-        threads: (model.threads > 0).then_some(model.threads),
     })
 }
 

@@ -47,7 +47,7 @@ impl Run {
         settings.worker.lease = settings.worker.lease.min(Duration::from_secs(10));
         settings.worker.heartbeat = settings.worker.heartbeat.min(Duration::from_secs(3));
         let model = model_args(&settings)?;
-        model.settle_threads()?;
+        model.device.settle_threads()?;
         block_on(run(settings, model, jobs))
     }
 }

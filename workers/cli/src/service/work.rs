@@ -26,7 +26,7 @@ impl Work {
     pub fn run(self) -> anyhow::Result<bool> {
         let (settings, _) = self.settings.load(&self.model.settings())?;
         let model = model_args(&settings)?;
-        model.settle_threads()?;
+        model.device.settle_threads()?;
         block_on(work(settings, model))
     }
 }

@@ -1,0 +1,101 @@
+#!/usr/bin/env python3
+"""Fetches the icon sets that SpriteWorld draws with: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent Emoji Flat (MIT).
+
+They travel as Iconify JSON in npm packages; the registry is that of npm_config_registry, if set. Each package is
+checked against its SHA-512. All three sets are put in place, or none; a second run finds them there and does nothing.
+"""
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+# set: version, SHA-512 of the package as npm states it, SHA-256 of its icons.json
+SETS = {
+    "noto": ("1.2.9", "DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+             "9eac6ef4e7ec122b6f0e7ac281d61008afdbc720d0ce861e398b939daaa347c6"),
+    "twemoji": ("1.2.5", "uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZB5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
+                "5d5d820790565b764f2728675d487c9ee4c1fc83916d8567d5aca8ba7527c242"),
+    "fluent-emoji-flat": (
+        "1.2.6", "RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+        "f5f4cf457c0db2ad5a2e42e033e02e0c87d10e43d0164cfffb3bb84914970a63"),
+}
+DEFAULT = Path(__file__).resolve().parent.parent / "data" / "icons"
+
+
+def fail(sentence):
+    print(f"fetch_icons: {sentence}", file=sys.stderr)
+    sys.exit(2)
+
+
+def is_there(folder):
+    """Whether every set and its attribution is in `folder`, and every set is the one meant."""
+    def right(name):
+        icons = folder / f"{name}.json"
+        return (icons.is_file() and hashlib.sha256(icons.read_bytes()).hexdigest() == SETS[name][2]
+                and (folder / f"{name}.README.md").is_file() and (folder / f"{name}.LICENSE").is_file())
+    return all(map(right, SETS))
+
+
+def download(name):
+    """The package of a set, checked."""
+    version, expected, _ = SETS[name]
+    registry = os.environ.get("npm_config_registry") or "https://registry.npmjs.org"
+    address = f"{registry.rstrip('/')}/@iconify-json/{name}/-/{name}-{version}.tgz"
+    try:
+        with urllib.request.urlopen(address, timeout=120) as answer:
+            package = answer.read()
+    except (OSError, ValueError, urllib.error.URLError) as error:
+        fail(f"@iconify-json/{name} {version} could not be downloaded (is there a network?): {error}")
+    found = base64.b64encode(hashlib.sha512(package).digest()).decode()
+    if found != expected:
+        fail(f"@iconify-json/{name} {version} has SHA-512 {found}, expected {expected}")
+    return package
+
+
+def contents(name, package):
+    """File name -> bytes of what is kept of a package."""
+    with tarfile.open(fileobj=io.BytesIO(package)) as archive:
+        icons, readme, info = (archive.extractfile(f"package/{member}").read()
+                               for member in ("icons.json", "README.md", "info.json"))
+    about = json.loads(info)
+    author, license = about["author"], about["license"]
+    attribution = (f"{about['name']} by {author['name']}, {author['url']}\n"
+                   f"{license['title']} ({license['spdx']}), {license['url']}\n"
+                   f"As Iconify JSON from the npm package @iconify-json/{name} {SETS[name][0]}, unchanged.\n")
+    return {f"{name}.README.md": readme, f"{name}.LICENSE": attribution.encode(), f"{name}.json": icons}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT, help="where the sets go")
+    folder = parser.parse_args().folder
+    try:
+        if is_there(folder):
+            print(f"{folder} has all icon sets already, their SHA-256 are right")
+            return
+        files = {}
+        for name in SETS:
+            files |= contents(name, download(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        # Written beside their places and then renamed, so that nobody reads half a file.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+            for file, content in files.items():
+                (Path(part) / file).write_bytes(content)
+            for file in files:
+                os.replace(Path(part) / file, folder / file)
+    except (OSError, KeyError, AttributeError, ValueError, tarfile.TarError) as error:
+        fail(f"the icon sets did not come to {folder}: {error}")
+    print(f"{', '.join(SETS)} fetched to {folder}, their SHA-512 are right")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Measures a model on SpriteWorld: `metrics.json` beside its weights, and the table of its card on standard output.
+
+    scripts/measure_model.py models/flamingo-mini [--clips 400] [--sample 40]
+
+Every row is one run of `flamingo eval spriteworld`; the sample is the first clips again, for a test to repeat.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CONDITIONS = {
+    "held-out seeds": [],
+    "held-out combinations": ["--split", "combinations"],
+    "frames shuffled": ["--show", "shuffled"],
+    "blank": ["--show", "blank"],
+    "16 frames": ["--show", "sixteen"],
+}
+SHOTS = (0, 4)
+
+
+def evaluate(model, config, clips, arguments):
+    program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "flamingo"
+    command = [program, "eval", "spriteworld", "--model", model, "--config", config, "--clips", str(clips), "--json"]
+    done = subprocess.run(command + arguments, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def cell(score):
+    if not score:
+        return "-"
+    return f"{100 * score['right'] / score['asked']:.0f} % ({100 * score['low']:.0f}-{100 * score['high']:.0f})"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--config", default="config/train/flamingo-mini.toml")
+    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--sample", type=int, default=40)
+    parser.add_argument("--new-words", action="store_true", help="also episodes with invented words")
+    options = parser.parse_args()
+    run = lambda clips, arguments: evaluate(options.model, options.config, clips, arguments)
+    metrics = {name: run(options.clips, arguments) for name, arguments in CONDITIONS.items()}
+    if options.new_words:
+        for shots in SHOTS:
+            metrics[f"{shots} shots"] = run(options.clips, ["--shots", str(shots)])
+    metrics["sample"] = {"clips": options.sample, "scores": run(options.sample, [])}
+    (options.model / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
+    print("| kind | asked | " + " | ".join(CONDITIONS) + " |")
+    print("| --- |" + " --- |" * (1 + len(CONDITIONS)))
+    for kind in metrics["held-out seeds"]:
+        scores = [metrics[name].get(kind) for name in CONDITIONS]
+        print(f"| {kind} | {scores[0]['asked']} | " + " | ".join(map(cell, scores)) + " |")
+    for shots in SHOTS if options.new_words else ():
+        print(f"new word, {shots} shots: " + cell(metrics[f"{shots} shots"]["new word"]))
+
+
+if __name__ == "__main__":
+    main()

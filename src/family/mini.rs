@@ -1,0 +1,79 @@
+//! The shape of `flamingo-mini`: small enough for a CPU, cut to SmolLM2-135M.
+
+use std::path::PathBuf;
+
+use super::native::{NativeConfig, SCHEMA, TokenNames, WeightFile};
+use crate::kernels::activation::Activation;
+use crate::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
+use crate::prompt::PromptFormat;
+use crate::vision::{Fit, Preprocess, VisionConfig, nfnet};
+
+impl NativeConfig {
+    /// A description without weights. `language` is the language model as seen from the model directory.
+    pub fn mini(name: &str, language: PathBuf) -> Self {
+        let tokens = TokenNames {
+            begin: Some("<|endoftext|>".into()),
+            media: "<file_sep>".into(),
+            end_of_chunk: "<|im_end|>".into(),
+            stop: vec!["<|endoftext|>".into()],
+        };
+        Self {
+            schema: SCHEMA.into(),
+            name: name.into(),
+            vision: vision(),
+            model: FlamingoConfig { resampler: resampler(), cross_attention: cross_attention() },
+            joint_space: None,
+            adapters: WeightFile { file: "adapters.safetensors".into(), sha256: None },
+            language: WeightFile { file: language, sha256: None },
+            tokens,
+            prompt: PromptFormat::default(),
+        }
+    }
+
+    /// With the two text-only examples that the paper shows a model zero-shot (section 4.2): they tell the form of an
+    /// answer, not its content. A model that was trained on the form needs none.
+    pub fn zero_shot(mut self) -> Self {
+        self.prompt.example_captions =
+            ["A dog runs along the beach.", "Two people are cooking in a kitchen."].map(Into::into).into();
+        self.prompt.example_answers =
+            [("What is the man riding?", "a bicycle"), ("How many birds are there?", "three")]
+                .map(|(question, answer)| (question.into(), answer.into()))
+                .into();
+        self
+    }
+}
+
+fn vision() -> VisionConfig {
+    let preprocess =
+        Preprocess { fit: Fit::Pad, size: 128, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    VisionConfig::Nfnet(nfnet::Config {
+        variant: nfnet::Variant::Mini,
+        features: nfnet::Features::FinalStage,
+        preprocess,
+    })
+}
+
+fn resampler() -> ResamplerConfig {
+    ResamplerConfig {
+        width: 192,
+        depth: 4,
+        heads: 4,
+        head_width: 48,
+        latents: 64,
+        frames: 8,
+        feed_forward_multiple: 4,
+        activation: Activation::SquaredRelu,
+    }
+}
+
+fn cross_attention() -> CrossAttentionConfig {
+    CrossAttentionConfig {
+        // The paper spreads them over all layers. In so small a language model the gates of the first half stay closed, and
+        // the second half alone is cheaper to train: no gradient goes further down than to the first of them.
+        placement: Placement { every: 3, first: 15 },
+        heads: 6,
+        head_width: 64,
+        feed_forward_multiple: 2,
+        activation: Activation::SquaredRelu,
+    }
+}

@@ -1,0 +1,294 @@
+//! The recipe: three stages, each frozen when the next begins, and a model directory at the end.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+
+use candle_core::{DType, Device, Var};
+
+use super::answers::{Answers, by_concept};
+use super::config::{ContrastiveConfig, TrainConfig};
+use super::contrastive::{FramesAgainstCaptions, Texts, VideosAgainstCaptions};
+use super::curves;
+use super::features::FeatureCache;
+use super::run::{Progress, belongs, failed, optimise};
+use super::spriteworld::family::Family;
+use super::spriteworld::{World, WorldConfig};
+use super::text_tower::TextTower;
+use crate::error::Result;
+use crate::family::native::{NativeConfig, assemble, write};
+use crate::family::{LoadOptions, Loaded};
+use crate::model::{JointSpaces, PerceiverResampler};
+use crate::vision::nfnet::NfNet;
+use crate::vision::{VisionConfig, VisionEncoder};
+use crate::weights::{Quantization, Weights};
+
+/// The stages in their order; `STAGE.csv` and `STAGE.safetensors` are their record and their checkpoint.
+pub const STAGES: [&str; 4] = ["contrastive", "warm-up", "answers", "alignment"];
+
+/// What each stage depends on.
+const DEPENDS: [(&str, &[&str]); 4] = [
+    ("contrastive", &["contrastive"]),
+    ("warm-up", &["contrastive", "clips", "warm_up"]),
+    ("answers", &["contrastive", "clips", "warm_up", "answers"]),
+    ("alignment", &["contrastive", "clips", "warm_up", "answers", "alignment"]),
+];
+
+/// Trains the model that `config` describes and writes it to `directory`. Checkpoints and records are in `folder`: from
+/// there an earlier run of the same configuration goes on where it was killed.
+///
+/// # Errors
+/// A missing file, a configuration that contradicts itself, a loss that is no longer a number.
+pub fn train(
+    config: &TrainConfig,
+    folder: &Path,
+    directory: &Path,
+    device: &Device,
+    watch: &mut dyn FnMut(&Progress),
+) -> Result<()> {
+    config.check()?;
+    for folder in [folder, directory] {
+        fs::create_dir_all(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
+    }
+    let _alone = alone(folder)?;
+    // What would come to light after hours.
+    for stage in STAGES {
+        belongs(folder, stage, &config.depends(stage))?;
+    }
+    let world = open_world(&config.world)?;
+    let tower = TextTower::open(&config.text_tower, device)?;
+    let native = config.native(directory, tower.width())?;
+    language_fits(directory, &native, device)?;
+    let trainee = Trainee::new(config, native, device)?;
+    let texts = Texts::new(tower);
+    trainee.contrastive(&world, &texts, folder, watch)?;
+    curves::write(folder, &STAGES)?;
+    let features = trainee.features(&world, folder, watch)?;
+    trainee.match_scales(&features)?;
+    trainee.warm_up(&world, &texts, &features, folder, watch)?;
+    curves::write(folder, &STAGES)?;
+    trainee.answers(&world, &features, folder, directory, watch)?;
+    curves::write(folder, &STAGES)?;
+    trainee.align(&world, &texts, &features, folder, watch)?;
+    curves::write(folder, &STAGES)?;
+    let tensors = trainee.weights.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
+    write(directory, &trainee.native, &tensors.collect())
+}
+
+/// The model while it is trained: layers whose tensors are variables of one source.
+struct Trainee<'a> {
+    config: &'a TrainConfig,
+    native: NativeConfig,
+    device: &'a Device,
+    weights: Weights,
+    encoder: NfNet,
+    resampler: PerceiverResampler,
+    spaces: JointSpaces,
+}
+
+impl<'a> Trainee<'a> {
+    fn new(config: &'a TrainConfig, native: NativeConfig, device: &'a Device) -> Result<Self> {
+        native.model.check().map_err(failed)?;
+        let weights = Weights::random(config.seed, device, DType::F32);
+        let encoder = encoder(&native.vision, &weights)?;
+        let width = native.model.resampler.width;
+        let resampler =
+            PerceiverResampler::new(&native.model.resampler, encoder.width(), weights.pp("resampler"))?;
+        let joint = native.joint_space.as_ref().expect("a trainee has a joint space");
+        let spaces = JointSpaces::new(joint, encoder.width(), width, &weights.pp("joint_space"))?;
+        Ok(Self { config, native, device, weights, encoder, resampler, spaces })
+    }
+
+    /// The variables below any of `parts`.
+    fn parameters(&self, parts: &[&str]) -> BTreeMap<String, Var> {
+        let mut vars = self.weights.vars();
+        vars.retain(|name, _| parts.iter().any(|part| name.starts_with(part)));
+        vars
+    }
+
+    fn contrastive(
+        &self,
+        world: &World,
+        texts: &Texts,
+        folder: &Path,
+        watch: &mut dyn FnMut(&Progress),
+    ) -> Result<()> {
+        let families = vec![Family::Pair, Family::Several];
+        let arranged = open_world(&WorldConfig { families, ..self.config.world.clone() })?;
+        let objective = FramesAgainstCaptions {
+            world,
+            arranged: &arranged,
+            texts,
+            config: &self.config.contrastive,
+            preprocess: self.native.vision.preprocess(),
+            encoder: &self.encoder,
+            space: &self.spaces.frames,
+            parameters: self.parameters(&["vision.", "joint_space.frames."]),
+            device: self.device,
+            seed: self.config.seed,
+            shards: self.config.shards,
+        };
+        let fingerprint = self.config.depends("contrastive");
+        optimise(&objective, &self.config.contrastive.schedule, folder, &fingerprint, watch)
+    }
+
+    fn features(
+        &self,
+        world: &World,
+        folder: &Path,
+        watch: &mut dyn FnMut(&Progress),
+    ) -> Result<FeatureCache> {
+        let frozen = encoder(&self.native.vision, &self.weights)?.fold()?;
+        let clips = self.config.clips;
+        let start = std::time::Instant::now();
+        FeatureCache::open(
+            &folder.join("features.safetensors"),
+            &self.config.fingerprint(&["contrastive", "clips"]),
+            clips,
+            world,
+            (&frozen, self.native.vision.preprocess(), self.device),
+            &mut |done| {
+                watch(&Progress {
+                    stage: "features",
+                    step: done as u64,
+                    steps: clips as u64,
+                    loss: f64::NAN,
+                    figures: &[],
+                    throughput: done as f64 / start.elapsed().as_secs_f64(),
+                });
+            },
+        )
+    }
+
+    /// Makes projected features as large as the temporal embedding that is added to them: whichever is much smaller is
+    /// lost in the normalisation that follows.
+    fn match_scales(&self, features: &FeatureCache) -> Result<()> {
+        if let Some(projection) = self.weights.vars().get("resampler.projection.weight") {
+            projection.set(&(projection.as_detached_tensor() / features.scale()?)?)?;
+        }
+        Ok(())
+    }
+
+    fn warm_up(
+        &self,
+        world: &World,
+        texts: &Texts,
+        features: &FeatureCache,
+        folder: &Path,
+        watch: &mut dyn FnMut(&Progress),
+    ) -> Result<()> {
+        let Some(config) = &self.config.warm_up else { return Ok(()) };
+        let trained = ["resampler.", "joint_space.videos."];
+        let objective = self.videos("warm-up", config, &trained, world, texts, features);
+        optimise(&objective, &config.schedule, folder, &self.config.depends("warm-up"), watch)
+    }
+
+    fn align(
+        &self,
+        world: &World,
+        texts: &Texts,
+        features: &FeatureCache,
+        folder: &Path,
+        watch: &mut dyn FnMut(&Progress),
+    ) -> Result<()> {
+        let Some(config) = &self.config.alignment else { return Ok(()) };
+        let objective = self.videos("alignment", config, &["joint_space.videos."], world, texts, features);
+        optimise(&objective, &config.schedule, folder, &self.config.depends("alignment"), watch)
+    }
+
+    fn videos<'b>(
+        &'b self,
+        name: &'static str,
+        config: &'b ContrastiveConfig,
+        trained: &[&str],
+        world: &'b World,
+        texts: &'b Texts,
+        features: &'b FeatureCache,
+    ) -> VideosAgainstCaptions<'b> {
+        VideosAgainstCaptions {
+            name,
+            world,
+            texts,
+            config,
+            features,
+            resampler: &self.resampler,
+            space: &self.spaces.videos,
+            parameters: self.parameters(trained),
+            device: self.device,
+            seed: self.config.seed,
+            shards: self.config.shards,
+        }
+    }
+
+    fn answers(
+        &self,
+        world: &World,
+        features: &FeatureCache,
+        folder: &Path,
+        directory: &Path,
+        watch: &mut dyn FnMut(&Progress),
+    ) -> Result<()> {
+        // candle's quantised products have no gradient, and say nothing.
+        let options = LoadOptions {
+            device: self.device.clone(),
+            dtype: DType::F32,
+            quantization: Quantization::Dequantize,
+        };
+        let Loaded { model, tokenizer, tokens, format, .. } =
+            assemble(directory, &self.native, &options, &self.weights, Vec::new())?;
+        let objective = Answers {
+            world,
+            config: &self.config.answers,
+            features,
+            model: &model,
+            tokenizer: &tokenizer,
+            tokens: &tokens,
+            format: &format,
+            parameters: self.parameters(&["resampler.", "cross_attention."]),
+            device: self.device,
+            seed: self.config.seed,
+            shards: self.config.shards,
+            by_concept: by_concept(world, features.len()),
+        };
+        let fingerprint = self.config.depends("answers");
+        optimise(&objective, &self.config.answers.schedule, folder, &fingerprint, watch)
+    }
+}
+
+impl TrainConfig {
+    /// The fingerprint of all that a stage depends on.
+    fn depends(&self, stage: &str) -> String {
+        let on = DEPENDS.iter().find(|(name, _)| *name == stage).map_or(&[][..], |(_, on)| on);
+        self.fingerprint(on)
+    }
+}
+
+/// Two runs in one folder would overwrite each other's checkpoints. The lock ends with the process.
+fn alone(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let lock = File::create(&path).map_err(|e| failed(format!("{}: {e}", path.display())))?;
+    match lock.try_lock() {
+        Err(TryLockError::WouldBlock) => {
+            Err(failed(format!("{}: another training runs here", folder.display())))
+        }
+        // A file system without locks keeps nobody out.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(lock),
+    }
+}
+
+/// Whether the language model is one that this model can be built around.
+fn language_fits(directory: &Path, native: &NativeConfig, device: &Device) -> Result<()> {
+    let quantization = Quantization::Keep;
+    let options = LoadOptions { device: device.clone(), dtype: DType::F32, quantization };
+    assemble(directory, native, &options, &Weights::random(0, device, DType::F32), Vec::new()).map(drop)
+}
+
+fn open_world(config: &WorldConfig) -> Result<World> {
+    World::new(config.clone()).map_err(|e| failed(e.to_string()))
+}
+
+/// The encoder on the variables of `weights`.
+fn encoder(config: &VisionConfig, weights: &Weights) -> Result<NfNet> {
+    let VisionConfig::Nfnet(config) = config;
+    NfNet::new(&config.variant.row(), config.features, &weights.pp("vision"))
+}

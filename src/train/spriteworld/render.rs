@@ -1,0 +1,123 @@
+//! A scene at one moment -> pixels.
+
+use image::RgbImage;
+use rand::{Rng, SeedableRng};
+use resvg::tiny_skia::{FilterQuality, Pixmap, PixmapPaint, PremultipliedColorU8, Transform};
+
+use super::random::Stream;
+use super::scene::{Background, Colour, Drawings, Light, Pattern, Pose, Scene, Sprite};
+
+/// Draws moments of one scene; the background, which never changes, is painted once.
+pub struct Renderer<'a> {
+    drawings: &'a Drawings,
+    scene: &'a Scene,
+    background: Pixmap,
+    /// `[channel][value]` -> value under the scene's light.
+    light: [[u8; 256]; 3],
+}
+
+impl<'a> Renderer<'a> {
+    pub fn new(drawings: &'a Drawings, scene: &'a Scene) -> Self {
+        Self { drawings, scene, background: paint(scene), light: light_table(&scene.light) }
+    }
+
+    pub fn frame_at(&self, seconds: f64) -> RgbImage {
+        let mut canvas = self.background.clone();
+        for (sprite, pose) in self.scene.seen_at(seconds) {
+            self.draw(&mut canvas, sprite, &pose);
+        }
+        self.develop(&canvas, seconds)
+    }
+
+    fn draw(&self, canvas: &mut Pixmap, sprite: &Sprite, pose: &Pose) {
+        let Some(drawing) = &self.drawings[sprite.style][sprite.concept] else { return };
+        let side = (pose.side * self.scene.shorter_side()) as f32;
+        let pixmap = drawing.raster().for_side(side);
+        let scale = side / pixmap.width() as f32;
+        let half = pixmap.width() as f32 / 2.0;
+        let x = (pose.x * f64::from(self.scene.width)) as f32;
+        let y = (pose.y * f64::from(self.scene.height)) as f32;
+        let place = Transform::from_translate(x, y)
+            .pre_rotate(pose.angle as f32)
+            .pre_scale(if sprite.mirrored { -scale } else { scale }, scale)
+            .pre_translate(-half, -half);
+        let paint = PixmapPaint { quality: FilterQuality::Bilinear, ..PixmapPaint::default() };
+        canvas.draw_pixmap(0, 0, pixmap.as_ref(), &paint, place, None);
+    }
+
+    /// The canvas, which is opaque, under the light and with noise. The noise is another one in every frame, and the
+    /// same one whenever that frame is drawn.
+    fn develop(&self, canvas: &Pixmap, seconds: f64) -> RgbImage {
+        let noise = self.scene.light.noise;
+        let mut rng = Stream::seed_from_u64(self.scene.light.noise_seed ^ seconds.to_bits());
+        let mut bytes = Vec::with_capacity(canvas.pixels().len() * 3);
+        // One draw serves eight pixels with a byte each; grey noise in 1/128 of its largest value.
+        let amplitude = (noise * 2.0) as i32;
+        for eight in canvas.pixels().chunks(8) {
+            let draw = rng.next_u64().to_le_bytes();
+            for (pixel, random) in eight.iter().zip(draw) {
+                let grain = ((i32::from(random) - 128) * amplitude) >> 8;
+                for (table, value) in self.light.iter().zip([pixel.red(), pixel.green(), pixel.blue()]) {
+                    bytes.push((i32::from(table[usize::from(value)]) + grain).clamp(0, 255) as u8);
+                }
+            }
+        }
+        RgbImage::from_raw(canvas.width(), canvas.height(), bytes)
+            .expect("three bytes were written for every pixel")
+    }
+}
+
+fn light_table(light: &Light) -> [[u8; 256]; 3] {
+    light.tint.map(|tint| {
+        std::array::from_fn(|value| {
+            let contrasted = (value as f32 - 128.0) * light.contrast + 128.0;
+            (contrasted * tint + light.brightness).round().clamp(0.0, 255.0) as u8
+        })
+    })
+}
+
+fn paint(scene: &Scene) -> Pixmap {
+    let Background { colours: [first, second], pattern } = &scene.background;
+    let mut pixmap = Pixmap::new(scene.width, scene.height).expect("a scene has pixels");
+    let (width, height) = (scene.width as f32, scene.height as f32);
+    let shorter = width.min(height);
+    for (i, pixel) in pixmap.pixels_mut().iter_mut().enumerate() {
+        let (x, y) = ((i as u32 % scene.width) as f32 + 0.5, (i as u32 / scene.width) as f32 + 0.5);
+        let part = second_colour(pattern, [x, y], [width, height], shorter);
+        *pixel = opaque(first, second, part);
+    }
+    pixmap
+}
+
+/// How much of the second colour a pixel has, 0 to 1.
+fn second_colour(pattern: &Pattern, [x, y]: [f32; 2], [width, height]: [f32; 2], shorter: f32) -> f32 {
+    match pattern {
+        Pattern::Plain => 0.0,
+        Pattern::Gradient { angle } => {
+            let (sin, cos) = angle.sin_cos();
+            (((x / width - 0.5) * cos + (y / height - 0.5) * sin) + 0.5).clamp(0.0, 1.0)
+        }
+        Pattern::Stripes { angle, period } => {
+            let (sin, cos) = angle.sin_cos();
+            let along = (x * cos + y * sin) / (shorter * period);
+            // A stripe with an edge one or two pixels soft.
+            (((along * std::f32::consts::TAU).sin() * shorter * period / 6.0) + 0.5).clamp(0.0, 1.0)
+        }
+        Pattern::Checks { side } => {
+            let cell = shorter * side;
+            (((x / cell) as u32 + (y / cell) as u32) % 2) as f32
+        }
+        Pattern::Blobs { discs } => {
+            let soft = |[cx, cy, radius]: &[f32; 3]| {
+                let (dx, dy) = ((x - cx * width) / shorter, (y - cy * height) / shorter);
+                (1.0 - (dx * dx + dy * dy) / (radius * radius)).max(0.0)
+            };
+            discs.iter().map(soft).sum::<f32>().min(1.0)
+        }
+    }
+}
+
+fn opaque(first: &Colour, second: &Colour, part: f32) -> PremultipliedColorU8 {
+    let [r, g, b] = [0, 1, 2].map(|c| (first[c] + (second[c] - first[c]) * part).round() as u8);
+    PremultipliedColorU8::from_rgba(r, g, b, 255).expect("no channel is above an alpha of 255")
+}

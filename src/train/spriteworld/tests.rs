@@ -1,0 +1,333 @@
+//! What the world promises, on a few drawings of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::family::Family;
+use super::words::{plural, with_article};
+use super::*;
+
+mod oracle;
+
+const CONCEPTS: [&str; 6] = ["fox", "owl", "sheep", "bus", "key", "unicorn"];
+const SPLITS: [Split; 3] = [Split::Train, Split::HeldOutSeeds, Split::HeldOutCombinations];
+
+/// Two icon sets of simple shapes, as files in `folder`.
+fn icon_sets(folder: &Path) -> Vec<std::path::PathBuf> {
+    let shapes = [
+        "<circle cx='16' cy='16' r='14' fill='#c33'/>",
+        "<rect x='2' y='8' width='28' height='16' fill='#3a3'/>",
+        "<path d='M16 2 L30 30 L2 30 Z' fill='#36c'/>",
+        "<path d='M2 2 H30 V10 H10 V30 H2 Z' fill='#c80'/>",
+        "<ellipse cx='16' cy='16' rx='6' ry='14' fill='#808'/>",
+        "<path d='M2 16 L16 2 L30 16 L16 12 Z' fill='#088'/>",
+    ];
+    let set = |name: &str, turn: usize| {
+        let icon = |(i, concept): (usize, &&str)| {
+            (concept.to_string(), serde_json::json!({ "body": shapes[(i + turn) % shapes.len()] }))
+        };
+        let icons: serde_json::Map<_, _> = CONCEPTS.iter().enumerate().map(icon).collect();
+        let path = folder.join(format!("{name}.json"));
+        let json = serde_json::json!({ "prefix": name, "icons": icons, "width": 32, "height": 32 });
+        std::fs::write(&path, json.to_string()).unwrap();
+        path
+    };
+    vec![set("round", 0), set("flat", 1)]
+}
+
+fn world_of(families: &[Family]) -> World {
+    let folder = tempfile::tempdir().unwrap();
+    let icons = icon_sets(folder.path());
+    let config = WorldConfig { icons, families: families.to_vec(), seed: 7, ..WorldConfig::default() };
+    World::new(config).unwrap()
+}
+
+#[test]
+fn the_same_index_is_the_same_clip() {
+    let (one, two) = (world_of(&[]), world_of(&[]));
+    for split in SPLITS {
+        for index in 0..8 {
+            let (a, b) = (one.clip(split, index), two.clip(split, index));
+            assert_eq!(a.scene(), b.scene());
+            assert_eq!(a.frames(), b.frames());
+            assert_eq!(a.questions(), b.questions());
+            assert_eq!(a.near_misses(), b.near_misses());
+            assert_eq!(a.frames()[1], a.frame_at(1.0));
+            assert_eq!(a.frames().len(), a.scene().seconds);
+        }
+    }
+    assert_ne!(one.clip(Split::Train, 0).scene(), one.clip(Split::Train, 1).scene());
+    assert_ne!(one.clip(Split::Train, 0).scene(), one.clip(Split::HeldOutSeeds, 0).scene());
+}
+
+#[test]
+fn held_out_combinations_are_met_nowhere_else() {
+    let world = world_of(&[]);
+    let pairs = |split, index| {
+        let clip = world.clip(split, index);
+        clip.scene().sprites.iter().map(|s| (s.concept, s.motion)).collect::<BTreeSet<_>>()
+    };
+    let of = |split| (0..3000).flat_map(|i| pairs(split, i)).collect::<BTreeSet<_>>();
+    let known: BTreeSet<_> = of(Split::Train).union(&of(Split::HeldOutSeeds)).copied().collect();
+    for index in 0..1000 {
+        let held = pairs(Split::HeldOutCombinations, index);
+        assert!(held.iter().any(|pair| !known.contains(pair)), "clip {index} shows nothing new: {held:?}");
+        let episode = world.naming_episode(Split::Train, index, 2);
+        for (clip, _) in episode.support.iter().chain([&(episode.query, String::new())]) {
+            assert!(clip.scene().sprites.iter().all(|s| known.contains(&(s.concept, s.motion))));
+        }
+    }
+    // Every pair is in one of the two.
+    let held = of(Split::HeldOutCombinations);
+    for concept in 0..CONCEPTS.len() {
+        assert!(Motion::ALL.iter().all(|m| known.union(&held).any(|pair| *pair == (concept, *m))));
+    }
+}
+
+#[test]
+fn answers_are_true_of_what_is_seen() {
+    let world = world_of(&[]);
+    for split in SPLITS {
+        for index in 0..1500 {
+            let clips = [world.clip(split, index), world.image_clip(split, index)];
+            for clip in clips {
+                assert!(!clip.questions().is_empty());
+                for question in clip.questions() {
+                    assert!(question.choices.contains(&question.answer), "{question:?}");
+                    let distinct: BTreeSet<_> = question.choices.iter().collect();
+                    assert_eq!(distinct.len(), question.choices.len(), "{question:?}");
+                    let seen = oracle::answer(&question, clip.scene(), world.concepts());
+                    assert_eq!(question.answer, seen, "{question:?} of {:?}", clip.scene().fact);
+                }
+            }
+        }
+    }
+}
+
+/// No answer is more frequent than one and a half times what a guess among the choices would give it.
+#[test]
+fn answers_are_balanced() {
+    let world = world_of(&[]);
+    let mut given: BTreeMap<(QuestionKind, String), [f64; 2]> = BTreeMap::new();
+    for question in (0..2000).flat_map(|index| world.clip(Split::Train, index).questions()) {
+        for choice in &question.choices {
+            let share = 1.0 / question.choices.len() as f64;
+            given.entry((question.kind, choice.clone())).or_default()[1] += share;
+        }
+        given.entry((question.kind, question.answer.clone())).or_default()[0] += 1.0;
+    }
+    for (answer, [times, fair]) in given {
+        assert!(fair > 20.0, "{answer:?} is hardly ever a choice");
+        assert!(times < 1.5 * fair && times > fair / 1.5, "{answer:?}: {times} times, fair are {fair}");
+    }
+}
+
+/// The frames of a motion are those of the opposite motion: same mean place and size, within chance.
+#[test]
+fn a_single_frame_does_not_tell_the_direction() {
+    let world = world_of(&[Family::Single, Family::Each, Family::Passing]);
+    let mut seen: BTreeMap<Motion, [Vec<f64>; 3]> = BTreeMap::new();
+    for index in 0..12_000 {
+        let clip = world.clip(Split::Train, index);
+        let scene = clip.scene();
+        for sprite in scene.sprites.iter().filter(|s| s.motion != Motion::Still) {
+            // One frame per clip: the frames of one clip are not independent.
+            let second = (index as usize % scene.seconds) as f64;
+            let (_, pose) = scene.seen_at(second).find(|(s, _)| *s == sprite).unwrap();
+            let all = seen.entry(sprite.motion).or_default();
+            all.iter_mut().zip([pose.x, pose.y, pose.side]).for_each(|(v, x)| v.push(x));
+        }
+    }
+    for motion in [Motion::Left, Motion::Up, Motion::Growing] {
+        for (a, b) in seen[&motion].iter().zip(&seen[&motion.backwards()]) {
+            let ((mean_a, error_a), (mean_b, error_b)) = (mean(a), mean(b));
+            let error = (error_a + error_b).sqrt();
+            assert!((mean_a - mean_b).abs() < 4.0 * error, "{motion:?}: {mean_a} and {mean_b}, ± {error}");
+        }
+    }
+}
+
+/// Mean and its squared standard error.
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    (mean, values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n * n))
+}
+
+#[test]
+fn what_comes_first_stays_as_long_as_what_comes_last() {
+    let world = world_of(&[Family::Order]);
+    let longer = (0..4000).map(|index| {
+        let clip = world.clip(Split::Train, index);
+        let Fact::Order { first, then } = clip.scene().fact else { panic!("another family") };
+        let frames = |concept| oracle::seconds_of(clip.scene(), concept).len() as f64;
+        assert!(frames(first) > 0.0 && frames(then) > 0.0);
+        frames(first) - frames(then)
+    });
+    let (mean, error) = mean(&longer.collect::<Vec<_>>());
+    assert!(mean.abs() < 4.0 * error.sqrt(), "{mean} ± {}", error.sqrt());
+}
+
+#[test]
+fn motion_can_be_seen_and_sprites_stay_in_the_frame() {
+    let world = world_of(&[]);
+    for index in 0..3000 {
+        let clip = world.clip(Split::Train, index);
+        let scene = clip.scene();
+        let last = (scene.seconds - 1) as f64;
+        for second in 0..scene.seconds {
+            for (sprite, pose) in scene.seen_at(second as f64) {
+                let half = pose.side * scene.shorter_side() / 2.0;
+                for (centre, length) in [(pose.x, scene.width), (pose.y, scene.height)] {
+                    let (centre, length) = (centre * f64::from(length), f64::from(length));
+                    assert!(centre - half > -0.5 && centre + half < length + 0.5, "clip {index}: {sprite:?}");
+                }
+                assert!(half * 2.0 >= 0.1 * scene.shorter_side());
+            }
+        }
+        let ends = scene.seen_at(0.0).zip(scene.seen_at(last));
+        for ((sprite, a), (same, b)) in ends.filter(|(a, _)| a.0.motion != Motion::Still) {
+            assert_eq!(sprite, same);
+            let way = [(b.x - a.x).abs(), (b.y - a.y).abs()].into_iter().fold(0.0, f64::max);
+            let grown = (b.side / a.side).max(a.side / b.side);
+            let turned = (b.angle - a.angle).abs();
+            assert!(way >= 0.35 || grown > 1.6 || turned > 80.0, "clip {index}: {sprite:?}");
+        }
+    }
+}
+
+#[test]
+fn sprites_are_hidden_in_part_and_only_where_one_passes() {
+    let world = world_of(&[]);
+    let mut met = Vec::new();
+    for index in 0..4000 {
+        let clip = world.clip(Split::Train, index);
+        let scene = clip.scene();
+        let hidden: Vec<f64> =
+            (0..scene.seconds).map(|s| overlap::most_hidden(clip.drawings, scene, s as f64)).collect();
+        let most = hidden.iter().copied().fold(0.0, f64::max);
+        if !matches!(scene.fact, Fact::Passes { .. }) {
+            assert!(most == 0.0, "clip {index}, {:?}: {hidden:?}", scene.fact);
+            continue;
+        }
+        assert!(most < 0.9, "clip {index}: {hidden:?}");
+        assert!(
+            hidden.iter().filter(|part| **part < 0.5).count() * 2 >= hidden.len(),
+            "clip {index}: {hidden:?}"
+        );
+        met.push(most > 0.1);
+    }
+    let apart = met.iter().filter(|met| !**met).count();
+    assert!(apart * 100 < met.len(), "in {apart} of {} clips one cannot tell which is in front", met.len());
+}
+
+#[test]
+fn near_misses_are_no_captions() {
+    let world = world_of(&[]);
+    for index in 0..1000 {
+        for clip in [world.clip(Split::Train, index), world.image_clip(Split::Train, index)] {
+            let (captions, misses) = (clip.captions(), clip.near_misses());
+            assert!(captions.len() >= 3 && misses.len() >= captions.len());
+            assert_eq!(misses.len() % captions.len(), 0);
+            for miss in &misses {
+                assert!(!captions.contains(miss), "{miss}");
+            }
+            for text in captions.iter().chain(&misses) {
+                assert!(text.split(' ').count() <= 16 && text.ends_with('.'), "{text}");
+                assert!(text.starts_with(char::is_uppercase), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_episode_shows_both_words_and_asks_for_one() {
+    let world = world_of(&[]);
+    let mut firsts = 0;
+    for index in 0..400 {
+        let shots = index as usize % 5;
+        let episode = world.naming_episode(Split::Train, index, shots);
+        assert_ne!(episode.words[0], episode.words[1]);
+        for (word, meaning) in episode.words.iter().zip(episode.meanings) {
+            let said = episode.support.iter().filter(|(_, caption)| caption.contains(word));
+            let shown: Vec<_> = said.map(|(clip, _)| clip.scene().fact.concepts()).collect();
+            assert_eq!(shown, vec![vec![meaning]; shots]);
+        }
+        let asked = episode.words.iter().position(|word| *word == episode.answer).unwrap();
+        assert_eq!(episode.query.scene().fact.concepts(), [episode.meanings[asked]]);
+        assert!(episode.choices.contains(&episode.answer));
+        firsts += usize::from(episode.choices[0] == episode.answer);
+    }
+    assert!((140..260).contains(&firsts), "{firsts} of 400 answers are the first choice");
+}
+
+#[test]
+fn english() {
+    for (concept, one, many) in [
+        ("flamingo", "a flamingo", "flamingos"),
+        ("owl", "an owl", "owls"),
+        ("unicorn", "a unicorn", "unicorns"),
+        ("umbrella", "an umbrella", "umbrellas"),
+        ("ewe", "a ewe", "ewes"),
+        ("hourglass", "an hourglass", "hourglasses"),
+        ("fox", "a fox", "foxes"),
+        ("bus", "a bus", "buses"),
+        ("witch", "a witch", "witches"),
+        ("butterfly", "a butterfly", "butterflies"),
+        ("monkey", "a monkey", "monkeys"),
+        ("potato", "a potato", "potatoes"),
+        ("avocado", "an avocado", "avocados"),
+        ("sheep", "a sheep", "sheep"),
+        ("tropical-fish", "a tropical fish", "tropical fish"),
+        ("mouse", "a mouse", "mice"),
+        ("wolf", "a wolf", "wolves"),
+        ("giraffe", "a giraffe", "giraffes"),
+        ("toothbrush", "a toothbrush", "toothbrushes"),
+        ("grapes", "some grapes", "grapes"),
+    ] {
+        assert_eq!((with_article(concept).as_str(), plural(concept).as_str()), (one, many));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let icons = icon_sets(folder.path());
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let bodies = |body: &str| format!("{{\"icons\": {{\"fox\": {{\"body\": \"{body}\"}}}}}}");
+    let config = |icons: &[_], concepts: &[&str]| WorldConfig {
+        icons: icons.to_vec(),
+        concepts: concepts.iter().map(|c| c.to_string()).collect(),
+        ..WorldConfig::default()
+    };
+    let four = ["fox", "owl", "key", "bus"];
+    let few = WorldConfig { frames: (2, 8), ..config(&icons, &[]) };
+    for (config, words) in [
+        (config(&[folder.path().join("absent.json")], &[]), &["absent.json", "cannot be read"][..]),
+        (config(&[file("a.json", "{\"icons\": 3}")], &[]), &["a.json", "not Iconify JSON"]),
+        (
+            config(&[file("b.json", &bodies("<g")), icons[0].clone()], &four),
+            &["b.json", "`fox`", "not an SVG body"],
+        ),
+        (
+            config(&[file("c.json", &bodies("<g/>")), icons[0].clone()], &four),
+            &["c.json", "`fox`", "draws nothing"],
+        ),
+        (config(&icons, &["fox", "dodo"]), &["`dodo`", "none of the icon sets", "round.json"]),
+        (config(&icons, &["fox", "owl", "fox"]), &["`fox`", "twice"]),
+        (config(&icons, &["fox", "owl", "key"]), &["at least 4", "there are 3"]),
+        (config(&[], &[]), &["icons", "at least one"]),
+        (few, &["frames", "(2, 8)", "from 3"]),
+    ] {
+        let said = World::new(config.clone())
+            .err()
+            .unwrap_or_else(|| panic!("there is a world of {config:?}"))
+            .to_string();
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+    assert!(serde_json::from_str::<WorldConfig>("{\"colour\": 1}").is_err());
+}

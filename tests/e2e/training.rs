@@ -1,0 +1,208 @@
+//! `flamingo train` and `flamingo eval`: small runs from the first stage to a model that answers.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+use support::icons::icon_sets;
+use support::language_model::{all_minilm, smollm2};
+
+use crate::program::{command, run};
+
+/// A world of one moving thing, four of them in all, and a model that sees 64 x 64 pixels.
+fn config(folder: &Path, stages: &str) -> PathBuf {
+    let icons = icon_sets();
+    let text = format!(
+        r#"
+name = "tiny"
+seed = 3
+language = {language:?}
+text_tower = {tower:?}
+clips = 8
+{stages}
+[vision]
+encoder = "nfnet"
+variant = "mini"
+features = "final_stage"
+preprocess = {{ fit = "pad", size = 64, mean = [0.5, 0.5, 0.5], std = [0.25, 0.25, 0.25] }}
+
+[world]
+icons = {icons:?}
+concepts = ["flamingo", "banana", "key", "frog"]
+families = ["single"]
+frames = [3, 5]
+long_side = [96, 128]
+"#,
+        language = smollm2(),
+        tower = all_minilm(),
+    );
+    let path = folder.join("train.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn train(config: &Path, out: &Path) -> Child {
+    let mut command = command();
+    command.args(["train", "--config"]).arg(config).arg("--out").arg(out);
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn finish(mut child: Child) {
+    assert!(child.wait().unwrap().success());
+}
+
+/// Every column of the stage's record but the last, which is the seconds.
+fn record(out: &Path, stage: &str) -> Vec<String> {
+    let text = fs::read_to_string(out.join(format!("{stage}.csv"))).unwrap();
+    text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_string()).collect()
+}
+
+/// Kills the training as soon as the stage's record has so many updates; with none, before the first is done.
+fn kill_at(mut child: Child, out: &Path, stage: &str, updates: usize) {
+    let path = out.join(format!("{stage}.csv"));
+    let start = Instant::now();
+    let begun = |text: String| updates == 0 || text.lines().count() > updates;
+    while !fs::read_to_string(&path).is_ok_and(begun) {
+        assert!(child.try_wait().unwrap().is_none(), "the training ended before it could be killed");
+        assert!(start.elapsed() < Duration::from_secs(300), "{stage} does not come to update {updates}");
+        sleep(Duration::from_millis(20));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_killed_training_goes_on_as_if_nothing_had_happened() {
+    const STAGES: &str = r#"
+[contrastive]
+batch = 6
+steps = 7
+checkpoint_every = 3
+optimiser = { rate = 1e-3, warm_up = 2, adaptive_clip = 0.02 }
+[warm_up]
+batch = 4
+steps = 5
+checkpoint_every = 2
+near_misses = 2
+[answers]
+clips = 2
+questions = 1
+episodes = 1
+steps = 5
+checkpoint_every = 3
+[alignment]
+batch = 4
+steps = 4
+near_misses = 2
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), STAGES);
+    let [unbroken, killed] = ["unbroken", "killed"].map(|name| folder.path().join(name));
+    finish(train(&config, &unbroken));
+    let kills = [
+        ("contrastive", 2),
+        ("contrastive", 5),
+        ("warm-up", 0),
+        ("warm-up", 3),
+        ("answers", 0),
+        ("answers", 4),
+    ];
+    for (stage, updates) in kills {
+        kill_at(train(&config, &killed), &killed, stage, updates);
+    }
+    finish(train(&config, &killed));
+    for stage in ["contrastive", "warm-up", "answers", "alignment"] {
+        let (expected, found) = (record(&unbroken, stage), record(&killed, stage));
+        assert!(expected.len() > 3, "{stage}: {expected:?}");
+        assert_eq!(found, expected, "{stage}");
+    }
+    let weights = |out: &Path| fs::read(out.join("model/adapters.safetensors")).unwrap();
+    assert!(weights(&killed) == weights(&unbroken), "the models differ");
+
+    // Nor do two run in one folder: the second would overwrite what the first writes.
+    let lock = fs::File::open(killed.join("lock")).unwrap();
+    lock.lock().unwrap();
+    let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
+    assert!(refused.errors()[0].contains("another training runs here"), "{refused:?}");
+    drop(lock);
+
+    // Another configuration does not go on from these checkpoints.
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("seed = 3", "seed = 4")).unwrap();
+    let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
+    assert!(refused.errors()[0].contains("another configuration"), "{refused:?}");
+
+    fs::write(&config, text.replace("steps = 7", "step = 7")).unwrap();
+    let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(2);
+    assert!(refused.errors()[0].contains("`step`") || refused.err.contains("steps"), "{refused:?}");
+}
+
+/// Eight clips are learnt by heart; what is frozen stays as it was, to the bit.
+#[test]
+fn eight_clips_are_learnt_without_an_error() {
+    const STAGES: &str = r#"
+[contrastive]
+batch = 24
+steps = 40
+optimiser = { rate = 2e-3, warm_up = 5, adaptive_clip = 0.02 }
+[warm_up]
+batch = 8
+steps = 60
+near_misses = 4
+optimiser = { rate = 2e-3, warm_up = 5 }
+[answers]
+clips = 4
+questions = 1
+steps = 80
+optimiser = { rate = 2e-3, warm_up = 5, gate_rate = 5.0 }
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let config = config(folder.path(), STAGES);
+    let out = folder.path().join("run");
+    finish(train(&config, &out));
+    let model = out.join("model");
+    let mut eval = command();
+    eval.args(["eval", "spriteworld", "--split", "train", "--clips", "8", "--json", "--config"]).arg(&config);
+    let scores = run(eval.arg("--model").arg(&model)).exits(0).report();
+    let scores = scores.as_object().unwrap();
+    assert!(scores.len() >= 4, "{scores:?}");
+    for (kind, score) in scores {
+        assert_eq!(score["right"], score["asked"], "{kind}: {scores:?}");
+    }
+    frozen_parts_are_unchanged(&out, &model);
+    assert!(out.join("curves.svg").is_file());
+}
+
+fn frozen_parts_are_unchanged(out: &Path, model: &Path) {
+    let load = |path: &Path| candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let trained: BTreeMap<String, Tensor> = load(&model.join("adapters.safetensors")).into_iter().collect();
+    let checkpoint = load(&out.join("contrastive.safetensors"));
+    let resampler = load(&out.join("warm-up.safetensors"));
+    let bits =
+        |t: &Tensor| t.to_dtype(DType::BF16).unwrap().flatten_all().unwrap().to_vec1::<half::bf16>().unwrap();
+    let mut frozen = 0;
+    for (name, tensor) in &trained {
+        let before = checkpoint.get(&format!("parameter.{name}"));
+        if let Some(before) = before {
+            assert!(bits(tensor) == bits(before), "{name} has changed");
+            frozen += 1;
+        }
+    }
+    assert!(frozen > 50, "{frozen} tensors of the encoder");
+    // A quantised language model would have let no gradient through, and said nothing.
+    let gates: Vec<_> = trained.iter().filter(|(name, _)| name.ends_with("_gate")).collect();
+    assert_eq!(gates.len(), 10);
+    for (name, gate) in gates {
+        let gate = gate.to_dtype(DType::F32).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(gate.to_scalar::<f32>().unwrap() > 1e-4, "{name} is closed");
+    }
+    let latents = "resampler.latents";
+    assert!(
+        bits(&trained[latents]) != bits(&resampler[&format!("parameter.{latents}")]),
+        "stage 2 trains it"
+    );
+}
