@@ -2,10 +2,11 @@
 #
 #   make demo    builds, gets the pretrained models, captions the sample clips, asks a question
 #   make test    everything that must hold: format, lints, documentation, dependencies, all tests
+#   make soak    the long tests in their full sizes
 #
 # Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test lint fmt bench-decode bench-service packages servers model training
+.PHONY: demo test soak lint fmt bench-decode bench-service packages servers model training
 
 demo: packages model
 	scripts/demo.sh
@@ -15,6 +16,11 @@ test: lint model training servers
 	cargo build --locked --release --workspace
 	rm -rf target/e2e/service
 	scripts/with_servers.sh sh -c 'cargo test --locked --release --workspace -- --include-ignored && scripts/check_secrets.sh'
+
+# The long tests in their full sizes: some hours.
+soak: model training servers
+	cargo build --locked --release --workspace
+	FLAMINGO_SOAK=1 scripts/with_servers.sh cargo test --locked --release --workspace --test e2e -- --ignored --nocapture --test-threads 1 soak
 
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy

@@ -154,6 +154,21 @@ hold(
 for name in ("kind", "apiVersion"):
     hold(patch[name] == worker[name], f"gpu/worker.yaml: {name} is not that of base/worker.yaml")
 
+# ---- what is watched is what workers say ----
+
+status = read("workers/video-worker/src/status.rs")
+counters = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|Seconds)\b", status, re.M))
+says = {"flamingo_messages_waiting"}
+for name, field in re.findall(r'registry\.register\(\s*"(\w+)",\s*"[^"]+",\s*c\.(\w+)\.clone', status):
+    suffixes = {"Counter": ["_total"], "Gauge": [""], "Seconds": ["_bucket", "_sum", "_count"]}[counters[field]]
+    says |= {f"flamingo_{name}{suffix}" for suffix in suffixes}
+for path in ("deploy/monitoring/alerts.yaml", "deploy/monitoring/dashboard.json", "deploy/runbook.md"):
+    asked = set(re.findall(r"\bflamingo_[a-z_]+", read(path))) - {"flamingo_scratch"}
+    hold(asked <= says, f"{path} asks for {sorted(asked - says)}, which no worker says")
+    hold(asked, f"{path} asks for nothing")
+for rule in documents("deploy/monitoring/alerts.yaml")[0]["groups"][0]["rules"]:
+    hold(rule["annotations"]["summary"] and rule["labels"]["severity"] in ("page", "ticket"), f"{rule['alert']} says nothing")
+
 # ---- syntax ----
 
 for path in ROOT.glob("deploy/**/*.json"):

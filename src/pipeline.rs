@@ -24,6 +24,8 @@ pub struct Pipeline {
 #[derive(Debug, Clone)]
 pub struct Medium {
     keys: Arc<MediaKeys>,
+    /// All that need be kept of it: [`Pipeline::recall`] makes the rest again. (q, d)
+    pub visual_tokens: Tensor,
     /// Seconds from the first presented frame, of every frame that was looked at.
     pub frame_times: Vec<f64>,
 }
@@ -88,13 +90,17 @@ impl Pipeline {
         if prepared.is_empty() {
             return Err(Error::Prompt("a medium without frames".into()));
         }
-        let model = &self.loaded.model;
-        let tokens = model.visual_tokens(&[self.pixels(prepared)?], None)?;
+        let tokens = self.loaded.model.visual_tokens(&[self.pixels(prepared)?], None)?;
         tracing::debug!(frames = prepared.len(), visual_tokens = tokens[0].dim(0)?, "looked at a medium");
-        Ok(Medium {
-            keys: model.media_keys(&tokens[0])?,
-            frame_times: prepared.iter().map(|f| f.pts).collect(),
-        })
+        self.recall(tokens[0].clone(), prepared.iter().map(|f| f.pts).collect())
+    }
+
+    /// A medium that this model has looked at before, from its visual tokens (q, d).
+    ///
+    /// # Errors
+    /// The tokens are another model's.
+    pub fn recall(&self, visual_tokens: Tensor, frame_times: Vec<f64>) -> Result<Medium> {
+        Ok(Medium { keys: self.loaded.model.media_keys(&visual_tokens)?, visual_tokens, frame_times })
     }
 
     /// Asks a task of media, in the order in which its prompt places them.

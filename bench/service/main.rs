@@ -104,7 +104,14 @@ impl Service for Trivial {
 }
 
 fn new_job(id: JobId) -> NewJob {
-    NewJob { key: id.to_string(), request_sha256: String::new(), message: "{}".into(), id }
+    NewJob {
+        key: id.to_string(),
+        request_sha256: String::new(),
+        message: "{}".into(),
+        id,
+        not_before: None,
+        deadline: None,
+    }
 }
 
 #[tokio::main]

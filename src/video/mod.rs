@@ -36,7 +36,7 @@ mod contact_sheet;
 
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -218,7 +218,7 @@ impl Video {
 
 fn head(file: &File) -> std::io::Result<(u64, Vec<u8>)> {
     let mut file = file;
-    let length = file.metadata()?.len();
+    let length = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     let mut head = Vec::new();
     file.take(sniff::HEAD as u64).read_to_end(&mut head)?;

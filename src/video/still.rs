@@ -22,7 +22,7 @@ pub(super) fn read(
         reason: e.to_string(),
     };
     let io = |source| VideoError::Io { path: path.into(), source };
-    let mut file = file.try_clone().map_err(io)?;
+    let mut file = file;
     file.rewind().map_err(io)?;
     let mut reader = ImageReader::with_format(BufReader::new(file), format);
     reader.limits(allocation(limits));

@@ -9,6 +9,7 @@ use candle_core::Device;
 use flamingo::Pipeline;
 use jobs::worker::{Observer, Step, Stop};
 use jobs::{ItemId, JobId};
+use video_worker::service::Watcher;
 use video_worker::settings;
 use video_worker::start::{Backends, worker};
 
@@ -25,6 +26,8 @@ impl Observer for DieAfter {
         }
     }
 }
+
+impl Watcher for DieAfter {}
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))

@@ -4,11 +4,15 @@ mod broker;
 mod world;
 
 mod batch;
+mod changes;
 mod crashes;
 mod deployed;
 mod embedded;
 mod idempotency;
 mod messages;
 mod outages;
+mod poison;
+mod recall;
 mod secrets;
 mod shutdown;
+mod soak;

@@ -54,6 +54,10 @@ fn health_and_metrics() {
         "flamingo_jobs_total{state=\"partially_succeeded\"} 1",
         "flamingo_items_in_flight 0",
         "flamingo_messages_waiting{lane=\"items\"} 0",
+        "flamingo_decoder_sandbox{wall=\"system_calls\"} 1",
+        "flamingo_stage_seconds_count{stage=\"answer\"} 3",
+        "flamingo_frames_total 9",
+        "flamingo_build{version=\"0.1.0\"} 1",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
@@ -65,8 +69,11 @@ fn health_and_metrics() {
     let _waiting = world.spawn("waiting", world.command().arg("work"));
     wait("a listener", || TcpStream::connect(("127.0.0.1", port)).ok());
     assert!(get(port, "/live").starts_with("HTTP/1.1 200"));
-    let ready = get(port, "/ready");
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("database: "), "{ready}");
+    wait("what is missing", || {
+        let ready = get(port, "/ready");
+        assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+        ready.contains("database: ").then_some(())
+    });
 }
 
 /// The answer to a request, head and body.

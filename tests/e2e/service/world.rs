@@ -199,7 +199,7 @@ impl World {
     /// Waits until a job has ended; what `jobs show` says then.
     #[track_caller]
     pub fn ended(&self, job: &str) -> Value {
-        let ends = ["succeeded", "partially_succeeded", "failed"];
+        let ends = ["succeeded", "partially_succeeded", "failed", "cancelled", "expired"];
         wait(&format!("the end of {job}"), || {
             let shown = self.show(job);
             ends.iter().any(|end| shown["status"] == **end).then_some(shown)
@@ -239,8 +239,7 @@ impl World {
         assert_eq!(shown["status"], status, "{shown:#}");
         let counts = &shown["counts"];
         let total = succeeded + failed;
-        let expected =
-            json!({ "total": total, "queued": 0, "running": 0, "succeeded": succeeded, "failed": failed });
+        let expected = json!({ "total": total, "queued": 0, "running": 0, "succeeded": succeeded, "failed": failed, "cancelled": 0 });
         assert_eq!(*counts, expected);
         let keys = self.results(job);
         let reports = keys.iter().filter(|key| key.starts_with("items/")).count();
@@ -279,6 +278,10 @@ impl WorkerProcess {
         wait(&format!("{text:?} in the log of {} ({})", self.name, self.log.display()), || {
             self.log().contains(text).then_some(())
         });
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: &str) {

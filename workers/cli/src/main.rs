@@ -55,7 +55,7 @@ enum Command {
     Work(service::Work),
     /// Send jobs to the workers.
     #[cfg(feature = "service")]
-    Submit(service::Submit),
+    Submit(Box<service::Submit>),
     /// See what has become of jobs.
     #[cfg(feature = "service")]
     #[command(subcommand)]

@@ -9,7 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
 use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
-use video_worker::decoder::ProcessLimits;
+use video_worker::decoder::{ProcessLimits, StopFlag};
 use video_worker::report::Outcome;
 use video_worker::understand::{Request, Source, Understander};
 
@@ -164,6 +164,7 @@ impl Common {
             generation: self.generation.generation(),
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
+            stop: StopFlag::default(),
         })
     }
 }

@@ -30,7 +30,8 @@ pub fn timestamp(at: Millis) -> String {
     format!("{at:.3}")
 }
 
-/// Characters of a failure's sentence.
+/// Characters of a failure's code, and of its sentence.
+const LONGEST_CODE: usize = 64;
 const LONGEST_SENTENCE: usize = 1000;
 
 /// Why something has failed for good: a stable code and a sentence. Part of the public contract.
@@ -45,8 +46,8 @@ impl Failure {
     /// The sentence may quote what a stranger sent: it is cut, and says nothing to terminals or databases.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let message = message.into().chars().map(plain).take(LONGEST_SENTENCE).collect();
-        Self { code: code.into(), message }
+        let cut = |text: String, longest| text.chars().map(plain).take(longest).collect();
+        Self { code: cut(code.into(), LONGEST_CODE), message: cut(message.into(), LONGEST_SENTENCE) }
     }
 }
 
@@ -113,7 +114,7 @@ impl JobId {
     }
 }
 
-/// Where a job stands. Each state is entered once, in this order; the last three are ends.
+/// Where a job stands. Each state is entered once, in this order; the last five are ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum JobState {
@@ -129,10 +130,14 @@ pub enum JobState {
     Succeeded,
     PartiallySucceeded,
     Failed,
+    /// Somebody wanted no more of it; items that had ended keep their results.
+    Cancelled,
+    /// It was not done by its deadline; items that had ended keep their results.
+    Expired,
 }
 
 impl JobState {
-    pub const ALL: [JobState; 8] = [
+    pub const ALL: [JobState; 10] = [
         JobState::Accepted,
         JobState::Validating,
         JobState::Queued,
@@ -141,6 +146,8 @@ impl JobState {
         JobState::Succeeded,
         JobState::PartiallySucceeded,
         JobState::Failed,
+        JobState::Cancelled,
+        JobState::Expired,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -153,11 +160,13 @@ impl JobState {
             JobState::Succeeded => "succeeded",
             JobState::PartiallySucceeded => "partially_succeeded",
             JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
+            JobState::Expired => "expired",
         }
     }
 
     pub fn is_end(self) -> bool {
-        matches!(self, JobState::Succeeded | JobState::PartiallySucceeded | JobState::Failed)
+        self > JobState::Finalizing
     }
 }
 
@@ -169,11 +178,18 @@ pub enum ItemState {
     Running,
     Succeeded,
     Failed,
+    /// Its job was ended before it was done; its failure says why.
+    Cancelled,
 }
 
 impl ItemState {
-    pub const ALL: [ItemState; 4] =
-        [ItemState::Queued, ItemState::Running, ItemState::Succeeded, ItemState::Failed];
+    pub const ALL: [ItemState; 5] = [
+        ItemState::Queued,
+        ItemState::Running,
+        ItemState::Succeeded,
+        ItemState::Failed,
+        ItemState::Cancelled,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -181,11 +197,12 @@ impl ItemState {
             ItemState::Running => "running",
             ItemState::Succeeded => "succeeded",
             ItemState::Failed => "failed",
+            ItemState::Cancelled => "cancelled",
         }
     }
 
     pub fn is_end(self) -> bool {
-        matches!(self, ItemState::Succeeded | ItemState::Failed)
+        !matches!(self, ItemState::Queued | ItemState::Running)
     }
 }
 
@@ -218,6 +235,37 @@ pub enum JobEnd {
     Succeeded,
     PartiallySucceeded,
     Failed(Failure),
+    /// From outside.
+    Early(EarlyEnd),
+}
+
+/// A job's end before all of its items have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyEnd {
+    Cancelled,
+    Expired,
+}
+
+impl EarlyEnd {
+    /// Which of them a job's failure tells of. No other failure has one of these codes.
+    pub fn of(code: &str) -> Option<Self> {
+        [EarlyEnd::Cancelled, EarlyEnd::Expired].into_iter().find(|end| end.failure().code == code)
+    }
+
+    pub fn state(self) -> JobState {
+        match self {
+            EarlyEnd::Cancelled => JobState::Cancelled,
+            EarlyEnd::Expired => JobState::Expired,
+        }
+    }
+
+    /// What its job says, and each of the items that had not ended.
+    pub fn failure(self) -> Failure {
+        match self {
+            EarlyEnd::Cancelled => Failure::new("cancelled", "the job was cancelled"),
+            EarlyEnd::Expired => Failure::new("deadline_exceeded", "the job's deadline has passed"),
+        }
+    }
 }
 
 impl JobEnd {
@@ -226,13 +274,15 @@ impl JobEnd {
             JobEnd::Succeeded => JobState::Succeeded,
             JobEnd::PartiallySucceeded => JobState::PartiallySucceeded,
             JobEnd::Failed(_) => JobState::Failed,
+            JobEnd::Early(end) => end.state(),
         }
     }
 
-    pub fn failure(&self) -> Option<&Failure> {
+    pub fn failure(&self) -> Option<Failure> {
         match self {
             JobEnd::Succeeded | JobEnd::PartiallySucceeded => None,
-            JobEnd::Failed(failure) => Some(failure),
+            JobEnd::Failed(failure) => Some(failure.clone()),
+            JobEnd::Early(end) => Some(end.failure()),
         }
     }
 }
@@ -248,6 +298,10 @@ pub struct NewJob {
     pub request_sha256: String,
     /// The message's body as it is sent.
     pub message: String,
+    /// Not to be begun before.
+    pub not_before: Option<Millis>,
+    /// Ended as expired when it has not ended by itself.
+    pub deadline: Option<Millis>,
 }
 
 impl NewJob {
@@ -274,6 +328,7 @@ pub struct Counts {
     pub running: u64,
     pub succeeded: u64,
     pub failed: u64,
+    pub cancelled: u64,
 }
 
 impl Counts {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use jobs::job::{ItemEnd, ItemState, NewItem, now, timestamp};
-use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerError};
 use jobs::store::{Put, Store, StoreError};
 use jobs::worker::{EndedJob, Page, Trouble};
 use jobs::{Failure, ItemId, JobId};
@@ -41,6 +41,7 @@ pub fn report_key(output: &str, job: &JobId, item: &ItemId) -> String {
 /// What lists inputs.
 pub struct Listing<'a> {
     pub inputs: &'a Inputs,
+    pub ledger: &'a Ledger,
     pub page: usize,
     pub max_manifest_bytes: u64,
 }
@@ -57,7 +58,46 @@ impl Listing<'_> {
             Input::Videos(urls) => self.list(&job, record, urls, cursor),
             Input::Prefix { url, glob } => self.prefix(&job, record, url, glob, cursor).await,
             Input::Manifest(url) => self.manifest(&job, record, url, cursor).await,
+            Input::UnfinishedOf(earlier) => self.unfinished(&job, record, earlier, cursor).await,
         }
+    }
+
+    /// The videos of an earlier job that have no answers, each with what it was asked there. Of a video that has changed
+    /// since, the version that is there now.
+    async fn unfinished(
+        &self,
+        job: &JobMessage,
+        record: &JobRecord,
+        earlier: &JobId,
+        cursor: Option<&str>,
+    ) -> Result<Page, Trouble> {
+        let away = |e: LedgerError| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string()));
+        match self.ledger.job(earlier).await.map_err(away)? {
+            Some(earlier) if !earlier.is_listed() => {
+                return Err(fatal(
+                    "not_listed",
+                    format!("{}: ended before all of its inputs were known", earlier.id),
+                ));
+            }
+            Some(earlier) if earlier.state.is_end() => {}
+            Some(_) => return Err(fatal("not_ended", format!("{earlier}: this job has not ended yet"))),
+            None => return Err(fatal("not_found", format!("{earlier}: no such job in the ledger"))),
+        }
+        let cursor = cursor.and_then(|text| text.split_once(' '));
+        let after = cursor
+            .and_then(|(position, id)| Some((position.parse().ok()?, ItemId::try_from(id.to_owned()).ok()?)));
+        let after = after.as_ref().map(|(position, id)| (*position, id));
+        let rows = self.ledger.unfinished_items(earlier, after, self.page as u32).await.map_err(away)?;
+        let next = rows.last().map(|(position, item)| format!("{position} {}", item.id));
+        let again = |row: &NewItem| {
+            let asked: ItemMessage = serde_json::from_str(&row.message).map_err(|e| {
+                fatal("malformed_message", format!("{earlier}/{}: written by another build: {e}", row.id))
+            })?;
+            let (job_id, output) = (record.id.clone(), job.output.clone());
+            Ok(new_item(&ItemMessage { job_id, output, etag: None, ..asked }))
+        };
+        let items = rows.iter().map(|(_, row)| again(row)).collect::<Result<_, Trouble>>()?;
+        Ok(Page { items, next })
     }
 
     fn list(
@@ -251,7 +291,7 @@ impl Results<'_> {
                 tokens.add(&report);
                 match row.state {
                     ItemState::Succeeded => results.write(line(&report)).await.map_err(away)?,
-                    _ => errors.write(line(&error_line(row, &report))).await.map_err(away)?,
+                    _ => errors.write(line(&error_line(row, &ended.record, &report))).await.map_err(away)?,
                 }
             }
         }
@@ -262,6 +302,17 @@ impl Results<'_> {
 
     /// The report of an item; one that was never begun has only what the ledger knows.
     async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Trouble> {
+        if row.state == ItemState::Cancelled {
+            let message = self.ledger.item_message(id, &row.id).await;
+            let message =
+                message.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
+            let asked: Value = serde_json::from_str(&message).unwrap_or_default();
+            let mut report = json!({ "item_id": row.id, "input": { "url": asked["video"] } });
+            if let Some(name) = asked.get("custom_id") {
+                report["custom_id"] = name.clone();
+            }
+            return Ok(report);
+        }
         let key = report_key(&job.output, id, &row.id);
         let found = self.store.get(&key, LONGEST_REPORT).await.map_err(|e| store_trouble(&e))?;
         Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(
@@ -283,7 +334,7 @@ fn line(value: &Value) -> Bytes {
     Bytes::from(format!("{value}\n"))
 }
 
-fn error_line(row: &ItemRecord, report: &Value) -> Value {
+fn error_line(row: &ItemRecord, job: &JobRecord, report: &Value) -> Value {
     let mut line = Map::new();
     line.insert("item_id".into(), json!(row.id));
     for name in ["custom_id", "input", "attempt"] {
@@ -291,10 +342,9 @@ fn error_line(row: &ItemRecord, report: &Value) -> Value {
             line.insert(name.into(), value.clone());
         }
     }
-    line.insert(
-        "error".into(),
-        row.failure.as_ref().map_or_else(|| report["error"].clone(), |why| json!(why)),
-    );
+    // A cancelled item may have failed before, and would have been tried again.
+    let why = if row.state == ItemState::Cancelled { &job.failure } else { &row.failure };
+    line.insert("error".into(), why.as_ref().map_or_else(|| report["error"].clone(), |why| json!(why)));
     Value::Object(line)
 }
 
@@ -309,7 +359,10 @@ fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -
         "idempotency_key": record.key,
         "status": end.state(),
         "error": end.failure(),
-        "counts": { "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed },
+        "counts": {
+            "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed, "cancelled": counts.cancelled,
+        },
+        "listing": if record.is_listed() { "complete" } else { "incomplete" },
         "states": entered.collect::<Map<_, _>>(),
         "ended_at": timestamp(now()),
         "request": JobMessage { job_id: None, idempotency_key: None, ..job.clone() },
@@ -326,7 +379,10 @@ pub fn end_of(report: &[u8]) -> Option<ItemEnd> {
     let report: Value = serde_json::from_slice(report).ok()?;
     match report["status"].as_str()? {
         "succeeded" => Some(ItemEnd::Succeeded),
-        "failed" => Some(ItemEnd::Failed(serde_json::from_value(report["error"].clone()).ok()?)),
+        "failed" => {
+            let Failure { code, message } = serde_json::from_value(report["error"].clone()).ok()?;
+            Some(ItemEnd::Failed(Failure::new(code, message)))
+        }
         _ => None,
     }
 }

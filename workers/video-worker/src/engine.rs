@@ -9,11 +9,12 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Result, Task};
 
-use crate::understand::{Model, ModelError};
+use crate::understand::{Model, ModelError, SeenWindow};
 
 /// What the engine is asked, and where it answers. Nobody may be listening any more.
 enum Asked {
     Look { prepared: Vec<Frame>, answer: Sender<Result<Medium>> },
+    Recall { seen: SeenWindow, answer: Sender<Result<Medium, ModelError>> },
     Ask { task: Task, media: Vec<Medium>, generation: Generation, answer: Sender<Result<Answer>> },
 }
 
@@ -40,6 +41,12 @@ impl Engine {
         self.pipeline.options().device.is_cpu()
     }
 
+    /// Which model answers and how exactly: what one has seen is nothing to another.
+    pub fn revision(&self) -> String {
+        let About { name, sha256, .. } = self.about();
+        format!("{name} {sha256:?} {:?}", self.pipeline.options().dtype)
+    }
+
     fn ask_engine<T>(&self, question: impl FnOnce(Sender<Result<T>>) -> Asked) -> Result<T, ModelError> {
         let (answer, heard) = channel();
         self.asked.send(question(answer)).map_err(|_| ModelError::Gone)?;
@@ -53,6 +60,9 @@ fn answer_all(pipeline: &Pipeline, heard: &Receiver<Asked>) {
         match asked {
             Asked::Look { prepared, answer } => {
                 let _ = answer.send(pipeline.look(&prepared));
+            }
+            Asked::Recall { seen, answer } => {
+                let _ = answer.send(Model::recall(pipeline, &seen));
             }
             Asked::Ask { task, media, generation, answer } => {
                 let media: Vec<_> = media.iter().collect();
@@ -73,6 +83,12 @@ impl Model for Engine {
 
     fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError> {
         self.ask_engine(|answer| Asked::Look { prepared, answer })
+    }
+
+    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
+        let (answer, heard) = channel();
+        self.asked.send(Asked::Recall { seen: seen.clone(), answer }).map_err(|_| ModelError::Gone)?;
+        heard.recv().map_err(|_| ModelError::Gone)?
     }
 
     fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError> {

@@ -30,6 +30,9 @@ pub struct ItemReport {
     pub model: About,
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
+    /// The video had been looked at before, and was not decoded again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recalled: bool,
     /// Seconds until the video was here.
     pub fetch_s: f64,
     pub timing: Timing,
@@ -44,7 +47,7 @@ impl ItemReport {
         fetch_s: f64,
         report: Report,
     ) -> Self {
-        let Report { outcome, model, videos, warnings, timing, .. } = report;
+        let Report { outcome, model, videos, warnings, recalled, timing, .. } = report;
         Self {
             schema: SCHEMA,
             job_id: claim.job.clone(),
@@ -57,6 +60,7 @@ impl ItemReport {
             model,
             videos,
             warnings,
+            recalled,
             fetch_s,
             timing,
         }
@@ -79,6 +83,7 @@ impl ItemReport {
             model,
             videos: vec![],
             warnings: vec![],
+            recalled: false,
             timing: Timing::default(),
         };
         Self::new(claim, custom_id, worker, input, 0.0, report)

@@ -17,6 +17,8 @@ pub mod fetch;
 pub mod report;
 pub mod understand;
 #[cfg(feature = "service")]
+pub mod seen;
+#[cfg(feature = "service")]
 pub mod item_report;
 #[cfg(feature = "service")]
 pub mod engine;

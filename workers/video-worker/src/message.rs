@@ -7,6 +7,7 @@ use flamingo::generate::Generation;
 use flamingo::prompt::Prompt;
 use flamingo::video::FrameSampling;
 use globset::{GlobBuilder, GlobMatcher};
+use jiff::Timestamp;
 use jobs::job::NewJob;
 use jobs::queue::Message;
 use jobs::worker::Refusal;
@@ -63,6 +64,12 @@ pub struct JobMessage {
     /// Folders below the worker's store; the job's own folder is made in them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    /// Not to be begun before this moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Ended at this moment when it has not ended by itself; what is done stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// The queue that is told how it ended; the message property of this name serves too.
@@ -90,6 +97,8 @@ pub enum Input {
     },
     /// A JSONL file of [`ManifestLine`]s.
     Manifest(String),
+    /// What has failed or was cancelled in a job that has ended: the same videos, each with what it was asked.
+    UnfinishedOf(JobId),
 }
 
 fn every_file() -> String {
@@ -224,6 +233,11 @@ impl JobMessage {
         if !(1..=MOST_FRAMES).contains(&self.max_frames) {
             return bad(format!("`max_frames` is not within 1 to {MOST_FRAMES}"));
         }
+        if let (Some(begin), Some(end)) = (self.not_before, self.deadline)
+            && begin >= end
+        {
+            return bad(format!("`deadline` {end} is not after `not_before` {begin}"));
+        }
         self.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         self.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         check_tasks(&self.tasks)?;
@@ -262,10 +276,19 @@ impl JobMessage {
             idempotency_key: None,
             reply_to: None,
             correlation_id: None,
+            not_before: None,
+            deadline: None,
             ..self.clone()
         };
         let named = Self { job_id: Some(id.clone()), ..self.clone() };
-        Ok(NewJob { id, key, request_sha256: sha256(json(&asked).as_bytes()), message: json(&named) })
+        Ok(NewJob {
+            id,
+            key,
+            request_sha256: sha256(json(&asked).as_bytes()),
+            message: json(&named),
+            not_before: self.not_before.map(Timestamp::as_millisecond),
+            deadline: self.deadline.map(Timestamp::as_millisecond),
+        })
     }
 
     /// Reads a job that has no message around it; [`check`](Self::check) it then.
@@ -323,6 +346,7 @@ impl Input {
                 Location::parse(url)?;
                 matcher(glob).map(|_| ())
             }
+            Input::UnfinishedOf(_) => Ok(()),
         }
     }
 }

@@ -51,6 +51,7 @@ pub fn of_understanding(error: &UnderstandError, on_cpu: bool) -> Verdict {
 fn of_decoding(error: &DecoderError) -> Verdict {
     match error {
         DecoderError::Video { .. } | DecoderError::Deadline { .. } => Verdict::Final,
+        DecoderError::NotStarted { .. } => Verdict::Unfit,
         // A crash may have been another's doing: a machine without memory kills the largest.
         DecoderError::Io { .. } | DecoderError::Crashed { .. } => Verdict::Retry,
     }

@@ -23,6 +23,9 @@ pub struct Report {
     /// What was decoded, per input.
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
+    /// The video had been looked at before, and was not decoded again.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub recalled: bool,
     pub timing: Timing,
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -10,28 +11,40 @@ use jobs::job::{ItemEnd, NewJob};
 use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
 use jobs::store::{Put, Store};
-use jobs::worker::{EndedJob, Outcome, Page, Refusal, Service, Trouble};
+use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Service, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key};
-use crate::decoder::ProcessLimits;
+use crate::decoder::{ProcessLimits, StopFlag};
 use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
 use crate::item_report::ItemReport;
 use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage};
 use crate::outcome::{Verdict, of_fetching, of_understanding, store_trouble};
-use crate::understand::{Model, Request, Source, Understander, Understood};
+use crate::seen::{SeenCache, content_of};
+use crate::understand::{Model, Request, SeenVideo, Source, Understander, Understood};
 
 /// The version of the news about jobs.
 pub const EVENT_SCHEMA: &str = "flamingo.event/1";
+
+/// One who watches the loop, and what comes of each video.
+pub trait Watcher: Observer {
+    /// A video was looked at and asked about, well or not.
+    fn looked(&self, _report: &ItemReport) {}
+}
 
 /// Answers jobs about videos.
 pub struct VideoService {
     pub engine: Engine,
     /// The binary that decodes.
     pub decoder: PathBuf,
+    /// What one of its processes may use.
+    pub process: ProcessLimits,
+    pub watcher: Arc<dyn Watcher>,
+    /// What was seen of videos before.
+    pub seen: SeenCache,
     pub inputs: Inputs,
     pub store: Store,
     pub ledger: Ledger,
@@ -40,6 +53,16 @@ pub struct VideoService {
     pub page: usize,
     pub max_bytes: u64,
     pub max_manifest_bytes: u64,
+}
+
+/// What is at hand of a video.
+enum Known {
+    /// Its bytes, and the name under which to keep what is seen of them.
+    File {
+        fetched: Fetched,
+        key: Option<String>,
+    },
+    Seen(Arc<SeenVideo>),
 }
 
 #[async_trait]
@@ -59,8 +82,8 @@ impl Service for VideoService {
     }
 
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
-        let Self { inputs, page, max_manifest_bytes, .. } = self;
-        let listing = Listing { inputs, page: *page, max_manifest_bytes: *max_manifest_bytes };
+        let Self { inputs, ledger, page, max_manifest_bytes, .. } = self;
+        let listing = Listing { inputs, ledger, page: *page, max_manifest_bytes: *max_manifest_bytes };
         listing.page(job, cursor).await
     }
 
@@ -80,24 +103,29 @@ impl Service for VideoService {
                 format!("the job asks for model {name:?}, this worker has {:?}", self.engine.about().name);
             return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
         }
+        let request = self.request(&item);
         let started = std::time::Instant::now();
-        let fetched = tokio::select! {
-            fetched = self.fetch(&item) => fetched,
+        let looked = tokio::select! {
+            looked = self.look(&item, &request) => looked,
             () = stop.cancelled() => return Outcome::Cancelled,
         };
-        let (fetched, input) = match fetched {
-            Ok(fetched) => fetched,
+        let (video, input) = match looked {
+            Ok(looked) => looked,
             Err(error) => return fetch_failed(&error),
         };
         let fetch_s = started.elapsed().as_secs_f64();
-        let understood = self.understand(&item, fetched, stop).await;
+        let understood = self.understand(&item, request, video, stop).await;
         let verdict = understood.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
         let why = understood.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
             (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, why },
             (Some(Verdict::Unfit), Some(why)) => Outcome::Unfit(why),
             (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
-            _ => Outcome::Done(self.report(claim, &item, input, fetch_s, understood)),
+            _ => {
+                let report = self.report(claim, &item, input, fetch_s, understood);
+                self.watcher.looked(&report);
+                Outcome::Done(report)
+            }
         }
     }
 
@@ -205,32 +233,85 @@ impl VideoService {
         Ok(report_key(&item.output, &claim.job, &claim.item))
     }
 
-    async fn fetch(&self, item: &ItemMessage) -> Result<(Fetched, InputInfo), FetchError> {
-        let location = self.inputs.locate(&item.video)?;
-        self.inputs.fetch(&location, item.etag.as_deref(), self.max_bytes).await
-    }
-
-    /// In a thread of its own: it decodes, and waits for its turn at the model.
-    async fn understand(&self, item: &ItemMessage, fetched: Fetched, stop: CancellationToken) -> Understood {
-        let request = Request {
+    fn request(&self, item: &ItemMessage) -> Request {
+        Request {
             tasks: item.tasks.clone(),
             sampling: item.sampling.clone(),
             window: item.window,
             max_frames: item.max_frames,
             generation: item.generation.clone(),
             limits: VideoLimits { max_bytes: self.max_bytes, ..VideoLimits::default() },
-            process: ProcessLimits::default(),
-        };
+            process: self.process.clone(),
+            stop: StopFlag::default(),
+        }
+    }
+
+    /// What was seen of the video before, or the video itself.
+    async fn look(&self, item: &ItemMessage, request: &Request) -> Result<(Known, InputInfo), FetchError> {
+        let location = self.inputs.locate(&item.video)?;
+        let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
+        if let Some((url, etag)) = &version
+            && let Some(content) = self.seen.content(&(url.clone(), etag.clone()))
+            && let Some(seen) = self.seen.get(&self.seen.key(&content, request)).await
+        {
+            let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
+            return Ok((Known::Seen(seen), input));
+        }
+        let (fetched, input) = self.inputs.fetch(&location, item.etag.as_deref(), self.max_bytes).await?;
+        if !self.seen.is_on() {
+            return Ok((Known::File { fetched, key: None }, input));
+        }
+        let path = fetched.path().to_owned();
+        let content = tokio::task::spawn_blocking(move || content_of(&path));
+        // A file that cannot be read is the decoder's to name.
+        let Ok(Ok(content)) = content.await else { return Ok((Known::File { fetched, key: None }, input)) };
+        let key = self.seen.key(&content, request);
+        if let Some(etag) = &input.etag {
+            self.seen.remember((input.url.clone(), etag.clone()), content);
+        }
+        match self.seen.get(&key).await {
+            Some(seen) => Ok((Known::Seen(seen), input)),
+            None => Ok((Known::File { fetched, key: Some(key) }, input)),
+        }
+    }
+
+    /// In a thread of its own: it decodes, and waits for its turn at the model.
+    async fn understand(
+        &self,
+        item: &ItemMessage,
+        request: Request,
+        video: Known,
+        stop: CancellationToken,
+    ) -> Understood {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
+        let (fetched, seen, key) = match video {
+            Known::File { fetched, key } => (Some(fetched), None, key),
+            Known::Seen(seen) => (None, Some(seen), None),
+        };
+        // The thread may be waiting for its decoder; whoever waits for the thread may have let go of it.
+        let unwanted = request.stop.clone();
+        let told = tokio::spawn(async move {
+            stop.cancelled().await;
+            unwanted.set();
+        });
         let work = tokio::task::spawn_blocking(move || {
-            let source = Source { file: fetched.path().into(), name };
+            let file = fetched.as_ref().map(|fetched| fetched.path().into()).unwrap_or_default();
+            let source = Source { file, name };
             let understander = Understander { model: &engine, decoder };
+            if let Some(seen) = seen {
+                return understander.understand_again(&source, &request, &seen);
+            }
             let mut go_on = |_: &_| {
-                if stop.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if request.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             understander.understand(&source, &request, &mut go_on)
         });
-        work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        let mut understood = work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        told.abort();
+        if let (Some(key), Some(seen)) = (key, understood.seen.take()) {
+            self.seen.put(&key, seen).await;
+        }
+        understood
     }
 
     fn report(

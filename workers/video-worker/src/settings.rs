@@ -11,6 +11,7 @@ use jobs::retry::Backoff;
 use jobs::worker::WorkerSettings;
 use serde::{Deserialize, Serialize};
 
+use crate::decoder::ProcessLimits;
 use crate::location::Location;
 
 /// `FLAMINGO__QUEUE__URL` sets `queue.url`.
@@ -28,6 +29,8 @@ pub struct Settings {
     pub store: Store,
     pub inputs: Inputs,
     pub worker: Worker,
+    pub decoder: Decoder,
+    pub cache: Cache,
     pub model: Model,
     pub status: Status,
 }
@@ -94,6 +97,36 @@ pub struct Worker {
     #[serde(with = "human")]
     pub forgotten: Duration,
     pub temporary: String,
+}
+
+/// What is kept of videos that were looked at.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub memory: u64,
+    pub store: bool,
+}
+
+/// The processes that videos are decoded in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decoder {
+    pub sandbox: Sandbox,
+    pub memory: u64,
+    #[serde(with = "human")]
+    pub processor_time: Duration,
+    #[serde(with = "human")]
+    pub silence: Duration,
+}
+
+/// What to do where the kernel cannot confine a decoder wholly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sandbox {
+    /// Work with what there is, and say how much.
+    Best,
+    /// Refuse to work.
+    Full,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -231,6 +264,17 @@ impl Settings {
         if worker.attempts == 0 {
             return wrong("worker.attempts", "is 0: no item would be done".into());
         }
+        if self.decoder.processor_time < Duration::from_secs(1)
+            || self.decoder.silence < Duration::from_secs(1)
+        {
+            return wrong(
+                "decoder.processor_time",
+                "and decoder.silence are counted in whole seconds: below 1s no video is decoded".into(),
+            );
+        }
+        if self.decoder.memory < 256 << 20 {
+            return wrong("decoder.memory", "is below 256 MiB, in which hardly any video is decoded".into());
+        }
         if inputs.page == 0 {
             return wrong("inputs.page", "is 0: no input would be found".into());
         }
@@ -290,6 +334,12 @@ impl Settings {
         self.queue.retry_delays.iter().map(|delay| parse_delay(delay)).collect()
     }
 
+    /// As the decoder takes them.
+    pub fn process(&self) -> ProcessLimits {
+        let Decoder { memory, processor_time, silence, .. } = self.decoder;
+        ProcessLimits { memory, cpu_s: processor_time.as_secs(), silence_s: silence.as_secs() }
+    }
+
     /// As the loop takes them.
     pub fn worker(&self, name: String) -> WorkerSettings {
         let Worker {
@@ -342,6 +392,11 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_the_decoder_are_the_same_everywhere() {
+        assert_eq!(load(None, &[]).unwrap().0.process(), ProcessLimits::default());
+    }
+
+    #[test]
     fn a_flag_is_over_a_file_and_both_are_named() {
         let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         std::fs::write(&file, "[worker]\nitems = 5\nattempts = 7\n").unwrap();
@@ -361,6 +416,8 @@ mod tests {
             (vec![("worker.items", "0")], "worker.items is 0"),
             (vec![("worker.heartbeat", "40s")], "worker.heartbeat is not below half"),
             (vec![("worker.itmes", "1")], "itmes"),
+            (vec![("decoder.silence", "20ms")], "whole seconds"),
+            (vec![("decoder.sandbox", "none")], "sandbox"),
             (vec![amqp], "inputs.allow is empty"),
             (vec![amqp, ("inputs.allow", "s3://b"), ("worker.item_deadline", "29m")], "consumer_timeout"),
             (vec![("inputs.allow", "http://b")], "read from s3://"),

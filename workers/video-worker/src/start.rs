@@ -1,6 +1,6 @@
 //! Settings -> what a worker stands on, and the worker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flamingo::Pipeline;
@@ -8,12 +8,14 @@ use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
 use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
 use jobs::retry::insist;
 use jobs::store::{Store, StoreError, StoreSettings};
-use jobs::worker::{Observer, Stop, Worker};
+use jobs::worker::{Stop, Worker};
 
+use crate::decoder::{self, Confinement};
 use crate::engine::Engine;
 use crate::fetch::Inputs;
-use crate::service::VideoService;
-use crate::settings::Settings;
+use crate::seen::SeenCache;
+use crate::service::{VideoService, Watcher};
+use crate::settings::{Sandbox, Settings};
 use crate::understand::Model;
 
 /// Queue, ledger and store. None of them need be there when they are opened.
@@ -91,6 +93,28 @@ fn store_settings(settings: &Settings) -> StoreSettings {
     }
 }
 
+/// How far the decoders that `program` starts are confined here.
+///
+/// # Errors
+/// No decoder starts, or one is confined less than the settings want.
+pub fn confined(settings: &Settings, program: &Path) -> Result<Confinement, StartError> {
+    let confinement = decoder::confinement(program, settings.process()).map_err(refused)?;
+    match settings.decoder.sandbox {
+        Sandbox::Full if !confinement.is_full() => Err(StartError(format!(
+            "decoder.sandbox is full, and this kernel confines a decoder to {confinement}; use another kernel or \
+             container runtime, or set decoder.sandbox to best"
+        ))),
+        _ => {
+            tracing::info!(
+                system_calls = confinement.system_calls,
+                files = confinement.files,
+                "decoders are confined"
+            );
+            Ok(confinement)
+        }
+    }
+}
+
 /// A worker that answers with `pipeline`, and decodes with the program `decoder`.
 ///
 /// # Errors
@@ -100,7 +124,7 @@ pub fn worker(
     backends: &Backends,
     pipeline: Pipeline,
     decoder: PathBuf,
-    observer: Arc<dyn Observer>,
+    watcher: Arc<dyn Watcher>,
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
     let name = if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() };
@@ -110,9 +134,13 @@ pub fn worker(
         "" => std::env::temp_dir(),
         folder => PathBuf::from(folder),
     };
+    let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
+        watcher: watcher.clone(),
+        seen: SeenCache::new(engine.revision(), settings.cache.memory, shared),
         engine,
         decoder,
+        process: settings.process(),
         inputs: Inputs::new(settings.places().map_err(refused)?, store_settings(settings), temporary),
         store: backends.store.clone(),
         ledger: backends.ledger.clone(),
@@ -126,7 +154,7 @@ pub fn worker(
         queue: backends.queue.clone(),
         ledger: backends.ledger.clone(),
         settings: settings.worker(name),
-        observer,
+        observer: watcher,
         stop,
     })
 }

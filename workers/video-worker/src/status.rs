@@ -19,9 +19,14 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::decoder::Confinement;
+use crate::item_report::ItemReport;
+use crate::report::{Outcome, Timing};
+use crate::service::Watcher;
 use crate::start::Backends;
 
 /// What has been counted, and what the pages are made of.
@@ -55,7 +60,36 @@ struct JobEnding {
     state: &'static str,
 }
 
-#[derive(Default)]
+/// What confines the decoders.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Wall {
+    wall: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Stage {
+    stage: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Tokens {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// From a cached answer to a film on a slow machine.
+const SECONDS: [f64; 14] = [0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0];
+
+type Seconds = Family<Stage, Histogram, fn() -> Histogram>;
+
+fn seconds() -> Seconds {
+    Family::new_with_constructor(|| Histogram::new(SECONDS))
+}
+
 struct Counted {
     deliveries: Family<LaneLabel, Counter>,
     in_flight: Gauge,
@@ -67,11 +101,35 @@ struct Counted {
     fenced_off: Counter,
     reports_found: Counter,
     swept: Counter,
+    sandbox: Family<Wall, Gauge>,
+    stages: Seconds,
+    frames: Counter,
+    tokens: Family<Tokens, Counter>,
+    recalled: Counter,
+    build: Family<Build, Gauge>,
 }
 
 impl Default for Status {
     fn default() -> Self {
-        let counted = Counted::default();
+        let counted = Counted {
+            deliveries: Family::default(),
+            in_flight: Gauge::default(),
+            items: Family::default(),
+            retries: Family::default(),
+            refused: Family::default(),
+            jobs: Family::default(),
+            acknowledgements_lost: Counter::default(),
+            fenced_off: Counter::default(),
+            reports_found: Counter::default(),
+            swept: Counter::default(),
+            sandbox: Family::default(),
+            stages: seconds(),
+            frames: Counter::default(),
+            tokens: Family::default(),
+            recalled: Counter::default(),
+            build: Family::default(),
+        };
+        counted.build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         let mut registry = Registry::with_prefix("flamingo");
         let c = &counted;
         registry.register("deliveries", "Messages that were taken", c.deliveries.clone());
@@ -92,6 +150,12 @@ impl Default for Status {
             c.reports_found.clone(),
         );
         registry.register("messages_swept", "Messages that the sweep sent again", c.swept.clone());
+        registry.register("decoder_sandbox", "1: this wall confines the decoders", c.sandbox.clone());
+        registry.register("stage_seconds", "Seconds of each stage of an item", c.stages.clone());
+        registry.register("frames", "Frames that were looked at", c.frames.clone());
+        registry.register("tokens", "Tokens that were read and written", c.tokens.clone());
+        registry.register("videos_recalled", "Videos that were not looked at again", c.recalled.clone());
+        registry.register("build", "1: this version runs", c.build.clone());
         Self {
             registry,
             counted,
@@ -159,10 +223,46 @@ impl Observer for Status {
     }
 }
 
+impl Watcher for Status {
+    fn looked(&self, report: &ItemReport) {
+        let c = &self.counted;
+        let Timing { decode_s, encode_s, answer_s, .. } = report.timing;
+        for (stage, seconds) in
+            [("fetch", report.fetch_s), ("decode", decode_s), ("encode", encode_s), ("answer", answer_s)]
+        {
+            c.stages.get_or_create(&Stage { stage }).observe(seconds);
+        }
+        c.recalled.inc_by(report.recalled.into());
+        let (Outcome::Succeeded { answers } | Outcome::Failed { answers, .. }) = &report.outcome;
+        let mut frames = 0;
+        let mut of: Option<f64> = None;
+        for answer in answers {
+            let tokens = [("prompt", answer.prompt_tokens), ("completion", answer.completion_tokens)];
+            for (kind, tokens) in tokens {
+                c.tokens.get_or_create(&Tokens { kind }).inc_by(tokens as u64);
+            }
+            // Further questions about a window look at its frames no more.
+            if of != Some(answer.start) {
+                frames += answer.frame_times.iter().map(Vec::len).sum::<usize>();
+                of = Some(answer.start);
+            }
+        }
+        if !report.recalled {
+            c.frames.inc_by(frames as u64);
+        }
+    }
+}
+
 impl Status {
     /// From now on readiness is asked of these.
     pub fn stand_on(&self, backends: Backends) {
         let _ = self.backends.set(backends);
+    }
+
+    pub fn decoders_are(&self, confinement: Confinement) {
+        for (wall, stands) in [("system_calls", confinement.system_calls), ("files", confinement.files)] {
+            self.counted.sandbox.get_or_create(&Wall { wall }).set(stands.into());
+        }
     }
 
     pub fn model_is_loaded(&self) {

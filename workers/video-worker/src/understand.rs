@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use flamingo::family::About;
+use candle_core::{DType, Tensor};
+use flamingo::family::{About, LoadOptions};
 use flamingo::generate::Generation;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
-use flamingo::video::{Frame, FrameSampling, VideoInfo, VideoLimits};
+use flamingo::video::{Frame, FrameSampling, VideoInfo, VideoLimits, Warning};
 use flamingo::{Error, Task};
 
-use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, ProcessLimits, decode};
+use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, ProcessLimits, StopFlag, decode};
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, SCHEMA, Timing};
 
 /// What is to be found out, of any number of videos.
@@ -25,6 +26,8 @@ pub struct Request {
     pub generation: Generation,
     pub limits: VideoLimits,
     pub process: ProcessLimits,
+    /// Looked at between any two steps.
+    pub stop: StopFlag,
 }
 
 /// A video or image: where its bytes are, and what it is called.
@@ -56,6 +59,12 @@ pub trait Model: Sync {
     /// The model refuses, or is there no more.
     fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError>;
 
+    /// As [`Pipeline::recall`].
+    ///
+    /// # Errors
+    /// The model refuses, or is there no more.
+    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError>;
+
     /// As [`Pipeline::ask`].
     ///
     /// # Errors
@@ -84,6 +93,10 @@ impl Model for Pipeline {
 
     fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError> {
         Ok(self.look(&prepared)?)
+    }
+
+    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
+        Ok(self.recall(seen.tokens.tensor(self.options())?, seen.frame_times.clone())?)
     }
 
     fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError> {
@@ -134,6 +147,54 @@ pub struct Understood {
     pub report: Report,
     /// What the report's failure was made of.
     pub error: Option<UnderstandError>,
+    /// For later questions about the same video, if all of it was looked at just now.
+    pub seen: Option<SeenVideo>,
+}
+
+/// A video as the model has seen it: all that further questions need.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeenVideo {
+    pub info: VideoInfo,
+    pub warnings: Vec<Warning>,
+    pub windows: Vec<SeenWindow>,
+}
+
+/// Frames that were looked at together; seconds of the video.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SeenWindow {
+    pub start: f64,
+    pub end: f64,
+    pub frame_times: Vec<f64>,
+    pub tokens: VisualTokens,
+}
+
+/// Visual tokens (q, d), off the device.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VisualTokens {
+    pub shape: (usize, usize),
+    pub values: Vec<f32>,
+}
+
+impl SeenVideo {
+    /// Memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let window =
+            |w: &SeenWindow| 4 * w.tokens.values.len() + 8 * w.frame_times.len() + size_of::<SeenWindow>();
+        size_of::<Self>() + self.windows.iter().map(window).sum::<usize>()
+    }
+}
+
+impl VisualTokens {
+    fn of(medium: &Medium) -> Result<Self, Error> {
+        let tokens = &medium.visual_tokens;
+        Ok(Self { shape: tokens.dims2()?, values: tokens.to_dtype(DType::F32)?.flatten_all()?.to_vec1()? })
+    }
+
+    /// On a device, as this model counts.
+    fn tensor(&self, options: &LoadOptions) -> Result<Tensor, Error> {
+        let tokens = Tensor::from_slice(&self.values, self.shape, &options.device)?;
+        Ok(tokens.to_dtype(options.dtype)?)
+    }
 }
 
 /// Sees every decoded frame as it comes, and may say that it is enough: then the video is [`UnderstandError::Stopped`].
@@ -146,6 +207,10 @@ struct Progress {
     videos: Vec<VideoInfo>,
     warnings: Vec<String>,
     timing: Timing,
+    /// Of one video: the windows so far.
+    windows: Vec<SeenWindow>,
+    seen: Option<SeenVideo>,
+    recalled: bool,
 }
 
 impl Understander<'_> {
@@ -153,7 +218,14 @@ impl Understander<'_> {
     pub fn understand(&self, source: &Source, request: &Request, on_frame: OnFrame) -> Understood {
         let mut progress = Progress::default();
         let result = timed_in(&mut progress, |p| self.windows(source, request, p, on_frame));
-        self.finish(vec![source.name.clone()], progress, result)
+        self.finish(&request.stop, vec![source.name.clone()], progress, result)
+    }
+
+    /// The same, of a video that was looked at before: nothing is decoded.
+    pub fn understand_again(&self, source: &Source, request: &Request, seen: &SeenVideo) -> Understood {
+        let mut progress = Progress { recalled: true, ..Progress::default() };
+        let result = timed_in(&mut progress, |p| self.again(source, request, seen, p));
+        self.finish(&request.stop, vec![source.name.clone()], progress, result)
     }
 
     /// Answers about several media together, in the order in which the tasks' prompts place them.
@@ -165,17 +237,24 @@ impl Understander<'_> {
     ) -> Understood {
         let mut progress = Progress::default();
         let result = timed_in(&mut progress, |p| self.together(sources, request, p, on_frame));
-        self.finish(sources.iter().map(|s| s.name.clone()).collect(), progress, result)
+        self.finish(&request.stop, sources.iter().map(|s| s.name.clone()).collect(), progress, result)
     }
 
     fn finish(
         &self,
+        stop: &StopFlag,
         input: Vec<PathBuf>,
         progress: Progress,
         result: Result<(), UnderstandError>,
     ) -> Understood {
-        let Progress { answers, videos, warnings, timing } = progress;
-        let error = result.err();
+        let Progress { answers, videos, warnings, timing, seen, recalled, .. } = progress;
+        // A child that was killed because nobody wants its frames is no crash of the video.
+        let error = result.err().map(|e| match e {
+            UnderstandError::Decoder(_) if stop.is_set() => {
+                UnderstandError::Stopped { path: input.first().cloned().unwrap_or_default() }
+            }
+            other => other,
+        });
         let outcome = match &error {
             None => Outcome::Succeeded { answers },
             Some(e) => {
@@ -185,9 +264,27 @@ impl Understander<'_> {
         };
         let model = self.model.about().clone();
         Understood {
-            report: Report { schema: SCHEMA, input, outcome, model, videos, warnings, timing },
+            report: Report { schema: SCHEMA, input, outcome, model, videos, warnings, recalled, timing },
             error,
+            seen,
         }
+    }
+
+    fn again(
+        &self,
+        source: &Source,
+        request: &Request,
+        seen: &SeenVideo,
+        progress: &mut Progress,
+    ) -> Result<(), UnderstandError> {
+        progress.videos.push(seen.info.clone());
+        progress.warnings.extend(seen.warnings.iter().map(|w| warning(source, w)));
+        for window in &seen.windows {
+            let medium = timed(&mut progress.timing.encode_s, || self.model.recall(window));
+            let medium = medium.map_err(|e| model_error(source, e))?;
+            self.ask_all(source, request, &[&medium], (window.start, window.end), progress)?;
+        }
+        Ok(())
     }
 
     fn windows(
@@ -219,7 +316,13 @@ impl Understander<'_> {
         }
         looked |= self.answer_window(source, request, open.before(end), progress)?;
         record(&frames, source, progress);
-        if looked { Ok(()) } else { Err(UnderstandError::NoFrames { path: source.name.clone() }) }
+        if !looked {
+            return Err(UnderstandError::NoFrames { path: source.name.clone() });
+        }
+        let warnings = frames.summary().map(|summary| summary.warnings.clone()).unwrap_or_default();
+        let windows = std::mem::take(&mut progress.windows);
+        progress.seen = Some(SeenVideo { info: frames.info().clone(), warnings, windows });
+        Ok(())
     }
 
     /// Says whether there was anything to look at.
@@ -235,6 +338,12 @@ impl Understander<'_> {
         }
         let range = (window.start, window.end);
         let medium = self.look(source, window.frames, progress)?;
+        progress.windows.push(SeenWindow {
+            start: window.start,
+            end: window.end,
+            frame_times: medium.frame_times.clone(),
+            tokens: VisualTokens::of(&medium).map_err(|e| model_error(source, e.into()))?,
+        });
         self.ask_all(source, request, &[&medium], range, progress)?;
         Ok(true)
     }
@@ -276,6 +385,7 @@ impl Understander<'_> {
             sampling: request.sampling.clone(),
             limits: request.limits.clone(),
             process: request.process.clone(),
+            stop: request.stop.clone(),
         };
         decode(&self.decoder, &source.file, asked)
     }
@@ -298,6 +408,7 @@ impl Understander<'_> {
         progress: &mut Progress,
     ) -> Result<(), UnderstandError> {
         for task in &request.tasks {
+            go_on(source, request)?;
             let answer =
                 timed(&mut progress.timing.answer_s, || self.model.ask(task, media, &request.generation))
                     .map_err(|e| model_error(source, e))?;
@@ -341,6 +452,14 @@ fn sampled_range(request: &Request, duration: f64) -> (f64, f64) {
     (start, end.unwrap_or(duration).min(duration))
 }
 
+/// Whoever asked may want no answer any more.
+fn go_on(source: &Source, request: &Request) -> Result<(), UnderstandError> {
+    if request.stop.is_set() {
+        return Err(UnderstandError::Stopped { path: source.name.clone() });
+    }
+    Ok(())
+}
+
 fn show(source: &Source, frame: &Frame, on_frame: OnFrame) -> Result<(), UnderstandError> {
     if on_frame(frame).is_break() {
         return Err(UnderstandError::Stopped { path: source.name.clone() });
@@ -350,8 +469,12 @@ fn show(source: &Source, frame: &Frame, on_frame: OnFrame) -> Result<(), Underst
 
 fn record(frames: &DecodedFrames, source: &Source, progress: &mut Progress) {
     if let Some(summary) = frames.summary() {
-        progress.warnings.extend(summary.warnings.iter().map(|w| format!("{}: {w}", source.name.display())));
+        progress.warnings.extend(summary.warnings.iter().map(|w| warning(source, w)));
     }
+}
+
+fn warning(of: &Source, warning: &Warning) -> String {
+    format!("{}: {warning}", of.name.display())
 }
 
 fn check_frames(source: &Source, frames: &[Frame], request: &Request) -> Result<(), UnderstandError> {

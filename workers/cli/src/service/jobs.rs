@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
 use clap::{Args, Subcommand};
 use jobs::JobId;
 use jobs::job::{Counts, JobState, Millis, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
 use serde_json::{Map, Value, json};
 
-use super::{SettingsArgs, block_on};
-use crate::args::BadUse;
+use super::change::{Cancel, Dead, Retry};
+use super::{SettingsArgs, block_on, find};
 use crate::output::{say, shown};
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +20,13 @@ pub enum Jobs {
     Show(Show),
     /// One job until it has ended.
     Watch(Watch),
+    /// End jobs that have not ended: what is done stays, the rest is let go.
+    Cancel(Cancel),
+    /// Do again what failed or was cancelled in a job, as a job of its own.
+    Retry(Retry),
+    /// Messages that nobody can or may deliver any more.
+    #[command(subcommand)]
+    Dead(Dead),
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +68,9 @@ impl Jobs {
                 Jobs::List(command) => command.run().await,
                 Jobs::Show(command) => command.run().await,
                 Jobs::Watch(command) => command.run().await,
+                Jobs::Cancel(command) => command.run().await,
+                Jobs::Retry(command) => command.run().await,
+                Jobs::Dead(command) => command.run().await,
             }
         })
     }
@@ -72,14 +81,6 @@ async fn open(settings: &SettingsArgs) -> anyhow::Result<Ledger> {
     let ledger = Ledger::open(&settings.database.url, &LedgerSettings::default()).await?;
     ledger.check().await?;
     Ok(ledger)
-}
-
-async fn find(ledger: &Ledger, id: &str) -> anyhow::Result<JobRecord> {
-    let id = JobId::try_from(id.to_owned()).map_err(|e| BadUse(e.to_string()))?;
-    match ledger.job(&id).await? {
-        Some(record) => Ok(record),
-        None => bail!("{id}: no such job in the ledger"),
-    }
 }
 
 impl List {
@@ -166,8 +167,12 @@ fn entered(record: &JobRecord) -> impl Iterator<Item = (JobState, Millis)> {
 fn job_line(record: &JobRecord, counts: &Counts) -> String {
     let total = record.total.map_or_else(|| format!("{}+", counts.total), |total| total.to_string());
     let why = record.failure.as_ref().map(|why| format!("  {}: {}", why.code, shown(&why.message)));
+    let cancelled = match counts.cancelled {
+        0 => String::new(),
+        n => format!(", {n} cancelled"),
+    };
     format!(
-        "{}  {}  {:<20} {} of {total} succeeded, {} failed, {} running{}",
+        "{}  {}  {:<20} {} of {total} succeeded, {} failed, {} running{cancelled}{}",
         record.id,
         timestamp(record.accepted_at()),
         record.state.as_str(),
@@ -187,6 +192,8 @@ fn job_json(record: &JobRecord, counts: &Counts) -> Value {
         "status": record.state,
         "states": states,
         "counts": counts,
+        "not_before": record.not_before.map(timestamp),
+        "deadline": record.deadline.map(timestamp),
         "error": record.failure,
     })
 }

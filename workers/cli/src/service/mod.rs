@@ -1,9 +1,10 @@
 //! The commands of the service.
 
 mod config;
-mod jobs;
 mod run;
 mod submit;
+mod change;
+mod jobs;
 mod work;
 
 pub use config::{Config, Migrate};
@@ -15,7 +16,9 @@ pub use work::Work;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use ::jobs::JobId;
+use ::jobs::ledger::{JobRecord, Ledger};
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use video_worker::settings::{Origin, Settings, SettingsError, load};
 
@@ -103,4 +106,12 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     let result = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
+}
+
+async fn find(ledger: &Ledger, id: &str) -> anyhow::Result<JobRecord> {
+    let id = JobId::try_from(id.to_owned()).map_err(|e| BadUse(e.to_string()))?;
+    match ledger.job(&id).await? {
+        Some(record) => Ok(record),
+        None => bail!("{id}: no such job in the ledger"),
+    }
 }

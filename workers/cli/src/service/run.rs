@@ -13,7 +13,7 @@ use jobs::worker::Stop;
 use video_worker::batch::folder;
 use video_worker::message::{JobMessage, json, sha256};
 use video_worker::settings::Settings;
-use video_worker::start::{Backends, worker};
+use video_worker::start::{Backends, confined, worker};
 use video_worker::status::Status;
 
 use super::jobs::all_items;
@@ -62,6 +62,7 @@ fn named(mut job: JobMessage) -> JobMessage {
 }
 
 async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
+    confined(&settings, &program()?)?;
     let backends = Backends::open(&settings).await?;
     backends.ledger.migrate().await?;
     backends.wait(&settings).await?;
@@ -99,7 +100,7 @@ async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Resul
             Err(error) => break Err(error),
         };
         bar.set_length(counts.total);
-        bar.set_position(counts.succeeded + counts.failed);
+        bar.set_position(counts.succeeded + counts.failed + counts.cancelled);
         if ended {
             break Ok(());
         }
@@ -122,6 +123,7 @@ async fn all_ended(backends: &Backends, ids: &[JobId]) -> anyhow::Result<(bool, 
         sum.total += counts.total;
         sum.succeeded += counts.succeeded;
         sum.failed += counts.failed;
+        sum.cancelled += counts.cancelled;
     }
     Ok((ended, sum))
 }

@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
+use jiff::{SignedDuration, Timestamp};
 use jobs::job::now;
 use jobs::ledger::Accepted;
 use jobs::queue::{Lane, Message};
@@ -64,6 +65,12 @@ struct OneJob {
     /// Kept with the job: `--metadata team=birds`.
     #[arg(long, value_name = "NAME=TEXT", value_parser = super::parse_pair)]
     metadata: Vec<(String, String)>,
+    /// Not to be begun before: a moment (`2026-12-24T18:00:00Z`), or a time from now (`2h`).
+    #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
+    not_before: Option<Timestamp>,
+    /// To be ended then, done or not; what is done stays.
+    #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
+    deadline: Option<Timestamp>,
     /// The queue that is told how it ended.
     #[arg(long, value_name = "QUEUE")]
     reply_to: Option<String>,
@@ -80,6 +87,20 @@ struct OneJob {
     max_frames: usize,
     #[command(flatten)]
     generation: GenerationArgs,
+}
+
+/// A moment, or how long it is until then.
+fn parse_moment(text: &str) -> Result<Timestamp, String> {
+    if let Ok(at) = text.parse() {
+        return Ok(at);
+    }
+    let wrong =
+        || format!("{text:?} is no moment such as 2026-12-24T18:00:00Z and no time such as 90s or 2h");
+    let from_now: SignedDuration = text.parse().map_err(|_| wrong())?;
+    if from_now.is_negative() {
+        return Err(format!("{text:?} has passed"));
+    }
+    Timestamp::now().checked_add(from_now).map_err(|_| wrong())
 }
 
 impl OneJob {
@@ -107,6 +128,8 @@ impl OneJob {
             generation: self.generation.generation(),
             model: self.model.clone(),
             output: self.output.clone(),
+            not_before: self.not_before,
+            deadline: self.deadline,
             metadata: self.metadata.iter().cloned().collect(),
             reply_to: self.reply_to.clone(),
             correlation_id: None,

@@ -8,7 +8,7 @@ use clap::Args;
 use jobs::worker::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 use video_worker::settings::Settings;
-use video_worker::start::{Backends, worker};
+use video_worker::start::{Backends, confined, worker};
 use video_worker::status::{Status, serve};
 
 use super::{ModelOver, SettingsArgs, block_on, model_args};
@@ -37,6 +37,7 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     // From the first moment, so that whoever waits for readiness can see what it waits for.
     let pages = pages(&settings, &status, &stop).await?;
     let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
+    status.decoders_are(confined(&settings, &program()?)?);
     let backends = Backends::open(&settings).await?;
     status.stand_on(backends.clone());
     let started = tokio::select! {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
+use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row};
 
-use super::record::{item_state, job_state};
+use super::record::{item_id, item_state, job_state};
 use super::{ItemRecord, Ledger, LedgerError};
-use crate::job::{Failure, ItemEnd, ItemId, ItemState, JobId, JobState, Millis, later};
+use crate::job::{Failure, ItemEnd, ItemId, ItemState, JobId, JobState, Millis, NewItem, later};
 
 /// The right to do an item. Ends with its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,13 @@ pub enum ClaimedItem {
     Unknown,
 }
 
+/// An item goes back to the queue, unless its job was ended early: then it has ended with it. `$4` is a moment.
+pub(super) const BACK: &str =
+    "state = CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE jobs.id = items.job_id AND jobs.state = 'finalizing')
+         THEN 'cancelled' ELSE 'queued' END,
+     ended_at = CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE jobs.id = items.job_id AND jobs.state = 'finalizing')
+         THEN $4 END";
+
 impl Ledger {
     /// Items of a job in order: the first `limit`, or those after the last one of the page before (its position, its
     /// id).
@@ -73,6 +81,56 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(ItemRecord::read).collect()
+    }
+
+    /// The message about an item, as it was entered.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached, or has no such item.
+    pub async fn item_message(&self, job: &JobId, item: &ItemId) -> Result<String, LedgerError> {
+        let query = sqlx::query("SELECT message FROM items WHERE job_id = $1 AND id = $2");
+        let row = query.bind(job.as_str()).bind(item.as_str()).fetch_one(&self.pool).await?;
+        Ok(row.try_get("message")?)
+    }
+
+    /// Where an item stands; `None`: there is none.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn item_state(&self, job: &JobId, item: &ItemId) -> Result<Option<ItemState>, LedgerError> {
+        let query = sqlx::query("SELECT state FROM items WHERE job_id = $1 AND id = $2");
+        let row = query.bind(job.as_str()).bind(item.as_str()).fetch_optional(&self.pool).await?;
+        row.as_ref().map(|row| item_state(row, "state")).transpose()
+    }
+
+    /// Items of a job that have failed or were cancelled, after the last one of the page before (its position, its id), as they
+    /// were entered.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn unfinished_items(
+        &self,
+        job: &JobId,
+        after: Option<(i64, &ItemId)>,
+        limit: u32,
+    ) -> Result<Vec<(i64, NewItem)>, LedgerError> {
+        let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
+        let rows = sqlx::query(
+            "SELECT id, position, message FROM items
+             WHERE job_id = $1 AND (position, id) > ($2, $3) AND state IN ('failed', 'cancelled')
+             ORDER BY position, id LIMIT $4",
+        )
+        .bind(job.as_str())
+        .bind(position)
+        .bind(id)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        let read = |row: &AnyRow| {
+            let item = NewItem { id: item_id(row, "id")?, message: row.try_get("message")? };
+            Ok((row.try_get("position")?, item))
+        };
+        rows.iter().map(read).collect()
     }
 
     /// Is there an item that has not ended?
@@ -102,6 +160,7 @@ impl Ledger {
              SET state = 'running', attempt = attempt + 1, worker = $3, claimed_at = $4, lease_until = $5
              WHERE job_id = $1 AND id = $2
                  AND ((state = 'queued' AND due_at <= $4) OR (state = 'running' AND lease_until < $4))
+                 AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = $1 AND jobs.state = 'finalizing')
              RETURNING attempt, given_back, position, message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state",
         )
@@ -130,17 +189,25 @@ impl Ledger {
     }
 
     async fn why_not(&self, job: &JobId, item: &ItemId) -> Result<ClaimedItem, LedgerError> {
-        let query = sqlx::query("SELECT state, due_at, lease_until FROM items WHERE job_id = $1 AND id = $2");
+        let query = sqlx::query(
+            "SELECT state, due_at, lease_until,
+                 (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state
+             FROM items WHERE job_id = $1 AND id = $2",
+        );
         let row = query.bind(job.as_str()).bind(item.as_str()).fetch_optional(&self.pool).await?;
         let Some(row) = row else { return Ok(ClaimedItem::Unknown) };
+        let ending = job_state(&row, "job_state")? == JobState::Finalizing;
         Ok(match item_state(&row, "state")? {
+            ItemState::Queued if ending => ClaimedItem::Ended(ItemState::Cancelled),
             ItemState::Queued => ClaimedItem::Early { due: row.try_get("due_at")? },
             ItemState::Running => ClaimedItem::Held { until: row.try_get("lease_until")? },
-            end @ (ItemState::Succeeded | ItemState::Failed) => ClaimedItem::Ended(end),
+            end @ (ItemState::Succeeded | ItemState::Failed | ItemState::Cancelled) => {
+                ClaimedItem::Ended(end)
+            }
         })
     }
 
-    /// Heartbeat. `false`: fenced off.
+    /// Heartbeat. `false`: fenced off, or the job was ended early.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -152,7 +219,8 @@ impl Ledger {
     ) -> Result<bool, LedgerError> {
         let query = sqlx::query(
             "UPDATE items SET lease_until = $4
-             WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'",
+             WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'
+                 AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = $1 AND jobs.state = 'finalizing')",
         );
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
         self.changed(query.bind(later(now, lease))).await
@@ -192,12 +260,12 @@ impl Ledger {
         why: &Failure,
         counted: bool,
     ) -> Result<bool, LedgerError> {
-        let query = sqlx::query(
+        let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
-             SET state = 'queued', due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
+             SET {BACK}, due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
                  given_back = given_back + $7, worker = NULL, lease_until = NULL
-             WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'",
-        );
+             WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
+        )));
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
         let query = query.bind(due).bind(why.code.as_str()).bind(why.message.as_str());
         self.changed(query.bind(i64::from(!counted))).await
@@ -209,12 +277,11 @@ impl Ledger {
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn give_back_item(&self, claim: &ItemClaim, now: Millis) -> Result<bool, LedgerError> {
-        let query = sqlx::query(
+        let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
-             SET state = 'queued', due_at = $4, rung_at = $4, given_back = given_back + 1,
-                 worker = NULL, lease_until = NULL
-             WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'",
-        );
+             SET {BACK}, due_at = $4, rung_at = $4, given_back = given_back + 1, worker = NULL, lease_until = NULL
+             WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
+        )));
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
         self.changed(query.bind(now)).await
     }

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::record::{count, item_state};
 use super::{JobRecord, Ledger, LedgerError};
-use crate::job::{Counts, Failure, ItemState, JobEnd, JobId, Millis, NewItem, NewJob, later};
+use crate::job::{Counts, EarlyEnd, Failure, ItemState, JobEnd, JobId, Millis, NewItem, NewJob, later};
 
 /// What has become of a job that asked to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,8 +40,8 @@ impl Ledger {
     /// The ledger cannot be reached; whether the job was entered is not known, and asking again tells.
     pub async fn accept(&self, job: &NewJob, now: Millis) -> Result<Accepted, LedgerError> {
         let entered = sqlx::query(
-            "INSERT INTO jobs (id, key, request_sha256, message, state, due_at, rung_at, accepted_at)
-             VALUES ($1, $2, $3, $4, 'accepted', $5, $5, $5)
+            "INSERT INTO jobs (id, key, request_sha256, message, state, due_at, rung_at, accepted_at, not_before, deadline)
+             VALUES ($1, $2, $3, $4, 'accepted', COALESCE($6, $5), $5, $5, $6, $7)
              ON CONFLICT DO NOTHING
              RETURNING *",
         )
@@ -49,7 +49,9 @@ impl Ledger {
         .bind(job.key.as_str())
         .bind(job.request_sha256.as_str())
         .bind(job.message.as_str())
-        .bind(now);
+        .bind(now)
+        .bind(job.not_before)
+        .bind(job.deadline);
         if let Some(row) = self.written(entered).await? {
             return Ok(Accepted::New(JobRecord::read(&row)?));
         }
@@ -118,12 +120,13 @@ impl Ledger {
                 ItemState::Running => counts.running = items,
                 ItemState::Succeeded => counts.succeeded = items,
                 ItemState::Failed => counts.failed = items,
+                ItemState::Cancelled => counts.cancelled = items,
             }
         }
         Ok(counts)
     }
 
-    /// Claims the work on a job itself, when it has not ended and nobody holds it. An accepted job is validating from
+    /// Claims the work on a job itself, when its time has come, it has not ended and nobody holds it. An accepted job is validating from
     /// now.
     ///
     /// # Errors
@@ -139,8 +142,10 @@ impl Ledger {
             "UPDATE jobs
              SET attempt = attempt + 1, worker = $2, lease_until = $4, due_at = NULL,
                  state = CASE WHEN state = 'accepted' THEN 'validating' ELSE state END,
-                 validating_at = COALESCE(validating_at, $3)
-             WHERE id = $1 AND state NOT IN ('succeeded', 'partially_succeeded', 'failed')
+                 validating_at = CASE WHEN state = 'accepted' THEN $3 ELSE validating_at END
+             WHERE id = $1
+                 AND state NOT IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled', 'expired')
+                 AND (not_before IS NULL OR not_before <= $3 OR state = 'finalizing')
                  AND (lease_until IS NULL OR lease_until < $3)
              RETURNING *",
         )
@@ -239,15 +244,18 @@ impl Ledger {
         self.changed(query.bind(claim.id.as_str()).bind(claim.attempt).bind(now)).await
     }
 
-    /// The job is finalizing, when every item is known and has ended. `None`: that is not so, or the claim is fenced
+    /// The job is finalizing, when every item is known, or will never be, and has ended. `None`: that is not so, or the claim is fenced
     /// off.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn finalize(&self, claim: &JobClaim, now: Millis) -> Result<Option<JobRecord>, LedgerError> {
         let query = sqlx::query(
-            "UPDATE jobs SET state = 'finalizing', finalizing_at = COALESCE(finalizing_at, $3)
-             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND total IS NOT NULL
+            "UPDATE jobs
+             SET state = 'finalizing', finalizing_at = COALESCE(finalizing_at, $3),
+                 total = COALESCE(total, (SELECT COUNT(*) FROM items WHERE items.job_id = jobs.id))
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL
+                 AND (total IS NOT NULL OR state = 'finalizing')
                  AND NOT EXISTS (
                      SELECT 1 FROM items WHERE items.job_id = $1 AND items.state IN ('queued', 'running')
                  )
@@ -291,18 +299,71 @@ impl Ledger {
         Ok(true)
     }
 
+    /// Ends a job from outside: it is finalizing with the reason, its open items will be cancelled
+    /// ([`cancel_open`](Self::cancel_open)), and nobody begins another. Whoever holds the job is fenced off; whoever
+    /// holds one of its items learns it by the next heartbeat and gives it back, or ends it if that is sooner. `false`: no
+    /// such job, or it had ended or was about to.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn end_early(&self, id: &JobId, end: EarlyEnd, now: Millis) -> Result<bool, LedgerError> {
+        let why = end.failure();
+        // Due and not rung for: the next sweep rings.
+        let query = sqlx::query(
+            "UPDATE jobs
+             SET state = 'finalizing', finalizing_at = $2, failure_code = $3, failure_message = $4,
+                 attempt = attempt + 1, worker = NULL, lease_until = NULL, due_at = $2, rung_at = 0
+             WHERE id = $1 AND state IN ('accepted', 'validating', 'queued', 'running')",
+        );
+        self.changed(query.bind(id.as_str()).bind(now).bind(why.code.as_str()).bind(why.message.as_str()))
+            .await
+    }
+
+    /// Cancels some of the items of a job that was ended early which nobody holds; how many. `None`: fenced off.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn cancel_open(
+        &self,
+        claim: &JobClaim,
+        now: Millis,
+        limit: u32,
+    ) -> Result<Option<u64>, LedgerError> {
+        // Part by part: a million rows in one statement would keep everybody waiting.
+        let cancelled = sqlx::query(
+            "UPDATE items SET state = 'cancelled', ended_at = $2
+             WHERE job_id = $1 AND state = 'queued' AND id IN (
+                 SELECT id FROM items WHERE job_id = $1 AND state = 'queued' LIMIT $3
+             ) AND EXISTS (
+                 SELECT 1 FROM jobs WHERE jobs.id = $1 AND jobs.attempt = $4 AND jobs.state = 'finalizing'
+                     AND jobs.lease_until IS NOT NULL
+             )",
+        )
+        .bind(claim.id.as_str())
+        .bind(now)
+        .bind(i64::from(limit))
+        .bind(claim.attempt)
+        .execute(&self.pool)
+        .await?
+        .rows_affected();
+        let held = self.job(&claim.id).await?.is_some_and(|job| job.attempt == claim.attempt);
+        Ok(held.then_some(cancelled))
+    }
+
     /// Ends a job that is finalizing, and the claim with it. `false`: fenced off. Saying it again is no harm.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn finish(&self, claim: &JobClaim, end: &JobEnd, now: Millis) -> Result<bool, LedgerError> {
-        let (code, message) = end.failure().map(|why| (why.code.as_str(), why.message.as_str())).unzip();
+        let (code, message) = end.failure().map(|why| (why.code, why.message)).unzip();
         let query = sqlx::query(
             "UPDATE jobs
              SET state = $3, failure_code = $4, failure_message = $5, worker = NULL, lease_until = NULL,
                  succeeded_at = CASE WHEN $3 = 'succeeded' THEN $6 END,
                  partially_succeeded_at = CASE WHEN $3 = 'partially_succeeded' THEN $6 END,
-                 failed_at = CASE WHEN $3 = 'failed' THEN $6 END
+                 failed_at = CASE WHEN $3 = 'failed' THEN $6 END,
+                 cancelled_at = CASE WHEN $3 = 'cancelled' THEN $6 END,
+                 expired_at = CASE WHEN $3 = 'expired' THEN $6 END
              WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND state = 'finalizing'",
         );
         let query = query.bind(claim.id.as_str()).bind(claim.attempt).bind(end.state().as_str());

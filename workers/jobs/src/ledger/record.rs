@@ -26,6 +26,10 @@ pub struct JobRecord {
     /// How many items; known once all of them are.
     pub total: Option<u64>,
     pub failure: Option<Failure>,
+    /// Not to be begun before.
+    pub not_before: Option<Millis>,
+    /// Ended as expired when it has not ended by itself.
+    pub deadline: Option<Millis>,
     entered: [Option<Millis>; JobState::ALL.len()],
 }
 
@@ -34,6 +38,11 @@ impl JobRecord {
     pub fn entered(&self, state: JobState) -> Option<Millis> {
         // `ALL` is in the order of declaration.
         self.entered[state as usize]
+    }
+
+    /// Whether all of its inputs are known.
+    pub fn is_listed(&self) -> bool {
+        self.entered(JobState::Queued).is_some()
     }
 
     /// When it was accepted.
@@ -59,6 +68,8 @@ impl JobRecord {
             next_position: row.try_get("next_position")?,
             total: row.try_get::<Option<i64>, _>("total")?.map(|total| count(total, "total")).transpose()?,
             failure: failure(row)?,
+            not_before: row.try_get("not_before")?,
+            deadline: row.try_get("deadline")?,
             entered,
         })
     }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use sqlx::Row;
 use sqlx::any::AnyRow;
+use sqlx::{AssertSqlSafe, Row};
 
+use super::items::BACK;
 use super::record::{item_id, job_id};
 use super::{Ledger, LedgerError};
 use crate::job::{ItemId, JobId, Millis, earlier};
@@ -28,18 +29,19 @@ pub struct JobBell {
 }
 
 impl Ledger {
-    /// Items whose worker has fallen silent: they are queued, due now.
+    /// Items whose worker has fallen silent: they are queued, due now, or have ended with their job.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn expired_items(&self, now: Millis, limit: u32) -> Result<Vec<Bell>, LedgerError> {
-        let rows = sqlx::query(
-            "UPDATE items SET state = 'queued', due_at = $1, rung_at = $1, worker = NULL, lease_until = NULL
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "UPDATE items SET {BACK}, due_at = $1, rung_at = $1, worker = NULL, lease_until = NULL
              WHERE state = 'running' AND lease_until < $1 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'running' AND lease_until < $1 ORDER BY lease_until LIMIT $2
              )
              RETURNING job_id, id, message",
-        )
+            BACK = BACK.replace("$4", "$1"),
+        )))
         .bind(now)
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
@@ -74,8 +76,8 @@ impl Ledger {
         rows.iter().map(Bell::read).collect()
     }
 
-    /// Jobs that nobody holds although there is something to do: inputs to list, results to gather, or their time has
-    /// come. Silent for longer than `silent_for`.
+    /// Jobs that nobody holds although there is something to do: their time has come since somebody rang for them; or
+    /// nobody has rung for longer than `silent_for`, and there are inputs to list or results to gather.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -87,13 +89,13 @@ impl Ledger {
     ) -> Result<Vec<JobBell>, LedgerError> {
         let rows = sqlx::query(
             "UPDATE jobs SET rung_at = $1
-             WHERE rung_at < $2 AND (lease_until IS NULL OR lease_until < $1)
-                 AND state NOT IN ('succeeded', 'partially_succeeded', 'failed')
+             WHERE (rung_at < $2 OR rung_at < due_at) AND (lease_until IS NULL OR lease_until < $1)
+                 AND state NOT IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled', 'expired')
                  AND id IN (
                      SELECT id FROM jobs
-                     WHERE rung_at < $2 AND (lease_until IS NULL OR lease_until < $1)
-                         AND state NOT IN ('succeeded', 'partially_succeeded', 'failed')
-                         AND (due_at <= $1 OR (due_at IS NULL AND (total IS NULL OR NOT EXISTS (
+                     WHERE (rung_at < $2 OR rung_at < due_at) AND (lease_until IS NULL OR lease_until < $1)
+                         AND state NOT IN ('succeeded', 'partially_succeeded', 'failed', 'cancelled', 'expired')
+                         AND (due_at <= $1 OR (due_at IS NULL AND rung_at < $2 AND (total IS NULL OR NOT EXISTS (
                              SELECT 1 FROM items WHERE items.job_id = jobs.id AND items.state IN ('queued', 'running')
                          ))))
                      ORDER BY rung_at LIMIT $3
@@ -106,6 +108,26 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(JobBell::read).collect()
+    }
+}
+
+impl Ledger {
+    /// Jobs that were not done by their deadline; [`end_early`](Self::end_early) them.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn overdue_jobs(&self, now: Millis, limit: u32) -> Result<Vec<JobId>, LedgerError> {
+        let rows = sqlx::query(
+            "SELECT id FROM jobs
+             WHERE deadline < $1 AND deadline IS NOT NULL
+                 AND state NOT IN ('finalizing', 'succeeded', 'partially_succeeded', 'failed', 'cancelled', 'expired')
+             ORDER BY deadline LIMIT $2",
+        )
+        .bind(now)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await?;
+        rows.iter().map(|row| job_id(row, "id")).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
-use super::{Consumer, Event, Lane, MemoryQueue, Message, Queue, Settled};
+use super::{Consumer, DeadLetter, Event, Lane, MemoryQueue, Message, Queue, Settled};
 use crate::job::Failure;
 
 /// What a message may come back with before it is dead, in every backend under test.
@@ -44,6 +44,7 @@ macro_rules! every_behaviour {
             a_released_message_goes_to_somebody
             a_buried_message_is_dead_with_its_reason
             a_message_that_always_comes_back_is_dead
+            dead_letters_can_be_looked_at_and_let_go
             consumers_share
             dropping_next_loses_nothing
             waiting_counts_what_nobody_has_taken
@@ -227,6 +228,47 @@ pub(super) async fn a_message_that_always_comes_back_is_dead(backend: &impl Back
     nothing_comes(&mut *consumer).await;
 }
 
+pub(super) async fn dead_letters_can_be_looked_at_and_let_go(backend: &impl Backend) {
+    let queue = backend.queue();
+    assert!(queue.dead_letters(5).await.unwrap().is_empty());
+    let mut consumer = consumer(backend).await;
+    for (id, code) in [("a", "first"), ("b", "second"), ("c", "third")] {
+        send(backend, id).await;
+        let delivery = soon(consumer.next()).await;
+        assert_eq!(delivery.bury(&Failure::new(code, "for a reason")).await.unwrap(), Settled::Known);
+    }
+    let codes = |letters: &[DeadLetter]| letters.iter().map(|l| l.why.code.clone()).collect::<BTreeSet<_>>();
+    // However often: looking takes nothing away.
+    for _ in 0..3 {
+        drop(look(&queue, 5, 3).await);
+    }
+    let looked = look(&queue, 2, 2).await;
+    assert!(looked.iter().all(|l| l.lane == Some(Lane::Items) && l.why.message == "for a reason"));
+    assert_eq!(look(&queue, 5, 1).await.len(), 1, "what somebody holds nobody else gets");
+    drop(looked);
+    let letters = look(&queue, 5, 3).await;
+    assert_eq!(codes(&letters), ["first", "second", "third"].map(String::from).into());
+    for letter in letters {
+        if letter.why.code != "second" {
+            assert_eq!(letter.delivery.ack().await, Settled::Known);
+        }
+    }
+    assert_eq!(codes(&look(&queue, 5, 1).await), ["second".to_owned()].into());
+}
+
+/// Looks until there are so many: a letter that was dropped, or has just been buried, needs a moment.
+async fn look(queue: &Arc<dyn Queue>, limit: usize, expected: usize) -> Vec<DeadLetter> {
+    for _ in 0..200 {
+        let letters = queue.dead_letters(limit).await.unwrap();
+        if letters.len() == expected {
+            return letters;
+        }
+        drop(letters);
+        sleep(Duration::from_millis(50)).await;
+    }
+    panic!("there are never {expected} dead letters");
+}
+
 pub(super) async fn consumers_share(backend: &impl Backend) {
     const EACH: usize = 3;
     let mut consumers = Vec::new();
@@ -324,7 +366,7 @@ impl Backend for MemoryQueue {
     }
 
     async fn dead(&self) -> Vec<(Message, Failure)> {
-        self.dead_letters()
+        self.peek_dead()
     }
 
     async fn reply_queue(&self, name: &str) -> UnboundedReceiver<Message> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, mpsc};
 
-use super::{Consumer, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
+use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
 use crate::job::Failure;
 
 /// How often a message may come back from consumers that went away with it.
@@ -32,7 +32,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ready: PerLane<VecDeque<Waiting>>,
-    dead: Vec<(Message, Failure)>,
+    dead: VecDeque<Dead>,
     replies: HashMap<String, mpsc::UnboundedSender<Message>>,
 }
 
@@ -56,6 +56,13 @@ impl<T> PerLane<T> {
             Lane::Items => &mut self.items,
         }
     }
+}
+
+#[derive(Clone)]
+struct Dead {
+    lane: Lane,
+    message: Message,
+    why: Failure,
 }
 
 struct Waiting {
@@ -98,8 +105,8 @@ impl MemoryQueue {
     }
 
     /// The dead letters, oldest first, each with its reason.
-    pub fn dead_letters(&self) -> Vec<(Message, Failure)> {
-        self.shared.state().dead.clone()
+    pub fn peek_dead(&self) -> Vec<(Message, Failure)> {
+        self.shared.state().dead.iter().map(|dead| (dead.message.clone(), dead.why.clone())).collect()
     }
 }
 
@@ -128,7 +135,7 @@ impl Shared {
             "delivery_limit",
             format!("delivered {redeliveries} times and never settled; it may crash whoever takes it"),
         );
-        self.state().dead.push((waiting.message, why));
+        self.state().dead.push_back(Dead { lane, message: waiting.message, why });
     }
 }
 
@@ -155,6 +162,17 @@ impl Queue for MemoryQueue {
 
     async fn consumer(&self, lane: Lane) -> Box<dyn Consumer> {
         Box::new(MemoryConsumer { shared: self.shared.clone(), lane, taken: None })
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let mut state = self.shared.state();
+        let held = limit.min(state.dead.len());
+        let held = state.dead.drain(..held).map(|dead| {
+            let (lane, why, message) = (Some(dead.lane), dead.why.clone(), dead.message.clone());
+            let settle = DeadSettle { shared: self.shared.clone(), dead: Some(dead) };
+            DeadLetter { lane, why, delivery: Delivery::new(message, 0, Box::new(settle)) }
+        });
+        Ok(held.collect())
     }
 
     async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
@@ -258,12 +276,52 @@ impl Settle for MemorySettle {
     }
 
     async fn bury(self: Box<Self>, why: &Failure) -> Result<Settled, QueueError> {
-        Ok(self.settle(|shared, _, waiting| shared.state().dead.push((waiting.message, why.clone()))))
+        let why = why.clone();
+        Ok(self.settle(|shared, lane, waiting| {
+            shared.state().dead.push_back(Dead { lane, message: waiting.message, why });
+        }))
     }
 }
 
 impl Drop for MemorySettle {
     fn drop(&mut self) {
         self.taken.give_back();
+    }
+}
+
+/// A dead letter that is held.
+struct DeadSettle {
+    shared: Arc<Shared>,
+    dead: Option<Dead>,
+}
+
+#[async_trait]
+impl Settle for DeadSettle {
+    async fn ack(mut self: Box<Self>) -> Settled {
+        self.dead = None;
+        Settled::Known
+    }
+
+    async fn back(self: Box<Self>, _after: Duration) -> Result<Settled, QueueError> {
+        Ok(self.release().await)
+    }
+
+    async fn release(self: Box<Self>) -> Settled {
+        Settled::Known
+    }
+
+    async fn bury(mut self: Box<Self>, why: &Failure) -> Result<Settled, QueueError> {
+        if let Some(dead) = &mut self.dead {
+            dead.why = why.clone();
+        }
+        Ok(Settled::Known)
+    }
+}
+
+impl Drop for DeadSettle {
+    fn drop(&mut self) {
+        if let Some(dead) = self.dead.take() {
+            self.shared.state().dead.push_back(dead);
+        }
     }
 }

@@ -107,6 +107,12 @@ pub trait Queue: Send + Sync + 'static {
     /// One who takes messages of a lane, one at a time. Its end (dropping it) gives back what it had taken and not settled.
     async fn consumer(&self, lane: Lane) -> Box<dyn Consumer>;
 
+    /// The oldest dead letters, each held until it is acknowledged or dropped.
+    ///
+    /// # Errors
+    /// The queue does not answer.
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
+
     /// Messages of a lane that nobody has taken.
     ///
     /// # Errors
@@ -118,6 +124,16 @@ pub trait Queue: Send + Sync + 'static {
     /// # Errors
     /// It is not, with the reason.
     async fn check(&self) -> Result<(), QueueError>;
+}
+
+/// A message that will not be delivered any more.
+pub struct DeadLetter {
+    /// Where it was before; `None`: it does not say.
+    pub lane: Option<Lane>,
+    /// Why it is dead.
+    pub why: Failure,
+    /// Acknowledged, it is gone; dropped, it stays a dead letter.
+    pub delivery: Delivery,
 }
 
 /// One who takes messages, one at a time.

@@ -4,12 +4,15 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
-use crate::job::{Counts, Failure, JobEnd, JobId, Millis, NewItem, later, now};
+use crate::job::{Counts, EarlyEnd, Failure, JobEnd, JobId, JobState, Millis, NewItem, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
 use crate::queue::{Delivery, Lane, QueueError};
 
 /// Messages about items that are on their way to the queue at once.
 const SENDING: usize = 64;
+
+/// Items that are cancelled in one statement.
+const CANCELLED_AT_ONCE: u32 = 2000;
 
 /// Why work on a job has stopped before its end.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +61,7 @@ impl<S: Service> Worker<S> {
         if record.state.is_end() {
             return Ok(());
         }
-        if record.total.is_none() {
+        if record.total.is_none() || record.state == JobState::Finalizing {
             self.attend(&record.id).await?;
         }
         self.finalize_if_all_ended(&record.id).await
@@ -105,9 +108,9 @@ impl<S: Service> Worker<S> {
     }
 
     async fn advance(&self, claim: &JobClaim) -> Result<(), Halt> {
-        let result = match claim.record.total {
-            None => self.expand(claim).await,
-            Some(_) => self.finalize(claim).await,
+        let result = match (claim.record.state, claim.record.total) {
+            (JobState::Finalizing, _) | (_, Some(_)) => self.finalize(claim).await,
+            (_, None) => self.expand(claim).await,
         };
         match result {
             Err(Halt::Service(Trouble::Fatal(why))) => self.fail(claim, why).await,
@@ -159,6 +162,14 @@ impl<S: Service> Worker<S> {
 
     /// Gathers the results of a job whose items have all ended. Results stand, then the news is sent, then the ledger says so.
     async fn finalize(&self, claim: &JobClaim) -> Result<(), Halt> {
+        if claim.record.failure.as_ref().is_some_and(|why| EarlyEnd::of(&why.code).is_some()) {
+            while self
+                .ask_ledger(|| self.ledger.cancel_open(claim, now(), CANCELLED_AT_ONCE))
+                .await?
+                .ok_or(Halt::FencedOff)?
+                > 0
+            {}
+        }
         let Some(record) = self.ask_ledger(|| self.ledger.finalize(claim, now())).await? else {
             self.let_go(claim, None).await;
             return Ok(());
@@ -204,7 +215,7 @@ impl<S: Service> Worker<S> {
 /// How a job ends whose items have ended so.
 fn end_of(record: &JobRecord, counts: &Counts) -> JobEnd {
     match (&record.failure, counts.succeeded, counts.failed) {
-        (Some(why), ..) => JobEnd::Failed(why.clone()),
+        (Some(why), ..) => EarlyEnd::of(&why.code).map_or_else(|| JobEnd::Failed(why.clone()), JobEnd::Early),
         (None, _, 0) => JobEnd::Succeeded,
         (None, 0, _) => JobEnd::Failed(Failure::new("all_items_failed", "every item has failed")),
         (None, ..) => JobEnd::PartiallySucceeded,

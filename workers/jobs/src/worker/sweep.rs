@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Service, Step, Unfit, Worker, in_time};
-use crate::job::now;
+use crate::job::{EarlyEnd, now};
 use crate::ledger::LedgerError;
 use crate::queue::Lane;
 
@@ -35,6 +35,11 @@ impl<S: Service> Worker<S> {
 
     async fn swept(&self, silent_for: Duration) -> Result<usize, LedgerError> {
         let mut messages = Vec::new();
+        for job in in_time(self.ledger.overdue_jobs(now(), AT_ONCE)).await? {
+            if in_time(self.ledger.end_early(&job, EarlyEnd::Expired, now())).await? {
+                tracing::info!(%job, "its deadline has passed");
+            }
+        }
         let mut items = in_time(self.ledger.expired_items(now(), AT_ONCE)).await?;
         // In a queue that holds messages the one about an item or a job may yet come.
         if self.is_empty(Lane::Items).await {
@@ -43,10 +48,10 @@ impl<S: Service> Worker<S> {
         messages.extend(
             items.iter().map(|bell| (Lane::Items, self.item_message(&bell.job, &bell.item, &bell.message))),
         );
-        if self.is_empty(Lane::Jobs).await {
-            let jobs = in_time(self.ledger.due_jobs(now(), silent_for, AT_ONCE)).await?;
-            messages.extend(jobs.iter().map(|bell| (Lane::Jobs, self.job_message(&bell.id, &bell.message))));
-        }
+        // Whose time has come has no message yet.
+        let silent_for = if self.is_empty(Lane::Jobs).await { silent_for } else { Duration::MAX };
+        let jobs = in_time(self.ledger.due_jobs(now(), silent_for, AT_ONCE)).await?;
+        messages.extend(jobs.iter().map(|bell| (Lane::Jobs, self.job_message(&bell.id, &bell.message))));
         let mut sent = 0;
         for (lane, message) in &messages {
             // What cannot be sent now is found again by a later sweep.

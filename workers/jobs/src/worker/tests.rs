@@ -39,7 +39,14 @@ impl Service for Scripted {
     fn job(&self, message: &Message) -> Result<NewJob, Refusal> {
         let id = JobId::try_from(message.id.clone()).map_err(Refusal::Hopeless)?;
         let message = String::from_utf8(message.body.to_vec()).map_err(|_| Refusal::Newer(why("newer")))?;
-        Ok(NewJob { key: id.to_string(), request_sha256: message.clone(), message, id })
+        Ok(NewJob {
+            key: id.to_string(),
+            request_sha256: message.clone(),
+            message,
+            id,
+            not_before: None,
+            deadline: None,
+        })
     }
 
     fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
@@ -192,7 +199,7 @@ async fn every_item_has_the_end_that_it_deserves() {
     let runs = bench.service.runs.lock().unwrap();
     assert_eq!((runs["good-1"], runs["bad-1"], runs["once-1"], runs["retry-1"]), (1, 1, 2, 3));
     assert_eq!(news.try_recv().unwrap().topic, "job.partially_succeeded");
-    let mut dead: Vec<_> = bench.queue.dead_letters().into_iter().map(|(_, why)| why.code).collect();
+    let mut dead: Vec<_> = bench.queue.peek_dead().into_iter().map(|(_, why)| why.code).collect();
     dead.sort();
     assert_eq!(dead, ["away", "bad", "item_deadline"]);
 }
@@ -225,7 +232,7 @@ async fn what_cannot_be_taken_is_a_dead_letter_and_its_sender_is_told() {
     let told = std::iter::from_fn(|| news.try_recv().ok()).map(|event| event.topic).collect::<Vec<_>>();
     assert!(told.contains(&"refused.bad_id".to_owned()), "{told:?}");
     assert!(told.contains(&"refused.idempotency_conflict".to_owned()), "{told:?}");
-    let dead: Vec<_> = again.queue.dead_letters().into_iter().map(|(_, why)| why.code).collect();
+    let dead: Vec<_> = again.queue.peek_dead().into_iter().map(|(_, why)| why.code).collect();
     assert_eq!(dead, ["bad_id", "idempotency_conflict"]);
 }
 
@@ -251,7 +258,14 @@ async fn what_dead_workers_held() {
     bench
         .ledger
         .accept(
-            &NewJob { id: job.clone(), key: "job".into(), request_sha256: "".into(), message: "".into() },
+            &NewJob {
+                id: job.clone(),
+                key: "job".into(),
+                request_sha256: "".into(),
+                message: "".into(),
+                not_before: None,
+                deadline: None,
+            },
             long_ago,
         )
         .await

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 
 use super::wire::{self, Message};
-use super::{DecodeRequest, ProcessLimits};
+use super::{DecodeRequest, ProcessLimits, sandbox};
 
 /// Decodes the video on standard input as `request` (JSON) says and writes messages to standard output.
 ///
@@ -18,10 +18,13 @@ use super::{DecodeRequest, ProcessLimits};
 /// The request is malformed, or the parent has gone. What is wrong with the video is a message, not an error.
 pub fn serve(request: &str) -> io::Result<()> {
     let request: DecodeRequest = serde_json::from_str(request)?;
-    limit(&request.process)?;
-    end_with_the_reader();
+    close_all_but_the_standard_three();
     let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    limit(&request.process)?;
+    let confinement = sandbox::enter();
+    end_with_the_reader();
     let mut output = BufWriter::with_capacity(1 << 18, io::stdout().lock());
+    wire::write(&mut output, Message::Ready(confinement))?;
     match send(&request, file, &mut output)? {
         Ok(()) => Ok(()),
         Err(e) => wire::write(&mut output, Message::Failed { code: e.code().into(), message: e.to_string() }),
@@ -58,6 +61,13 @@ fn end_with_the_reader() {
         while !matches!(poll(&mut pipe, None), Ok(1..)) {}
         kill_process(getpid(), Signal::KILL)
     });
+}
+
+/// Closes what this process was handed by mistake. Linux before 5.9 cannot, and nothing of ours hands on descriptors.
+fn close_all_but_the_standard_three() {
+    // SAFETY: nothing in this process has opened a descriptor yet, so nobody will use one that is closed here.
+    #[allow(unsafe_code)]
+    let _ = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
 }
 
 /// Takes from this process what decoding does not need, before the first byte of the video is read.

@@ -1,25 +1,28 @@
 //! Decoding in a child process: no video bytes are parsed where there are credentials, sockets or a loaded model.
 //!
 //! The parent opens the file and hands it to the child as standard input; the child, the same binary under a hidden
-//! subcommand, limits itself, decodes, and writes messages to standard output. The child's environment is
-//! empty. A child that crashes or overstays is an error of that video and of nothing else.
+//! subcommand, gives up what decoding does not need ([`Confinement`]), decodes, and writes messages to standard output. The
+//! child's environment is empty. A child that crashes or overstays is an error of that video and of nothing else.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flamingo::video::{Frame, FrameSampling, Summary, VideoInfo, VideoLimits};
 use serde::{Deserialize, Serialize};
 
 mod child;
+mod sandbox;
 mod wire;
 
 pub use child::serve;
+pub use sandbox::Confinement;
 use wire::Message;
 
 /// The hidden subcommand under which a binary calls [`serve`].
@@ -35,6 +38,29 @@ pub struct DecodeRequest {
     pub sampling: FrameSampling,
     pub limits: VideoLimits,
     pub process: ProcessLimits,
+    /// The child is killed when this is set; it never hears of it.
+    #[serde(skip)]
+    pub stop: StopFlag,
+}
+
+/// Set when nobody wants the frames any more. Clones are the same flag, and all flags that were never shared are equal.
+#[derive(Debug, Clone, Default)]
+pub struct StopFlag(Arc<AtomicBool>);
+
+impl StopFlag {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl PartialEq for StopFlag {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_set() == other.is_set()
+    }
 }
 
 /// JSON is Unicode and file names need not be.
@@ -50,6 +76,7 @@ impl DecodeRequest {
             sampling,
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
+            stop: StopFlag::default(),
         }
     }
 }
@@ -82,6 +109,9 @@ pub enum DecoderError {
     /// The decoder's own word: a [`VideoError`](flamingo::error::VideoError) with its code.
     #[error("{message}")]
     Video { code: String, message: String },
+    /// Before it had seen anything of the file: this machine is at fault.
+    #[error("no decoder starts here: {how}")]
+    NotStarted { how: String },
     #[error("{path}: the decoder crashed ({how})")]
     Crashed { path: PathBuf, how: String },
     #[error("{path}: the decoder was silent for longer than the {allowed} s that are allowed")]
@@ -94,6 +124,7 @@ impl DecoderError {
         match self {
             DecoderError::Io { .. } => "io",
             DecoderError::Video { code, .. } => code,
+            DecoderError::NotStarted { .. } => "decoder_not_started",
             DecoderError::Crashed { .. } => "decoder_crashed",
             DecoderError::Deadline { .. } => "decoder_deadline",
         }
@@ -106,6 +137,7 @@ pub struct DecodedFrames {
     request: DecodeRequest,
     output: BufReader<ChildStdout>,
     child: Guarded,
+    confinement: Confinement,
     info: VideoInfo,
     summary: Option<Summary>,
     failed: bool,
@@ -125,24 +157,53 @@ pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<Dec
     }
     let file = File::open(file).map_err(io)?;
     let text = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
-    let mut child = Command::new(program)
+    let (mut child, mut output, confinement) = start(program, text, file.into(), &request)?;
+    match child.listen(|| next(&mut output, &request)) {
+        Ok(Message::Info(info)) => {
+            Ok(DecodedFrames { request, output, child, confinement, info, summary: None, failed: false })
+        }
+        Ok(Message::Failed { code, message }) => Err(DecoderError::Video { code, message }),
+        Ok(_) | Err(_) => Err(child.post_mortem(&request)),
+    }
+}
+
+/// How far a decoder that `program` starts on this machine, within these limits, is confined.
+///
+/// # Errors
+/// No child starts.
+pub fn confinement(program: &Path, process: ProcessLimits) -> Result<Confinement, DecoderError> {
+    let request = DecodeRequest { process, ..DecodeRequest::new(program, FrameSampling::default()) };
+    let text = serde_json::to_string(&request).unwrap_or_default();
+    start(program, text, Stdio::null(), &request).map(|(_, _, confinement)| confinement)
+}
+
+/// A child that has said how far it is confined, and will say next what its input is.
+fn start(
+    program: &Path,
+    text: String,
+    input: Stdio,
+    request: &DecodeRequest,
+) -> Result<(Guarded, BufReader<ChildStdout>, Confinement), DecoderError> {
+    let child = Command::new(program)
         .arg(SUBCOMMAND)
         .arg(text)
         .env_clear()
         .current_dir("/")
-        .stdin(Stdio::from(file))
+        .stdin(input)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
-        .spawn()
-        .map_err(io)?;
+        .spawn();
+    let mut child = child.map_err(|source| DecoderError::Io { path: request.name.clone(), source })?;
     let mut output = BufReader::with_capacity(1 << 18, child.stdout.take().expect("stdout is piped"));
-    let mut child = Guarded::new(child, Duration::from_secs(request.process.silence_s));
-    match child.listen(|| next(&mut output, &request)) {
-        Ok(Message::Info(info)) => {
-            Ok(DecodedFrames { request, output, child, info, summary: None, failed: false })
-        }
-        Ok(Message::Failed { code, message }) => Err(DecoderError::Video { code, message }),
-        Ok(_) | Err(_) => Err(child.post_mortem(&request)),
+    let deadline = Duration::from_secs(request.process.silence_s);
+    let mut child = Guarded::new(child, deadline, request.stop.clone())
+        .map_err(|e| DecoderError::NotStarted { how: e.to_string() })?;
+    match child.listen(|| next(&mut output, request)) {
+        Ok(Message::Ready(confinement)) => Ok((child, output, confinement)),
+        Ok(_) | Err(_) => Err(match child.post_mortem(request) {
+            DecoderError::Crashed { how, .. } => DecoderError::NotStarted { how },
+            other => other,
+        }),
     }
 }
 
@@ -153,6 +214,11 @@ fn next(output: &mut impl Read, request: &DecodeRequest) -> std::io::Result<Mess
 impl DecodedFrames {
     pub fn info(&self) -> &VideoInfo {
         &self.info
+    }
+
+    /// How far the child is confined.
+    pub fn confinement(&self) -> Confinement {
+        self.confinement
     }
 
     /// Counts and warnings; there once the iterator has ended without an error.
@@ -175,7 +241,7 @@ impl Iterator for DecodedFrames {
                 return None;
             }
             Ok(Message::Failed { code, message }) => DecoderError::Video { code, message },
-            Ok(Message::Info(_)) | Err(_) => self.child.post_mortem(&self.request),
+            Ok(Message::Ready(_) | Message::Info(_)) | Err(_) => self.child.post_mortem(&self.request),
         };
         self.failed = true;
         Some(Err(error))
@@ -194,12 +260,12 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn new(child: Child, deadline: Duration) -> Self {
+    fn new(child: Child, deadline: Duration, stop: StopFlag) -> std::io::Result<Self> {
         let child = Arc::new(Mutex::new(child));
         let (listening, heard) = channel();
         let watched = child.clone();
-        let watch = std::thread::spawn(move || {
-            let late = silent_for_too_long(&heard, deadline);
+        let watch = std::thread::Builder::new().spawn(move || {
+            let late = silent_for_too_long(&heard, deadline, &stop);
             let mut child = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             // A child that has ended by itself cannot be killed; its status says how.
             if late || !matches!(child.try_wait(), Ok(Some(_))) {
@@ -207,7 +273,15 @@ impl Guarded {
             }
             late
         });
-        Self { child, listening: Some(listening), watch: Some(watch) }
+        match watch {
+            Ok(watch) => Ok(Self { child, listening: Some(listening), watch: Some(watch) }),
+            Err(error) => {
+                let mut child = child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
     }
 
     /// Waits for the child's next word, under the eyes of the watch.
@@ -249,18 +323,20 @@ impl Guarded {
     }
 }
 
+/// How often the watch looks whether the frames are still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Follows when the parent waits; `false` when it needs the child no more.
-fn silent_for_too_long(heard: &Receiver<bool>, deadline: Duration) -> bool {
-    let mut waiting = false;
+fn silent_for_too_long(heard: &Receiver<bool>, deadline: Duration, stop: &StopFlag) -> bool {
+    let mut since: Option<Instant> = None;
     loop {
-        let word = if waiting {
-            heard.recv_timeout(deadline)
-        } else {
-            heard.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        };
-        match word {
-            Ok(now) => waiting = now,
-            Err(RecvTimeoutError::Timeout) => return true,
+        match heard.recv_timeout(LOOK) {
+            Ok(waiting) => since = waiting.then(Instant::now),
+            Err(RecvTimeoutError::Timeout) if stop.is_set() => return false,
+            Err(RecvTimeoutError::Timeout) if since.is_some_and(|since| since.elapsed() >= deadline) => {
+                return true;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
     }

@@ -6,12 +6,16 @@ use flamingo::video::{Frame, Summary, VideoInfo};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
+use super::sandbox::Confinement;
+
 /// A message of words is a few hundred bytes; a summary names a few warnings.
 const HEADER_LIMIT: u32 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Always first, unless the file is refused.
+    /// Always first, before the file is looked at.
+    Ready(Confinement),
+    /// Always second, unless the file is refused.
     Info(VideoInfo),
     Frame(Frame),
     /// Always last.
@@ -26,6 +30,7 @@ pub(super) enum Message {
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum Header {
+    Ready(Confinement),
     Info(VideoInfo),
     Frame { pts: f64, width: u32, height: u32 },
     End(Summary),
@@ -36,6 +41,7 @@ enum Header {
 /// (RGB, row by row).
 pub(super) fn write(output: &mut impl Write, message: Message) -> io::Result<()> {
     let (header, pixels) = match message {
+        Message::Ready(confinement) => (Header::Ready(confinement), None),
         Message::Info(info) => (Header::Info(info), None),
         Message::End(summary) => (Header::End(summary), None),
         Message::Failed { code, message } => (Header::Failed { code, message }, None),
@@ -62,9 +68,10 @@ pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message
     let mut header = vec![0; length as usize];
     input.read_exact(&mut header)?;
     Ok(match serde_json::from_slice(&header)? {
+        Header::Ready(confinement) => Message::Ready(confinement),
         Header::Info(info) if is_time(info.duration) => Message::Info(info),
         Header::End(summary) => Message::End(summary),
-        Header::Failed { code, message } => Message::Failed { code, message },
+        Header::Failed { code, message } if is_code(&code) => Message::Failed { code, message },
         Header::Frame { pts, width, height } => {
             let pixels = u64::from(width) * u64::from(height);
             if pixels == 0 || pixels > max_pixels || !is_time(pts) {
@@ -75,8 +82,14 @@ pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message
             let image = RgbImage::from_raw(width, height, pixels).ok_or(io::ErrorKind::InvalidData)?;
             Message::Frame(Frame { pts, image })
         }
-        Header::Info(_) => return Err(io::ErrorKind::InvalidData.into()),
+        Header::Info(_) | Header::Failed { .. } => return Err(io::ErrorKind::InvalidData.into()),
     })
+}
+
+/// Codes become labels, headers and columns.
+fn is_code(code: &str) -> bool {
+    (1..=40).contains(&code.len())
+        && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 /// Seconds within a video: nothing lasts for ten years.
@@ -108,6 +121,17 @@ mod tests {
             let mut sent = Vec::new();
             write(&mut sent, Message::Frame(frame)).unwrap();
             assert!(read(&mut &sent[..], 15).is_err());
+        }
+    }
+
+    #[test]
+    fn codes_are_plain() {
+        for (code, good) in
+            [("no_frames", true), ("", false), ("a\0b", false), ("A", false), (&"x".repeat(41), false)]
+        {
+            let mut sent = Vec::new();
+            write(&mut sent, Message::Failed { code: code.into(), message: "why".into() }).unwrap();
+            assert_eq!(read(&mut &sent[..], 15).is_ok(), good, "{code:?}");
         }
     }
 

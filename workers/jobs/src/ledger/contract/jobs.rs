@@ -78,7 +78,7 @@ pub(super) async fn a_job_goes_through_its_states(place: Place) {
 
     let record = ledger.job(&id).await.unwrap().unwrap();
     let entered = JobState::ALL.map(|state| record.entered(state).map(|at| at - T0));
-    assert_eq!(entered, [Some(0), Some(1), Some(3), Some(4), Some(8), None, Some(10), None]);
+    assert_eq!(entered, [Some(0), Some(1), Some(3), Some(4), Some(8), None, Some(10), None, None, None]);
     let counts = Counts { total: 2, succeeded: 1, failed: 1, ..Counts::default() };
     assert_eq!(ledger.counts(&id).await.unwrap(), counts);
     let listed = ledger.items(&id, None, 10).await.unwrap();
@@ -199,4 +199,122 @@ pub(super) async fn a_page_may_come_again(place: Place) {
     assert_eq!(ledger.job(&id).await.unwrap().unwrap().total, Some(1_240));
     let counts = Counts { total: 1_240, queued: 1_239, succeeded: 1, ..Counts::default() };
     assert_eq!(ledger.counts(&id).await.unwrap(), counts);
+}
+
+pub(super) async fn a_job_ended_from_outside_lets_go(place: Place) {
+    let ledger = place.ready().await;
+    let id = expanded(&ledger, 5).await;
+    let claims = [0, 1, 2, 3].map(|n| (n, id.clone()));
+    let mut items = Vec::new();
+    for (n, id) in claims {
+        items.push(claim_item(&ledger, &id, n, T0).await);
+    }
+    assert!(ledger.end_item(&items[0], &ItemEnd::Succeeded, T0 + 1).await.unwrap());
+    let holder = claim_job(&ledger, &id, T0 + 1).await;
+    assert!(ledger.end_early(&id, EarlyEnd::Cancelled, T0 + 2).await.unwrap());
+    assert!(!ledger.extend_job(&holder, T0 + 3, LEASE).await.unwrap(), "the job's holder is fenced off");
+    assert!(!ledger.add_items(&holder, &clips(5..6), 5, T0 + 3).await.unwrap());
+
+    // Who holds an item learns it by the heartbeat; who ends it sooner has ended it; who is silent has lost it.
+    for item in &items[1..] {
+        assert!(!ledger.extend_item(item, T0 + 3, LEASE).await.unwrap());
+    }
+    assert!(ledger.end_item(&items[1], &ItemEnd::Succeeded, T0 + 3).await.unwrap());
+    assert!(ledger.give_back_item(&items[2], T0 + 3).await.unwrap());
+    let queued = ledger.claim_item(&id, &item_id(4), "worker", T0 + 3, LEASE).await.unwrap();
+    assert_eq!(queued, ClaimedItem::Ended(ItemState::Cancelled), "nobody begins another");
+
+    let bells = ledger.due_jobs(T0 + 4, Duration::from_secs(60), 10).await.unwrap();
+    assert_eq!(bells.iter().map(|bell| &bell.id).collect::<Vec<_>>(), [&id], "rung for at once");
+    assert_eq!(ledger.due_jobs(T0 + 4, Duration::from_secs(60), 10).await.unwrap(), [], "and once");
+    let claim = claim_job(&ledger, &id, T0 + 5).await;
+    assert_eq!(ledger.cancel_open(&claim, T0 + 5, 1).await.unwrap(), Some(1));
+    assert_eq!(ledger.cancel_open(&claim, T0 + 5, 1).await.unwrap(), Some(0), "there was one");
+    assert_eq!(ledger.cancel_open(&holder, T0 + 5, 1).await.unwrap(), None, "fenced off");
+    assert!(ledger.finalize(&claim, T0 + 5).await.unwrap().is_none(), "one is held");
+    let late = T0 + LEASE.as_millis() as i64 + 1;
+    assert_eq!(ledger.expired_items(late, 10).await.unwrap().len(), 1);
+    assert!(ledger.extend_job(&claim, late, LEASE).await.unwrap());
+    let record = ledger.finalize(&claim, late).await.unwrap().unwrap();
+    assert_eq!((record.failure.as_ref().unwrap().code.as_str(), record.total), ("cancelled", Some(5)));
+    let counts = ledger.counts(&id).await.unwrap();
+    assert_eq!((counts.total, counts.succeeded, counts.cancelled, counts.open()), (5, 2, 3, 0));
+    assert!(ledger.finish(&claim, &JobEnd::Early(EarlyEnd::Cancelled), late).await.unwrap());
+    let record = ledger.job(&id).await.unwrap().unwrap();
+    assert_eq!((record.state, record.entered(JobState::Cancelled)), (JobState::Cancelled, Some(late)));
+    assert!(ledger.claim_job(&id, "worker", T0 + 99_999, LEASE).await.unwrap().is_none(), "it has ended");
+
+    let unfinished = ledger.unfinished_items(&id, None, 2).await.unwrap();
+    let (position, last) = &unfinished[1];
+    let rest = ledger.unfinished_items(&id, Some((*position, &last.id)), 2).await.unwrap();
+    let all: Vec<_> = unfinished.iter().chain(&rest).map(|(position, _)| *position).collect();
+    assert_eq!(all, [2, 3, 4]);
+}
+
+/// Inputs that were listed when it happened are all that there are.
+pub(super) async fn a_job_ended_while_it_is_listed_ends(place: Place) {
+    let ledger = place.ready().await;
+    let id = accepted(&ledger).await;
+    let listing = claim_job(&ledger, &id, T0).await;
+    assert!(ledger.add_items(&listing, &clips(0..3), 0, T0).await.unwrap());
+    assert!(ledger.end_early(&id, EarlyEnd::Expired, T0 + 1).await.unwrap());
+    assert!(!ledger.expanded(&listing, T0 + 2).await.unwrap());
+    let claim = claim_job(&ledger, &id, T0 + 3).await;
+    assert_eq!((claim.record.state, claim.record.total), (JobState::Finalizing, None));
+    assert_eq!(ledger.cancel_open(&claim, T0 + 3, 100).await.unwrap(), Some(3));
+    let record = ledger.finalize(&claim, T0 + 3).await.unwrap().unwrap();
+    assert_eq!((record.total, record.is_listed()), (Some(3), false));
+    assert!(ledger.finish(&claim, &JobEnd::Early(EarlyEnd::Expired), T0 + 4).await.unwrap());
+    let record = ledger.job(&id).await.unwrap().unwrap();
+    let entered = [JobState::Validating, JobState::Finalizing, JobState::Expired].map(|s| record.entered(s));
+    assert_eq!(entered, [Some(T0), Some(T0 + 1), Some(T0 + 4)]);
+}
+
+pub(super) async fn what_has_ended_is_not_ended_early(place: Place) {
+    let ledger = place.ready().await;
+    assert!(!ledger.end_early(&JobId::mint(), EarlyEnd::Cancelled, T0).await.unwrap(), "no such job");
+    let id = expanded(&ledger, 1).await;
+    let item = claim_item(&ledger, &id, 0, T0).await;
+    assert!(ledger.end_item(&item, &ItemEnd::Succeeded, T0).await.unwrap());
+    let claim = claim_job(&ledger, &id, T0).await;
+    assert!(ledger.finalize(&claim, T0).await.unwrap().is_some());
+    assert!(!ledger.end_early(&id, EarlyEnd::Cancelled, T0).await.unwrap(), "its results are being gathered");
+    assert!(ledger.finish(&claim, &JobEnd::Succeeded, T0).await.unwrap());
+    assert!(!ledger.end_early(&id, EarlyEnd::Expired, T0).await.unwrap());
+    assert_eq!(ledger.job(&id).await.unwrap().unwrap().state, JobState::Succeeded);
+}
+
+pub(super) async fn a_job_waits_for_its_time(place: Place) {
+    let ledger = place.ready().await;
+    let job = NewJob { not_before: Some(T0 + 500), ..job_named("later", "later", "request") };
+    ledger.accept(&job, T0).await.unwrap();
+    assert!(ledger.claim_job(&job.id, "worker", T0 + 499, LEASE).await.unwrap().is_none());
+    // However long nobody has rung, and however short.
+    assert_eq!(ledger.due_jobs(T0 + 499, Duration::ZERO, 10).await.unwrap(), []);
+    assert_eq!(ledger.due_jobs(T0 + 500, Duration::MAX, 10).await.unwrap().len(), 1);
+    assert_eq!(ledger.due_jobs(T0 + 501, Duration::MAX, 10).await.unwrap(), [], "once");
+    assert!(ledger.claim_job(&job.id, "worker", T0 + 500, LEASE).await.unwrap().is_some());
+
+    let never = NewJob { not_before: Some(T0 + 9_999), ..job_named("never", "never", "request") };
+    ledger.accept(&never, T0).await.unwrap();
+    assert!(ledger.end_early(&never.id, EarlyEnd::Cancelled, T0 + 1).await.unwrap(), "before its time");
+    assert!(ledger.claim_job(&never.id, "worker", T0 + 2, LEASE).await.unwrap().is_some(), "to be finished");
+}
+
+pub(super) async fn an_overdue_job_is_found(place: Place) {
+    let ledger = place.ready().await;
+    accepted(&ledger).await;
+    for (name, deadline) in [("second", T0 + 20), ("first", T0 + 10), ("third", T0 + 30)] {
+        let job = NewJob { deadline: Some(deadline), ..job_named(name, name, name) };
+        ledger.accept(&job, T0).await.unwrap();
+    }
+    let overdue = async |now| {
+        let jobs = ledger.overdue_jobs(now, 10).await.unwrap();
+        jobs.iter().map(|id| id.as_str().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(overdue(T0 + 10).await, [""; 0], "not yet");
+    assert_eq!(overdue(T0 + 21).await, ["first", "second"]);
+    let first = JobId::try_from("first".to_owned()).unwrap();
+    assert!(ledger.end_early(&first, EarlyEnd::Expired, T0 + 21).await.unwrap());
+    assert_eq!(overdue(T0 + 21).await, ["second"], "the first is on its way out");
 }

@@ -101,6 +101,11 @@ contract! {
     an_expired_job_goes_to_another
     a_job_given_back_is_rung_for_when_it_is_due
     a_failed_job_ends_its_items
+    a_job_ended_from_outside_lets_go
+    a_job_ended_while_it_is_listed_ends
+    what_has_ended_is_not_ended_early
+    a_job_waits_for_its_time
+    an_overdue_job_is_found
     a_page_may_come_again
     an_item_is_claimed_by_one
     the_old_holder_is_fenced_off
@@ -119,6 +124,8 @@ fn job_named(id: &str, key: &str, request: &str) -> NewJob {
         key: key.to_owned(),
         request_sha256: request.to_owned(),
         message: format!("{{\"job\":\"{id}\"}}"),
+        not_before: None,
+        deadline: None,
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicNackOptions, BasicQosOptions,
+    BasicRejectOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{Acker, Channel};
@@ -18,7 +19,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::link::{bounded, short};
 use super::publisher::Address;
 use super::topology::ready;
-use super::{Broker, Consumer, Delivery, Lane, Message, QueueError, RabbitSettings, Settle, Settled, wire};
+use super::{
+    Broker, Consumer, DeadLetter, Delivery, Lane, Message, QueueError, RabbitSettings, Settle, Settled, wire,
+};
 use crate::job::Failure;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -185,8 +188,38 @@ impl Broker {
             message: message.clone(),
             acker: delivery.acker,
             runtime: Handle::current(),
+            _channel: None,
         };
         Delivery::new(message, redeliveries, Box::new(settle))
+    }
+
+    /// Fetched one by one over a channel of their own, which lives as long as one of them is held: its end gives them back.
+    pub(super) async fn dead_letters(self: &Arc<Self>, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        let answer_timeout = self.settings.answer_timeout;
+        let channel =
+            Arc::new(OwnChannel { channel: self.consuming.channel().await?, limit: answer_timeout });
+        let queue = self.settings.dead();
+        let mut letters = Vec::new();
+        while letters.len() < limit {
+            let get = channel.basic_get(short(&queue)?, BasicGetOptions::default());
+            let Some(got) = bounded(answer_timeout, format!("queue {queue}"), get).await? else { break };
+            let mut delivery = got.delivery;
+            let key = delivery.routing_key.to_string();
+            let lane = Lane::ALL.into_iter().find(|lane| lane.as_str() == key);
+            let why = wire::reason(&delivery);
+            let message = wire::message(&mut delivery);
+            let settle = RabbitSettle {
+                broker: self.clone(),
+                lane: lane.unwrap_or(Lane::Items),
+                attempt: 0,
+                message: message.clone(),
+                acker: delivery.acker,
+                runtime: Handle::current(),
+                _channel: Some(channel.clone()),
+            };
+            letters.push(DeadLetter { lane, why, delivery: Delivery::new(message, 0, Box::new(settle)) });
+        }
+        Ok(letters)
     }
 }
 
@@ -197,6 +230,8 @@ struct RabbitSettle {
     message: Message,
     acker: Acker,
     runtime: Handle,
+    /// Kept open until this is settled; a consumer keeps its own.
+    _channel: Option<Arc<OwnChannel>>,
 }
 
 impl RabbitSettle {

@@ -24,7 +24,7 @@ pub use topology::{Argument, Binding, Exchange, QueueSpec, RetryTier, Routes, To
 use self::consumer::RabbitConsumer;
 use self::link::Link;
 use self::publisher::{Address, Publisher};
-use super::{Consumer, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
+use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
 use crate::job::SecretUrl;
 
 /// Where the broker is, and what it must have. Every worker and submitter of one service needs the same.
@@ -161,6 +161,10 @@ impl Queue for RabbitQueue {
 
     async fn consumer(&self, lane: Lane) -> Box<dyn Consumer> {
         Box::new(RabbitConsumer::new(self.broker.clone(), lane))
+    }
+
+    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.broker.dead_letters(limit).await
     }
 
     async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {

@@ -65,12 +65,18 @@ pub struct RetryTier {
     pub delay: Duration,
 }
 
+/// Whoever looks at a dead letter has it delivered, and RabbitMQ 4 drops what was delivered 20 times if nothing else is said.
+const LOOKS_AT_THE_DEAD: i64 = 1_000_000;
+
 /// Everything that these settings need in a broker.
 pub fn topology(settings: &RabbitSettings) -> Topology {
     let lanes = Lane::ALL.iter().map(|lane| lane_queue(settings, *lane));
     let tiers = retry_tiers(settings);
     let waits = tiers.iter().map(|tier| retry_queue(settings, tier));
-    let dead = QueueSpec { name: settings.dead(), arguments: quorum([]) };
+    let dead = QueueSpec {
+        name: settings.dead(),
+        arguments: quorum([("x-delivery-limit", Argument::Number(LOOKS_AT_THE_DEAD))]),
+    };
     let fanout = |name: String| Exchange { name, routes: Routes::Fanout };
     let mut exchanges = vec![
         Exchange { name: settings.name.clone(), routes: Routes::Direct },

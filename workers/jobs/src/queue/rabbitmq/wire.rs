@@ -16,6 +16,10 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 const LONG_ID: &str = "x-message-id";
 const LONG_CORRELATION_ID: &str = "x-correlation-id";
 
+/// Why a letter is dead, in the words of whoever buried it.
+const REASON_CODE: &str = "x-reason-code";
+const REASON: &str = "x-reason";
+
 /// Characters of a reason that are kept with a dead letter.
 const REASON_KEPT: usize = 500;
 
@@ -55,10 +59,30 @@ pub(super) fn dead_properties(message: &Message, attempt: u32, lane: &str, why: 
     let properties = properties(message, attempt);
     let mut headers = properties.headers().clone().unwrap_or_default();
     let reason: String = why.message.chars().take(REASON_KEPT).collect();
-    put(&mut headers, "x-reason-code", &why.code);
-    put(&mut headers, "x-reason", &reason);
+    put(&mut headers, REASON_CODE, &why.code);
+    put(&mut headers, REASON, &reason);
     put(&mut headers, "x-first-lane", lane);
     properties.with_headers(headers)
+}
+
+/// Why a dead letter is dead; what nobody buried was delivered too often.
+pub(super) fn reason(delivery: &Delivery) -> Failure {
+    let text = |name: &str| text_header(&delivery.properties, name);
+    // Newest first: a message that has waited in a retry tier expired there, long before it died.
+    let of_broker = || match header(&delivery.properties, "x-death") {
+        Some(AMQPValue::FieldArray(deaths)) => match deaths.as_slice().first() {
+            Some(AMQPValue::FieldTable(death)) => match death.inner().get("reason") {
+                Some(AMQPValue::LongString(reason)) => Some(reason.to_string()),
+                _ => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    let code = text(REASON_CODE).or_else(of_broker).unwrap_or_else(|| "unknown".to_owned());
+    let told =
+        text(REASON).unwrap_or_else(|| "the broker gave it up: it may crash whoever takes it".to_owned());
+    Failure::new(code, told)
 }
 
 fn put(headers: &mut FieldTable, name: &str, text: &str) {

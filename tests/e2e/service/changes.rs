@@ -1,0 +1,144 @@
+//! What an operator changes: jobs are cancelled, tried again, begun later or ended by a deadline; dead letters are seen and
+//! sent once more.
+
+use std::time::{Duration, Instant};
+
+use lapin::BasicProperties;
+use serde_json::{Value, json};
+
+use super::broker::Broker;
+use super::world::{CLIPS, World, wait};
+
+/// Videos that keep a worker busy: every `window` of each, in seconds, has an answer of its own.
+fn slow(world: &World, id: &str, window: f64) -> Value {
+    let over = json!({
+        "sampling": { "fps": { "fps": 10.0 } },
+        "window": window,
+        "generation": { "strategy": { "kind": "greedy" }, "max_new_tokens": 24 },
+    });
+    world.job(id, over)
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
+    let world = World::new("cancelled");
+    world.upload_clips(&CLIPS);
+    let worker = world.worker("worker");
+    world.submit(&[slow(&world, "long", 2.0)]).exits(0);
+    wait("an answer", || (world.show("long")["counts"]["succeeded"] != 0).then_some(()));
+    let running = || world.show("long")["counts"]["running"].as_u64().unwrap();
+    wait("another begun", || (running() > 0).then_some(()));
+
+    let start = Instant::now();
+    assert_eq!(world.flamingo(&["jobs", "cancel", "long"]).exits(0).out, "long  is being cancelled\n");
+    let shown = world.ended("long");
+    // A heartbeat of a second, and the end of the answer that was being written.
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("cancelled"), &json!("cancelled")));
+    let counts = &shown["counts"];
+    let (done, let_go) = (counts["succeeded"].as_u64().unwrap(), counts["cancelled"].as_u64().unwrap());
+    assert!(done >= 1 && let_go >= 1 && done + let_go == CLIPS.len() as u64, "{counts}");
+    assert!(worker.log().contains("step=GivenBack"), "the worker let go of what it had begun");
+    // No report says otherwise.
+    let reports = world.results("long").iter().filter(|key| key.starts_with("items/")).count();
+    assert_eq!(reports as u64, done);
+
+    // What was done is there, and said to be all there is.
+    let manifest = world.result_json("long/manifest.json");
+    assert_eq!(
+        (&manifest["status"], &manifest["counts"]["cancelled"]),
+        (&json!("cancelled"), &json!(let_go))
+    );
+    assert_eq!(world.result_lines("long/results.jsonl").len() as u64, done);
+    let errors = world.result_lines("long/errors.jsonl");
+    assert!(errors.len() as u64 == let_go && errors.iter().all(|e| e["error"]["code"] == "cancelled"));
+
+    assert_eq!(world.flamingo(&["jobs", "cancel", "long"]).exits(0).out, "long  is cancelled\n");
+
+    // The rest, and nothing but the rest, as a job of its own.
+    assert_eq!(world.flamingo(&["jobs", "retry", "long"]).exits(0).out, "long.retry\n");
+    world.check_whole("long.retry", "succeeded", let_go as usize, 0);
+    let names = |job: &str| {
+        let lines = world.result_lines(&format!("{job}/results.jsonl"));
+        lines.iter().map(|line| line["item_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let mut all = [names("long"), names("long.retry")].concat();
+    all.sort();
+    assert_eq!(all, CLIPS.map(|(name, _)| name));
+    let late = world.flamingo(&["jobs", "cancel", "long.retry"]).exits(1);
+    assert!(late.errors()[0].starts_with("error[too_late]: long.retry: is succeeded"), "{late:?}");
+    let nothing = world.flamingo(&["jobs", "retry", "long.retry"]).exits(1);
+    assert!(nothing.err.contains("nothing failed"), "{nothing:?}");
+    let twice = world.flamingo(&["jobs", "retry", "long"]).exits(1);
+    assert!(twice.err.contains("long.retry: was begun before and is succeeded"), "{twice:?}");
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn jobs_begin_at_their_time_and_end_by_their_deadline() {
+    let world = World::new("timed");
+    world.upload_clips(&CLIPS);
+    let _worker = world.worker("worker");
+    let at = |seconds: f64| {
+        let millis = jobs::job::now() + (seconds * 1000.0) as i64;
+        jobs::job::timestamp(millis)
+    };
+    let mut late = slow(&world, "late", 0.1);
+    late["deadline"] = json!(at(8.0));
+    let mut later = world.job("later", json!({ "input": { "video": format!("{}/a.mp4", world.videos()) } }));
+    later["not_before"] = json!(at(8.0));
+    world.submit(&[late, later]).exits(0);
+
+    let shown = world.ended("late");
+    assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("expired"), &json!("deadline_exceeded")));
+    let counts = &shown["counts"];
+    assert!(counts["total"] == 0 || counts["cancelled"].as_u64().unwrap() > 0, "{shown:#}");
+    let shown = world.ended("later");
+    assert_eq!(shown["status"], "succeeded");
+    let time = |text: &Value| text.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let waited =
+        time(&shown["states"]["validating_at"]).duration_since(time(&shown["not_before"])).as_secs_f64();
+    // A sweep each half second rings for it.
+    assert!((0.0..20.0).contains(&waited), "{waited} s after its time: {shown:#}");
+
+    let senseless = world.job("senseless", json!({ "not_before": at(9.0), "deadline": at(8.0) }));
+    assert!(world.submit(&[senseless]).exits(2).err.contains("is not after"));
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn dead_letters_are_seen_sent_again_and_dropped() {
+    let world = World::new("dead");
+    world.upload("bad.mp4", b"no video".to_vec());
+    let worker = world.worker("worker");
+    let broker = Broker::of(&world);
+    let named = BasicProperties::default().with_message_id("strange".into());
+    broker.send(b"{\"schema\": \"flamingo.job/1\", ", named);
+    world.submit(&[world.job("poor", json!({}))]).exits(0);
+    world.ended("poor");
+
+    let seen = || world.flamingo(&["jobs", "dead", "list", "--json"]).exits(0).reports();
+    let mut letters = wait("two dead letters", || Some(seen()).filter(|letters| letters.len() == 2));
+    letters.sort_by_key(|letter| letter["message"].to_string());
+    let codes: Vec<_> = letters.iter().map(|letter| letter["error"]["code"].as_str().unwrap()).collect();
+    assert_eq!(codes, ["unknown_container", "malformed_message"]);
+    assert_eq!((&letters[0]["message"], &letters[1]["message"]), (&json!("poor/bad.mp4"), &json!("strange")));
+    // Looking takes nothing away.
+    wait("the same again", || (seen().len() == 2).then_some(()));
+
+    let in_vain = world.flamingo(&["jobs", "dead", "redrive", "poor/bad.mp4"]).exits(1);
+    assert!(in_vain.errors()[0].contains("flamingo jobs retry poor"), "{in_vain:?}");
+    wait("it to be there still", || (seen().len() == 2).then_some(()));
+    let refused = worker.log().matches("malformed_message").count();
+    let sent = world.flamingo(&["jobs", "dead", "redrive", "strange"]).exits(0);
+    assert_eq!(sent.out, "strange  sent once more\n");
+    wait("it to be refused again", || {
+        (worker.log().matches("malformed_message").count() > refused).then_some(())
+    });
+    wait("it to be dead again", || (seen().len() == 2).then_some(()));
+    world.flamingo(&["jobs", "dead", "drop", "--all"]).exits(0);
+    wait("none", || seen().is_empty().then_some(()));
+    let missing = world.flamingo(&["jobs", "dead", "drop", "strange"]).exits(1);
+    assert!(missing.errors()[0].contains("strange: no such dead letter"), "{missing:?}");
+}

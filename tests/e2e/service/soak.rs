@@ -1,0 +1,145 @@
+//! Everything at once, for long: small here, in full by `make soak`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use support::clips::clip;
+use support::relay::Relay;
+use support::servers::{Kind, Server};
+
+use super::world::{WorkerProcess, World, wait_for};
+
+/// Sizes: what every run of the tests does, and what `make soak` does.
+fn size<T>(small: T, full: T) -> T {
+    if std::env::var_os("FLAMINGO_SOAK").is_some() { full } else { small }
+}
+
+fn variable(env: &[(String, String)], name: &str) -> String {
+    env.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
+}
+
+/// The jobs that have ended, by name, as `jobs list` says.
+fn ended(world: &World, jobs: usize) -> BTreeMap<String, Value> {
+    let listed =
+        world.flamingo(&["jobs", "list", "--json", "--limit", &(jobs + 1).to_string()]).exits(0).reports();
+    let name = |job: &Value| job["job_id"].as_str().unwrap().to_owned();
+    let open = ["accepted", "validating", "queued", "running", "finalizing"];
+    listed
+        .into_iter()
+        .filter(|job| !open.contains(&job["status"].as_str().unwrap()))
+        .map(|job| (name(&job), job))
+        .collect()
+}
+
+/// Workers are killed, connections cut and the broker restarted at random while jobs are done. What is true afterwards is
+/// read from the outside: from queue, store and ledger.
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn nothing_is_lost_and_nothing_is_there_twice() {
+    let jobs = size(10, 300);
+    let restarts = size(1, 4);
+    let mut broker = Server::start(Kind::RabbitMq, "soak");
+    let url = variable(&broker.env(), "FLAMINGO_TEST_AMQP");
+    let address = url.rsplit_once('@').unwrap().1.split('/').next().unwrap();
+    let relay = Relay::to(address.parse::<SocketAddr>().unwrap());
+    let through = url.replace(address, &relay.addr().to_string());
+    let world = World::with("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
+    let clips = [("a.mp4", "short"), ("b.mp4", "one_frame"), ("c.mkv", "three_streams")];
+    world.upload_clips(&clips);
+    let lines: Vec<_> = (0..jobs).map(|n| world.job(&format!("job-{n:03}"), json!({}))).collect();
+    world.submit(&lines).exits(0);
+
+    let rng = &mut StdRng::seed_from_u64(7);
+    let mut workers: Vec<WorkerProcess> = (0..3).map(|n| world.worker(&format!("w{n}"))).collect();
+    let (mut kills, mut cuts, mut restarted, mut born) = (0, 0, 0, workers.len());
+    let mut fenced = 0;
+    let start = Instant::now();
+    let patience = Duration::from_secs(size(400, 5400));
+    loop {
+        let done = ended(&world, jobs).len();
+        if done == jobs && restarted >= restarts {
+            break;
+        }
+        assert!(start.elapsed() < patience, "{done} of {jobs} jobs after {patience:?}");
+        match rng.random_range(0..10) {
+            0..5 if done < jobs => {
+                let victim = rng.random_range(0..workers.len());
+                fenced += workers[victim].log().matches("step=FencedOff").count();
+                // Dropped, the old one is killed with -9.
+                workers[victim] = world.spawn(&format!("w{born}"), world.command().arg("work"));
+                (kills, born) = (kills + 1, born + 1);
+            }
+            5..9 => {
+                relay.cut();
+                cuts += 1;
+            }
+            _ if restarted < restarts => {
+                broker.restart();
+                restarted += 1;
+            }
+            _ => {}
+        }
+        std::thread::sleep(Duration::from_millis(rng.random_range(2000..7000)));
+    }
+    let mut attempts = 0;
+    for n in 0..jobs {
+        let job = format!("job-{n:03}");
+        world.check_whole(&job, "succeeded", clips.len(), 0);
+        let shown = world.show(&job);
+        attempts += shown["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["attempts"].as_u64().unwrap())
+            .sum::<u64>();
+    }
+    let items = (jobs * clips.len()) as u64;
+    println!(
+        "{jobs} jobs, {items} items: lost 0, visible twice 0, attempts {attempts}, fenced off {fenced}; {kills} workers killed, \
+         {cuts} times cut off, {restarted} restarts of the broker, in {:.0} s",
+        start.elapsed().as_secs_f64()
+    );
+    assert!(kills > 0 && cuts > 0, "nothing happened to the workers");
+}
+
+/// Resident memory in KiB.
+fn resident(worker: &WorkerProcess) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn files_below(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().count()
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn memory_stays_and_nothing_is_left_behind() {
+    let videos = size(60, 1000);
+    let mut world = World::new("flat");
+    let temporary = tempfile::tempdir().unwrap();
+    world.set("FLAMINGO__WORKER__TEMPORARY", temporary.path().to_str().unwrap());
+    // What is kept on purpose has a budget of its own, and would hide what is not.
+    world.set("FLAMINGO__CACHE__MEMORY", "0");
+    let bytes = std::fs::read(clip("short")).unwrap();
+    for n in 0..videos {
+        world.upload(&format!("{n:04}.mp4"), bytes.clone());
+    }
+    let worker = world.worker("worker");
+    world.submit(&[world.job("many", json!({}))]).exits(0);
+    let done = || world.show("many")["counts"]["succeeded"].as_u64().unwrap() as usize;
+    wait_for("a third of them", Duration::from_secs(3600), &mut || (done() >= videos / 3).then_some(()));
+    let before = resident(&worker);
+    wait_for("all of them", Duration::from_secs(3600), &mut || (done() >= videos).then_some(()));
+    world.check_whole("many", "succeeded", videos, 0);
+    let after = resident(&worker);
+    println!("{videos} videos: {before:.0} KiB after a third of them, {after:.0} KiB at the end");
+    assert!(after < before * size(1.10, 1.05), "{before} KiB became {after} KiB");
+    assert_eq!(files_below(temporary.path()), 0, "temporary files");
+}

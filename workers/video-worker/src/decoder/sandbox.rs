@@ -1,0 +1,218 @@
+//! Takes from this process, for good, what decoding does not need: files, sockets, other programs.
+//!
+//! Two walls: seccomp knows the few system calls that decoding takes and answers any other as a
+//! kernel that has none, so that libraries go another way instead of dying; Landlock knows no file and no port that may be opened.
+
+use std::collections::BTreeMap;
+
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+};
+use serde::{Deserialize, Serialize};
+
+/// How far the kernel let the decoder be confined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confinement {
+    /// seccomp: nothing but a short list of system calls.
+    pub system_calls: bool,
+    /// Landlock: no file and, on newer kernels, no port and no other process.
+    pub files: bool,
+}
+
+impl Confinement {
+    pub fn is_full(self) -> bool {
+        self.system_calls && self.files
+    }
+}
+
+impl std::fmt::Display for Confinement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match (self.system_calls, self.files) {
+            (true, true) => "system calls and files",
+            (true, false) => "system calls only (the kernel has no Landlock)",
+            (false, true) => "files only (the kernel has no seccomp filters)",
+            (false, false) => "limits only (the kernel has neither seccomp filters nor Landlock)",
+        })
+    }
+}
+
+/// Confines this process. To be called before there are other threads: Landlock reaches only this one and those it starts.
+pub(super) fn enter() -> Confinement {
+    // Landlock first: its own system calls are not on the list.
+    Confinement { files: close_files(), system_calls: close_system_calls().is_ok() }
+}
+
+/// Landlock with an empty list, as much of it as the kernel knows.
+fn close_files() -> bool {
+    let newest = ABI::V6;
+    let restricted = Ruleset::default()
+        .handle_access(AccessFs::from_all(newest))
+        .and_then(|ruleset| ruleset.handle_access(AccessNet::from_all(newest)))
+        .and_then(|ruleset| ruleset.scope(Scope::from_all(newest)))
+        .and_then(|ruleset| ruleset.create())
+        .and_then(|ruleset| ruleset.restrict_self());
+    restricted.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
+}
+
+fn close_system_calls() -> Result<(), seccompiler::Error> {
+    let architecture = std::env::consts::ARCH.try_into()?;
+    let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
+    let filter = SeccompFilter::new(allowed()?, unknown, SeccompAction::Allow, architecture)?;
+    let program: BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter_all_threads(&program)
+}
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
+
+/// Memory, threads, clocks, and reading and writing what is open already.
+fn allowed() -> Result<Rules, seccompiler::BackendError> {
+    use SeccompCmpOp::{Eq, MaskedEq};
+    let of = |argument: u8, op: SeccompCmpOp, value: u64| {
+        SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)?])
+    };
+    let itself = u64::from(std::process::id());
+    let no_program = MaskedEq(libc::PROT_EXEC as u64);
+    let thread = (libc::CLONE_THREAD | libc::CLONE_VM) as u64;
+    let always = [
+        libc::SYS_brk,
+        libc::SYS_clock_getres,
+        libc::SYS_clock_gettime,
+        libc::SYS_clock_nanosleep,
+        libc::SYS_close,
+        libc::SYS_exit,
+        libc::SYS_exit_group,
+        libc::SYS_fstat,
+        libc::SYS_futex,
+        libc::SYS_getpid,
+        libc::SYS_getrandom,
+        libc::SYS_gettid,
+        libc::SYS_gettimeofday,
+        libc::SYS_lseek,
+        libc::SYS_madvise,
+        libc::SYS_mremap,
+        libc::SYS_munmap,
+        libc::SYS_nanosleep,
+        libc::SYS_ppoll,
+        libc::SYS_pread64,
+        libc::SYS_read,
+        libc::SYS_readv,
+        libc::SYS_restart_syscall,
+        libc::SYS_rseq,
+        libc::SYS_rt_sigaction,
+        libc::SYS_rt_sigprocmask,
+        libc::SYS_rt_sigreturn,
+        libc::SYS_sched_getaffinity,
+        libc::SYS_sched_yield,
+        libc::SYS_set_robust_list,
+        libc::SYS_sigaltstack,
+        libc::SYS_sysinfo,
+        libc::SYS_write,
+        libc::SYS_writev,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_poll,
+    ];
+    let sometimes = [
+        // Threads of this process, not processes. (`clone3` hides its flags in memory; without it glibc takes `clone`.)
+        (libc::SYS_clone, vec![of(0, MaskedEq(thread), thread)?]),
+        // Memory that holds no program.
+        (libc::SYS_mmap, vec![of(2, no_program.clone(), 0)?]),
+        (libc::SYS_mprotect, vec![of(2, no_program, 0)?]),
+        // To look at descriptors' flags and copy none.
+        (libc::SYS_fcntl, vec![of(1, Eq, libc::F_GETFD as u64)?, of(1, Eq, libc::F_GETFL as u64)?]),
+        // To name its threads.
+        (libc::SYS_prctl, vec![of(0, Eq, libc::PR_SET_NAME as u64)?]),
+        // To end itself.
+        (libc::SYS_kill, vec![of(0, Eq, itself)?]),
+        (libc::SYS_tgkill, vec![of(0, Eq, itself)?]),
+    ];
+    Ok(always.into_iter().map(|call| (call, Vec::new())).chain(sometimes).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+
+    use super::*;
+
+    const WALL: &str = "FLAMINGO_TEST_WALL";
+
+    /// What a decoder that was taken over would try, by name; said on standard output when it worked.
+    fn try_everything(listener: &str, folder: &str) {
+        let worked: Vec<(&str, bool)> = vec![
+            ("read a file", File::open("/etc/passwd").is_ok()),
+            ("list a folder", fs::read_dir("/").is_ok()),
+            ("ask what lies at a path", fs::metadata("/etc/passwd").is_ok()),
+            ("write a file", fs::write(format!("{folder}/written"), "x").is_ok()),
+            ("remove a file", fs::remove_file(format!("{folder}/there")).is_ok()),
+            ("connect", TcpStream::connect(listener).is_ok()),
+            ("listen", TcpListener::bind("127.0.0.1:0").is_ok()),
+            ("send a datagram", UdpSocket::bind("127.0.0.1:0").is_ok()),
+            ("reach a local socket", UnixStream::pair().is_ok()),
+            ("start a program", Command::new("/bin/true").status().is_ok()),
+            ("signal another process", {
+                let parent = rustix::process::getppid().expect("a test has a parent");
+                rustix::process::test_kill_process(parent).is_ok()
+            }),
+        ];
+        for (what, _) in worked.iter().filter(|(_, worked)| *worked) {
+            println!("\nWORKED: {what}");
+        }
+        // What decoding takes must still work.
+        let threads: Vec<_> = (0..3).map(|i| std::thread::spawn(move || vec![i; 1 << 22].len())).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap() == 1 << 22));
+        println!("\nLIVES");
+    }
+
+    /// Runs this test again in a process of its own, behind one wall or both.
+    fn behind(wall: &str) -> Vec<String> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("there"), "x").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "decoder::sandbox::tests::nothing_is_left",
+                "--nocapture",
+                "--test-threads",
+                "1",
+            ])
+            .env(WALL, wall)
+            .env("LISTENER", listener.local_addr().unwrap().to_string())
+            .env("FOLDER", folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(said.contains("LIVES"), "{wall}: {said}\n{}", String::from_utf8_lossy(&output.stderr));
+        said.lines().filter_map(|line| line.strip_prefix("WORKED: ")).map(String::from).collect()
+    }
+
+    #[test]
+    fn nothing_is_left() {
+        let variable = |name: &str| std::env::var(name).unwrap();
+        if let Ok(wall) = std::env::var(WALL) {
+            let (listener, folder) = (variable("LISTENER"), variable("FOLDER"));
+            match wall.as_str() {
+                "none" => {}
+                "files" => assert!(close_files()),
+                "system calls" => close_system_calls().unwrap(),
+                _ => assert!(enter().is_full()),
+            }
+            return try_everything(&listener, &folder);
+        }
+        assert_eq!(behind("none").len(), 11, "without walls all of it works");
+        assert_eq!(behind("both"), [""; 0]);
+        assert_eq!(behind("system calls"), [""; 0]);
+        // Sockets of other kinds are not Landlock's matter, nor are programs whose files are open to all already.
+        let left = behind("files");
+        for closed in
+            ["read a file", "list a folder", "write a file", "remove a file", "connect", "start a program"]
+        {
+            assert!(!left.iter().any(|what| what == closed), "{closed}: {left:?}");
+        }
+    }
+}
