@@ -153,7 +153,7 @@ impl Answers<'_> {
         // The more answers are possible, the more there is to learn: a kind comes as often as it has answers (weighted
         // sampling without replacement, Efraimidis and Spirakis 2006).
         let rank = |of: &Vec<Question>, rng: &mut StdRng| {
-            rng.random::<f64>().powf(1.0 / of[0].choices.len().max(1) as f64)
+            rng.random::<f64>().powf(1.0 / of[0].choices.len().max(self.config.least_answers) as f64)
         };
         let mut kinds: Vec<_> = kinds.into_values().map(|of| (rank(&of, rng), of)).collect();
         kinds.sort_by(|(a, _), (b, _)| b.total_cmp(a));

@@ -73,6 +73,7 @@ impl TrainConfig {
             numbers.push((name, stage.batch));
         }
         numbers.push(("joint_width", self.joint_width));
+        numbers.push(("answers.least_answers", self.answers.least_answers));
         if let Some((name, _)) = numbers.iter().find(|(_, n)| *n == 0) {
             return Err(wrong(format!("{name}: 0 of them train nothing")));
         }
@@ -151,6 +152,9 @@ pub struct AnswersConfig {
     pub clips: usize,
     /// Questions per clip.
     pub questions: usize,
+    /// A kind of question comes as often as it has answers; one with fewer than these comes as if it had so many.
+    #[serde(default = "one")]
+    pub least_answers: usize,
     /// Few-shot episodes per update: two invented words, each bound to a thing by examples, and a clip to name.
     #[serde(default)]
     pub episodes: usize,
@@ -185,6 +189,10 @@ pub struct Schedule {
     pub checkpoint_every: u64,
     #[serde(default)]
     pub optimiser: OptimiserConfig,
+}
+
+fn one() -> usize {
+    1
 }
 
 fn every_hundred() -> u64 {
