@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Captions the sample clips and asks a question about one of them; `make demo` runs it when everything is installed.
+# Captions the clips of SpriteWorld in samples/ and asks about them; `make demo` runs it when everything is installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,24 +7,27 @@ echo "Building Flamingo (some minutes the first time)"
 # The whole workspace: a part of it would build the dependencies with other features, and `make test` build them again.
 cargo build --locked --release --quiet --workspace
 flamingo=${CARGO_TARGET_DIR:-target}/release/flamingo
-language=models/language/SmolLM2-135M-Instruct.Q4_1.gguf
 model=models/flamingo-mini
+clips=samples/spriteworld
 out=out/demo
-
-if [ ! -f "$model/config.json" ]; then
-    model=out/model
-    "$flamingo" model init --language "$language" --out "$model"
-fi
 
 rm -rf "$out"
 mkdir -p "$out"
 reports=$out/reports.jsonl
 status=0
-"$flamingo" caption samples --model "$model" --out "$out" --sheet --json >"$reports" || status=$?
-"$flamingo" ask samples/flamingo.mp4 --model "$model" --question "What animal is this?" --json >>"$reports" || status=$?
+"$flamingo" caption "$clips" --model "$model" --out "$out" --sheet --json >"$reports" || status=$?
+ask() {
+    "$flamingo" ask "$clips/$1" --model "$model" --question "$2" --json >>"$reports" || status=$?
+}
+ask 00000.mp4 "What is the key doing?"
+ask 00002.mp4 "What is left of the honeybee?"
+ask 00005.mp4 "Where does the mushroom go?"
+ask 00007.mp4 "What is this?"
+ask 00020.mp4 "In which direction does the flamingo move?"
+ask 00030.mp4 "When can the automobile be seen?"
 
 echo
-python3 scripts/table.py <"$reports"
+python3 scripts/table.py "$clips/clips.jsonl" <"$reports"
 echo
 
 echo "The reports (JSON) and the frames that were looked at (PNG) are in $out/"

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures a model on SpriteWorld: `metrics.json` beside its weights, and the table of its card on standard output.
 
-    scripts/measure_model.py models/flamingo-mini [--clips 400] [--sample 40]
+    scripts/measure_model.py models/flamingo-mini [--clips 300] [--sample 24]
 
 Every row is one run of `flamingo eval spriteworld`; the sample is the first clips again, for a test to repeat.
 """
@@ -43,8 +43,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--config", default="config/train/flamingo-mini.toml")
-    parser.add_argument("--clips", type=int, default=400)
-    parser.add_argument("--sample", type=int, default=40)
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--sample", type=int, default=24)
     parser.add_argument("--new-words", action="store_true", help="also episodes with invented words")
     options = parser.parse_args()
     run = lambda clips, arguments: evaluate(options.model, options.config, clips, arguments)

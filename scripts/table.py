@@ -1,37 +1,57 @@
 #!/usr/bin/env python3
-"""Reports of `flamingo caption|ask --json`, one JSON object per line -> a table that people can read."""
+"""Reports of `flamingo caption|ask --json`, one JSON object per line -> a table that people can read.
+
+    scripts/table.py [clips.jsonl] < reports.jsonl
+
+With the file that `flamingo data spriteworld` writes beside its clips, each answer is compared with what is true.
+"""
 
 import json
 import sys
 import textwrap
+from pathlib import Path
 
-COLUMNS = "{:<24} {:>6} {:>7}  {:<48} {:>7}"
+WIDTH = 44
+COLUMNS = "{:<10} {:>6} {:>7}  {:<44} {:<28} {:>6}"
 
 
-def rows(report):
+def truths(clips):
+    """(clip, question or None for a caption) -> every right answer."""
+    known = {}
+    for clip in map(json.loads, clips):
+        known[clip["file"], None] = clip["captions"]
+        known.update({(clip["file"], q["question"]): [q["answer"]] for q in clip["questions"]})
+    return known
+
+
+def rows(report, known):
     """The cells of every answer; a failed input has one row with its error."""
-    name = ", ".join(report["input"])
+    name = ", ".join(Path(path).name for path in report["input"])
     if report["status"] != "succeeded":
-        yield name, "-", "-", f"failed: {report['error']['message']}", "-"
+        yield name, "-", "-", f"failed: {report['error']['message']}", "", "-"
         return
     for answer in report["answers"]:
-        question = f"{answer['question']} " if answer.get("question") else ""
-        text = question + (" ".join(answer["text"].split()) or "(nothing)")
+        asked, said = answer.get("question"), " ".join(answer["text"].split())
+        right = known.get((name, asked))
+        verdict = "" if right is None else "yes" if said in right else f"no: {right[0]}"
         frames = sum(len(times) for times in answer["frame_times"])
         length = f"{answer['end'] - answer['start']:.0f} s"
-        yield name, length, frames, text, f"{report['timing']['total_s']:.1f} s"
+        text = (f"{asked} " if asked else "") + (said or "(nothing)")
+        yield name, length, frames, text, verdict, f"{report['timing']['total_s']:.1f} s"
 
 
 def main():
-    heads = ("clip", "length", "frames", "answer", "took")
+    known = truths(open(sys.argv[1])) if len(sys.argv) > 1 else {}
+    heads = ("clip", "length", "frames", "answer", "right?", "took")
     print(COLUMNS.format(*heads))
     print(COLUMNS.format(*("-" * len(head) for head in heads)))
-    for line in sys.stdin:
-        for name, length, frames, text, took in rows(json.loads(line)):
-            first, *rest = textwrap.wrap(text, 48)
-            print(COLUMNS.format(name, length, frames, first, took))
-            for line in rest:
-                print(COLUMNS.format("", "", "", line, "").rstrip())
+    for report in map(json.loads, sys.stdin):
+        for name, length, frames, text, verdict, took in rows(report, known):
+            answer, truth = textwrap.wrap(text, WIDTH), textwrap.wrap(verdict, 28) or [""]
+            for i in range(max(len(answer), len(truth))):
+                here = lambda lines: lines[i] if i < len(lines) else ""
+                ends = (name, length, frames, took) if i == 0 else ("", "", "", "")
+                print(COLUMNS.format(*ends[:3], here(answer), here(truth), ends[3]).rstrip())
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ mod bad_models;
 mod bad_use;
 mod decoder_child;
 mod hostile;
+mod mini;
 mod service;
 mod trace;
 mod training;

@@ -1,0 +1,86 @@
+//! flamingo-mini, the model that ships: it opens strictly, and knows what its card says.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::program::{command, run};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+fn mini() -> PathBuf {
+    root().join("models/flamingo-mini")
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn it_opens_and_sees() {
+    let inspected =
+        run(command().args(["model", "inspect", "--json", "--model"]).arg(mini())).exits(0).report();
+    assert_eq!(inspected["about"]["name"], "flamingo-mini");
+    assert_eq!(inspected["about"]["sees"], true);
+    let bytes = fs::metadata(mini().join("adapters.safetensors")).unwrap().len();
+    assert!(bytes <= 32 << 20, "{bytes} bytes stay in every clone for ever");
+}
+
+/// Greedy answers are the same everywhere but where two words are all but equally likely.
+#[test]
+fn it_knows_what_its_card_says() {
+    const LEEWAY: i64 = 2;
+    let metrics = json(&mini().join("metrics.json"));
+    let sample = &metrics["sample"];
+    let clips = sample["clips"].to_string();
+    let config = root().join("config/train/flamingo-mini.toml");
+    let mut eval = command();
+    eval.current_dir(root()).args(["eval", "spriteworld", "--json", "--clips", &clips, "--config"]);
+    let scores = run(eval.arg(config).arg("--model").arg(mini())).exits(0).report();
+    let kinds = sample["scores"].as_object().unwrap();
+    assert!(kinds.len() >= 7, "{kinds:?}");
+    for (kind, expected) in kinds {
+        let found = &scores[kind];
+        assert_eq!(found["asked"], expected["asked"], "{kind}");
+        let [found, expected] = [found, expected].map(|score| score["right"].as_i64().unwrap());
+        assert!((found - expected).abs() <= LEEWAY, "{kind}: {found} right, the card says {expected}");
+    }
+}
+
+/// The kinds of question that the card says it can answer.
+const KNOWN: [&str; 5] = ["what", "what it does", "which way", "where", "when"];
+
+/// The clips of the demo, as files: decoded, sampled and asked like anybody's.
+#[test]
+fn it_is_right_about_the_clips_of_the_demo() {
+    let folder = root().join("samples/spriteworld");
+    let told = fs::read_to_string(folder.join("clips.jsonl")).unwrap();
+    let (mut asked, mut wrong) = (0, Vec::new());
+    for line in told.lines() {
+        let clip: Value = serde_json::from_str(line).unwrap();
+        let questions = clip["questions"].as_array().unwrap().iter();
+        let questions: Vec<_> = questions.filter(|q| KNOWN.iter().any(|kind| q["kind"] == *kind)).collect();
+        if questions.is_empty() {
+            continue;
+        }
+        let file = folder.join(clip["file"].as_str().unwrap());
+        let mut ask = command();
+        ask.args(["ask", "--json", "--beams", "1", "--model"]).arg(mini()).arg(&file);
+        for question in &questions {
+            ask.args(["-q", question["question"].as_str().unwrap()]);
+        }
+        let report = run(&mut ask).exits(0).report();
+        for question in questions {
+            let answers = report["answers"].as_array().unwrap();
+            let answer = answers.iter().find(|a| a["question"] == question["question"]).unwrap();
+            asked += 1;
+            if answer["text"] != question["answer"] {
+                wrong.push(format!("{}: {} `{}`", clip["file"], question["question"], answer["text"]));
+            }
+        }
+    }
+    assert!(asked >= 15 && wrong.len() * 5 <= asked, "{} of {asked} wrong: {wrong:#?}", wrong.len());
+}
