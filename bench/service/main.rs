@@ -12,9 +12,10 @@ use jobs::job::{ItemEnd, NewItem, NewJob, now};
 use jobs::ledger::{ItemClaim, JobRecord};
 use jobs::queue::{Event, Lane, Message};
 use jobs::store::{Put, Store, StoreError};
-use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Service, Step, Stop, Trouble, Worker};
+use jobs::worker::{
+    EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Step, Stop, Trouble, Worker,
+};
 use jobs::{Failure, ItemId, JobId};
-use tokio_util::sync::CancellationToken;
 use video_worker::settings;
 use video_worker::start::Backends;
 
@@ -78,7 +79,11 @@ impl Service for Trivial {
         Ok(found.map(|_| ItemEnd::Succeeded))
     }
 
-    async fn run(&self, _: &ItemClaim, _: CancellationToken) -> Outcome<Vec<u8>> {
+    fn is_urgent(&self, _: &str) -> bool {
+        false
+    }
+
+    async fn run(&self, _: &ItemClaim, _: &Running) -> Outcome<Vec<u8>> {
         Outcome::Done(vec![b'x'; REPORT])
     }
 

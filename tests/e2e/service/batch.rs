@@ -52,7 +52,10 @@ fn forty_videos_two_workers_and_the_same_answers_without_a_server() {
 
     let manifest = world.result_json("team/one/forty/manifest.json");
     assert_eq!(manifest["schema"], "flamingo.manifest/1");
-    assert_eq!(manifest["counts"], json!({ "total": COUNT, "succeeded": COUNT, "failed": 0, "cancelled": 0 }));
+    assert_eq!(
+        manifest["counts"],
+        json!({ "total": COUNT, "succeeded": COUNT, "failed": 0, "cancelled": 0 })
+    );
     assert_eq!(manifest["request"]["metadata"]["made"], "by a test");
     assert_eq!(manifest["model"]["sha256"].as_array().unwrap().len(), 2);
     let served = world.result_lines("team/one/forty/results.jsonl");

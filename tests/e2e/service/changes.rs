@@ -29,6 +29,12 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
     wait("an answer", || (world.show("long")["counts"]["succeeded"] != 0).then_some(()));
     let running = || world.show("long")["counts"]["running"].as_u64().unwrap();
     wait("another begun", || (running() > 0).then_some(()));
+    let heard = |item: &Value| item["progress"]["frames"].as_u64().is_some_and(|frames| frames > 0);
+    let shown = wait("a heartbeat with its progress", || {
+        Some(world.show("long")).filter(|shown| shown["items"].as_array().unwrap().iter().any(heard))
+    });
+    let percent = shown["progress"]["percent"].as_f64().unwrap();
+    assert!(percent > 10.0 && percent < 100.0 && shown["progress"]["left_s"].is_number(), "{shown:#}");
 
     let start = Instant::now();
     assert_eq!(world.flamingo(&["jobs", "cancel", "long"]).exits(0).out, "long  is being cancelled\n");
@@ -72,6 +78,23 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
     assert!(nothing.err.contains("nothing failed"), "{nothing:?}");
     let twice = world.flamingo(&["jobs", "retry", "long"]).exits(1);
     assert!(twice.err.contains("long.retry: was begun before and is succeeded"), "{twice:?}");
+}
+
+#[test]
+#[ignore = "needs RabbitMQ, Postgres and S3"]
+fn an_urgent_job_waits_for_no_batch() {
+    let mut world = World::new("urgent");
+    world.set("FLAMINGO__WORKER__ITEMS", "1");
+    world.upload_clips(&CLIPS);
+    let _worker = world.worker("worker");
+    world.submit(&[slow(&world, "batch", 0.2)]).exits(0);
+    wait("the batch", || (world.show("batch")["counts"]["running"] == 1).then_some(()));
+    let one = json!({ "priority": "urgent", "input": { "video": format!("{}/a.mp4", world.videos()) } });
+    world.submit(&[world.job("quick", one)]).exits(0);
+    assert_eq!(world.ended("quick")["status"], "succeeded");
+    let batch = world.show("batch");
+    assert!(batch["counts"]["queued"].as_u64().unwrap() >= 3, "the batch had to end first: {batch:#}");
+    assert_eq!(world.flamingo(&["jobs", "cancel", "batch"]).exits(0).out, "batch  is being cancelled\n");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use flamingo::Task;
 use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use video_worker::decoder::{ProcessLimits, StopFlag};
+use video_worker::progress::Tally;
 use video_worker::report::Outcome;
 use video_worker::understand::{Request, Source, Understander};
 
@@ -165,6 +166,7 @@ impl Common {
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
             stop: StopFlag::default(),
+            tally: Tally::default(),
         })
     }
 }

@@ -5,7 +5,7 @@
 //! A process may die between any two of these; whoever comes next begins where the ledger says.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,14 +42,17 @@ pub trait Service: Send + Sync + 'static {
     /// Reads a message about an item.
     fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal>;
 
+    /// Whether somebody waits for an item, as it was entered in the ledger.
+    fn is_urgent(&self, item: &str) -> bool;
+
     /// Lists the inputs of a job from `cursor` on.
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble>;
 
     /// The end of an item whose report an earlier attempt has written; asked before an item is done once more.
     async fn written(&self, item: &ItemClaim) -> Result<Option<ItemEnd>, Trouble>;
 
-    /// Does an item, up to its report. Ends early, as [`Outcome::Cancelled`], when `stop` is cancelled.
-    async fn run(&self, item: &ItemClaim, stop: CancellationToken) -> Outcome<Self::Report>;
+    /// Does an item, up to its report. Ends early, as [`Outcome::Cancelled`], when it is told to stop.
+    async fn run(&self, item: &ItemClaim, running: &Running) -> Outcome<Self::Report>;
 
     /// Writes the report of an item whole, or of its failure. What stands there afterwards decides how the item has ended:
     /// it may be another attempt's report.
@@ -67,6 +70,25 @@ pub trait Service: Send + Sync + 'static {
 
     /// The news that a message was refused, for whoever sent it.
     fn refused(&self, message: &Message, why: &Failure) -> Event;
+}
+
+/// What the work on an item hears and tells while it goes on.
+#[derive(Default)]
+pub struct Running {
+    /// Nobody wants its end any more.
+    pub stop: CancellationToken,
+    progress: OnceLock<Box<dyn Fn() -> String + Send + Sync>>,
+}
+
+impl Running {
+    /// How far it has come, as JSON: asked with every heartbeat.
+    pub fn tells(&self, progress: impl Fn() -> String + Send + Sync + 'static) {
+        let _ = self.progress.set(Box::new(progress));
+    }
+
+    fn progress(&self) -> Option<String> {
+        self.progress.get().map(|tell| tell())
+    }
 }
 
 /// Why a message is not taken.
@@ -177,6 +199,8 @@ pub struct WorkerSettings {
     pub name: String,
     /// Items in flight at once; each has a message of its own.
     pub items: usize,
+    /// As many beside them for urgent items.
+    pub urgent: usize,
     /// How long a claim holds without a word from its holder; and how often the holder says one.
     pub lease: Duration,
     pub heartbeat: Duration,
@@ -186,6 +210,8 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// Attempts that an item has.
     pub attempts: u32,
+    /// Workers that may be lost over an item.
+    pub losses: u32,
     pub backoff: Backoff,
     /// How long a step insists on ledger, store and queue before its message goes back.
     pub patience: Duration,
@@ -249,8 +275,10 @@ impl<S: Service> Worker<S> {
     pub async fn run(self) -> Result<(), Unfit> {
         let worker = Arc::new(self);
         let mut tasks = JoinSet::new();
-        for _ in 0..worker.settings.items {
-            tasks.spawn(worker.clone().take(Lane::Items));
+        for (lane, slots) in [(Lane::Items, worker.settings.items), (Lane::Urgent, worker.settings.urgent)] {
+            for _ in 0..slots {
+                tasks.spawn(worker.clone().take(lane));
+            }
         }
         tasks.spawn(worker.clone().take(Lane::Jobs));
         tasks.spawn(worker.clone().sweep());
@@ -284,7 +312,7 @@ impl<S: Service> Worker<S> {
             };
             self.observer.step(Step::Received(lane), None, None);
             match lane {
-                Lane::Items => self.item(delivery).await?,
+                Lane::Items | Lane::Urgent => self.item(delivery).await?,
                 Lane::Jobs => self.job(delivery).await,
             }
         }
@@ -333,8 +361,10 @@ impl<S: Service> Worker<S> {
         insist(settings.backoff, settings.patience, |_| true, || queue.announce(event)).await
     }
 
-    fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> Message {
-        Message::new(format!("{job}/{item}"), S::ITEM_KIND, body.to_owned())
+    /// A message about an item, and where it belongs.
+    fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> (Lane, Message) {
+        let lane = if self.service.is_urgent(body) { Lane::Urgent } else { Lane::Items };
+        (lane, Message::new(format!("{job}/{item}"), S::ITEM_KIND, body.to_owned()))
     }
 
     fn job_message(&self, job: &JobId, body: &str) -> Message {

@@ -94,7 +94,7 @@ impl Listing<'_> {
                 fatal("malformed_message", format!("{earlier}/{}: written by another build: {e}", row.id))
             })?;
             let (job_id, output) = (record.id.clone(), job.output.clone());
-            Ok(new_item(&ItemMessage { job_id, output, etag: None, ..asked }))
+            Ok(new_item(&ItemMessage { job_id, output, etag: None, priority: job.priority, ..asked }))
         };
         let items = rows.iter().map(|(_, row)| again(row)).collect::<Result<_, Trouble>>()?;
         Ok(Page { items, next })

@@ -1,6 +1,8 @@
 //! Inputs, from where they are to a file that the decoder can be handed.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -8,7 +10,6 @@ use bytes::Bytes;
 use jobs::Failure;
 use jobs::store::{ObjectInfo, Store, StoreError, StoreSettings};
 use serde::Serialize;
-use tempfile::TempPath;
 
 use crate::location::Location;
 
@@ -33,18 +34,20 @@ pub struct InputInfo {
     pub etag: Option<String>,
 }
 
-/// A video on this machine's disk. A copy is deleted with it.
+/// A video on this machine's disk.
 #[derive(Debug)]
 pub enum Fetched {
     Here(PathBuf),
-    Copied(TempPath),
+    /// It has no name, so that nothing is left of it however this process ends.
+    Copied(File),
 }
 
 impl Fetched {
-    pub fn path(&self) -> &Path {
+    /// Where this process can open it.
+    pub fn path(&self) -> PathBuf {
         match self {
-            Fetched::Here(path) => path,
-            Fetched::Copied(path) => path,
+            Fetched::Here(path) => path.clone(),
+            Fetched::Copied(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
         }
     }
 }
@@ -122,19 +125,29 @@ impl Inputs {
                 }
             }
             Location::S3 { bucket, key } => {
-                let (file, path) = self.temporary_file()?;
-                let mut file = tokio::fs::File::from_std(file);
-                let ObjectInfo { size, etag, .. } =
-                    self.bucket(bucket)?.fetch(key, etag, &mut file, limit).await?;
-                Ok((Fetched::Copied(path), InputInfo { url, bytes: Some(size), etag }))
+                let bucket = self.bucket(bucket)?;
+                let mut file = tokio::fs::File::from_std(self.temporary_file()?);
+                let fetched = bucket.fetch(key, etag, &mut file, limit).await;
+                let ObjectInfo { size, etag, .. } = fetched.map_err(|error| self.of_this_disk(error))?;
+                let file = file.into_std().await;
+                Ok((Fetched::Copied(file), InputInfo { url, bytes: Some(size), etag }))
             }
         }
     }
 
-    fn temporary_file(&self) -> Result<(std::fs::File, TempPath), FetchError> {
-        let made = tempfile::Builder::new().prefix("flamingo-").tempfile_in(&self.temporary);
-        let made = made.map_err(|source| FetchError::Temporary { folder: self.temporary.clone(), source })?;
-        Ok(made.into_parts())
+    fn temporary_file(&self) -> Result<File, FetchError> {
+        let made = tempfile::tempfile_in(&self.temporary);
+        made.map_err(|source| FetchError::Temporary { folder: self.temporary.clone(), source })
+    }
+
+    /// A file of this machine that cannot be written is the worker's trouble, not the bucket's.
+    fn of_this_disk(&self, error: StoreError) -> FetchError {
+        match error {
+            StoreError::Io { why, .. } => {
+                FetchError::Temporary { folder: self.temporary.clone(), source: why }
+            }
+            other => other.into(),
+        }
     }
 
     /// A link inside an allowed folder may lead out of it.
@@ -226,4 +239,25 @@ impl Inputs {
 
 fn not_found(location: &Location) -> StoreError {
     StoreError::NotFound { url: location.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{Verdict, of_fetching};
+
+    #[test]
+    fn a_full_disk_is_the_workers_trouble_and_nothing_is_left_on_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let inputs = Inputs::new(Vec::new(), StoreSettings::default(), folder.path().into());
+        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let error = inputs.of_this_disk(StoreError::Io { url: "s3://b/a.mp4".into(), why: full });
+        assert_eq!((error.code(), of_fetching(&error)), ("temporary_storage", Verdict::Unfit));
+
+        let mut file = inputs.temporary_file().unwrap();
+        std::io::Write::write_all(&mut file, b"bytes").unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a killed process leaves nothing");
+        let fetched = Fetched::Copied(file);
+        assert_eq!(std::fs::read(fetched.path()).unwrap(), b"bytes");
+    }
 }

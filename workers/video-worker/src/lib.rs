@@ -15,6 +15,7 @@ pub mod message;
 #[cfg(feature = "service")]
 pub mod fetch;
 pub mod report;
+pub mod progress;
 pub mod understand;
 #[cfg(feature = "service")]
 pub mod seen;

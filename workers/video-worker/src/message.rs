@@ -61,6 +61,8 @@ pub struct JobMessage {
     /// The model that must answer; any without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
     /// Folders below the worker's store; the job's own folder is made in them.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
@@ -77,6 +79,22 @@ pub struct JobMessage {
     pub reply_to: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+}
+
+/// What a job may go before.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    #[default]
+    Normal,
+    /// Somebody waits for it: its videos have slots of their own in every worker.
+    Urgent,
+}
+
+impl Priority {
+    fn is_normal(&self) -> bool {
+        *self == Priority::Normal
+    }
 }
 
 fn default_frames() -> usize {
@@ -140,6 +158,8 @@ pub struct ItemMessage {
     pub generation: Generation,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
 }
@@ -278,6 +298,7 @@ impl JobMessage {
             correlation_id: None,
             not_before: None,
             deadline: None,
+            priority: Priority::Normal,
             ..self.clone()
         };
         let named = Self { job_id: Some(id.clone()), ..self.clone() };
@@ -324,6 +345,7 @@ impl JobMessage {
             max_frames: self.max_frames,
             generation: self.generation.clone(),
             model: self.model.clone(),
+            priority: self.priority,
             output: self.output.clone(),
         }
     }
@@ -373,6 +395,16 @@ impl ManifestLine {
 impl ItemMessage {
     pub fn parse(message: &Message) -> Result<Self, Refusal> {
         parse(&message.body, ITEM_SCHEMA)
+    }
+
+    /// The priority of one as the ledger keeps it, whatever else it says.
+    pub fn priority_of(message: &str) -> Priority {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default)]
+            priority: Priority,
+        }
+        serde_json::from_str(message).map_or(Priority::Normal, |head: Head| head.priority)
     }
 }
 

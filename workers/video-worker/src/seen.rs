@@ -87,7 +87,8 @@ impl SeenCache {
     /// With `bytes` of memory; with 0 and no store nothing is kept.
     pub fn new(revision: String, bytes: u64, store: Option<Store>) -> Self {
         // One shard: a video that is larger than a shard is not kept.
-        let options = OptionsBuilder::new().shards(1).weight_capacity(bytes).estimated_items_capacity(ITEMS).build();
+        let options =
+            OptionsBuilder::new().shards(1).weight_capacity(bytes).estimated_items_capacity(ITEMS).build();
         let memory = options.ok().filter(|_| bytes > 0).map(|options| {
             Cache::with_options(options, Bytewise, DefaultHashBuilder::default(), DefaultLifecycle::default())
         });
@@ -241,6 +242,7 @@ mod tests {
 
     use super::*;
     use crate::decoder::{ProcessLimits, StopFlag};
+    use crate::progress::Tally;
 
     fn seen(windows: usize) -> SeenVideo {
         let info = VideoInfo {
@@ -273,6 +275,7 @@ mod tests {
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
             stop: StopFlag::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -333,6 +336,11 @@ mod tests {
             cache.keep(&format!("{i}"), &Arc::new(seen(1)));
         }
         let memory = cache.memory.as_ref().unwrap();
-        assert!(memory.weight() <= one * 10 && memory.len() >= 5, "{} videos, {} bytes", memory.len(), memory.weight());
+        assert!(
+            memory.weight() <= one * 10 && memory.len() >= 5,
+            "{} videos, {} bytes",
+            memory.len(),
+            memory.weight()
+        );
     }
 }

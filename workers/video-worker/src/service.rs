@@ -11,7 +11,7 @@ use jobs::job::{ItemEnd, NewJob};
 use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
 use jobs::store::{Put, Store};
-use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Service, Trouble};
+use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,9 @@ use crate::decoder::{ProcessLimits, StopFlag};
 use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
 use crate::item_report::ItemReport;
-use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage};
+use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, Priority};
 use crate::outcome::{Verdict, of_fetching, of_understanding, store_trouble};
+use crate::progress::Tally;
 use crate::seen::{SeenCache, content_of};
 use crate::understand::{Model, Request, SeenVideo, Source, Understander, Understood};
 
@@ -81,6 +82,10 @@ impl Service for VideoService {
         Ok((item.job_id, item.item_id))
     }
 
+    fn is_urgent(&self, item: &str) -> bool {
+        ItemMessage::priority_of(item) == Priority::Urgent
+    }
+
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
         let Self { inputs, ledger, page, max_manifest_bytes, .. } = self;
         let listing = Listing { inputs, ledger, page: *page, max_manifest_bytes: *max_manifest_bytes };
@@ -93,7 +98,7 @@ impl Service for VideoService {
         Ok(found.and_then(|bytes| end_of(&bytes)))
     }
 
-    async fn run(&self, claim: &ItemClaim, stop: CancellationToken) -> Outcome<ItemReport> {
+    async fn run(&self, claim: &ItemClaim, running: &Running) -> Outcome<ItemReport> {
         let item: ItemMessage = match recall(claim) {
             Ok(item) => item,
             Err(why) => return Outcome::Reject(why),
@@ -104,6 +109,9 @@ impl Service for VideoService {
             return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
         }
         let request = self.request(&item);
+        let tally = request.tally.clone();
+        running.tells(move || tally.progress().json());
+        let stop = running.stop.clone();
         let started = std::time::Instant::now();
         let looked = tokio::select! {
             looked = self.look(&item, &request) => looked,
@@ -243,6 +251,7 @@ impl VideoService {
             limits: VideoLimits { max_bytes: self.max_bytes, ..VideoLimits::default() },
             process: self.process.clone(),
             stop: StopFlag::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -261,7 +270,7 @@ impl VideoService {
         if !self.seen.is_on() {
             return Ok((Known::File { fetched, key: None }, input));
         }
-        let path = fetched.path().to_owned();
+        let path = fetched.path();
         let content = tokio::task::spawn_blocking(move || content_of(&path));
         // A file that cannot be read is the decoder's to name.
         let Ok(Ok(content)) = content.await else { return Ok((Known::File { fetched, key: None }, input)) };
@@ -295,7 +304,7 @@ impl VideoService {
             unwanted.set();
         });
         let work = tokio::task::spawn_blocking(move || {
-            let file = fetched.as_ref().map(|fetched| fetched.path().into()).unwrap_or_default();
+            let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
             let understander = Understander { model: &engine, decoder };
             if let Some(seen) = seen {

@@ -77,6 +77,7 @@ pub struct Inputs {
 pub struct Worker {
     pub name: String,
     pub items: usize,
+    pub urgent: usize,
     #[serde(with = "human")]
     pub lease: Duration,
     #[serde(with = "human")]
@@ -86,6 +87,7 @@ pub struct Worker {
     #[serde(with = "human")]
     pub grace: Duration,
     pub attempts: u32,
+    pub losses: u32,
     #[serde(with = "human")]
     pub backoff_first: Duration,
     #[serde(with = "human")]
@@ -344,11 +346,13 @@ impl Settings {
     pub fn worker(&self, name: String) -> WorkerSettings {
         let Worker {
             items,
+            urgent,
             lease,
             heartbeat,
             item_deadline,
             grace,
             attempts,
+            losses,
             patience,
             sweep,
             forgotten,
@@ -357,11 +361,13 @@ impl Settings {
         WorkerSettings {
             name,
             items,
+            urgent,
             lease,
             heartbeat,
             deadline: item_deadline,
             grace,
             attempts,
+            losses,
             backoff: Backoff { first: self.worker.backoff_first, most: self.worker.backoff_most },
             patience,
             sweep,

@@ -128,7 +128,7 @@ pub fn worker(
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
     let name = if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() };
-    let engine = Engine::start(pipeline, settings.worker.items);
+    let engine = Engine::start(pipeline, settings.worker.items + settings.worker.urgent);
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
     let temporary = match settings.worker.temporary.as_str() {
         "" => std::env::temp_dir(),

@@ -12,6 +12,7 @@ use flamingo::video::{Frame, FrameSampling, VideoInfo, VideoLimits, Warning};
 use flamingo::{Error, Task};
 
 use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, ProcessLimits, StopFlag, decode};
+use crate::progress::Tally;
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, SCHEMA, Timing};
 
 /// What is to be found out, of any number of videos.
@@ -28,6 +29,8 @@ pub struct Request {
     pub process: ProcessLimits,
     /// Looked at between any two steps.
     pub stop: StopFlag,
+    /// Told of each of them.
+    pub tally: Tally,
 }
 
 /// A video or image: where its bytes are, and what it is called.
@@ -279,6 +282,7 @@ impl Understander<'_> {
     ) -> Result<(), UnderstandError> {
         progress.videos.push(seen.info.clone());
         progress.warnings.extend(seen.warnings.iter().map(|w| warning(source, w)));
+        request.tally.expect((seen.windows.len() * request.tasks.len()) as u64);
         for window in &seen.windows {
             let medium = timed(&mut progress.timing.encode_s, || self.model.recall(window));
             let medium = medium.map_err(|e| model_error(source, e))?;
@@ -298,10 +302,13 @@ impl Understander<'_> {
         progress.videos.push(frames.info().clone());
         let (start, end) = sampled_range(request, frames.info().duration);
         let length = request.window.unwrap_or(f64::MAX);
+        let windows = ((end - start) / length).ceil().max(1.0);
+        request.tally.expect(windows as u64 * request.tasks.len() as u64);
         let mut open = Window { start, end: start + length, frames: vec![] };
         let mut looked = false;
         while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
             let frame = frame?;
+            request.tally.frame();
             show(source, &frame, on_frame)?;
             if frame.pts >= open.end {
                 let passed = ((frame.pts - start) / length).floor();
@@ -355,6 +362,7 @@ impl Understander<'_> {
         progress: &mut Progress,
         on_frame: OnFrame,
     ) -> Result<(), UnderstandError> {
+        request.tally.expect(request.tasks.len() as u64);
         let mut media = Vec::with_capacity(sources.len());
         let mut longest = 0f64;
         for source in sources {
@@ -364,6 +372,7 @@ impl Understander<'_> {
             let mut prepared = Vec::new();
             while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
                 let frame = frame?;
+                request.tally.frame();
                 show(source, &frame, on_frame)?;
                 prepared.push(timed(&mut progress.timing.decode_s, || self.model.prepare(&frame)));
                 check_frames(source, &prepared, request)?;
@@ -412,6 +421,7 @@ impl Understander<'_> {
             let answer =
                 timed(&mut progress.timing.answer_s, || self.model.ask(task, media, &request.generation))
                     .map_err(|e| model_error(source, e))?;
+            request.tally.answer(answer.completion_tokens);
             progress.answers.push(AnswerReport {
                 question: match task {
                     Task::Question { question } => Some(question.clone()),

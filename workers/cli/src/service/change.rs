@@ -235,7 +235,10 @@ impl Settle {
             letters.extend(more);
         }
         if found > 0 {
-            eprintln!("warning: these are the oldest {} dead letters; run it again for the others", letters.len());
+            eprintln!(
+                "warning: these are the oldest {} dead letters; run it again for the others",
+                letters.len()
+            );
         }
         let mut missing = self.messages.clone();
         let mut all_well = true;
@@ -255,7 +258,9 @@ impl Settle {
                     say(&format!("{name}  {}", if redrive { "sent once more" } else { "dropped" }))?
                 }
                 Settled::Lost => {
-                    eprintln!("error[not_dropped]: {name}: the connection was lost: it is a dead letter still");
+                    eprintln!(
+                        "error[not_dropped]: {name}: the connection was lost: it is a dead letter still"
+                    );
                     all_well = false;
                 }
             }
@@ -273,7 +278,7 @@ async fn send_again(backends: &Backends, letter: &DeadLetter) -> anyhow::Result<
         return Ok(Some("it does not say where it was: submit what it asks for anew".into()));
     };
     let message = &letter.delivery.message;
-    if lane == Lane::Items
+    if lane != Lane::Jobs
         && let Some((job, item)) = message.id.split_once('/')
         && let (Ok(job), Ok(item)) = (JobId::try_from(job.to_owned()), ItemId::try_from(item.to_owned()))
         && backends.ledger.item_state(&job, &item).await?.is_none_or(ItemState::is_end)

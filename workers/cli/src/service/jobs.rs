@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jobs::JobId;
-use jobs::job::{Counts, JobState, Millis, timestamp};
+use jobs::job::{Counts, JobState, Millis, now, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
 use serde_json::{Map, Value, json};
+use video_worker::progress::{JobProgress, Progress};
+use video_worker::understand::human_time;
 
 use super::change::{Cancel, Dead, Retry};
 use super::{SettingsArgs, block_on, find};
@@ -58,6 +60,23 @@ pub struct Watch {
     settings: SettingsArgs,
 }
 
+/// How far a job has come that has not ended.
+async fn progress(
+    ledger: &Ledger,
+    record: &JobRecord,
+    counts: &Counts,
+) -> anyhow::Result<Option<JobProgress>> {
+    let Some(began) = record.entered(JobState::Running).filter(|_| !record.state.is_end()) else {
+        return Ok(None);
+    };
+    let said = ledger.progress(&record.id, ROWS).await?;
+    let said: Vec<_> = said.iter().filter_map(|said| Progress::read(said)).collect();
+    // Before all inputs are listed nobody knows how many there are.
+    let Some(total) = record.total else { return Ok(None) };
+    let running_s = now().saturating_sub(began) as f64 / 1000.0;
+    Ok(Some(JobProgress::of(total - counts.open(), total, &said, running_s)))
+}
+
 /// Rows that are asked for at once.
 const ROWS: u32 = 500;
 
@@ -95,10 +114,11 @@ impl List {
             left -= page.len() as u32;
             for record in page {
                 let counts = ledger.counts(&record.id).await?;
+                let progress = progress(&ledger, &record, &counts).await?;
                 if self.json {
-                    say(&job_json(&record, &counts).to_string())?;
+                    say(&job_json(&record, &counts, progress).to_string())?;
                 } else {
-                    say(&job_line(&record, &counts))?;
+                    say(&job_line(&record, &counts, progress))?;
                 }
             }
         }
@@ -112,19 +132,23 @@ impl Show {
         let record = find(&ledger, &self.job).await?;
         let counts = ledger.counts(&record.id).await?;
         let items = all_items(&ledger, &record.id).await?;
+        let progress = progress(&ledger, &record, &counts).await?;
         if self.json {
-            let mut value = job_json(&record, &counts);
+            let mut value = job_json(&record, &counts, progress);
             value["items"] = items.iter().map(item_json).collect();
             say(&format!("{value:#}"))?;
             return Ok(true);
         }
-        say(&job_line(&record, &counts))?;
+        say(&job_line(&record, &counts, progress))?;
         for (state, at) in entered(&record) {
             say(&format!("  {:<20} {}", state.as_str(), timestamp(at)))?;
         }
         for item in items {
             let why = item.failure.as_ref().map(|why| format!("{}: {}", why.code, shown(&why.message)));
-            say(&format!("  {:<9} {:<40} {}", item.state.as_str(), item.id, why.unwrap_or_default()))?;
+            let said = item.progress.as_deref().and_then(Progress::read).filter(|_| item.worker.is_some());
+            let said = said.map(|p| format!("{} %, {} frames, {} tokens", p.percent, p.frames, p.tokens));
+            let note = why.or(said).unwrap_or_default();
+            say(&format!("  {:<9} {:<40} {note}", item.state.as_str(), item.id))?;
         }
         Ok(true)
     }
@@ -136,7 +160,9 @@ impl Watch {
         let mut said = String::new();
         loop {
             let record = find(&ledger, &self.job).await?;
-            let line = job_line(&record, &ledger.counts(&record.id).await?);
+            let counts = ledger.counts(&record.id).await?;
+            let progress = progress(&ledger, &record, &counts).await?;
+            let line = job_line(&record, &counts, progress);
             if line != said {
                 say(&line)?;
                 said = line;
@@ -164,26 +190,31 @@ fn entered(record: &JobRecord) -> impl Iterator<Item = (JobState, Millis)> {
     JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered(state)?)))
 }
 
-fn job_line(record: &JobRecord, counts: &Counts) -> String {
+fn job_line(record: &JobRecord, counts: &Counts, progress: Option<JobProgress>) -> String {
     let total = record.total.map_or_else(|| format!("{}+", counts.total), |total| total.to_string());
     let why = record.failure.as_ref().map(|why| format!("  {}: {}", why.code, shown(&why.message)));
+    let progress = progress.map(|JobProgress { percent, left_s }| {
+        let left = left_s.map(|s| format!(", about {} left", human_time(s))).unwrap_or_default();
+        format!("  {percent:.0} %{left}")
+    });
     let cancelled = match counts.cancelled {
         0 => String::new(),
         n => format!(", {n} cancelled"),
     };
     format!(
-        "{}  {}  {:<20} {} of {total} succeeded, {} failed, {} running{cancelled}{}",
+        "{}  {}  {:<20} {} of {total} succeeded, {} failed, {} running{cancelled}{}{}",
         record.id,
         timestamp(record.accepted_at()),
         record.state.as_str(),
         counts.succeeded,
         counts.failed,
         counts.running,
+        progress.unwrap_or_default(),
         why.unwrap_or_default()
     )
 }
 
-fn job_json(record: &JobRecord, counts: &Counts) -> Value {
+fn job_json(record: &JobRecord, counts: &Counts, progress: Option<JobProgress>) -> Value {
     let states: Map<_, _> =
         entered(record).map(|(state, at)| (format!("{}_at", state.as_str()), json!(timestamp(at)))).collect();
     json!({
@@ -192,6 +223,7 @@ fn job_json(record: &JobRecord, counts: &Counts) -> Value {
         "status": record.state,
         "states": states,
         "counts": counts,
+        "progress": progress,
         "not_before": record.not_before.map(timestamp),
         "deadline": record.deadline.map(timestamp),
         "error": record.failure,
@@ -202,8 +234,10 @@ fn item_json(item: &ItemRecord) -> Value {
     json!({
         "item_id": item.id,
         "status": item.state,
-        "attempts": item.attempt - item.given_back,
+        "attempts": item.attempts(),
+        "workers_lost": item.lost,
         "worker": item.worker,
+        "progress": item.progress.as_deref().and_then(Progress::read),
         "ended_at": item.ended_at.map(timestamp),
         "error": item.failure,
     })

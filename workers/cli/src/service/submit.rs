@@ -12,7 +12,7 @@ use jobs::ledger::Accepted;
 use jobs::queue::{Lane, Message};
 use jobs::{Failure, JobId};
 use serde_json::json;
-use video_worker::message::{Input, JOB_SCHEMA, JobMessage};
+use video_worker::message::{Input, JOB_SCHEMA, JobMessage, Priority};
 use video_worker::start::Backends;
 
 use super::{SettingsArgs, block_on};
@@ -71,6 +71,9 @@ struct OneJob {
     /// To be ended then, done or not; what is done stays.
     #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
     deadline: Option<Timestamp>,
+    /// Somebody waits for it: it need not wait for other jobs.
+    #[arg(long)]
+    urgent: bool,
     /// The queue that is told how it ended.
     #[arg(long, value_name = "QUEUE")]
     reply_to: Option<String>,
@@ -127,6 +130,7 @@ impl OneJob {
             max_frames: self.max_frames,
             generation: self.generation.generation(),
             model: self.model.clone(),
+            priority: if self.urgent { Priority::Urgent } else { Priority::Normal },
             output: self.output.clone(),
             not_before: self.not_before,
             deadline: self.deadline,

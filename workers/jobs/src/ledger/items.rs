@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::record::{item_id, item_state, job_state};
+use super::record::{failure, item_id, item_state, job_state};
 use super::{ItemRecord, Ledger, LedgerError};
 use crate::job::{Failure, ItemEnd, ItemId, ItemState, JobId, JobState, Millis, NewItem, later};
 
@@ -18,6 +18,8 @@ pub struct ItemClaim {
     pub attempt: i64,
     /// How many claims were given back.
     pub given_back: i64,
+    /// How many ended without a word from their worker.
+    pub lost: i64,
     pub position: i64,
     /// The message's body as it was sent.
     pub message: String,
@@ -26,9 +28,10 @@ pub struct ItemClaim {
 }
 
 impl ItemClaim {
-    /// Attempts that count, this one included: a worker that was told to stop is nobody's fault.
+    /// Attempts that count, this one included: neither a worker that was told to stop nor one that was lost is the item's
+    /// fault.
     pub fn attempts(&self) -> u64 {
-        u64::try_from(self.attempt - self.given_back).unwrap_or(0)
+        u64::try_from(self.attempt - self.given_back - self.lost).unwrap_or(0)
     }
 }
 
@@ -44,7 +47,10 @@ pub enum ClaimedItem {
     Early {
         due: Millis,
     },
-    Ended(ItemState),
+    Ended {
+        state: ItemState,
+        why: Option<Failure>,
+    },
     /// No such item.
     Unknown,
 }
@@ -70,7 +76,7 @@ impl Ledger {
     ) -> Result<Vec<ItemRecord>, LedgerError> {
         let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
         let rows = sqlx::query(
-            "SELECT id, position, state, attempt, given_back, due_at, worker, lease_until,
+            "SELECT id, position, state, attempt, given_back, lost, due_at, worker, lease_until, progress,
                  failure_code, failure_message, claimed_at, ended_at
              FROM items WHERE job_id = $1 AND (position, id) > ($2, $3) ORDER BY position, id LIMIT $4",
         )
@@ -133,6 +139,19 @@ impl Ledger {
         rows.iter().map(read).collect()
     }
 
+    /// What the workers on a job's items said last of their progress, of `limit` items at most.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn progress(&self, job: &JobId, limit: u32) -> Result<Vec<String>, LedgerError> {
+        let query = sqlx::query(
+            "SELECT progress FROM items
+             WHERE job_id = $1 AND state = 'running' AND progress IS NOT NULL LIMIT $2",
+        );
+        let rows = query.bind(job.as_str()).bind(i64::from(limit)).fetch_all(&self.pool).await?;
+        rows.iter().map(|row| Ok(row.try_get("progress")?)).collect()
+    }
+
     /// Is there an item that has not ended?
     ///
     /// # Errors
@@ -157,11 +176,12 @@ impl Ledger {
     ) -> Result<ClaimedItem, LedgerError> {
         let claim = sqlx::query(
             "UPDATE items
-             SET state = 'running', attempt = attempt + 1, worker = $3, claimed_at = $4, lease_until = $5
+             SET state = 'running', attempt = attempt + 1, worker = $3, claimed_at = $4, lease_until = $5,
+                 lost = lost + CASE state WHEN 'running' THEN 1 ELSE 0 END, progress = NULL
              WHERE job_id = $1 AND id = $2
                  AND ((state = 'queued' AND due_at <= $4) OR (state = 'running' AND lease_until < $4))
                  AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = $1 AND jobs.state = 'finalizing')
-             RETURNING attempt, given_back, position, message,
+             RETURNING attempt, given_back, lost, position, message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state",
         )
         .bind(job.as_str())
@@ -175,6 +195,7 @@ impl Ledger {
             item: item.clone(),
             attempt: row.try_get("attempt")?,
             given_back: row.try_get("given_back")?,
+            lost: row.try_get("lost")?,
             position: row.try_get("position")?,
             message: row.try_get("message")?,
             job_state: job_state(&row, "job_state")?,
@@ -190,7 +211,7 @@ impl Ledger {
 
     async fn why_not(&self, job: &JobId, item: &ItemId) -> Result<ClaimedItem, LedgerError> {
         let query = sqlx::query(
-            "SELECT state, due_at, lease_until,
+            "SELECT state, due_at, lease_until, failure_code, failure_message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state
              FROM items WHERE job_id = $1 AND id = $2",
         );
@@ -198,32 +219,33 @@ impl Ledger {
         let Some(row) = row else { return Ok(ClaimedItem::Unknown) };
         let ending = job_state(&row, "job_state")? == JobState::Finalizing;
         Ok(match item_state(&row, "state")? {
-            ItemState::Queued if ending => ClaimedItem::Ended(ItemState::Cancelled),
+            ItemState::Queued if ending => ClaimedItem::Ended { state: ItemState::Cancelled, why: None },
             ItemState::Queued => ClaimedItem::Early { due: row.try_get("due_at")? },
             ItemState::Running => ClaimedItem::Held { until: row.try_get("lease_until")? },
             end @ (ItemState::Succeeded | ItemState::Failed | ItemState::Cancelled) => {
-                ClaimedItem::Ended(end)
+                ClaimedItem::Ended { state: end, why: failure(&row)? }
             }
         })
     }
 
-    /// Heartbeat. `false`: fenced off, or the job was ended early.
+    /// Heartbeat, with how far the work has come (JSON). `false`: fenced off, or the job was ended early.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn extend_item(
         &self,
         claim: &ItemClaim,
+        progress: Option<&str>,
         now: Millis,
         lease: Duration,
     ) -> Result<bool, LedgerError> {
         let query = sqlx::query(
-            "UPDATE items SET lease_until = $4
+            "UPDATE items SET lease_until = $4, progress = $5
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'
                  AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = $1 AND jobs.state = 'finalizing')",
         );
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
-        self.changed(query.bind(later(now, lease))).await
+        self.changed(query.bind(later(now, lease)).bind(progress)).await
     }
 
     /// Ends an item, and the claim with it. `false`: fenced off. Saying it again is no harm.

@@ -86,11 +86,15 @@ pub struct ItemRecord {
     pub attempt: i64,
     /// How many of these claims were given back.
     pub given_back: i64,
+    /// How many of them ended without a word from their worker.
+    pub lost: i64,
     /// Not to be claimed before.
     pub due_at: Millis,
     /// Who works on it, and until when without a heartbeat.
     pub worker: Option<String>,
     pub lease_until: Option<Millis>,
+    /// How far its worker has come, as it said last: JSON.
+    pub progress: Option<String>,
     /// Why it has failed, or why its last attempt has.
     pub failure: Option<Failure>,
     /// When it was claimed last.
@@ -99,6 +103,11 @@ pub struct ItemRecord {
 }
 
 impl ItemRecord {
+    /// Attempts that counted.
+    pub fn attempts(&self) -> i64 {
+        self.attempt - self.given_back - self.lost
+    }
+
     pub(super) fn read(row: &AnyRow) -> Result<Self, LedgerError> {
         Ok(Self {
             id: item_id(row, "id")?,
@@ -106,9 +115,11 @@ impl ItemRecord {
             state: item_state(row, "state")?,
             attempt: row.try_get("attempt")?,
             given_back: row.try_get("given_back")?,
+            lost: row.try_get("lost")?,
             due_at: row.try_get("due_at")?,
             worker: row.try_get("worker")?,
             lease_until: row.try_get("lease_until")?,
+            progress: row.try_get("progress")?,
             failure: failure(row)?,
             claimed_at: row.try_get("claimed_at")?,
             ended_at: row.try_get("ended_at")?,
@@ -116,7 +127,7 @@ impl ItemRecord {
     }
 }
 
-fn failure(row: &AnyRow) -> Result<Option<Failure>, LedgerError> {
+pub(super) fn failure(row: &AnyRow) -> Result<Option<Failure>, LedgerError> {
     let code: Option<String> = row.try_get("failure_code")?;
     let message: Option<String> = row.try_get("failure_message")?;
     Ok(code.map(|code| Failure::new(code, message.unwrap_or_default())))

@@ -35,7 +35,7 @@ impl Ledger {
     /// The ledger cannot be reached.
     pub async fn expired_items(&self, now: Millis, limit: u32) -> Result<Vec<Bell>, LedgerError> {
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "UPDATE items SET {BACK}, due_at = $1, rung_at = $1, worker = NULL, lease_until = NULL
+            "UPDATE items SET {BACK}, due_at = $1, rung_at = $1, lost = lost + 1, worker = NULL, lease_until = NULL
              WHERE state = 'running' AND lease_until < $1 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'running' AND lease_until < $1 ORDER BY lease_until LIMIT $2
              )

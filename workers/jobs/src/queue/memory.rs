@@ -40,6 +40,7 @@ struct State {
 struct PerLane<T> {
     jobs: T,
     items: T,
+    urgent: T,
 }
 
 impl<T> PerLane<T> {
@@ -47,6 +48,7 @@ impl<T> PerLane<T> {
         match lane {
             Lane::Jobs => &self.jobs,
             Lane::Items => &self.items,
+            Lane::Urgent => &self.urgent,
         }
     }
 
@@ -54,6 +56,7 @@ impl<T> PerLane<T> {
         match lane {
             Lane::Jobs => &mut self.jobs,
             Lane::Items => &mut self.items,
+            Lane::Urgent => &mut self.urgent,
         }
     }
 }

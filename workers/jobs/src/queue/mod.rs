@@ -30,16 +30,19 @@ pub enum Lane {
     Jobs,
     /// Items, one message each.
     Items,
+    /// Items that somebody waits for: they have workers' slots of their own, so that no batch is before them.
+    Urgent,
 }
 
 impl Lane {
-    pub const ALL: [Lane; 2] = [Lane::Jobs, Lane::Items];
+    pub const ALL: [Lane; 3] = [Lane::Jobs, Lane::Items, Lane::Urgent];
 
     /// Also the routing key.
     pub fn as_str(self) -> &'static str {
         match self {
             Lane::Jobs => "jobs",
             Lane::Items => "items",
+            Lane::Urgent => "urgent",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, Service, Step, Trouble, Unfit, Worker};
+use super::{Outcome, Running, Service, Step, Trouble, Unfit, Worker};
 use crate::job::{Failure, ItemEnd, later, now};
 use crate::ledger::{ClaimedItem, ItemClaim, LedgerError};
 use crate::queue::Delivery;
@@ -38,8 +38,12 @@ impl<S: Service> Worker<S> {
         match claimed {
             Ok(ClaimedItem::Yes(claim)) => self.claimed(claim, delivery).await,
             // Its end was entered, but not acknowledged or not looked after.
-            Ok(ClaimedItem::Ended(_)) => {
-                self.acknowledge(delivery, Some(&job), Some(&item)).await;
+            Ok(ClaimedItem::Ended { why, .. }) => {
+                match why {
+                    // Whoever entered it may have died before it became a dead letter.
+                    Some(why) if delivery.redeliveries > 0 => self.bury(delivery, &why).await,
+                    _ => self.acknowledge(delivery, Some(&job), Some(&item)).await,
+                }
                 self.look_after(&job).await;
                 Ok(())
             }
@@ -70,9 +74,10 @@ impl<S: Service> Worker<S> {
     async fn claimed(&self, claim: ItemClaim, delivery: Delivery) -> Result<(), Unfit> {
         self.observer.step(Step::Claimed, Some(&claim.job), Some(&claim.item));
         let lost = CancellationToken::new();
+        let running = Running { stop: self.stop.abort.child_token(), ..Running::default() };
         let (entry, unfit) = tokio::select! {
-            entry = self.entry(&claim, &lost) => entry,
-            never = self.hold(&lost, || self.ledger.extend_item(&claim, now(), self.settings.lease)) => match never {},
+            entry = self.entry(&claim, &running, &lost) => entry,
+            never = self.hold(&lost, || self.heartbeat(&claim, &running)) => match never {},
         };
         let entered = self.ask_ledger(|| self.enter(&claim, &entry)).await;
         match entered {
@@ -89,8 +94,18 @@ impl<S: Service> Worker<S> {
         unfit.map_or(Ok(()), Err)
     }
 
+    async fn heartbeat(&self, claim: &ItemClaim, running: &Running) -> Result<bool, LedgerError> {
+        let progress = running.progress();
+        self.ledger.extend_item(claim, progress.as_deref(), now(), self.settings.lease).await
+    }
+
     /// Does the item, unless that was done before, up to its report in the store.
-    async fn entry(&self, claim: &ItemClaim, lost: &CancellationToken) -> (Entry, Option<Unfit>) {
+    async fn entry(
+        &self,
+        claim: &ItemClaim,
+        running: &Running,
+        lost: &CancellationToken,
+    ) -> (Entry, Option<Unfit>) {
         // A first attempt has nothing before it.
         if claim.attempt > 1 {
             match self.ask_service(|| self.service.written(claim)).await {
@@ -102,18 +117,12 @@ impl<S: Service> Worker<S> {
                 Err(trouble) => return (self.wait(trouble), None),
             }
         }
-        let allowed = u64::from(self.settings.attempts);
-        if claim.attempts() > allowed {
-            let why = Failure::new(
-                "attempts_exhausted",
-                format!(
-                    "{}/{}: {allowed} attempts ended without a word from their worker",
-                    claim.job, claim.item
-                ),
-            );
-            return (self.write(claim, Err(&why)).await, None);
+        if claim.lost > self.settings.losses.into() {
+            let text = format!("{}/{}: {} workers were lost over it", claim.job, claim.item, claim.lost);
+            return (self.write(claim, Err(&Failure::new("workers_lost", text))).await, None);
         }
-        match self.run_in_time(claim, lost).await {
+        let allowed = u64::from(self.settings.attempts);
+        match self.run_in_time(claim, running, lost).await {
             Outcome::Done(report) => (self.write(claim, Ok(&report)).await, None),
             Outcome::Reject(why) => (self.write(claim, Err(&why)).await, None),
             Outcome::Retry { why, .. } if claim.attempts() >= allowed => {
@@ -129,9 +138,14 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    async fn run_in_time(&self, claim: &ItemClaim, lost: &CancellationToken) -> Outcome<S::Report> {
-        let stop = self.stop.abort.child_token();
-        let run = self.service.run(claim, stop.clone());
+    async fn run_in_time(
+        &self,
+        claim: &ItemClaim,
+        running: &Running,
+        lost: &CancellationToken,
+    ) -> Outcome<S::Report> {
+        let stop = &running.stop;
+        let run = self.service.run(claim, running);
         let deadline = self.settings.deadline;
         tokio::select! {
             outcome = run => outcome,

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
 use crate::job::{Counts, EarlyEnd, Failure, JobEnd, JobId, JobState, Millis, NewItem, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
-use crate::queue::{Delivery, Lane, QueueError};
+use crate::queue::{Delivery, QueueError};
 
 /// Messages about items that are on their way to the queue at once.
 const SENDING: usize = 64;
@@ -157,7 +157,8 @@ impl<S: Service> Worker<S> {
     }
 
     async fn send_item(&self, claim: &JobClaim, item: &NewItem) -> Result<(), QueueError> {
-        self.send(Lane::Items, &self.item_message(&claim.id, &item.id, &item.message)).await
+        let (lane, message) = self.item_message(&claim.id, &item.id, &item.message);
+        self.send(lane, &message).await
     }
 
     /// Gathers the results of a job whose items have all ended. Results stand, then the news is sent, then the ledger says so.

@@ -42,12 +42,10 @@ impl<S: Service> Worker<S> {
         }
         let mut items = in_time(self.ledger.expired_items(now(), AT_ONCE)).await?;
         // In a queue that holds messages the one about an item or a job may yet come.
-        if self.is_empty(Lane::Items).await {
+        if self.is_empty(Lane::Items).await && self.is_empty(Lane::Urgent).await {
             items.extend(in_time(self.ledger.forgotten_items(now(), silent_for, AT_ONCE)).await?);
         }
-        messages.extend(
-            items.iter().map(|bell| (Lane::Items, self.item_message(&bell.job, &bell.item, &bell.message))),
-        );
+        messages.extend(items.iter().map(|bell| self.item_message(&bell.job, &bell.item, &bell.message)));
         // Whose time has come has no message yet.
         let silent_for = if self.is_empty(Lane::Jobs).await { silent_for } else { Duration::MAX };
         let jobs = in_time(self.ledger.due_jobs(now(), silent_for, AT_ONCE)).await?;

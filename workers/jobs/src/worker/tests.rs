@@ -59,17 +59,21 @@ impl Service for Scripted {
         let Some(names) = self.items.get(at) else { return Err(Trouble::Fatal(why("unlistable"))) };
         let item = |name: &&str| NewItem {
             id: ItemId::try_from((*name).to_owned()).unwrap(),
-            message: String::new(),
+            message: (*name).into(),
         };
         let next = (at + 1 < self.items.len()).then(|| (at + 1).to_string());
         Ok(Page { items: names.iter().map(item).collect(), next })
+    }
+
+    fn is_urgent(&self, item: &str) -> bool {
+        item.starts_with("urgent")
     }
 
     async fn written(&self, item: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
         Ok(self.reports.lock().unwrap().get(item.item.as_str()).cloned())
     }
 
-    async fn run(&self, item: &ItemClaim, stop: CancellationToken) -> Outcome<()> {
+    async fn run(&self, item: &ItemClaim, running: &Running) -> Outcome<()> {
         let runs = {
             let mut runs = self.runs.lock().unwrap();
             let runs = runs.entry(item.item.to_string()).or_default();
@@ -77,14 +81,14 @@ impl Service for Scripted {
             *runs
         };
         match item.item.as_str().split_once('-').unwrap().0 {
-            "good" => Outcome::Done(()),
+            "good" | "urgent" => Outcome::Done(()),
             "bad" => Outcome::Reject(why("bad")),
             "once" if runs == 1 => Outcome::Retry { after: None, why: why("away") },
             "once" => Outcome::Done(()),
             "retry" => Outcome::Retry { after: None, why: why("away") },
             "broken" => Outcome::Unfit(why("broken")),
             "slow" => {
-                stop.cancelled().await;
+                running.stop.cancelled().await;
                 Outcome::Cancelled
             }
             other => panic!("no script for {other}"),
@@ -139,7 +143,9 @@ impl Bench {
                 heartbeat: ms(100),
                 deadline: ms(700),
                 grace: ms(200),
+                urgent: 1,
                 attempts: 3,
+                losses: 3,
                 backoff: Backoff { first: ms(5), most: ms(20) },
                 patience: ms(100),
                 sweep: ms(50),
@@ -236,6 +242,31 @@ async fn what_cannot_be_taken_is_a_dead_letter_and_its_sender_is_told() {
     assert_eq!(dead, ["bad_id", "idempotency_conflict"]);
 }
 
+/// The only slot for items is taken for as long as the worker lives.
+#[tokio::test]
+async fn an_urgent_item_waits_for_no_other() {
+    let bench = Bench::new(&[&["slow-1", "urgent-1", "good-1"]]).await;
+    bench.send("job", b"").await;
+    let mut worker = bench.worker();
+    worker.settings.items = 1;
+    let worker = tokio::spawn(worker.run());
+    let job = JobId::try_from("job".to_owned()).unwrap();
+    let states = async || {
+        let items = bench.ledger.items(&job, None, 10).await.unwrap();
+        items.iter().map(|item| item.state).collect::<Vec<_>>()
+    };
+    let expected = [ItemState::Running, ItemState::Succeeded, ItemState::Queued];
+    for _ in 0..200 {
+        if states().await == expected {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(states().await, expected);
+    bench.stop.abort();
+    worker.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_broken_worker_ends_and_gives_everything_back() {
     let bench = Bench::new(&[&["broken-1", "slow-1"]]).await;
@@ -244,7 +275,7 @@ async fn a_broken_worker_ends_and_gives_everything_back() {
     assert_eq!(ended.unwrap_err().0.code, "broken");
     let job = JobId::try_from("job".to_owned()).unwrap();
     let items = bench.ledger.items(&job, None, 10).await.unwrap();
-    let attempts: Vec<_> = items.iter().map(|item| (item.state, item.attempt - item.given_back)).collect();
+    let attempts: Vec<_> = items.iter().map(|item| (item.state, item.attempts())).collect();
     // What broke it counts, for it might break every worker; what it had beside that does not.
     assert_eq!(attempts, [(ItemState::Queued, 1), (ItemState::Queued, 0)]);
 }
@@ -275,7 +306,7 @@ async fn what_dead_workers_held() {
     let items = names.each_ref().map(|id| NewItem { id: id.clone(), message: String::new() });
     assert!(bench.ledger.add_items(&claim, &items, 0, long_ago).await.unwrap());
     assert!(bench.ledger.expanded(&claim, long_ago).await.unwrap());
-    for (n, deaths) in [(0, 1), (1, 3)] {
+    for (n, deaths) in [(0, 3), (1, 4)] {
         for death in 0..deaths {
             let then = long_ago + 10 * death;
             let claimed = bench.ledger.claim_item(&job, &names[n], "dead", then, lease).await.unwrap();
@@ -286,6 +317,6 @@ async fn what_dead_workers_held() {
     let (record, items) = bench.ended("job").await;
     assert_eq!(record.state, JobState::PartiallySucceeded);
     assert_eq!(items["good-1"], (ItemState::Succeeded, None));
-    assert_eq!(items["good-2"], (ItemState::Failed, Some("attempts_exhausted".into())));
+    assert_eq!(items["good-2"], (ItemState::Failed, Some("workers_lost".into())));
     assert_eq!(items["good-3"], (ItemState::Succeeded, None));
 }

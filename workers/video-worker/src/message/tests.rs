@@ -28,7 +28,13 @@ fn the_examples_of_the_documentation_are_jobs() {
 fn who_asks_and_under_which_name_is_no_part_of_the_request() {
     let job = JobMessage::read(examples()[0].as_bytes()).unwrap();
     let hash = |job: &JobMessage| job.to_new().unwrap().request_sha256;
-    let renamed = JobMessage { job_id: None, reply_to: None, correlation_id: None, ..job.clone() };
+    let renamed = JobMessage {
+        job_id: None,
+        reply_to: None,
+        correlation_id: None,
+        priority: Priority::Urgent,
+        ..job.clone()
+    };
     assert_eq!(hash(&job), hash(&renamed));
     let other = JobMessage { max_frames: 65, ..job.clone() };
     assert_ne!(hash(&job), hash(&other));

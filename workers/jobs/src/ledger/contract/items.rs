@@ -33,13 +33,20 @@ pub(super) async fn the_old_holder_is_fenced_off(place: Place) {
     let expected = Bell { job: id.clone(), item: item_id(1), message: "message 1".to_owned() };
     assert_eq!(swept, [expected]);
     for old in &old {
-        assert!(!ledger.extend_item(old, now, LEASE).await.unwrap());
+        assert!(!ledger.extend_item(old, None, now, LEASE).await.unwrap());
         assert!(!ledger.end_item(old, &ItemEnd::Succeeded, now).await.unwrap());
         assert!(!ledger.retry_item(old, now, &Failure::new("x", "y"), true).await.unwrap());
         assert!(!ledger.give_back_item(old, now).await.unwrap());
     }
     assert!(ledger.end_item(&new, &ItemEnd::Succeeded, now).await.unwrap());
-    assert_eq!(claim_item(&ledger, &id, 1, now).await.attempts(), 2);
+    let after = claim_item(&ledger, &id, 1, now).await;
+    for claim in [&new, &after] {
+        assert_eq!(
+            (claim.attempt, claim.lost, claim.attempts()),
+            (2, 1, 1),
+            "a lost worker is no failed attempt"
+        );
+    }
 }
 
 pub(super) async fn a_heartbeat_keeps_an_item(place: Place) {
@@ -47,11 +54,11 @@ pub(super) async fn a_heartbeat_keeps_an_item(place: Place) {
     let id = expanded(&ledger, 1).await;
     let claim = claim_item(&ledger, &id, 0, T0).await;
     for beat in 1..5 {
-        assert!(ledger.extend_item(&claim, T0 + beat * 900, LEASE).await.unwrap());
+        assert!(ledger.extend_item(&claim, None, T0 + beat * 900, LEASE).await.unwrap());
         assert_eq!(ledger.expired_items(T0 + beat * 900 + 1_000, 10).await.unwrap(), []);
     }
     // Late, but nobody was faster.
-    assert!(ledger.extend_item(&claim, T0 + 60_000, LEASE).await.unwrap());
+    assert!(ledger.extend_item(&claim, None, T0 + 60_000, LEASE).await.unwrap());
     assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 70_000).await.unwrap());
 }
 
@@ -72,7 +79,7 @@ pub(super) async fn an_item_says_why_it_is_not_to_be_had(place: Place) {
     let claim = claim_item(&ledger, &id, 0, T0 + 50).await;
     assert_eq!(claim.attempts(), 2);
     assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 60).await.unwrap());
-    assert_eq!(ask(0, T0 + 9_999).await, ClaimedItem::Ended(ItemState::Succeeded));
+    assert_eq!(ask(0, T0 + 9_999).await, ClaimedItem::Ended { state: ItemState::Succeeded, why: None });
     assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, None, "it has succeeded after all");
 }
 
@@ -180,7 +187,7 @@ pub(super) async fn processes_share_a_ledger(place: Place) {
             for item in 0..120 {
                 let claimed = ledger.claim_item(&job, &item_id(item), "worker", T0, LEASE).await.unwrap();
                 if let ClaimedItem::Yes(claim) = claimed {
-                    assert!(ledger.extend_item(&claim, T0, LEASE).await.unwrap());
+                    assert!(ledger.extend_item(&claim, None, T0, LEASE).await.unwrap());
                     assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0).await.unwrap());
                     ended += 1;
                 }

@@ -177,7 +177,7 @@ pub(super) async fn a_failed_job_ends_its_items(place: Place) {
     let record = ledger.job(&id).await.unwrap().unwrap();
     assert_eq!((record.state, record.failure.as_ref()), (JobState::Failed, Some(&why)));
     assert_eq!(record.entered(JobState::Failed), Some(T0 + 1));
-    assert!(!ledger.extend_item(&running, T0 + 1, LEASE).await.unwrap());
+    assert!(!ledger.extend_item(&running, None, T0 + 1, LEASE).await.unwrap());
     assert!(!ledger.end_item(&running, &ItemEnd::Succeeded, T0 + 1).await.unwrap());
     let listed = ledger.items(&id, None, 10).await.unwrap();
     assert!(listed.iter().all(|item| item.state == ItemState::Failed && item.failure == Some(why.clone())));
@@ -217,12 +217,16 @@ pub(super) async fn a_job_ended_from_outside_lets_go(place: Place) {
 
     // Who holds an item learns it by the heartbeat; who ends it sooner has ended it; who is silent has lost it.
     for item in &items[1..] {
-        assert!(!ledger.extend_item(item, T0 + 3, LEASE).await.unwrap());
+        assert!(!ledger.extend_item(item, None, T0 + 3, LEASE).await.unwrap());
     }
     assert!(ledger.end_item(&items[1], &ItemEnd::Succeeded, T0 + 3).await.unwrap());
     assert!(ledger.give_back_item(&items[2], T0 + 3).await.unwrap());
     let queued = ledger.claim_item(&id, &item_id(4), "worker", T0 + 3, LEASE).await.unwrap();
-    assert_eq!(queued, ClaimedItem::Ended(ItemState::Cancelled), "nobody begins another");
+    assert_eq!(
+        queued,
+        ClaimedItem::Ended { state: ItemState::Cancelled, why: None },
+        "nobody begins another"
+    );
 
     let bells = ledger.due_jobs(T0 + 4, Duration::from_secs(60), 10).await.unwrap();
     assert_eq!(bells.iter().map(|bell| &bell.id).collect::<Vec<_>>(), [&id], "rung for at once");

@@ -333,8 +333,8 @@ fn the_topology_is_what_operators_import() {
     let Topology { exchanges, queues, bindings } = topology(&settings);
     let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
     let tiers = ["flamingo.retry.5s", "flamingo.retry.30s", "flamingo.retry.2m", "flamingo.retry.10m"];
-    assert_eq!(names[..3], ["flamingo.jobs", "flamingo.items", "flamingo.dead"]);
-    assert_eq!(names[3..], tiers);
+    assert_eq!(names[..4], ["flamingo.jobs", "flamingo.items", "flamingo.urgent", "flamingo.dead"]);
+    assert_eq!(names[4..], tiers);
     assert_eq!(exchanges.len(), 3 + tiers.len());
     for binding in &bindings {
         assert!(names.contains(&binding.queue.as_str()));
