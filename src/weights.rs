@@ -17,6 +17,7 @@ use crate::error::{Result, WeightsError};
 use files::{Stored, first_line, list};
 use init::initial_value;
 
+mod pickle;
 mod files;
 mod init;
 

@@ -22,7 +22,7 @@ mod sampling;
 mod sniff;
 mod still;
 
-#[cfg(feature = "video")]
+#[cfg(any(feature = "video", feature = "fuzzing"))]
 mod bitstream;
 #[cfg(feature = "video")]
 mod plan;
@@ -33,6 +33,10 @@ mod yuv;
 mod decode;
 
 mod contact_sheet;
+
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 
 use std::fmt;
 use std::fs::File;

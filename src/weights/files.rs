@@ -4,10 +4,12 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::pickle::PthTensors;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
-use candle_core::{DType, Device, Shape, Tensor, pickle, safetensors::MmapedSafetensors};
+use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
 use sha2::{Digest, Sha256};
 
+use super::pickle;
 use crate::error::WeightsError;
 
 #[derive(Clone)]
@@ -15,7 +17,7 @@ pub(super) enum Stored {
     Memory(Tensor),
     Safetensors { file: Arc<MmapedSafetensors>, name: String },
     Gguf { path: PathBuf, content: Arc<gguf_file::Content>, name: String },
-    Pickle { file: Arc<pickle::PthTensors>, name: String },
+    Pickle { file: Arc<PthTensors>, name: String },
 }
 
 impl Stored {
@@ -92,7 +94,8 @@ fn list_safetensors(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> 
     open(path)?;
     // SAFETY: the map is read-only, and a model file that is rewritten while it is loaded is outside the contract
     // of a model directory (files are replaced by rename, never in place).
-    let file = unsafe { MmapedSafetensors::new(path) }.map_err(|e| malformed(path, "safetensors", &e))?;
+    let file = unsafe { MmapedSafetensors::new(path) }
+        .map_err(|e| malformed(path, "safetensors", first_line(&e)))?;
     let file = Arc::new(file);
     let names: Vec<String> = file.tensors().into_iter().map(|(name, _)| name).collect();
     Ok(names
@@ -103,13 +106,14 @@ fn list_safetensors(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> 
 
 fn list_pickle(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
     open(path)?;
+    pickle::check_archive(path).map_err(|reason| malformed(path, "PyTorch", reason))?;
     // A training save wraps the tensors; a release is the flat dictionary.
-    let flat = pickle::PthTensors::new(path, None).map_err(|e| malformed(path, "PyTorch", &e))?;
-    let file = if flat.tensor_infos().is_empty() {
-        pickle::PthTensors::new(path, Some("model_state_dict")).map_err(|e| malformed(path, "PyTorch", &e))?
-    } else {
-        flat
+    let read = |key| {
+        // candle takes the arguments of a tensor by their places, be they there or not.
+        no_panic(path, "PyTorch", || PthTensors::new(path, key))
     };
+    let flat = read(None)?;
+    let file = if flat.tensor_infos().is_empty() { read(Some("model_state_dict"))? } else { flat };
     let file = Arc::new(file);
     let names: Vec<String> = file.tensor_infos().keys().cloned().collect();
     Ok(names.into_iter().map(|name| (name.clone(), Stored::Pickle { file: file.clone(), name })).collect())
@@ -123,12 +127,7 @@ pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
     let file = open(path)?;
     let length = file.metadata().map_err(|e| io(path, e))?.len();
     // candle divides by the alignment that the file declares, be it zero.
-    let read = || gguf_file::Content::read(&mut BufReader::new(file));
-    let content = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)).map_err(|_| {
-        let reason = "its header cannot be read".into();
-        WeightsError::Malformed { path: path.into(), format: "GGUF", reason }
-    })?;
-    let content = content.map_err(|e| malformed(path, "GGUF", &e))?;
+    let content = no_panic(path, "GGUF", || gguf_file::Content::read(&mut BufReader::new(file)))?;
     for (name, info) in &content.tensor_infos {
         let mut dims = info.shape.dims().iter();
         let bytes = dims
@@ -138,7 +137,7 @@ pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
         let end = start.zip(bytes).and_then(|(start, bytes)| start.checked_add(bytes as u64));
         if end.is_none_or(|end| end > length) {
             let reason = format!("truncated: tensor `{name}` ends beyond the {length} bytes of the file");
-            return Err(WeightsError::Malformed { path: path.into(), format: "GGUF", reason });
+            return Err(malformed(path, "GGUF", reason));
         }
     }
     Ok(content)
@@ -161,13 +160,25 @@ fn io(path: &Path, source: std::io::Error) -> WeightsError {
     WeightsError::Io { path: path.into(), source }
 }
 
-fn malformed(path: &Path, format: &'static str, error: &candle_core::Error) -> WeightsError {
-    WeightsError::Malformed { path: path.into(), format, reason: first_line(error) }
+/// Reads a header that candle may stumble over.
+fn no_panic<T>(
+    path: &Path,
+    format: &'static str,
+    read: impl FnOnce() -> candle_core::Result<T>,
+) -> Result<T, WeightsError> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(read)) {
+        Ok(read) => read.map_err(|e| malformed(path, format, first_line(&e))),
+        Err(_) => Err(malformed(path, format, "its header cannot be read".into())),
+    }
 }
 
-/// candle appends a backtrace to its messages when `RUST_BACKTRACE` is set.
+fn malformed(path: &Path, format: &'static str, reason: String) -> WeightsError {
+    WeightsError::Malformed { path: path.into(), format, reason }
+}
+
+/// candle appends a backtrace to its messages when `RUST_BACKTRACE` is set, and quotes whole objects.
 pub(super) fn first_line(error: &candle_core::Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_string()
+    error.to_string().lines().next().unwrap_or_default().chars().take(400).collect()
 }
 
 /// Checks a file against its published SHA-256 (64 hexadecimal digits).

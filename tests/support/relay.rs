@@ -1,9 +1,9 @@
-//! A TCP relay between a client and its server, which can break the line between them on command.
+//! A TCP relay between a client and its server, which can break or slow the line between them on command.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,6 +13,28 @@ const SLOW_DOWN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
 
 /// The most bytes that a request's head may have.
 const HEAD: usize = 64 << 10;
+
+/// The most bytes that are passed on at once.
+const CHUNK: usize = 64 << 10;
+
+/// How slowly bytes are passed on, in both directions.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// Before every chunk of at most 64 KiB.
+    pub latency: Duration,
+    /// No limit without.
+    pub bytes_per_s: Option<u32>,
+}
+
+impl Pace {
+    /// How long so many bytes take.
+    fn of(self, bytes: usize) -> Duration {
+        let rate = self
+            .bytes_per_s
+            .map_or(Duration::ZERO, |rate| Duration::from_secs_f64(bytes as f64 / f64::from(rate)));
+        self.latency + rate
+    }
+}
 
 /// Relays every connection to one server until it is dropped.
 pub struct Relay {
@@ -30,6 +52,14 @@ struct Line {
     refuse: AtomicBool,
     answer_503: AtomicBool,
     hang: AtomicBool,
+    pace: Mutex<Pace>,
+    /// Bytes of one answer after which the line is cut, once; 0: never.
+    cut_after: AtomicUsize,
+    broken_off: AtomicUsize,
+    /// What requests must not contain.
+    held_back: Mutex<Option<String>>,
+    let_go: Condvar,
+    held: AtomicUsize,
     ended: AtomicBool,
 }
 
@@ -49,6 +79,12 @@ impl Relay {
             refuse: AtomicBool::new(false),
             answer_503: AtomicBool::new(false),
             hang: AtomicBool::new(false),
+            pace: Mutex::default(),
+            cut_after: AtomicUsize::new(0),
+            broken_off: AtomicUsize::new(0),
+            held_back: Mutex::default(),
+            let_go: Condvar::new(),
+            held: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
         let shared = line.clone();
@@ -83,6 +119,37 @@ impl Relay {
         self.line.hang.store(yes, Ordering::SeqCst);
     }
 
+    /// From now on, on connections that are open too.
+    pub fn slow(&self, pace: Pace) {
+        *lock(&self.line.pace) = pace;
+    }
+
+    /// The next answer that is longer breaks off after so many bytes, its head among them; those after it are whole.
+    pub fn cut_after(&self, bytes: usize) {
+        self.line.cut_after.store(bytes, Ordering::SeqCst);
+    }
+
+    /// How many answers broke off.
+    pub fn broken_off(&self) -> usize {
+        self.line.broken_off.load(Ordering::SeqCst)
+    }
+
+    /// Requests that contain `text` wait on their way, until [`let_go`](Self::let_go).
+    pub fn hold(&self, text: &str) {
+        *lock(&self.line.held_back) = Some(text.into());
+    }
+
+    /// Whatever waits goes on.
+    pub fn let_go(&self) {
+        *lock(&self.line.held_back) = None;
+        self.line.let_go.notify_all();
+    }
+
+    /// How many requests have waited or wait.
+    pub fn held(&self) -> usize {
+        self.line.held.load(Ordering::SeqCst)
+    }
+
     /// How many connections clients have made.
     pub fn accepted(&self) -> usize {
         self.line.accepted.load(Ordering::SeqCst)
@@ -101,6 +168,7 @@ impl Drop for Relay {
         if let Ok(mut last) = TcpStream::connect(self.addr) {
             let _ = last.read(&mut [0]);
         }
+        self.let_go();
         self.cut();
     }
 }
@@ -119,7 +187,7 @@ impl Line {
         }
     }
 
-    fn serve(&self, id: usize, client: TcpStream) -> io::Result<()> {
+    fn serve(self: &Arc<Self>, id: usize, client: TcpStream) -> io::Result<()> {
         if self.refuse.load(Ordering::SeqCst) {
             return client.shutdown(Shutdown::Both);
         }
@@ -134,11 +202,51 @@ impl Line {
         self.relayed.fetch_add(1, Ordering::SeqCst);
         self.keep(id, &server)?;
         let (from, to) = (client.try_clone()?, server.try_clone()?);
-        let up = thread::spawn(move || pump(from, to));
-        pump(server, client);
+        // Bytes of the answer that is on its way.
+        let answered = Arc::new(AtomicUsize::new(0));
+        let (line, asked) = (self.clone(), answered.clone());
+        let up = thread::spawn(move || {
+            pump(from, to, |chunk| {
+                line.wait(chunk);
+                asked.store(0, Ordering::SeqCst);
+                chunk.len()
+            })
+        });
+        pump(server, client, |chunk| {
+            thread::sleep(lock(&self.pace).of(chunk.len()));
+            self.allowed(&answered, chunk.len())
+        });
         let _ = up.join();
         self.close(id);
         Ok(())
+    }
+
+    /// A request waits as long as it has to.
+    fn wait(&self, request: &[u8]) {
+        thread::sleep(lock(&self.pace).of(request.len()));
+        let mut held_back = lock(&self.held_back);
+        let contains = |text: &String| request.windows(text.len()).any(|part| part == text.as_bytes());
+        if held_back.as_ref().is_some_and(contains) {
+            self.held.fetch_add(1, Ordering::SeqCst);
+            while held_back.is_some() {
+                held_back = self.let_go.wait(held_back).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// How many of the next `bytes` of an answer are passed on.
+    fn allowed(&self, answered: &AtomicUsize, bytes: usize) -> usize {
+        let before = answered.fetch_add(bytes, Ordering::SeqCst);
+        let limit = self.cut_after.load(Ordering::SeqCst);
+        // Whoever takes the limit away is the one that is cut.
+        let cut = limit > 0
+            && before + bytes > limit
+            && self.cut_after.compare_exchange(limit, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if !cut {
+            return bytes;
+        }
+        self.broken_off.fetch_add(1, Ordering::SeqCst);
+        limit.saturating_sub(before)
     }
 
     fn keep(&self, id: usize, stream: &TcpStream) -> io::Result<()> {
@@ -153,13 +261,25 @@ impl Line {
     }
 
     fn open(&self) -> MutexGuard<'_, Vec<(usize, TcpStream)>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 }
 
-/// Copies until one side ends, then tells the other.
-fn pump(mut from: TcpStream, mut to: TcpStream) {
-    let _ = io::copy(&mut from, &mut to);
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Copies until one side ends, then tells the other. Of each chunk as much as `allowed` says; less than all of it breaks the
+/// line.
+fn pump(mut from: TcpStream, mut to: TcpStream, mut allowed: impl FnMut(&[u8]) -> usize) {
+    let mut block = vec![0; CHUNK];
+    while let Ok(n @ 1..) = from.read(&mut block) {
+        let passed = allowed(&block[..n]);
+        if to.write_all(&block[..passed]).is_err() || passed < n {
+            let _ = from.shutdown(Shutdown::Both);
+            break;
+        }
+    }
     let _ = to.shutdown(Shutdown::Write);
 }
 
@@ -187,114 +307,4 @@ fn slow_down(mut client: TcpStream) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A relay to a server that sends everything back.
-    fn echo() -> Relay {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let addr = listener.local_addr().unwrap();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                thread::spawn(move || io::copy(&mut &stream, &mut &stream));
-            }
-        });
-        Relay::to(addr)
-    }
-
-    fn connect(relay: &Relay) -> TcpStream {
-        let stream = TcpStream::connect(relay.addr()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
-
-    /// What comes back for `text`; nothing when the line is broken.
-    fn say(mut stream: &TcpStream, text: &str) -> String {
-        let mut answer = vec![0; text.len()];
-        match stream.write_all(text.as_bytes()).and_then(|()| stream.read_exact(&mut answer)) {
-            Ok(()) => String::from_utf8(answer).unwrap(),
-            Err(_) => String::new(),
-        }
-    }
-
-    #[test]
-    fn relays_both_ways_until_it_is_dropped() {
-        let relay = echo();
-        let (one, two) = (connect(&relay), connect(&relay));
-        assert_eq!((say(&one, "hello").as_str(), say(&two, "you two").as_str()), ("hello", "you two"));
-        assert_eq!((relay.accepted(), relay.relayed()), (2, 2));
-        let addr = relay.addr();
-        drop(relay);
-        assert_eq!(say(&one, "anyone?"), "");
-        assert!(TcpStream::connect(addr).is_err(), "the port is still open");
-    }
-
-    #[test]
-    fn passes_on_the_end_of_one_direction() {
-        let relay = echo();
-        let mut stream = connect(&relay);
-        stream.write_all(b"all of it").unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert_eq!(answer, "all of it");
-    }
-
-    #[test]
-    fn cuts_what_is_open_and_serves_what_comes() {
-        let relay = echo();
-        let old = connect(&relay);
-        assert_eq!(say(&old, "before"), "before");
-        relay.cut();
-        assert_eq!(say(&old, "after"), "");
-        assert_eq!(say(&connect(&relay), "again"), "again");
-    }
-
-    #[test]
-    fn refuses_until_it_is_told_otherwise() {
-        let relay = echo();
-        let old = connect(&relay);
-        assert_eq!(say(&old, "before"), "before");
-        relay.refuse(true);
-        assert_eq!(say(&connect(&relay), "new"), "");
-        assert_eq!(say(&old, "still"), "still");
-        relay.refuse(false);
-        assert_eq!(say(&connect(&relay), "newer"), "newer");
-        assert_eq!((relay.accepted(), relay.relayed()), (3, 2));
-    }
-
-    #[test]
-    fn answers_503_before_the_body_is_there() {
-        let relay = echo();
-        relay.answer_503(true);
-        let mut stream = connect(&relay);
-        stream.write_all(b"PUT /bucket/key HTTP/1.1\r\nContent-Length: 4\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.ends_with("</Error>"), "{answer}");
-        assert_eq!(relay.relayed(), 0);
-    }
-
-    #[test]
-    fn hangs_until_it_is_cut() {
-        let relay = echo();
-        relay.hang(true);
-        let mut stream = connect(&relay);
-        stream.write_all(b"anyone?").unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        let error = stream.read(&mut [0]).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
-        relay.cut();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
-    }
-
-    #[test]
-    fn a_server_that_is_not_there_closes_the_line() {
-        let gone = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
-        let relay = Relay::to(gone);
-        assert_eq!(say(&connect(&relay), "hello"), "");
-        assert_eq!((relay.accepted(), relay.relayed()), (1, 0));
-    }
-}
+mod tests;

@@ -335,8 +335,18 @@ fn no_path_of_somebodys_machine() {
 
 #[test]
 fn architecture_names_what_exists() {
-    const ROOMS: [&str; 9] =
-        ["src/", "workers/", "tests/", "bench/", "scripts/", "samples/", "models/", "docs/", "examples/"];
+    const ROOMS: [&str; 10] = [
+        "src/",
+        "workers/",
+        "tests/",
+        "bench/",
+        "scripts/",
+        "samples/",
+        "models/",
+        "docs/",
+        "examples/",
+        "fuzz/",
+    ];
     let rule = |sources: &[Source]| -> Vec<String> {
         let of = |s: &Source| -> Vec<String> {
             let mut complaints = Vec::new();
@@ -361,7 +371,7 @@ fn architecture_names_what_exists() {
 // ---- which files ----
 
 fn ours() -> Vec<Source> {
-    rust(&["src", "workers", "tests", "bench", "examples"])
+    rust(&["src", "workers", "tests", "bench", "examples", "fuzz"])
 }
 
 fn only(path: &str) -> Vec<Source> {

@@ -15,4 +15,5 @@ mod poison;
 mod recall;
 mod secrets;
 mod shutdown;
+mod slow_store;
 mod soak;

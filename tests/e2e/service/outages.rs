@@ -10,12 +10,12 @@ use support::servers::{Kind, Server, shared};
 use super::world::{CLIPS, WorkerProcess, World, wait};
 
 /// `host:port` of a URL.
-fn address(url: &str) -> SocketAddr {
+pub fn address(url: &str) -> SocketAddr {
     let rest = url.rsplit_once('@').or(url.split_once("//")).unwrap().1;
     rest.split('/').next().unwrap().parse().unwrap_or_else(|e| panic!("{e}: {rest}"))
 }
 
-fn variable(env: &[(String, String)], name: &str) -> String {
+pub fn variable(env: &[(String, String)], name: &str) -> String {
     env.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
 }
 

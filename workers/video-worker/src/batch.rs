@@ -152,39 +152,44 @@ impl Listing<'_> {
             }
             None => None,
         };
-        let Page { items, next } = slice(self.lines(job, record, &location, &bytes)?, place);
+        let lines = manifest_items(self.inputs, job, &record.id, &location, &bytes)?;
+        let Page { items, next } = slice(lines, place);
         Ok(Page { items, next: next.map(|place| format!("{place} {version}")) })
     }
+}
 
-    fn lines(
-        &self,
-        job: &JobMessage,
-        record: &JobRecord,
-        location: &Location,
-        bytes: &Bytes,
-    ) -> Result<Vec<ItemMessage>, Trouble> {
-        let mut seen = HashSet::new();
-        let mut items = Vec::new();
-        for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
-            if line.trim_ascii().is_empty() {
-                continue;
-            }
-            let bad = |why: String| fatal("bad_manifest", format!("{location}, line {n}: {why}"));
-            let line: ManifestLine = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
-            if line.custom_id.is_empty() || line.custom_id.len() > 512 {
-                return Err(bad("`custom_id` is empty or longer than 512 bytes".into()));
-            }
-            let id = item_id(&line.custom_id);
-            if !seen.insert(id.clone()) {
-                return Err(bad(format!("custom_id {:?} stands on an earlier line too", line.custom_id)));
-            }
-            self.inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
-            let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
-            let item = job.item(&record.id, id, line.video);
-            items.push(ItemMessage { custom_id: Some(line.custom_id), tasks, ..item });
+/// The items of a job whose manifest holds `bytes`; all of them, or none if a line is wrong.
+///
+/// # Errors
+/// Which line is wrong, and why.
+pub fn manifest_items(
+    inputs: &Inputs,
+    job: &JobMessage,
+    id: &JobId,
+    location: &Location,
+    bytes: &[u8],
+) -> Result<Vec<ItemMessage>, Trouble> {
+    let mut seen = HashSet::new();
+    let mut items = Vec::new();
+    for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
+        if line.trim_ascii().is_empty() {
+            continue;
         }
-        Ok(items)
+        let bad = |why: String| fatal("bad_manifest", format!("{location}, line {n}: {why}"));
+        let line: ManifestLine = serde_json::from_slice(line).map_err(|e| bad(e.to_string()))?;
+        if line.custom_id.is_empty() || line.custom_id.len() > 512 {
+            return Err(bad("`custom_id` is empty or longer than 512 bytes".into()));
+        }
+        let name = item_id(&line.custom_id);
+        if !seen.insert(name.clone()) {
+            return Err(bad(format!("custom_id {:?} stands on an earlier line too", line.custom_id)));
+        }
+        inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
+        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
+        let item = job.item(id, name, line.video);
+        items.push(ItemMessage { custom_id: Some(line.custom_id), tasks, ..item });
     }
+    Ok(items)
 }
 
 fn fatal(code: &str, message: String) -> Trouble {

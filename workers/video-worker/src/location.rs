@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use jobs::Failure;
+use jobs::job::SecretUrl;
 
 /// Where a video, a manifest or a prefix is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +17,9 @@ impl Location {
     /// # Errors
     /// `bad_location`: another scheme, no bucket, a path that climbs (`..`).
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let shown: String = text.chars().take(200).collect();
+        // Somebody may have written a key and a secret before the bucket.
+        let shown = if text.contains("://") { SecretUrl::new(text).to_string() } else { text.to_owned() };
+        let shown: String = shown.chars().take(200).collect();
         let bad = |why: &str| Err(Failure::new("bad_location", format!("{shown:?}: {why}")));
         let (scheme, rest) = match text.split_once("://") {
             Some((scheme, rest)) => (scheme, rest),
@@ -94,7 +97,9 @@ mod tests {
             "file:///a/../b",
             "a\nb",
         ] {
-            assert_eq!(Location::parse(text).unwrap_err().code, "bad_location", "{text:?}");
+            let error = Location::parse(text).unwrap_err();
+            assert_eq!(error.code, "bad_location", "{text:?}");
+            assert!(!error.message.contains("secret"), "{error:?}");
         }
     }
 

@@ -308,9 +308,7 @@ impl Settings {
                     .into(),
             );
         }
-        for delay in &queue.retry_delays {
-            parse_delay(delay)?;
-        }
+        self.retry_delays()?;
         self.places().map(|_| ())
     }
 
@@ -333,7 +331,7 @@ impl Settings {
     }
 
     pub fn retry_delays(&self) -> Result<Vec<Duration>, SettingsError> {
-        self.queue.retry_delays.iter().map(|delay| parse_delay(delay)).collect()
+        (1..).zip(&self.queue.retry_delays).map(|(n, delay)| parse_delay(n, delay)).collect()
     }
 
     /// As the decoder takes them.
@@ -376,10 +374,12 @@ impl Settings {
     }
 }
 
-fn parse_delay(text: &str) -> Result<Duration, SettingsError> {
-    let wrong = |reason: String| SettingsError::Meaningless { setting: "queue.retry_delays", reason };
-    let span: jiff::SignedDuration = text.parse().map_err(|e| wrong(format!("has {text:?}: {e}")))?;
-    Duration::try_from(span).map_err(|_| wrong(format!("has {text:?}, which is below zero")))
+/// What stands there is not quoted: it may be a password in the wrong place.
+fn parse_delay(n: usize, text: &str) -> Result<Duration, SettingsError> {
+    let reason = format!("has no duration such as 30s in place {n}");
+    let wrong = || SettingsError::Meaningless { setting: "queue.retry_delays", reason };
+    let span = text.parse::<jiff::SignedDuration>().ok();
+    span.and_then(|span| Duration::try_from(span).ok()).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -427,7 +427,11 @@ mod tests {
             (vec![amqp], "inputs.allow is empty"),
             (vec![amqp, ("inputs.allow", "s3://b"), ("worker.item_deadline", "29m")], "consumer_timeout"),
             (vec![("inputs.allow", "http://b")], "read from s3://"),
-            (vec![("queue.retry_delays", "soon")], "soon"),
+            (vec![("queue.retry_delays", "1s,amqp://u:hidden@h")], "in place 2"),
+            (vec![("queue.retry_delays", "-1s")], "in place 1"),
+            (vec![("inputs.allow", "s3://u:hidden@h/videos")], "s3://***@h/videos"),
+            (vec![("decoder.sandbox", "amqp://u:hidden@h")], "sandbox"),
+            (vec![("worker.lease", "amqp://u:hidden@h")], "lease"),
         ] {
             let flags: Vec<_> = flags.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
             let error = load(None, &flags).unwrap_err().to_string();

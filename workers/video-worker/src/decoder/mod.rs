@@ -21,6 +21,10 @@ mod child;
 mod sandbox;
 mod wire;
 
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use child::serve;
 pub use sandbox::Confinement;
 use wire::Message;

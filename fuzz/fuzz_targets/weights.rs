@@ -1,0 +1,7 @@
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+// The loader turns panics of the tensor library into errors; libFuzzer's hook would end the process first. A panic that
+// nobody catches still ends it.
+fuzz_target!(init: std::panic::set_hook(Box::new(|_| ())), |bytes: &[u8]| flamingo_fuzz::weights(bytes));

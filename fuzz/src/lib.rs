@@ -1,0 +1,186 @@
+//! What is done with bytes from outside, one function per fuzz target. Each ends without a panic whatever the bytes are.
+//!
+//! `tests/e2e/fuzz_seeds.rs` includes this file and feeds it the seeds.
+
+use std::collections::HashSet;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use candle_core::{DType, Device};
+use candle_nn::Init;
+use flamingo::error::{Error, WeightsError};
+use flamingo::language::Tokenizer;
+use flamingo::language::gguf::Gguf;
+use flamingo::video::fuzzing;
+use flamingo::weights::{Quantization, Rename, Weights};
+use jobs::JobId;
+use jobs::queue::Message;
+use jobs::store::StoreSettings;
+use tempfile::NamedTempFile;
+use video_worker::batch::manifest_items;
+use video_worker::decoder;
+use video_worker::fetch::Inputs;
+use video_worker::location::Location;
+use video_worker::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
+use video_worker::settings;
+
+/// Takes any bytes, and panics only over a defect.
+pub type Target = fn(&[u8]);
+
+/// Every target with its name.
+pub const TARGETS: [(&str, Target); 6] = [
+    ("message", message),
+    ("manifest", manifest),
+    ("settings", settings),
+    ("weights", weights),
+    ("sniff", sniff),
+    ("wire", wire),
+];
+
+/// Jobs and items of the queue: what was read is the same after it was written and read again.
+pub fn message(bytes: &[u8]) {
+    let body = Bytes::copy_from_slice(bytes);
+    if let Ok(job) = JobMessage::parse(&Message::new("job".into(), JOB_SCHEMA, body.clone())) {
+        let again = JobMessage::recall(&json(&job)).expect("a job that was written can be read");
+        assert_eq!(again, job);
+        let new = job.to_new().expect("a job that was checked has an identity");
+        let kept = JobMessage::recall(&new.message).expect("what the ledger keeps can be read");
+        kept.check().expect("what the ledger keeps is still a job");
+        let kept = kept.to_new().expect("what the ledger keeps has an identity");
+        assert_eq!((kept.id, kept.request_sha256), (new.id, new.request_sha256));
+    }
+    if let Ok(item) = ItemMessage::parse(&Message::new("item".into(), ITEM_SCHEMA, body)) {
+        check_item(&item);
+    }
+}
+
+fn check_item(item: &ItemMessage) {
+    let message = Message::new("item".into(), ITEM_SCHEMA, json(item));
+    let Ok(again) = ItemMessage::parse(&message) else { panic!("an item that was written cannot be read") };
+    assert_eq!(again, *item);
+}
+
+/// The lines of a manifest: every item has a name of its own and can be sent.
+pub fn manifest(bytes: &[u8]) {
+    let place = |text| Location::parse(text).expect("a location");
+    let allow = vec![place("s3://videos/open"), place("/videos")];
+    let inputs = Inputs::new(allow, StoreSettings::default(), std::env::temp_dir());
+    let job = r#"{"schema": "flamingo.job/1", "job_id": "m", "tasks": [{"kind": "caption"}],
+        "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;
+    let job = JobMessage::recall(job).expect("a job");
+    let id = JobId::try_from("m".to_owned()).expect("a name");
+    let Ok(items) = manifest_items(&inputs, &job, &id, &place("s3://videos/open/m.jsonl"), bytes) else {
+        return;
+    };
+    let names: HashSet<_> = items.iter().map(|item| &item.item_id).collect();
+    assert_eq!(names.len(), items.len());
+    items.iter().for_each(check_item);
+}
+
+/// The text of a settings file: whatever is wrong with it is said without the passwords that stand in it.
+pub fn settings(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let file = file(".toml", bytes);
+    if let Err(error) = settings::load(Some(file.path()), &[]) {
+        let said = error.to_string();
+        for password in passwords(text) {
+            assert!(!said.contains(password), "{password:?} is in: {said}");
+        }
+    }
+}
+
+/// What stands between `://name:` and `@` in the value of a line, where it is long enough to be told from other words.
+fn passwords(text: &str) -> Vec<&str> {
+    let of = |line| {
+        let (_, value): (&str, &str) = str::split_once(line, '=')?;
+        let value = value.trim().strip_prefix('"')?;
+        let (_, rest) = value.split_once("://")?;
+        let (_, password) = rest.split_once('@')?.0.split_once(':')?;
+        let plain = password.len() >= 8 && password.bytes().all(|b| b.is_ascii_alphanumeric());
+        (plain && text.matches(password).count() == 1).then_some(password)
+    };
+    text.lines().filter_map(of).collect()
+}
+
+/// A checkpoint of any format: its header, and every tensor that is small.
+pub fn weights(bytes: &[u8]) {
+    let file = match bytes {
+        [b'G', b'G', b'U', b'F', ..] => file(".gguf", bytes),
+        [b'P', b'K', ..] => file(".pt", bytes),
+        // A pickle, in the archive that it comes in: its checksums are right here.
+        [0x80, ..] => file(".pt", &archive(bytes)),
+        _ => file(".safetensors", bytes),
+    };
+    if file.path().extension().is_some_and(|extension| extension == "gguf")
+        && let Ok(gguf) = Gguf::open(file.path())
+    {
+        let _ = (gguf.architecture(), gguf.llama_config());
+        if let Ok(tokenizer) = Tokenizer::from_gguf(&gguf) {
+            let _ = tokenizer.encode("a cat <image> 42");
+        }
+    }
+    for quantization in [Quantization::Keep, Quantization::Dequantize] {
+        read_tensors(file.path(), quantization);
+    }
+}
+
+fn read_tensors(path: &Path, quantization: Quantization) {
+    const LARGEST: usize = 1 << 16;
+    const UNUSED: Init = Init::Const(0.0);
+    let names = Mutex::new(Vec::new());
+    let rename = |name: &str| {
+        names.lock().expect("one thread").push(name.to_owned());
+        Rename::To(name.into())
+    };
+    let files: [PathBuf; 1] = [path.into()];
+    let Ok(weights) = Weights::open(&files, &Device::Cpu, DType::F32, quantization, &rename) else { return };
+    for name in names.into_inner().expect("one thread") {
+        // The error about a wrong shape says the right one.
+        let Err(Error::Weights(WeightsError::Shape { found, .. })) =
+            weights.get((1, 2, 3, 4, 5), &name, UNUSED)
+        else {
+            continue;
+        };
+        if found.iter().try_fold(1usize, |n, dim| n.checked_mul(*dim)).is_some_and(|n| n <= LARGEST) {
+            let _ = weights.get(found.clone(), &name, UNUSED);
+            let _ = weights.matrix(found, &name, UNUSED);
+        }
+    }
+    let _ = weights.finish();
+}
+
+/// As `torch.save` packs a pickle, with one storage.
+fn archive(pickle: &[u8]) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, bytes) in [("archive/data.pkl", pickle), ("archive/data/0", &[7; 256])] {
+        zip.start_file(name, stored).expect("a name");
+        zip.write_all(bytes).expect("memory takes it");
+    }
+    zip.finish().expect("memory takes it").into_inner()
+}
+
+/// What a file is by its first bytes, and what its packets say about themselves.
+pub fn sniff(bytes: &[u8]) {
+    const CODECS: [&str; 9] =
+        ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg", "something else"];
+    fuzzing::first_bytes(bytes);
+    let [codec, sizes, rest @ ..] = bytes else { return };
+    let codec = CODECS[usize::from(*codec) % CODECS.len()];
+    let (extra, packet) = rest.split_at(usize::from(sizes >> 1).min(rest.len()));
+    fuzzing::packet(codec, extra, packet, sizes & 1 == 1);
+}
+
+/// What a decoder's child says: what was understood is the same after it was written and read again.
+pub fn wire(bytes: &[u8]) {
+    let understood = decoder::fuzzing::understood(bytes, 1 << 16);
+    assert_eq!(decoder::fuzzing::understood(&understood, 1 << 16), understood);
+}
+
+fn file(suffix: &str, bytes: &[u8]) -> NamedTempFile {
+    let mut file = tempfile::Builder::new().suffix(suffix).tempfile().expect("a temporary file");
+    file.write_all(bytes).expect("room for a temporary file");
+    file
+}
