@@ -2,7 +2,7 @@
 # Installs the Debian packages that building and testing need. Does nothing, quickly, when they are there.
 #
 #   scripts/install_packages.sh            what every build needs
-#   scripts/install_packages.sh servers    and the servers of the tests
+#   scripts/install_packages.sh servers    and the servers of the tests, and a browser for their pages
 set -euo pipefail
 
 # gcc links. pkg-config finds FFmpeg, clang and libclang read its headers, the libraries are what the decoder calls.
@@ -12,7 +12,7 @@ packages=(
     ffmpeg # the program: tests and samples make their clips with it
 )
 
-[ "${1:-}" != servers ] || packages+=(rabbitmq-server postgresql)
+[ "${1:-}" != servers ] || packages+=(rabbitmq-server postgresql chromium)
 
 say() {
     echo "$1" >&2

@@ -56,6 +56,15 @@ impl Sheet {
         self.thumbnails.push((frame.pts, small));
     }
 
+    /// Leaves out every second frame.
+    pub fn halve(&mut self) {
+        let mut kept = false;
+        self.thumbnails.retain(|_| {
+            kept = !kept;
+            kept
+        });
+    }
+
     /// The picture.
     pub fn draw(&self) -> RgbImage {
         let n = self.thumbnails.len().max(1) as u32;
@@ -149,6 +158,16 @@ mod tests {
         check(1.0016, "0:01.002");
         check(59.9996, "1:00.000");
         check(3723.5, "1:02:03.500");
+    }
+
+    #[test]
+    fn every_second_frame_is_left_out() {
+        let mut sheet = Sheet::new(ContactSheet::default());
+        for n in 0..5 {
+            sheet.add(&Frame { pts: f64::from(n), image: RgbImage::new(8, 8) });
+        }
+        sheet.halve();
+        assert_eq!(sheet.thumbnails.iter().map(|(pts, _)| *pts).collect::<Vec<_>>(), [0.0, 2.0, 4.0]);
     }
 
     #[test]

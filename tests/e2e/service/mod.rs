@@ -11,6 +11,7 @@ mod embedded;
 mod idempotency;
 mod messages;
 mod outages;
+mod pages;
 mod poison;
 mod recall;
 mod secrets;

@@ -36,6 +36,11 @@ pub fn report_key(output: &str, job: &JobId, item: &ItemId) -> String {
     format!("{}/items/{item}.json", folder(output, job))
 }
 
+/// Where the picture of an item's frames stands, if there is one.
+pub fn sheet_key(output: &str, job: &JobId, item: &ItemId) -> String {
+    format!("{}/items/{item}.jpg", folder(output, job))
+}
+
 // ---- inputs -> items ----
 
 /// What lists inputs.

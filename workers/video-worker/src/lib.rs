@@ -9,13 +9,15 @@ pub mod decoder;
 #[cfg(feature = "service")]
 pub mod location;
 #[cfg(feature = "service")]
-pub mod settings;
-#[cfg(feature = "service")]
 pub mod message;
+#[cfg(feature = "service")]
+pub mod settings;
 #[cfg(feature = "service")]
 pub mod fetch;
 pub mod report;
 pub mod progress;
+#[cfg(feature = "service")]
+pub mod sheet;
 pub mod understand;
 #[cfg(feature = "service")]
 pub mod seen;
@@ -32,4 +34,8 @@ pub mod service;
 #[cfg(feature = "service")]
 pub mod start;
 #[cfg(feature = "service")]
+pub mod dead;
+#[cfg(feature = "service")]
 pub mod status;
+#[cfg(feature = "service")]
+pub mod pages;

@@ -3,6 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(feature = "service")]
+use jobs::job::{Counts, JobState, Millis};
+#[cfg(feature = "service")]
+use jobs::ledger::{JobRecord, Ledger, LedgerError};
 use serde::{Deserialize, Serialize};
 
 /// Counts while a video is looked at and asked about. Clones count together, and all tallies that were never shared are
@@ -89,6 +93,37 @@ impl JobProgress {
         let share = if total == 0 { 0.0 } else { ((ended as f64 + part) / total as f64).min(1.0) };
         let left_s = (share > 0.0 && running_s > 0.0).then(|| running_s * (1.0 - share) / share);
         Self { percent: (1000.0 * share).round() / 10.0, left_s: left_s.map(f64::round) }
+    }
+}
+
+/// Running items of a job that are asked how far they have come.
+#[cfg(feature = "service")]
+const ASKED: u32 = 500;
+
+#[cfg(feature = "service")]
+impl JobProgress {
+    /// Of a job that is being worked on; `None` before its first item has begun, after its end, and while nobody knows how
+    /// many items it has.
+    pub fn of_job(record: &JobRecord, counts: &Counts, said: &[Progress], now: Millis) -> Option<Self> {
+        let (began, total) = (record.entered(JobState::Running)?, record.total?);
+        let running_s = now.saturating_sub(began) as f64 / 1000.0;
+        let ended = total - counts.open().min(total);
+        (!record.state.is_end()).then(|| Self::of(ended, total, said, running_s))
+    }
+
+    /// The same, with what the workers on its items said last.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn ask(
+        ledger: &Ledger,
+        record: &JobRecord,
+        counts: &Counts,
+        now: Millis,
+    ) -> Result<Option<Self>, LedgerError> {
+        let said = ledger.progress(&record.id, ASKED).await?;
+        let said: Vec<_> = said.iter().filter_map(|said| Progress::read(said)).collect();
+        Ok(Self::of_job(record, counts, &said, now))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use jobs::{Failure, ItemId, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key};
+use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key, sheet_key};
 use crate::decoder::{ProcessLimits, StopFlag};
 use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
@@ -25,10 +26,14 @@ use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, Pr
 use crate::outcome::{Verdict, of_fetching, of_understanding, store_trouble};
 use crate::progress::Tally;
 use crate::seen::{SeenCache, content_of};
+use crate::sheet::FewFrames;
 use crate::understand::{Model, Request, SeenVideo, Source, Understander, Understood};
 
 /// The version of the news about jobs.
 pub const EVENT_SCHEMA: &str = "flamingo.event/1";
+
+/// How long a picture may keep its report waiting.
+const SHEET_PATIENCE: Duration = Duration::from_secs(10);
 
 /// One who watches the loop, and what comes of each video.
 pub trait Watcher: Observer {
@@ -54,6 +59,8 @@ pub struct VideoService {
     pub page: usize,
     pub max_bytes: u64,
     pub max_manifest_bytes: u64,
+    /// Write a picture of the frames beside each report.
+    pub sheets: bool,
 }
 
 /// What is at hand of a video.
@@ -122,7 +129,7 @@ impl Service for VideoService {
             Err(error) => return fetch_failed(&error),
         };
         let fetch_s = started.elapsed().as_secs_f64();
-        let understood = self.understand(&item, request, video, stop).await;
+        let (understood, sheet) = self.understand(&item, request, video, stop).await;
         let verdict = understood.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
         let why = understood.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
@@ -130,6 +137,9 @@ impl Service for VideoService {
             (Some(Verdict::Unfit), Some(why)) => Outcome::Unfit(why),
             (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
             _ => {
+                if let Some(sheet) = sheet {
+                    self.put_sheet(claim, &item, sheet).await;
+                }
                 let report = self.report(claim, &item, input, fetch_s, understood);
                 self.watcher.looked(&report);
                 Outcome::Done(report)
@@ -291,7 +301,7 @@ impl VideoService {
         request: Request,
         video: Known,
         stop: CancellationToken,
-    ) -> Understood {
+    ) -> (Understood, Option<FewFrames>) {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
         let (fetched, seen, key) = match video {
             Known::File { fetched, key } => (Some(fetched), None, key),
@@ -303,24 +313,49 @@ impl VideoService {
             stop.cancelled().await;
             unwanted.set();
         });
+        let mut sheet = (self.sheets && seen.is_none()).then(FewFrames::default);
         let work = tokio::task::spawn_blocking(move || {
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
             let understander = Understander { model: &engine, decoder };
             if let Some(seen) = seen {
-                return understander.understand_again(&source, &request, &seen);
+                return (understander.understand_again(&source, &request, &seen), None);
             }
-            let mut go_on = |_: &_| {
+            let mut go_on = |frame: &_| {
+                if let Some(sheet) = &mut sheet {
+                    sheet.add(frame);
+                }
                 if request.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            understander.understand(&source, &request, &mut go_on)
+            (understander.understand(&source, &request, &mut go_on), sheet)
         });
-        let mut understood = work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        let (mut understood, sheet) =
+            work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
         told.abort();
         if let (Some(key), Some(seen)) = (key, understood.seen.take()) {
             self.seen.put(&key, seen).await;
         }
-        understood
+        (understood, sheet)
+    }
+
+    /// A picture for people: without it the report is as good.
+    async fn put_sheet(&self, claim: &ItemClaim, item: &ItemMessage, sheet: FewFrames) {
+        let key = sheet_key(&item.output, &claim.job, &claim.item);
+        let failed = match tokio::task::spawn_blocking(move || sheet.jpeg()).await {
+            Ok(Ok(Some(jpeg))) => {
+                let put = self.store.put_new(&key, Bytes::from(jpeg));
+                match tokio::time::timeout(SHEET_PATIENCE, put).await {
+                    Ok(put) => put.err().map(|e| e.to_string()),
+                    Err(_) => Some("the store does not answer".into()),
+                }
+            }
+            Ok(Ok(None)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic.to_string()),
+        };
+        if let Some(why) = failed {
+            tracing::warn!(job = %claim.job, item = %claim.item, why, "no sheet of frames");
+        }
     }
 
     fn report(

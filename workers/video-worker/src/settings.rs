@@ -14,6 +14,13 @@ use serde::{Deserialize, Serialize};
 use crate::decoder::ProcessLimits;
 use crate::location::Location;
 
+mod secret;
+
+#[cfg(test)]
+mod tests;
+
+pub use secret::Secret;
+
 /// `FLAMINGO__QUEUE__URL` sets `queue.url`.
 pub const ENVIRONMENT: &str = "FLAMINGO";
 
@@ -61,6 +68,7 @@ pub struct Store {
     pub connect_timeout: Duration,
     #[serde(with = "human")]
     pub read_timeout: Duration,
+    pub sheets: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -145,7 +153,12 @@ pub struct Model {
 #[serde(deny_unknown_fields)]
 pub struct Status {
     pub address: String,
+    pub pages: bool,
+    pub token: Secret,
 }
+
+/// Characters of a token that nobody guesses.
+const SHORTEST_TOKEN: usize = 16;
 
 /// Why settings are not in force. The sentence names the setting and where it was set.
 #[derive(Debug, thiserror::Error)]
@@ -220,6 +233,11 @@ pub fn load(
         let short = HashMap::from([("MODEL__PATH".to_owned(), model)]);
         layers = layers.add_source(Environment::default().separator("__").source(Some(short)));
     }
+    // Parsed, a token that is all digits would be a number, and lose its zeros.
+    if let Ok(token) = std::env::var("FLAMINGO__STATUS__TOKEN") {
+        let as_it_is = HashMap::from([("STATUS__TOKEN".to_owned(), token)]);
+        layers = layers.add_source(Environment::default().separator("__").source(Some(as_it_is)));
+    }
     for (setting, value) in flags {
         let list = ["inputs.allow", "queue.retry_delays"].contains(&setting.as_str());
         layers = if list {
@@ -249,6 +267,7 @@ fn trace(setting: String, value: &Value, flags: &[(String, String)], found: &mut
     let shown = match &value.kind {
         ValueKind::Array(list) => list.iter().map(Value::to_string).collect::<Vec<_>>().join(", "),
         ValueKind::String(text) if setting.ends_with(".url") => SecretUrl::new(text.as_str()).to_string(),
+        _ if setting == "status.token" => Secret::new(value.to_string()).to_string(),
         _ => value.to_string(),
     };
     let from = if flags.iter().any(|(flag, _)| *flag == setting) { Some("a flag") } else { value.origin() };
@@ -309,6 +328,9 @@ impl Settings {
             );
         }
         self.retry_delays()?;
+        if !self.status.token.is_empty() && self.status.token.len() < SHORTEST_TOKEN {
+            return wrong("status.token", format!("is shorter than {SHORTEST_TOKEN} characters"));
+        }
         self.places().map(|_| ())
     }
 
@@ -380,63 +402,4 @@ fn parse_delay(n: usize, text: &str) -> Result<Duration, SettingsError> {
     let wrong = || SettingsError::Meaningless { setting: "queue.retry_delays", reason };
     let span = text.parse::<jiff::SignedDuration>().ok();
     span.and_then(|span| Duration::try_from(span).ok()).ok_or_else(wrong)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_setting_is_explained() {
-        let (_, origins) = load(None, &[]).unwrap();
-        assert!(origins.len() > 30, "{origins:?}");
-        for origin in origins {
-            let name = origin.setting.rsplit('.').next().unwrap();
-            let at = DEFAULTS.lines().position(|line| line.starts_with(&format!("{name} ="))).unwrap();
-            assert!(DEFAULTS.lines().nth(at - 1).unwrap().starts_with('#'), "{}", origin.setting);
-        }
-    }
-
-    #[test]
-    fn limits_of_the_decoder_are_the_same_everywhere() {
-        assert_eq!(load(None, &[]).unwrap().0.process(), ProcessLimits::default());
-    }
-
-    #[test]
-    fn a_flag_is_over_a_file_and_both_are_named() {
-        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
-        std::fs::write(&file, "[worker]\nitems = 5\nattempts = 7\n").unwrap();
-        let flags = [("worker.items".to_owned(), "9".to_owned())];
-        let (settings, origins) = load(Some(file.path()), &flags).unwrap();
-        assert_eq!((settings.worker.items, settings.worker.attempts), (9, 7));
-        let from = |name: &str| origins.iter().find(|o| o.setting == name).unwrap().from.clone();
-        assert_eq!(from("worker.items"), "a flag");
-        assert!(from("worker.attempts").ends_with(".toml"), "{}", from("worker.attempts"));
-        assert_eq!(from("worker.lease"), "built in");
-    }
-
-    #[test]
-    fn what_means_nothing_is_refused() {
-        let amqp = ("queue.url", "amqp://u:hidden@h");
-        for (flags, said) in [
-            (vec![("worker.items", "0")], "worker.items is 0"),
-            (vec![("worker.heartbeat", "40s")], "worker.heartbeat is not below half"),
-            (vec![("worker.itmes", "1")], "itmes"),
-            (vec![("decoder.silence", "20ms")], "whole seconds"),
-            (vec![("decoder.sandbox", "none")], "sandbox"),
-            (vec![amqp], "inputs.allow is empty"),
-            (vec![amqp, ("inputs.allow", "s3://b"), ("worker.item_deadline", "29m")], "consumer_timeout"),
-            (vec![("inputs.allow", "http://b")], "read from s3://"),
-            (vec![("queue.retry_delays", "1s,amqp://u:hidden@h")], "in place 2"),
-            (vec![("queue.retry_delays", "-1s")], "in place 1"),
-            (vec![("inputs.allow", "s3://u:hidden@h/videos")], "s3://***@h/videos"),
-            (vec![("decoder.sandbox", "amqp://u:hidden@h")], "sandbox"),
-            (vec![("worker.lease", "amqp://u:hidden@h")], "lease"),
-        ] {
-            let flags: Vec<_> = flags.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-            let error = load(None, &flags).unwrap_err().to_string();
-            assert!(error.contains(said), "{error}");
-            assert!(!error.contains("hidden"), "{error}");
-        }
-    }
 }

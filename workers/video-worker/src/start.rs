@@ -127,7 +127,7 @@ pub fn worker(
     watcher: Arc<dyn Watcher>,
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
-    let name = if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() };
+    let name = name(settings);
     let engine = Engine::start(pipeline, settings.worker.items + settings.worker.urgent);
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
     let temporary = match settings.worker.temporary.as_str() {
@@ -148,6 +148,7 @@ pub fn worker(
         page: settings.inputs.page,
         max_bytes: settings.inputs.max_bytes,
         max_manifest_bytes: settings.inputs.max_manifest_bytes,
+        sheets: settings.store.sheets,
     };
     Ok(Worker {
         service: Arc::new(service),
@@ -157,6 +158,11 @@ pub fn worker(
         observer: watcher,
         stop,
     })
+}
+
+/// What the worker is called.
+pub fn name(settings: &Settings) -> String {
+    if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() }
 }
 
 /// Different on every machine and in every process.

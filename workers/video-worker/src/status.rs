@@ -4,12 +4,15 @@ use std::fmt::Write;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use flamingo::family::About;
+use futures_util::future::join_all;
 use jobs::job::ItemEnd;
 use jobs::queue::Lane;
 use jobs::worker::{Observer, Step};
@@ -34,8 +37,9 @@ pub struct Status {
     registry: Registry,
     counted: Counted,
     backends: OnceLock<Backends>,
-    /// The model is loaded.
-    loaded: AtomicBool,
+    /// The model that is loaded.
+    model: OnceLock<About>,
+    confinement: OnceLock<Confinement>,
     draining: AtomicBool,
 }
 
@@ -80,6 +84,9 @@ struct Tokens {
 struct Build {
     version: &'static str,
 }
+
+/// How long queue, database and store have to say that they are there.
+const PATIENCE: Duration = Duration::from_secs(6);
 
 /// From a cached answer to a film on a slow machine.
 const SECONDS: [f64; 14] = [0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 900.0];
@@ -160,7 +167,8 @@ impl Default for Status {
             registry,
             counted,
             backends: OnceLock::new(),
-            loaded: AtomicBool::new(false),
+            model: OnceLock::new(),
+            confinement: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -260,13 +268,14 @@ impl Status {
     }
 
     pub fn decoders_are(&self, confinement: Confinement) {
+        let _ = self.confinement.set(confinement);
         for (wall, stands) in [("system_calls", confinement.system_calls), ("files", confinement.files)] {
             self.counted.sandbox.get_or_create(&Wall { wall }).set(stands.into());
         }
     }
 
-    pub fn model_is_loaded(&self) {
-        self.loaded.store(true, Ordering::Relaxed);
+    pub fn model_is_loaded(&self, about: About) {
+        let _ = self.model.set(about);
     }
 
     /// No new work: not ready any more, though alive.
@@ -274,8 +283,37 @@ impl Status {
         self.draining.store(true, Ordering::Relaxed);
     }
 
+    /// `None`: the worker is starting.
+    pub fn backends(&self) -> Option<&Backends> {
+        self.backends.get()
+    }
+
+    /// `None`: it is being loaded.
+    pub fn model(&self) -> Option<&About> {
+        self.model.get()
+    }
+
+    /// `None`: no decoder was started yet.
+    pub fn confinement(&self) -> Option<Confinement> {
+        self.confinement.get().copied()
+    }
+
+    /// Items that this worker has claimed.
+    pub fn in_flight(&self) -> i64 {
+        self.counted.in_flight.get()
+    }
+
+    /// Messages of each lane that nobody has taken; `None`: the queue does not say.
+    pub async fn waiting(&self) -> Vec<(Lane, Option<u64>)> {
+        let asked = Lane::ALL.map(|lane| async move {
+            let waiting = self.backends.get()?.queue.waiting(lane);
+            tokio::time::timeout(PATIENCE, waiting).await.ok()?.ok()
+        });
+        Lane::ALL.into_iter().zip(join_all(asked).await).collect()
+    }
+
     /// What is missing for work, one line each.
-    async fn missing(&self) -> Vec<String> {
+    pub async fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         let mut note = |what: &str, result: Result<(), String>| {
             if let Err(why) = result {
@@ -284,15 +322,15 @@ impl Status {
         };
         let flag = |set: bool, text: &str| if set { Err(text.to_owned()) } else { Ok(()) };
         note("worker", flag(self.draining.load(Ordering::Relaxed), "is told to end"));
-        note("model", flag(!self.loaded.load(Ordering::Relaxed), "is being loaded"));
+        note("model", flag(self.model.get().is_none(), "is being loaded"));
         let Some(Backends { queue, ledger, store }) = self.backends.get() else {
             note("worker", Err("is starting".into()));
             return missing;
         };
         let (queue, ledger, store) = tokio::join!(
-            async { queue.check().await.map_err(|e| e.to_string()) },
-            async { ledger.check().await.map_err(|e| e.to_string()) },
-            async { store.head("manifest.json").await.map(|_| ()).map_err(|e| e.to_string()) },
+            in_time(async { queue.check().await.map_err(|e| e.to_string()) }),
+            in_time(async { ledger.check().await.map_err(|e| e.to_string()) }),
+            in_time(async { store.head("manifest.json").await.map(|_| ()).map_err(|e| e.to_string()) }),
         );
         note("queue", queue);
         note("database", ledger);
@@ -303,12 +341,14 @@ impl Status {
     async fn metrics(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        let Some(backends) = self.backends.get() else { return Ok(text) };
+        if self.backends.get().is_none() {
+            return Ok(text);
+        }
         // What the registry has ends with a marker; the figures that must be asked for go before it.
         let mut asked = String::from("# HELP flamingo_messages_waiting Messages that nobody has taken.\n");
         asked.push_str("# TYPE flamingo_messages_waiting gauge\n");
-        for lane in Lane::ALL {
-            if let Ok(waiting) = backends.queue.waiting(lane).await {
+        for (lane, waiting) in self.waiting().await {
+            if let Some(waiting) = waiting {
                 writeln!(asked, "flamingo_messages_waiting{{lane=\"{}\"}} {waiting}", lane.as_str())?;
             }
         }
@@ -318,21 +358,31 @@ impl Status {
     }
 }
 
-/// Answers `/live`, `/ready` and `/metrics` until `end`.
+/// A store tries again and again; whoever asks how things are wants to know now.
+async fn in_time(check: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let late = || format!("does not answer within {} s", PATIENCE.as_secs());
+    tokio::time::timeout(PATIENCE, check).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// `/live`, `/ready` and `/metrics`.
+pub fn routes(status: Arc<Status>) -> Router {
+    Router::new()
+        .route("/live", get(async || "alive\n"))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(status)
+}
+
+/// Answers until `end`.
 ///
 /// # Errors
 /// The listener breaks.
 pub async fn serve(
     listener: TcpListener,
-    status: Arc<Status>,
+    routes: Router,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    tracing::info!(address = %listener.local_addr()?, "status pages: /live /ready /metrics");
-    let routes = Router::new()
-        .route("/live", get(async || "alive\n"))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(status);
+    tracing::info!(address = %listener.local_addr()?, "says how it is: /live /ready /metrics");
     axum::serve(listener, routes).with_graceful_shutdown(end).await
 }
 

@@ -2,10 +2,11 @@
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use jobs::job::{EarlyEnd, ItemState, JobState, now};
+use jobs::job::{EarlyEnd, JobState, now};
 use jobs::queue::{DeadLetter, Lane, Message, Settled};
-use jobs::{Failure, ItemId, JobId};
+use jobs::{Failure, JobId};
 use serde_json::{Value, json};
+use video_worker::dead::{lane_of, name_of, send_again};
 use video_worker::message::{Input, JOB_SCHEMA, JobMessage};
 use video_worker::start::Backends;
 
@@ -200,19 +201,6 @@ impl Look {
     }
 }
 
-/// Its own name; one that has none is known by its body.
-fn name_of(letter: &DeadLetter) -> String {
-    let message = &letter.delivery.message;
-    match message.id.as_str() {
-        "" => format!("body-{}", &video_worker::message::sha256(&message.body)[..16]),
-        id => shown(id),
-    }
-}
-
-fn lane_of(letter: &DeadLetter) -> &'static str {
-    letter.lane.map_or("?", Lane::as_str)
-}
-
 fn letter_json(letter: &DeadLetter) -> Value {
     let message = &letter.delivery.message;
     json!({
@@ -270,24 +258,4 @@ impl Settle {
         }
         Ok(all_well && missing.is_empty())
     }
-}
-
-/// Sends it to where it was; or says why that would be in vain.
-async fn send_again(backends: &Backends, letter: &DeadLetter) -> anyhow::Result<Option<String>> {
-    let Some(lane) = letter.lane else {
-        return Ok(Some("it does not say where it was: submit what it asks for anew".into()));
-    };
-    let message = &letter.delivery.message;
-    if lane != Lane::Jobs
-        && let Some((job, item)) = message.id.split_once('/')
-        && let (Ok(job), Ok(item)) = (JobId::try_from(job.to_owned()), ItemId::try_from(item.to_owned()))
-        && backends.ledger.item_state(&job, &item).await?.is_none_or(ItemState::is_end)
-    {
-        return Ok(Some(format!(
-            "this video has its report; `flamingo jobs retry {job}` does what failed anew"
-        )));
-    }
-    // Acknowledged afterwards: twice is no harm, never is.
-    backends.queue.send(lane, message).await?;
-    Ok(None)
 }

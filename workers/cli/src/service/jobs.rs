@@ -60,23 +60,6 @@ pub struct Watch {
     settings: SettingsArgs,
 }
 
-/// How far a job has come that has not ended.
-async fn progress(
-    ledger: &Ledger,
-    record: &JobRecord,
-    counts: &Counts,
-) -> anyhow::Result<Option<JobProgress>> {
-    let Some(began) = record.entered(JobState::Running).filter(|_| !record.state.is_end()) else {
-        return Ok(None);
-    };
-    let said = ledger.progress(&record.id, ROWS).await?;
-    let said: Vec<_> = said.iter().filter_map(|said| Progress::read(said)).collect();
-    // Before all inputs are listed nobody knows how many there are.
-    let Some(total) = record.total else { return Ok(None) };
-    let running_s = now().saturating_sub(began) as f64 / 1000.0;
-    Ok(Some(JobProgress::of(total - counts.open(), total, &said, running_s)))
-}
-
 /// Rows that are asked for at once.
 const ROWS: u32 = 500;
 
@@ -114,7 +97,7 @@ impl List {
             left -= page.len() as u32;
             for record in page {
                 let counts = ledger.counts(&record.id).await?;
-                let progress = progress(&ledger, &record, &counts).await?;
+                let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
                 if self.json {
                     say(&job_json(&record, &counts, progress).to_string())?;
                 } else {
@@ -132,7 +115,7 @@ impl Show {
         let record = find(&ledger, &self.job).await?;
         let counts = ledger.counts(&record.id).await?;
         let items = all_items(&ledger, &record.id).await?;
-        let progress = progress(&ledger, &record, &counts).await?;
+        let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
         if self.json {
             let mut value = job_json(&record, &counts, progress);
             value["items"] = items.iter().map(item_json).collect();
@@ -161,7 +144,7 @@ impl Watch {
         loop {
             let record = find(&ledger, &self.job).await?;
             let counts = ledger.counts(&record.id).await?;
-            let progress = progress(&ledger, &record, &counts).await?;
+            let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
             let line = job_line(&record, &counts, progress);
             if line != said {
                 say(&line)?;

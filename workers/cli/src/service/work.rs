@@ -7,9 +7,10 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use jobs::worker::Stop;
 use tokio::signal::unix::{SignalKind, signal};
+use video_worker::pages::{self, Pages};
 use video_worker::settings::Settings;
-use video_worker::start::{Backends, confined, worker};
-use video_worker::status::{Status, serve};
+use video_worker::start::{Backends, confined, name, worker};
+use video_worker::status::{self, Status, serve};
 
 use super::{ModelOver, SettingsArgs, block_on, model_args};
 use crate::args::{ModelArgs, program};
@@ -20,11 +21,16 @@ pub struct Work {
     settings: SettingsArgs,
     #[command(flatten)]
     model: ModelOver,
+    /// Where health, metrics and pages answer, such as 127.0.0.1:9464; empty: nowhere.
+    #[arg(long, value_name = "ADDR", help_heading = "Settings")]
+    status_addr: Option<String>,
 }
 
 impl Work {
     pub fn run(self) -> anyhow::Result<bool> {
-        let (settings, _) = self.settings.load(&self.model.settings())?;
+        let mut flags = self.model.settings();
+        flags.extend(self.status_addr.map(|address| ("status.address".to_owned(), address)));
+        let (settings, _) = self.settings.load(&flags)?;
         let model = model_args(&settings)?;
         model.device.settle_threads()?;
         block_on(work(settings, model))
@@ -35,7 +41,7 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     let stop = Stop::default();
     let status = Arc::new(Status::default());
     // From the first moment, so that whoever waits for readiness can see what it waits for.
-    let pages = pages(&settings, &status, &stop).await?;
+    let pages = listen(&settings, &status, &stop).await?;
     let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
     status.decoders_are(confined(&settings, &program()?)?);
     let backends = Backends::open(&settings).await?;
@@ -45,7 +51,7 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
         () = stop.draining() => None,
     };
     if let Some(pipeline) = started {
-        status.model_is_loaded();
+        status.model_is_loaded(pipeline.loaded().about.clone());
         worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run().await?;
     }
     signalled.abort();
@@ -71,9 +77,9 @@ async fn start(
     loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))?
 }
 
-type Pages = tokio::task::JoinHandle<std::io::Result<()>>;
+type Listening = tokio::task::JoinHandle<std::io::Result<()>>;
 
-async fn pages(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow::Result<Option<Pages>> {
+async fn listen(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow::Result<Option<Listening>> {
     let address = settings.status.address.clone();
     if address.is_empty() {
         return Ok(None);
@@ -81,7 +87,12 @@ async fn pages(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow
     let end = stop.clone();
     let listener = tokio::net::TcpListener::bind(&address).await;
     let listener = listener.with_context(|| format!("status.address {address}: nothing can listen there"))?;
-    Ok(Some(tokio::spawn(serve(listener, status.clone(), async move { end.aborted().await }))))
+    let mut routes = status::routes(status.clone());
+    if settings.status.pages {
+        let token = settings.status.token.clone();
+        routes = routes.merge(pages::routes(Pages::new(status.clone(), name(settings), token)));
+    }
+    Ok(Some(tokio::spawn(serve(listener, routes, async move { end.aborted().await }))))
 }
 
 /// The first SIGTERM or Ctrl-C: take nothing new. The second: give back what is in flight.

@@ -62,6 +62,10 @@ pub(super) const BACK: &str =
      ended_at = CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE jobs.id = items.job_id AND jobs.state = 'finalizing')
          THEN $4 END";
 
+/// The columns of an [`ItemRecord`].
+const RECORD: &str = "id, position, state, attempt, given_back, lost, due_at, worker, lease_until, progress,
+     failure_code, failure_message, claimed_at, ended_at";
+
 impl Ledger {
     /// Items of a job in order: the first `limit`, or those after the last one of the page before (its position, its
     /// id).
@@ -75,11 +79,10 @@ impl Ledger {
         limit: u32,
     ) -> Result<Vec<ItemRecord>, LedgerError> {
         let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
-        let rows = sqlx::query(
-            "SELECT id, position, state, attempt, given_back, lost, due_at, worker, lease_until, progress,
-                 failure_code, failure_message, claimed_at, ended_at
-             FROM items WHERE job_id = $1 AND (position, id) > ($2, $3) ORDER BY position, id LIMIT $4",
-        )
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {RECORD} FROM items
+             WHERE job_id = $1 AND (position, id) > ($2, $3) ORDER BY position, id LIMIT $4"
+        )))
         .bind(job.as_str())
         .bind(position)
         .bind(id)
@@ -87,6 +90,15 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(ItemRecord::read).collect()
+    }
+
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn item(&self, job: &JobId, item: &ItemId) -> Result<Option<ItemRecord>, LedgerError> {
+        let query =
+            sqlx::query(AssertSqlSafe(format!("SELECT {RECORD} FROM items WHERE job_id = $1 AND id = $2")));
+        let row = query.bind(job.as_str()).bind(item.as_str()).fetch_optional(&self.pool).await?;
+        row.as_ref().map(ItemRecord::read).transpose()
     }
 
     /// The message about an item, as it was entered.

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Row};
+use sqlx::AssertSqlSafe;
 
-use super::record::{count, item_state};
 use super::{JobRecord, Ledger, LedgerError};
-use crate::job::{Counts, EarlyEnd, Failure, ItemState, JobEnd, JobId, Millis, NewItem, NewJob, later};
+use crate::job::{EarlyEnd, Failure, JobEnd, JobId, Millis, NewItem, NewJob, later};
 
 /// What has become of a job that asked to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,28 +101,6 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         rows.iter().map(JobRecord::read).collect()
-    }
-
-    /// How many items of a job stand where, as far as its items are known.
-    ///
-    /// # Errors
-    /// The ledger cannot be reached.
-    pub async fn counts(&self, id: &JobId) -> Result<Counts, LedgerError> {
-        let query =
-            sqlx::query("SELECT state, COUNT(*) AS items FROM items WHERE job_id = $1 GROUP BY state");
-        let mut counts = Counts::default();
-        for row in query.bind(id.as_str()).fetch_all(&self.pool).await? {
-            let items = count(row.try_get("items")?, "items")?;
-            counts.total += items;
-            match item_state(&row, "state")? {
-                ItemState::Queued => counts.queued = items,
-                ItemState::Running => counts.running = items,
-                ItemState::Succeeded => counts.succeeded = items,
-                ItemState::Failed => counts.failed = items,
-                ItemState::Cancelled => counts.cancelled = items,
-            }
-        }
-        Ok(counts)
     }
 
     /// Claims the work on a job itself, when its time has come, it has not ended and nobody holds it. An accepted job is validating from

@@ -17,6 +17,7 @@ use url::Url;
 
 mod error;
 mod record;
+mod counts;
 mod jobs;
 mod items;
 mod sweep;

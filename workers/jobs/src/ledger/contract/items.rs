@@ -176,6 +176,32 @@ pub(super) async fn pages_are_whole(place: Place) {
     );
 }
 
+pub(super) async fn several_jobs_are_counted_at_once(place: Place) {
+    let ledger = place.ready().await;
+    let jobs = [expanded(&ledger, 3).await, expanded(&ledger, 5).await, accepted(&ledger).await];
+    claim_item(&ledger, &jobs[0], 1, T0).await;
+    let done = claim_item(&ledger, &jobs[1], 0, T0).await;
+    assert!(ledger.end_item(&done, &ItemEnd::Succeeded, T0).await.unwrap());
+    let found = ledger.counts_of(&jobs).await.unwrap();
+    let first = Counts { total: 3, queued: 2, running: 1, ..Counts::default() };
+    let second = Counts { total: 5, queued: 4, succeeded: 1, ..Counts::default() };
+    assert_eq!((found.len(), found[&jobs[0]], found[&jobs[1]]), (2, first, second));
+    assert_eq!(ledger.counts(&jobs[1]).await.unwrap(), second);
+    assert_eq!(ledger.counts(&jobs[2]).await.unwrap(), Counts::default());
+    assert!(ledger.counts_of(&[]).await.unwrap().is_empty());
+}
+
+pub(super) async fn one_item_is_what_its_page_says(place: Place) {
+    let ledger = place.ready().await;
+    let job = expanded(&ledger, 4).await;
+    let other = expanded(&ledger, 9).await;
+    for item in ledger.items(&job, None, 9).await.unwrap() {
+        assert_eq!(ledger.item(&job, &item.id).await.unwrap(), Some(item));
+    }
+    assert_eq!(ledger.item(&job, &item_id(8)).await.unwrap(), None);
+    assert_eq!(ledger.item(&other, &item_id(8)).await.unwrap().unwrap().position, 8);
+}
+
 pub(super) async fn processes_share_a_ledger(place: Place) {
     let first = place.ready().await;
     let job = expanded(&first, 120).await;

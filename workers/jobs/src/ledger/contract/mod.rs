@@ -115,6 +115,8 @@ contract! {
     an_end_may_be_said_again
     lost_bells_ring_once
     pages_are_whole
+    several_jobs_are_counted_at_once
+    one_item_is_what_its_page_says
     processes_share_a_ledger
 }
 
