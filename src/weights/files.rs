@@ -129,8 +129,13 @@ pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
     // candle divides by the alignment that the file declares, be it zero.
     let content = no_panic(path, "GGUF", || gguf_file::Content::read(&mut BufReader::new(file)))?;
     for (name, info) in &content.tensor_infos {
-        let mut dims = info.shape.dims().iter();
+        let dims = info.shape.dims();
+        if dims.contains(&0) {
+            let reason = format!("tensor `{name}` has no elements: its shape is {dims:?}");
+            return Err(malformed(path, "GGUF", reason));
+        }
         let bytes = dims
+            .iter()
             .try_fold(1usize, |n, &dim| n.checked_mul(dim))
             .and_then(|n| (n / info.ggml_dtype.block_size()).checked_mul(info.ggml_dtype.type_size()));
         let start = content.tensor_data_offset.checked_add(info.offset);

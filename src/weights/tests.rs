@@ -129,7 +129,7 @@ fn a_gguf_keeps_its_matrices_quantised_unless_asked() {
     dense.finish().unwrap();
 }
 
-/// Sizes whose product overflows, and an alignment of zero, are a malformed file.
+/// Sizes whose product overflows or is nothing, and an alignment of zero, are a malformed file.
 #[test]
 fn a_hostile_gguf_header_is_malformed() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,7 +152,9 @@ fn a_hostile_gguf_header_is_malformed() {
     };
     std::fs::write(&path, header(32, [4, 8])).unwrap();
     open_gguf(&path).unwrap();
-    for (alignment, dims) in [(32, [1 << 40, 1 << 40]), (32, [1 << 32, 1 << 32]), (0, [4, 8])] {
+    for (alignment, dims) in
+        [(32, [1 << 40, 1 << 40]), (32, [1 << 32, 1 << 32]), (32, [0, 8]), (32, [1 << 62, 0]), (0, [4, 8])]
+    {
         std::fs::write(&path, header(alignment, dims)).unwrap();
         let error = open_gguf(&path).unwrap_err().to_string();
         assert!(error.contains("hostile.gguf: not a readable GGUF file"), "{error}");

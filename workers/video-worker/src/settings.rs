@@ -189,8 +189,12 @@ impl From<ConfigError> for SettingsError {
     }
 }
 
-/// serde quotes what it did not expect: it stands between double quotes, names stand between others.
+/// serde quotes what it did not expect: it stands between double quotes, names stand between others. A word that is none
+/// of those that a setting knows stands between other quotes, or at the end.
 fn without_values(text: &str) -> String {
+    if ["variant constructor ", "unknown variant "].iter().any(|said| text.contains(said)) {
+        return "none of the words that this setting knows".into();
+    }
     match (text.find('"'), text.rfind('"')) {
         (Some(from), Some(to)) if from < to => format!("{}...{}", &text[..from], &text[to + 1..]),
         _ => text.to_owned(),
