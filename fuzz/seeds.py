@@ -64,6 +64,7 @@ lines = [
     {"custom_id": "ä/ö", "video": "file:///videos/c d.mp4"},
 ]
 seed("manifest", "lines", "".join(json.dumps(line) + "\n" for line in lines))
+seed("manifest", "dots", json.dumps({"custom_id": "a/-.b c" + "d" * 117, "video": "/videos/b.mp4"}))
 seed("manifest", "gaps", "\n \r\n" + json.dumps(lines[2], ensure_ascii=False) + "\n\n")
 seed("manifest", "twice", 2 * (json.dumps(lines[0]) + "\n"))
 seed("manifest", "outside", json.dumps({"custom_id": "x", "video": "s3://videos/openly/x.mp4"}))

@@ -209,8 +209,8 @@ pub fn item_id(name: &str) -> ItemId {
         let text: String = name.chars().map(plain).collect();
         // The end of a path tells more than its beginning.
         let end = &text[text.len().saturating_sub(120)..];
-        let id = format!("{}-{}", end.trim_start_matches('.'), &sha256(name.as_bytes())[..12]);
-        ItemId::try_from(id.trim_start_matches('-').to_owned()).expect("made of plain characters")
+        let id = format!("{end}-{}", &sha256(name.as_bytes())[..12]);
+        ItemId::try_from(id.trim_start_matches(['.', '-']).to_owned()).expect("made of plain characters")
     })
 }
 
