@@ -185,7 +185,9 @@ fn unsafe_is_rare_and_proved() {
     let rule = |sources: &[Source]| -> Vec<String> {
         let mut complaints = Vec::new();
         for s in sources {
-            for (n, _) in s.code().filter(|(_, line)| has_word(line, "unsafe")) {
+            // A word of Content-Security-Policy.
+            let is_unsafe = |line: &str| has_word(&line.replace("'unsafe-inline'", ""), "unsafe");
+            for (n, _) in s.code().filter(|(_, line)| is_unsafe(line)) {
                 let above = s.text.lines().take(n).collect::<Vec<_>>();
                 if !under(&s.path, &ALLOWED) {
                     complaints.push(format!("{}:{n}: unsafe is not allowed in this file", s.path));
@@ -207,7 +209,7 @@ fn unsafe_is_rare_and_proved() {
 
 #[test]
 fn only_wire_report_task_and_config_types_are_serialisable() {
-    const ALLOWED: [&str; 29] = [
+    const ALLOWED: [&str; 30] = [
         "src/error.rs",
         "src/kernels/activation.rs",
         "src/video/mod.rs",
@@ -234,6 +236,7 @@ fn only_wire_report_task_and_config_types_are_serialisable() {
         "workers/video-worker/src/fetch.rs",
         "workers/video-worker/src/seen.rs",
         "workers/video-worker/src/report.rs",
+        "workers/video-worker/src/progress.rs",
         "workers/video-worker/src/item_report.rs",
         "workers/video-worker/src/decoder/",
         "workers/cli/",
