@@ -83,11 +83,14 @@ impl Ledger {
     /// # Errors
     /// The ledger cannot be reached, or a table that this build made was changed by hand.
     pub async fn migrate(&self) -> Result<(), LedgerError> {
-        match self.migrate_once().await {
-            // SQLite has no lock for migrations: when two processes begin together the slower one fails on tables that
-            // are there now. What is still wrong the second time is wrong.
-            Err(error) if !error.is_transient() => self.migrate_once().await,
-            outcome => outcome,
+        // SQLite has no lock for migrations: when two processes begin together the slower one fails on tables that are
+        // there now, and may fall behind again at each migration. What is still wrong then is wrong.
+        let mut behind = migrations().iter().count();
+        loop {
+            match self.migrate_once().await {
+                Err(error) if !error.is_transient() && behind > 0 => behind -= 1,
+                outcome => return outcome,
+            }
         }
     }
 
