@@ -19,6 +19,9 @@ pub enum Error {
     /// A prompt that cannot be asked of this model: media without a marker, too many tokens, an unknown marker.
     #[error("prompt: {0}")]
     Prompt(String),
+    /// More memory is asked for than there is for it: what was asked, and how much there is.
+    #[error("budget: {0}")]
+    OverBudget(String),
     /// A training that cannot begin or go on: what was found, and in which file or at which step.
     #[error("training: {0}")]
     Training(String),
@@ -36,6 +39,7 @@ impl Error {
             Error::Config { .. } => "bad_model_config",
             Error::Tokenizer(_) => "bad_tokenizer",
             Error::Prompt(_) => "bad_prompt",
+            Error::OverBudget(_) => "over_budget",
             Error::Training(_) => "training_failed",
             Error::Tensor(_) => "model_error",
         }

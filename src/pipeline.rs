@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
-use crate::generate::{Finish, Generation, generate, score};
+use crate::generate::{Finish, Generated, Generation, generate, score};
 use crate::model::MediaKeys;
 use crate::prompt::Prompt;
 use crate::task::Task;
@@ -23,8 +23,7 @@ pub struct Pipeline {
 /// A medium that the model has looked at: ask it as often as you like, the video is not looked at again.
 #[derive(Debug, Clone)]
 pub struct Medium {
-    keys: Arc<MediaKeys>,
-    /// All that need be kept of it: [`Pipeline::recall`] makes the rest again. (q, d)
+    /// All that need be kept of it. (q, d)
     pub visual_tokens: Tensor,
     /// Seconds from the first presented frame, of every frame that was looked at.
     pub frame_times: Vec<f64>,
@@ -82,25 +81,65 @@ impl Pipeline {
         self.loaded.preprocess.pixels(&images, &self.options.device, self.options.dtype)
     }
 
-    /// Looks at a medium: prepared frames -> visual tokens -> keys and values of every cross-attention, once.
+    /// Looks at a medium: prepared frames -> visual tokens.
     ///
     /// # Errors
     /// There are no frames, or the device refuses.
     pub fn look(&self, prepared: &[Frame]) -> Result<Medium> {
-        if prepared.is_empty() {
-            return Err(Error::Prompt("a medium without frames".into()));
-        }
-        let tokens = self.loaded.model.visual_tokens(&[self.pixels(prepared)?], None)?;
-        tracing::debug!(frames = prepared.len(), visual_tokens = tokens[0].dim(0)?, "looked at a medium");
-        self.recall(tokens[0].clone(), prepared.iter().map(|f| f.pts).collect())
+        Ok(self.look_at_all(&[prepared])?.remove(0))
     }
 
-    /// A medium that this model has looked at before, from its visual tokens (q, d).
+    /// Looks at several media, their frames side by side in the vision encoder.
+    ///
+    /// # Errors
+    /// One of them has no frames, or the device refuses.
+    pub fn look_at_all(&self, media: &[&[Frame]]) -> Result<Vec<Medium>> {
+        if media.iter().any(|frames| frames.is_empty()) {
+            return Err(Error::Prompt("a medium without frames".into()));
+        }
+        let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
+        let tokens = self.loaded.model.visual_tokens(&pixels, None)?;
+        let frames = media.iter().map(|frames| frames.len()).sum::<usize>();
+        tracing::debug!(media = media.len(), frames, "looked");
+        let times = media.iter().map(|frames| frames.iter().map(|f| f.pts).collect());
+        Ok(tokens
+            .into_iter()
+            .zip(times)
+            .map(|(visual_tokens, frame_times)| Medium { visual_tokens, frame_times })
+            .collect())
+    }
+
+    /// Keys and values of a medium at every gated cross-attention: once for all that is asked of it together.
     ///
     /// # Errors
     /// The tokens are another model's.
-    pub fn recall(&self, visual_tokens: Tensor, frame_times: Vec<f64>) -> Result<Medium> {
-        Ok(Medium { keys: self.loaded.model.media_keys(&visual_tokens)?, visual_tokens, frame_times })
+    pub fn media_keys(&self, medium: &Medium) -> Result<Arc<MediaKeys>> {
+        self.loaded.model.media_keys(&medium.visual_tokens)
+    }
+
+    /// The token ids of a task that is asked of so many media.
+    ///
+    /// # Errors
+    /// Its prompt has places for another number of media.
+    pub fn prompt(&self, task: &Task, media: usize) -> Result<Vec<u32>> {
+        let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
+        task.prompt(format).encode(tokenizer, tokens, media)
+    }
+
+    /// What was written after a prompt of so many tokens, read as an answer to `task`.
+    ///
+    /// # Errors
+    /// The tokenizer does not know what was written.
+    pub fn read(&self, task: &Task, prompt_tokens: usize, written: &Generated) -> Result<Answer> {
+        let Loaded { tokenizer, format, .. } = &self.loaded;
+        tracing::debug!(prompt_tokens, completion_tokens = written.ids.len(), finish = ?written.finish, "answered");
+        Ok(Answer {
+            text: task.read(format, &tokenizer.decode(&written.ids, true)?),
+            finish: written.finish,
+            log_likelihood: written.log_likelihood,
+            prompt_tokens,
+            completion_tokens: written.ids.len(),
+        })
     }
 
     /// Asks a task of media, in the order in which its prompt places them.
@@ -108,18 +147,10 @@ impl Pipeline {
     /// # Errors
     /// The prompt has places for another number of media, or is too long.
     pub fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer> {
-        let Loaded { model, tokenizer, tokens, rules, format, .. } = &self.loaded;
-        let prompt = task.prompt(format).encode(tokenizer, tokens, media.len())?;
-        let keys: Vec<_> = media.iter().map(|m| m.keys.clone()).collect();
-        let written = generate(model, &prompt, &keys, generation, rules)?;
-        tracing::debug!(prompt_tokens = prompt.len(), completion_tokens = written.ids.len(), finish = ?written.finish, "answered");
-        Ok(Answer {
-            text: task.read(format, &tokenizer.decode(&written.ids, true)?),
-            finish: written.finish,
-            log_likelihood: written.log_likelihood,
-            prompt_tokens: prompt.len(),
-            completion_tokens: written.ids.len(),
-        })
+        let keys = media.iter().map(|medium| self.media_keys(medium)).collect::<Result<Vec<_>>>()?;
+        let prompt = self.prompt(task, media.len())?;
+        let written = generate(&self.loaded.model, &prompt, &keys, generation, &self.loaded.rules)?;
+        self.read(task, prompt.len(), &written)
     }
 
     /// Log-likelihood of each answer, the end of the chunk included, after a prompt.
@@ -129,7 +160,7 @@ impl Pipeline {
     pub fn score(&self, prompt: &Prompt, media: &[&Medium], answers: &[impl AsRef<str>]) -> Result<Vec<f64>> {
         let Loaded { model, tokenizer, tokens, format, .. } = &self.loaded;
         let prompt = prompt.encode(tokenizer, tokens, media.len())?;
-        let keys: Vec<_> = media.iter().map(|m| m.keys.clone()).collect();
+        let keys = media.iter().map(|medium| self.media_keys(medium)).collect::<Result<Vec<_>>>()?;
         let continuation = |answer: &_| {
             let mut ids =
                 tokenizer.encode_plain(&format!("{}{}", format.before_answer, AsRef::as_ref(answer)))?;

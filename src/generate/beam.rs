@@ -2,8 +2,7 @@
 //! the n best keep n beams alive when some end, only an ending among the n best is kept, and the search stops when no
 //! open beam can beat the worst of n finished ones at the present length.
 
-use super::{Decoder, Finish, Generated, RowId, TokenRules};
-use crate::error::Result;
+use super::{Finish, Generated, TokenRules};
 
 /// An open beam.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,11 +12,10 @@ struct Beam {
 }
 
 /// The arithmetic of the search: no model, no rows.
-struct Search<'r> {
+pub(super) struct Search {
     width: usize,
     length_penalty: f64,
     max_new_tokens: usize,
-    rules: &'r TokenRules,
     open: Vec<Beam>,
     /// The best finished ones, best first, with their penalised scores.
     finished: Vec<(f64, Generated)>,
@@ -30,68 +28,21 @@ struct Candidate {
     log_likelihood: f64,
 }
 
-pub(super) fn search(
-    decoder: &mut Decoder,
-    prompt: RowId,
-    width: usize,
-    length_penalty: f64,
-    max_new_tokens: usize,
-    rules: &TokenRules,
-) -> Result<Generated> {
-    let mut search = Search::new(width, length_penalty, max_new_tokens, rules);
-    let mut rows = vec![prompt];
-    loop {
-        let scores = decoder.step()?;
-        if scores.is_empty() {
-            continue;
-        }
-        let log_probs = rows
-            .iter()
-            .map(|row| &scores.iter().find(|s| s.row == *row).expect("an open beam is scored").log_probs[..])
-            .collect::<Vec<_>>();
-        let parents = search.advance(&log_probs);
-        if search.is_done() {
-            break;
-        }
-        rows = reorder(decoder, &rows, &parents)?;
-        for (row, beam) in rows.iter().zip(&search.open) {
-            decoder.push(*row, *beam.ids.last().expect("an advanced beam has a token"));
-        }
-    }
-    rows.into_iter().for_each(|row| decoder.retire(row));
-    Ok(search.best())
-}
-
-/// The rows of the next step: beam i goes on from `parents[i]`. A row is forked only for its second and later child.
-fn reorder(decoder: &mut Decoder, rows: &[RowId], parents: &[usize]) -> Result<Vec<RowId>> {
-    let mut next = Vec::with_capacity(parents.len());
-    for (i, &parent) in parents.iter().enumerate() {
-        let again = parents[..i].contains(&parent);
-        next.push(if again { decoder.fork(rows[parent])? } else { rows[parent] });
-    }
-    for (i, &row) in rows.iter().enumerate() {
-        if !parents.contains(&i) {
-            decoder.retire(row);
-        }
-    }
-    Ok(next)
-}
-
-impl<'r> Search<'r> {
-    fn new(width: usize, length_penalty: f64, max_new_tokens: usize, rules: &'r TokenRules) -> Self {
+impl Search {
+    pub(super) fn new(width: usize, length_penalty: f64, max_new_tokens: usize) -> Self {
         let open = vec![Beam { ids: Vec::new(), log_likelihood: 0.0 }];
-        Self { width, length_penalty, max_new_tokens, rules, open, finished: Vec::new() }
+        Self { width, length_penalty, max_new_tokens, open, finished: Vec::new() }
     }
 
     /// Takes the scores of the next token of every open beam and returns, for every beam that stays open, the one it
     /// continues.
-    fn advance(&mut self, log_probs: &[&[f32]]) -> Vec<usize> {
-        let kept = self.width * (1 + self.rules.stop.len()).max(2);
-        let candidates = self.best_candidates(log_probs, kept);
+    pub(super) fn advance(&mut self, log_probs: &[&[f32]], rules: &TokenRules) -> Vec<usize> {
+        let kept = self.width * (1 + rules.stop.len()).max(2);
+        let candidates = self.best_candidates(log_probs, kept, rules);
         let length = self.open[0].ids.len() + 1;
         let mut next: Vec<(usize, Beam)> = Vec::with_capacity(self.width);
         for (rank, candidate) in candidates.into_iter().enumerate() {
-            let ends = self.rules.stop.contains(&candidate.token);
+            let ends = rules.stop.contains(&candidate.token);
             let parent = &self.open[candidate.beam];
             if ends || length == self.max_new_tokens {
                 if rank < self.width {
@@ -107,11 +58,11 @@ impl<'r> Search<'r> {
         parents
     }
 
-    fn best_candidates(&self, log_probs: &[&[f32]], kept: usize) -> Vec<Candidate> {
+    fn best_candidates(&self, log_probs: &[&[f32]], kept: usize, rules: &TokenRules) -> Vec<Candidate> {
         let mut candidates = Vec::new();
         for (beam, (open, log_probs)) in self.open.iter().zip(log_probs).enumerate() {
             let mut order: Vec<u32> =
-                (0..log_probs.len() as u32).filter(|t| !self.rules.forbidden.contains(t)).collect();
+                (0..log_probs.len() as u32).filter(|t| !rules.forbidden.contains(t)).collect();
             let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
             if order.len() > kept {
                 order.select_nth_unstable_by(kept - 1, by_score);
@@ -150,12 +101,14 @@ impl<'r> Search<'r> {
             && self.penalised(best.log_likelihood, best.ids.len()) <= self.finished[self.width - 1].0
     }
 
-    fn best(self) -> Generated {
-        self.finished
-            .into_iter()
-            .next()
-            .map(|(_, generated)| generated)
-            .expect("a search ends with a finished beam")
+    /// The answer, when no open beam can become a better one.
+    pub(super) fn best_if_done(&self) -> Option<Generated> {
+        self.is_done().then(|| self.finished.first().expect("a search ends with a finished beam").1.clone())
+    }
+
+    /// The token that each open beam was last continued with.
+    pub(super) fn last_tokens(&self) -> impl Iterator<Item = u32> {
+        self.open.iter().map(|beam| *beam.ids.last().expect("an advanced beam has a token"))
     }
 }
 
@@ -174,8 +127,11 @@ mod tests {
         expected: (&[u32], Finish),
     ) {
         let rules = TokenRules { stop: vec![END], forbidden: vec![3] };
-        let mut search = Search::new(width, length_penalty, max, &rules);
-        while !search.is_done() {
+        let mut search = Search::new(width, length_penalty, max);
+        let best = loop {
+            if let Some(best) = search.best_if_done() {
+                break best;
+            }
             let rows: Vec<[f32; 4]> = search
                 .open
                 .iter()
@@ -184,9 +140,8 @@ mod tests {
                     row.unwrap_or_else(|| panic!("no scores after {:?}", beam.ids)).1.map(f32::ln)
                 })
                 .collect();
-            search.advance(&rows.iter().map(|r| &r[..]).collect::<Vec<_>>());
-        }
-        let best = search.best();
+            search.advance(&rows.iter().map(|r| &r[..]).collect::<Vec<_>>(), &rules);
+        };
         assert_eq!((&best.ids[..], best.finish), expected);
     }
 

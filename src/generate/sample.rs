@@ -3,48 +3,64 @@
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
-use super::{Decoder, Finish, Generated, RowId, TokenRules};
+use super::{Finish, Generated, TokenRules};
 use crate::error::Result;
 
-/// A seeded sampler over log-probabilities.
-pub(super) fn chooser(temperature: f64, top_k: usize, top_p: f64, seed: u64) -> LogitsProcessor {
-    let sampling = match (top_k, top_p < 1.0) {
-        (0, false) => Sampling::All { temperature },
-        (0, true) => Sampling::TopP { p: top_p, temperature },
-        (k, false) => Sampling::TopK { k, temperature },
-        (k, true) => Sampling::TopKThenTopP { k, p: top_p, temperature },
-    };
-    LogitsProcessor::from_sampling(seed, sampling)
+/// An answer of one row so far.
+pub(super) struct Draw {
+    /// Without one the likeliest token is taken.
+    chooser: Option<LogitsProcessor>,
+    max_new_tokens: usize,
+    written: Generated,
 }
 
-/// Writes until a stop token or the limit; without a chooser the likeliest token is taken.
-pub(super) fn draw(
-    decoder: &mut Decoder,
-    row: RowId,
-    mut chooser: Option<LogitsProcessor>,
-    max_new_tokens: usize,
-    rules: &TokenRules,
-) -> Result<Generated> {
-    let mut written = Generated { ids: Vec::new(), log_likelihood: 0.0, finish: Finish::Length };
-    while written.ids.len() < max_new_tokens {
-        let Some(mut scores) = decoder.step()?.pop() else { continue };
-        for &id in &rules.forbidden {
-            scores.log_probs[id as usize] = f32::NEG_INFINITY;
-        }
-        let token = match &mut chooser {
-            None => likeliest(&scores.log_probs),
-            Some(chooser) => chooser.sample(&Tensor::new(&scores.log_probs[..], &Device::Cpu)?)?,
-        };
-        written.log_likelihood += f64::from(scores.log_probs[token as usize]);
-        if rules.stop.contains(&token) {
-            written.finish = Finish::Stop;
-            break;
-        }
-        written.ids.push(token);
-        decoder.push(row, token);
+impl Draw {
+    pub(super) fn likeliest(max_new_tokens: usize) -> Self {
+        let written = Generated { ids: Vec::new(), log_likelihood: 0.0, finish: Finish::Length };
+        Self { chooser: None, max_new_tokens, written }
     }
-    decoder.retire(row);
-    Ok(written)
+
+    /// Drawn with a seed; `top_k` 0: from all.
+    pub(super) fn sampled(
+        temperature: f64,
+        top_k: usize,
+        top_p: f64,
+        seed: u64,
+        max_new_tokens: usize,
+    ) -> Self {
+        let sampling = match (top_k, top_p < 1.0) {
+            (0, false) => Sampling::All { temperature },
+            (0, true) => Sampling::TopP { p: top_p, temperature },
+            (k, false) => Sampling::TopK { k, temperature },
+            (k, true) => Sampling::TopKThenTopP { k, p: top_p, temperature },
+        };
+        let chooser = Some(LogitsProcessor::from_sampling(seed, sampling));
+        Self { chooser, ..Self::likeliest(max_new_tokens) }
+    }
+
+    /// Takes the scores of the next token: -> the token to go on from, or the answer.
+    pub(super) fn next(
+        &mut self,
+        log_probs: &[f32],
+        rules: &TokenRules,
+    ) -> Result<(Option<u32>, Option<Generated>)> {
+        let mut log_probs = log_probs.to_vec();
+        for &id in &rules.forbidden {
+            log_probs[id as usize] = f32::NEG_INFINITY;
+        }
+        let token = match &mut self.chooser {
+            None => likeliest(&log_probs),
+            Some(chooser) => chooser.sample(&Tensor::new(&log_probs[..], &Device::Cpu)?)?,
+        };
+        self.written.log_likelihood += f64::from(log_probs[token as usize]);
+        if rules.stop.contains(&token) {
+            self.written.finish = Finish::Stop;
+            return Ok((None, Some(self.written.clone())));
+        }
+        self.written.ids.push(token);
+        let full = self.written.ids.len() == self.max_new_tokens;
+        Ok(if full { (None, Some(self.written.clone())) } else { (Some(token), None) })
+    }
 }
 
 fn likeliest(log_probs: &[f32]) -> u32 {

@@ -45,6 +45,27 @@ pub fn attention(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Te
     Ok(out.expect("attention has keys").reshape((h, n, d))?)
 }
 
+/// Attention of one query per row, of several rows at once: `q` (h, b, d) to the rows' keys and values (h_kv, b * l, d),
+/// row after row: -> (h, b, d). `mask` (1, b, 1, l) is added to the scores.
+pub fn attention_of_steps(
+    q: &Tensor,
+    (k, v): &KeysValues,
+    scale: f64,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (h, b, d) = q.dims3()?;
+    let (h_kv, keys, _) = k.dims3()?;
+    let (group, l) = (h / h_kv, keys / b);
+    let by_row = |x: &Tensor| x.contiguous()?.reshape((h_kv * b, l, d));
+    let q = (q.reshape((h_kv, group, b, d))?.transpose(1, 2)?.contiguous()? * scale)?; // (h_kv, b, group, d)
+    let mut scores = q.reshape((h_kv * b, group, d))?.matmul(&by_row(k)?.transpose(1, 2)?)?;
+    if let Some(mask) = mask {
+        scores = scores.reshape((h_kv, b, group, l))?.broadcast_add(mask)?.reshape((h_kv * b, group, l))?;
+    }
+    let out = softmax(&scores)?.matmul(&by_row(v)?)?.reshape((h_kv, b, group, d))?;
+    Ok(out.transpose(1, 2)?.reshape((h, b, d))?)
+}
+
 /// (n, h * d) -> (h, n, d).
 pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (n, width) = x.dims2()?;

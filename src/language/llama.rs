@@ -71,7 +71,7 @@ impl LanguageModel for Llama {
         self.layers.len()
     }
 
-    fn layer(&self, index: usize, x: &Tensor, rows: &mut Rows) -> Result<Tensor> {
+    fn layer(&self, index: usize, x: &Tensor, rows: &Rows) -> Result<Tensor> {
         if rows.end() > self.config.max_positions {
             let (end, max) = (rows.end(), self.config.max_positions);
             return Err(Error::Prompt(format!(
@@ -128,7 +128,7 @@ impl Layer {
         })
     }
 
-    fn forward(&self, index: usize, x: &Tensor, rows: &mut Rows, rotation: &Rotation) -> Result<Tensor> {
+    fn forward(&self, index: usize, x: &Tensor, rows: &Rows, rotation: &Rotation) -> Result<Tensor> {
         let x = (x + self.self_attn.forward(index, &self.input_layernorm.forward(x)?, rows, rotation)?)?;
         Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?) // (n, d)
     }
@@ -159,7 +159,7 @@ impl Attention {
         })
     }
 
-    fn forward(&self, index: usize, x: &Tensor, rows: &mut Rows, rotation: &Rotation) -> Result<Tensor> {
+    fn forward(&self, index: usize, x: &Tensor, rows: &Rows, rotation: &Rotation) -> Result<Tensor> {
         let q = split_heads(&self.q_proj.forward(x)?, self.heads)?; // (h, n, d_head)
         let k = split_heads(&self.k_proj.forward(x)?, self.kv_heads)?; // (h_kv, n, d_head)
         let v = split_heads(&self.v_proj.forward(x)?, self.kv_heads)?;

@@ -1,10 +1,11 @@
 //! GATED XATTN-DENSE: text looks at visual tokens through gates that start closed (paper section 3.1.2).
 
+use std::ops::Range;
+
 use candle_core::{DType, Shape, Tensor};
 use candle_nn::Init;
 
 use super::config::CrossAttentionConfig;
-use super::media::Seen;
 use super::resampler::FeedForward;
 use crate::error::Result;
 use crate::kernels::attention::{KeysValues, attention, merge_heads, split_heads};
@@ -67,46 +68,45 @@ impl GatedCrossAttention {
         Ok((split_heads(&kv[0], self.heads)?.contiguous()?, split_heads(&kv[1], self.heads)?.contiguous()?))
     }
 
-    /// x (n, d) -> (n, d). Tokens outside every span of `seen` attend to nothing; the feed-forward runs for all.
-    ///
-    /// `keys_values(i)` are those of medium i of [`Seen::medium`].
-    pub fn forward<'k>(
-        &self,
-        x: &Tensor,
-        seen: &[Seen],
-        keys_values: impl Fn(&Seen) -> &'k KeysValues,
-    ) -> Result<Tensor> {
-        let x = match seen {
+    /// x (n, d) -> (n, d). Tokens outside every span of `looks`, which are in order, attend to nothing; the feed-forward
+    /// runs for all.
+    pub fn forward(&self, x: &Tensor, looks: &[Look]) -> Result<Tensor> {
+        let x = match looks {
             [] => x.clone(),
-            _ => (x + self.attend(x, seen, keys_values)?.broadcast_mul(&self.attention_gate.tanh()?)?)?,
+            _ => (x + self.attend(x, looks)?.broadcast_mul(&self.attention_gate.tanh()?)?)?,
         };
         let dense = self.feed_forward.forward(&x)?.broadcast_mul(&self.feed_forward_gate.tanh()?)?;
         Ok((x + dense)?)
     }
 
-    /// Only the medium that a token sees is computed; the rest is zero.
-    fn attend<'k>(
-        &self,
-        x: &Tensor,
-        seen: &[Seen],
-        keys_values: impl Fn(&Seen) -> &'k KeysValues,
-    ) -> Result<Tensor> {
+    /// Only what a token sees is computed; the rest is zero.
+    fn attend(&self, x: &Tensor, looks: &[Look]) -> Result<Tensor> {
         let n = x.dim(0)?;
         let q = split_heads(&self.to_q.forward(&self.norm.forward(x)?)?, self.heads)?; // (h, n, d)
         let zeros = |len: usize| Tensor::zeros((self.heads, len, q.dim(2)?), x.dtype(), x.device());
-        let mut parts = Vec::with_capacity(2 * seen.len() + 1);
+        let mut parts = Vec::with_capacity(2 * looks.len() + 1);
         let mut end = 0;
-        for run in seen {
-            if run.span.start > end {
-                parts.push(zeros(run.span.start - end)?);
+        for look in looks {
+            if look.span.start > end {
+                parts.push(zeros(look.span.start - end)?);
             }
-            let q = q.narrow(1, run.span.start, run.span.len())?;
-            parts.push(attention(&q, std::slice::from_ref(keys_values(run)), self.scale, None)?);
-            end = run.span.end;
+            let q = q.narrow(1, look.span.start, look.span.len())?;
+            parts.push(attention(&q, std::slice::from_ref(look.keys_values), self.scale, look.mask)?);
+            end = look.span.end;
         }
         if n > end {
             parts.push(zeros(n - end)?);
         }
         self.to_out.forward(&merge_heads(&Tensor::cat(&parts, 1)?)?)
     }
+}
+
+/// Text positions that look at visual tokens.
+pub struct Look<'a> {
+    /// In the packed axis.
+    pub span: Range<usize>,
+    /// (h, q, d) each.
+    pub keys_values: &'a KeysValues,
+    /// Added to the scores (len of the span, q): which of the tokens each position sees. `None`: all.
+    pub mask: Option<&'a Tensor>,
 }

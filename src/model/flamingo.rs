@@ -1,15 +1,16 @@
 //! The heart: one loop over the layers of the language model, with a look at the media before some of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::config::FlamingoConfig;
-use super::cross_attention::GatedCrossAttention;
-use super::media::{MediaCursor, MediaKeys, MediaRule, Seen};
+use super::cross_attention::{GatedCrossAttention, Look};
+use super::media::{MediaBeside, MediaCursor, MediaKeys, MediaRule, Seen};
 use super::resampler::PerceiverResampler;
 use crate::error::{Error, Result};
-use crate::language::{KvCache, LanguageModel, Rows};
+use crate::language::{CacheShape, KvCache, KvPool, LanguageModel, Rows};
 use crate::vision::VisionEncoder;
 use crate::weights::Weights;
 
@@ -27,7 +28,8 @@ pub struct Flamingo {
 }
 
 /// What belongs to one row (one sequence being written): its cache, its media and its place among them.
-#[derive(Debug)]
+/// A clone is a row with the same past, which both share.
+#[derive(Debug, Clone)]
 pub struct RowState {
     pub cache: KvCache,
     media: Vec<Arc<MediaKeys>>,
@@ -151,21 +153,14 @@ impl Flamingo {
         Ok(())
     }
 
-    /// A row that is to see `media`, with room for `capacity` tokens.
-    pub fn row(&self, media: Vec<Arc<MediaKeys>>, capacity: usize) -> Result<RowState> {
-        let limit = self.language.max_positions();
-        if capacity > limit {
-            return Err(Error::Prompt(format!(
-                "{capacity} tokens are needed, but the language model reaches {limit}"
-            )));
-        }
-        let cache = KvCache::new(&self.language.cache_shape(), capacity)?;
-        Ok(RowState { cache, media, cursor: MediaCursor::default() })
+    /// A row that is to see `media`, with its past in `pool`.
+    pub fn row(&self, media: Vec<Arc<MediaKeys>>, pool: &KvPool) -> RowState {
+        RowState { cache: KvCache::new(pool), media, cursor: MediaCursor::default() }
     }
 
     /// A row for one pass over a whole sequence: nothing is cached, and gradients flow.
     pub fn uncached_row(&self, media: Vec<Arc<MediaKeys>>) -> RowState {
-        RowState { cache: KvCache::off(&self.language.cache_shape()), media, cursor: MediaCursor::default() }
+        RowState { cache: KvCache::off(), media, cursor: MediaCursor::default() }
     }
 
     /// The new tokens of all rows in one pass: -> the last hidden states, packed in the order of the rows (n, d).
@@ -173,25 +168,44 @@ impl Flamingo {
     ///
     /// # Errors
     /// A row has more media markers than media, or no room left.
-    pub fn forward(&self, inputs: &mut [RowInput], mut observe: Option<Observer>) -> Result<Tensor> {
-        let seen = self.who_sees_what(inputs)?;
+    pub fn forward(&self, inputs: &mut [RowInput], observe: Option<Observer>) -> Result<Tensor> {
+        self.pass(inputs, None, observe)
+    }
+
+    /// The same for one step of many: rows of one new token look at their media together, laid out in `beside`, which is
+    /// the caller's to keep.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn step(&self, inputs: &mut [RowInput], beside: &mut MediaBeside) -> Result<Tensor> {
+        self.pass(inputs, Some(beside), None)
+    }
+
+    fn pass(
+        &self,
+        inputs: &mut [RowInput],
+        beside: Option<&mut MediaBeside>,
+        mut observe: Option<Observer>,
+    ) -> Result<Tensor> {
+        let shape = self.language.cache_shape();
         let ids: Vec<u32> = inputs.iter().flat_map(|r| r.ids).copied().collect();
+        let seen = self.who_sees_what(inputs)?;
         let (media, caches): (Vec<_>, Vec<_>) =
             inputs.iter_mut().map(|r| (&r.state.media, (r.ids.len(), &mut r.state.cache))).unzip();
-        let ids = Tensor::new(ids, &self.language.cache_shape().device)?;
-        let mut rows = Rows::new(caches, ids.device())?;
+        let sights = Sights::new(seen, &media, beside, &shape)?;
+        let rows = Rows::new(caches, &shape)?;
 
-        let mut x = self.language.embed(&ids)?; // (n, d)
+        let mut x = self.language.embed(&Tensor::new(ids, &shape.device)?)?; // (n, d)
         let mut looks = 0;
         for (i, cross_attention) in self.cross_attention.iter().enumerate() {
             if let Some(cross_attention) = cross_attention {
-                x = cross_attention.forward(&x, &seen, |run| &media[run.row][run.medium].layers[looks])?;
+                x = cross_attention.forward(&x, &sights.at(looks))?;
                 looks += 1;
                 if let Some(observe) = observe.as_deref_mut() {
                     observe(&format!("xattn.{i}"), &x)?;
                 }
             }
-            x = self.language.layer(i, &x, &mut rows)?;
+            x = self.language.layer(i, &x, &rows)?;
         }
         rows.advance();
         Ok(x)
@@ -217,9 +231,59 @@ impl Flamingo {
     }
 }
 
-impl RowState {
-    /// A row with the same past: frozen keys and values and all media are shared.
-    pub fn fork(&self) -> Result<Self> {
-        Ok(Self { cache: self.cache.fork()?, media: self.media.clone(), cursor: self.cursor })
+/// What the positions of a pass look at, at every cross-attention alike.
+struct Sights<'a> {
+    /// Rows of one new token, at the head of the pass, that look together.
+    together: Option<(Range<usize>, &'a MediaBeside, Option<Tensor>)>,
+    /// The others, run by run.
+    runs: Vec<(Range<usize>, &'a MediaKeys)>,
+}
+
+impl<'a> Sights<'a> {
+    fn new(
+        seen: Vec<Seen>,
+        media: &[&'a Vec<Arc<MediaKeys>>],
+        beside: Option<&'a mut MediaBeside>,
+        shape: &CacheShape,
+    ) -> Result<Self> {
+        let keys = |run: &Seen| &media[run.row][run.medium];
+        let steps = match beside {
+            None => 0,
+            // A run that is one position long and begins where the last one ends: another row's only token.
+            Some(_) => (1..)
+                .zip(&seen)
+                .take_while(|(n, run)| run.span == (seen[0].span.start + n - 1..seen[0].span.start + n))
+                .count(),
+        };
+        let (first, rest) = seen.split_at(steps);
+        let together = match (beside, first) {
+            (Some(beside), [head, ..]) if first.len() > 1 => {
+                let mask = beside.lay_out(
+                    &first.iter().map(keys).collect::<Vec<_>>(),
+                    shape.dtype,
+                    &shape.device,
+                )?;
+                Some((head.span.start..head.span.start + first.len(), &*beside, mask))
+            }
+            _ => None,
+        };
+        let alone = if together.is_some() { rest } else { &seen };
+        let runs = alone.iter().map(|run| (run.span.clone(), &**keys(run))).collect();
+        Ok(Self { together, runs })
+    }
+
+    /// At cross-attention `look`, the first being 0.
+    fn at(&self, look: usize) -> Vec<Look<'_>> {
+        let together = self.together.iter().map(|(span, beside, mask)| Look {
+            span: span.clone(),
+            keys_values: beside.at(look),
+            mask: mask.as_ref(),
+        });
+        let runs = self.runs.iter().map(|(span, keys)| Look {
+            span: span.clone(),
+            keys_values: keys.at(look),
+            mask: None,
+        });
+        together.chain(runs).collect()
     }
 }

@@ -1,7 +1,11 @@
 //! Which text position may see which medium (paper section 3.1.3): the last one before it, and nothing else.
 
 use std::ops::Range;
+use std::sync::Arc;
 
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::Result;
 use crate::kernels::attention::KeysValues;
 
 /// A medium as the language model sees it: its keys and values at every gated cross-attention, computed once.
@@ -9,6 +13,95 @@ use crate::kernels::attention::KeysValues;
 pub struct MediaKeys {
     /// In the order of the cross-attention layers.
     pub(super) layers: Vec<KeysValues>,
+}
+
+impl MediaKeys {
+    /// Memory that they take.
+    pub fn bytes(&self) -> usize {
+        let size = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
+        self.layers.iter().map(|(keys, values)| size(keys) + size(values)).sum()
+    }
+
+    /// Keys and values (h, q, d) of the look at cross-attention `look`, the first being 0.
+    pub(super) fn at(&self, look: usize) -> &KeysValues {
+        &self.layers[look]
+    }
+}
+
+/// Media side by side, so that rows of one new token each look at theirs in one product. Kept from step to step: it is
+/// made again when other media are looked at.
+#[derive(Debug, Default)]
+pub struct MediaBeside {
+    media: Vec<Arc<MediaKeys>>,
+    layers: Vec<KeysValues>,
+}
+
+impl MediaBeside {
+    /// Lays out what each of some rows looks at. -> which position sees which of the joined tokens (n, m * q), to be added
+    /// to the scores; `None` where all look at one medium.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn lay_out(
+        &mut self,
+        looked_at: &[&Arc<MediaKeys>],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
+        let mut media: Vec<&Arc<MediaKeys>> = Vec::new();
+        let mut places = Vec::with_capacity(looked_at.len());
+        for &keys in looked_at {
+            let place = media.iter().position(|known| Arc::ptr_eq(known, keys)).unwrap_or(media.len());
+            if place == media.len() {
+                media.push(keys);
+            }
+            places.push(place);
+        }
+        let same =
+            media.len() == self.media.len() && media.iter().zip(&self.media).all(|(a, b)| Arc::ptr_eq(a, b));
+        if !same {
+            self.layers = join(&media)?;
+            self.media = media.into_iter().cloned().collect();
+        }
+        if self.media.len() == 1 {
+            return Ok(None);
+        }
+        let ends: Vec<usize> = self
+            .media
+            .iter()
+            .scan(0, |end, keys| {
+                *end += keys.layers.first().map_or(0, |(k, _)| k.dims()[1]);
+                Some(*end)
+            })
+            .collect();
+        let tokens = ends.last().copied().unwrap_or(0);
+        let start = |place: usize| if place == 0 { 0 } else { ends[place - 1] };
+        let seen = |place: usize| {
+            let own = start(place)..ends[place];
+            (0..tokens).map(move |j| if own.contains(&j) { 0.0 } else { f32::NEG_INFINITY })
+        };
+        let mask: Vec<f32> = places.iter().flat_map(|&place| seen(place)).collect();
+        Ok(Some(Tensor::from_vec(mask, (places.len(), tokens), device)?.to_dtype(dtype)?))
+    }
+
+    pub(super) fn at(&self, look: usize) -> &KeysValues {
+        &self.layers[look]
+    }
+}
+
+/// Per cross-attention: the keys and values of all media in a line, (h, m * q, d) each.
+fn join(media: &[&Arc<MediaKeys>]) -> Result<Vec<KeysValues>> {
+    if let [only] = media {
+        return Ok(only.layers.clone());
+    }
+    let looks = media.first().map_or(0, |keys| keys.layers.len());
+    (0..looks)
+        .map(|look| {
+            let (keys, values): (Vec<_>, Vec<_>) =
+                media.iter().map(|m| (&m.layers[look].0, &m.layers[look].1)).unzip();
+            Ok((Tensor::cat(&keys, 1)?, Tensor::cat(&values, 1)?))
+        })
+        .collect()
 }
 
 /// The tokens that steer who sees what.

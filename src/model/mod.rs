@@ -11,7 +11,7 @@ pub use config::{CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, Placeme
 pub use cross_attention::GatedCrossAttention;
 pub use flamingo::{Flamingo, Observer, RowInput, RowState};
 pub use joint_space::{JointSpace, JointSpaces};
-pub use media::{MediaKeys, MediaRule};
+pub use media::{MediaBeside, MediaKeys, MediaRule};
 pub use resampler::PerceiverResampler;
 
 #[cfg(test)]

@@ -157,11 +157,11 @@ fn rows_in_one_batch_write_what_each_writes_alone() {
         .map(|(ids, keys)| generate(&model, ids, keys, &greedy, &rules(0)).unwrap().ids)
         .collect();
 
-    let mut decoder = Decoder::new(&model);
+    let mut decoder = Decoder::new(&model, 32).unwrap();
     let mut rows: Vec<(RowId, usize, Vec<u32>)> = Vec::new();
     for step in 0.. {
         if let Some((ids, keys)) = prompts.get(step) {
-            let row = decoder.admit(ids.to_vec(), keys.clone(), 8).unwrap();
+            let row = decoder.admit(ids.to_vec(), keys.clone(), 8, 2).unwrap();
             rows.push((row, step, Vec::new()));
         }
         let scores = decoder.step().unwrap();
@@ -183,7 +183,7 @@ fn rows_in_one_batch_write_what_each_writes_alone() {
         // A fork in the middle of writing goes on as its parent does.
         if step == 3 {
             let (parent, prompt, written) = rows[1].clone();
-            rows.push((decoder.fork(parent).unwrap(), prompt, written));
+            rows.push((decoder.fork(parent), prompt, written));
         }
     }
     assert_eq!(rows.len(), 4);
@@ -199,8 +199,8 @@ fn a_prompt_in_pieces_is_the_same_prompt() {
     let (_, ids, media) = PROMPTS[2];
     let (_, keys) = look(&model, media);
     let scores = |chunk: usize| {
-        let mut decoder = Decoder::new(&model).with_prefill_chunk(chunk);
-        decoder.admit(ids.to_vec(), keys.clone(), 2).unwrap();
+        let mut decoder = Decoder::new(&model, 4).unwrap().with_prefill_chunk(chunk);
+        decoder.admit(ids.to_vec(), keys.clone(), 2, 1).unwrap();
         let mut steps = 1;
         loop {
             if let Some(scores) = decoder.step().unwrap().pop() {
@@ -290,7 +290,7 @@ fn an_untrained_model_is_the_bare_language_model() {
     let mut row = untrained.uncached_row(keys);
     let hidden = untrained.forward(&mut [RowInput { ids, state: &mut row }], None).unwrap();
     let bare = {
-        let mut cache = language::KvCache::off(&untrained.language().cache_shape());
+        let mut cache = language::KvCache::off();
         let rows = vec![(ids, &mut cache)];
         support::language_model::logits(untrained.language(), rows).unwrap()
     };

@@ -43,7 +43,7 @@ fn tiny_llama_equals_transformers() {
     for folder in ["tiny_llama", "tiny_llama_sharded"] {
         let path = golden::folder().join(folder);
         let (model, tokenizer) = load_as(&path, target::dtype(), Quantization::Keep);
-        let mut cache = KvCache::off(&model.cache_shape());
+        let mut cache = KvCache::off();
         let got = stages(&*model, vec![(&ids(&golden, "ids"), &mut cache)]).unwrap();
         golden.compare(&[
             ("embeddings", &got[0], 1e-6),
@@ -64,7 +64,7 @@ fn smollm2_equals_transformers() {
     let (model, _) = exact();
     for prompt in ["short", "middle", "long"] {
         let stage = |name: &str| format!("{prompt}.{name}");
-        let mut cache = KvCache::off(&model.cache_shape());
+        let mut cache = KvCache::off();
         let got = stages(&**model, vec![(&ids(&golden, &stage("ids")), &mut cache)]).unwrap();
         let logits = &got[31];
         let last = logits.narrow(0, logits.dim(0).unwrap() - 1, 1).unwrap();
@@ -130,7 +130,7 @@ fn quantised_stays_close_to_dequantised() {
     for prompt in ["short", "middle", "long"] {
         let ids = ids(&golden, &format!("{prompt}.ids"));
         let run = |model: &dyn LanguageModel| {
-            let mut cache = KvCache::off(&model.cache_shape());
+            let mut cache = KvCache::off();
             stages(model, vec![(&ids, &mut cache)]).unwrap().pop().unwrap()
         };
         let (exact, quantized) = (run(&*exact().0), run(&*quantized().0));

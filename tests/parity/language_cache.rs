@@ -1,7 +1,7 @@
 //! Cached = uncached, batch = single, forked = alone: the same ids, log-likelihoods within 1e-5 relative (f32).
 
 use candle_core::Tensor;
-use flamingo::language::{KvCache, LanguageModel};
+use flamingo::language::{KvCache, KvPool, LanguageModel};
 use flamingo::weights::Quantization;
 use support::golden;
 use support::language_model::{best, log_likelihoods, logits};
@@ -37,8 +37,12 @@ fn models(run: impl Fn(&str, &dyn LanguageModel)) {
     run("smollm2", &*exact().0);
 }
 
+fn pool(model: &dyn LanguageModel, blocks: usize) -> KvPool {
+    KvPool::new(&model.cache_shape(), blocks).unwrap()
+}
+
 fn uncached(model: &dyn LanguageModel, ids: &[u32]) -> Tensor {
-    logits(model, vec![(ids, &mut KvCache::off(&model.cache_shape()))]).unwrap()
+    logits(model, vec![(ids, &mut KvCache::off())]).unwrap()
 }
 
 /// Feeds `ids` in chunks of the given lengths and joins their logits.
@@ -60,10 +64,10 @@ fn cached_equals_uncached() {
         let ids = ROWS[1];
         let want = uncached(model, ids);
         for chunks in [vec![17], vec![5, 11, 1], vec![1, 2, 14], vec![1; 17]] {
-            let mut cache = KvCache::new(&model.cache_shape(), 23).unwrap();
+            let mut cache = KvCache::new(&pool(model, 2));
             let got = feed(model, &mut cache, ids, &chunks);
             check(&format!("{name} in chunks {chunks:?}"), ids, &got, &want);
-            assert_eq!((cache.len(), cache.room()), (17, 6));
+            assert_eq!(cache.len(), 17);
         }
     });
 }
@@ -71,7 +75,8 @@ fn cached_equals_uncached() {
 #[test]
 fn batch_equals_single() {
     models(|name, model| {
-        let mut caches: Vec<_> = (0..3).map(|_| KvCache::new(&model.cache_shape(), 20).unwrap()).collect();
+        let pool = pool(model, 4);
+        let mut caches: Vec<_> = (0..3).map(|_| KvCache::new(&pool)).collect();
         // The second row is ahead by 4 tokens: prefill and continuation share a pass.
         let head = logits(model, vec![(&ROWS[1][..4], &mut caches[1])]).unwrap();
         let chunks = [ROWS[0], &ROWS[1][4..], ROWS[2]];
@@ -88,24 +93,56 @@ fn batch_equals_single() {
     });
 }
 
+/// Rows of many lengths go on token by token, in one pass each time: those that are alike attend together.
 #[test]
-fn forked_and_frozen_equal_alone() {
+fn steps_together_equal_single() {
     models(|name, model| {
-        let (prefix, ends) = (&ROWS[1][..9], [&ROWS[0][..5], &ROWS[1][9..], ROWS[2]]);
-        for freeze in [false, true] {
-            let mut trunk = KvCache::new(&model.cache_shape(), 30).unwrap();
-            let head = feed(model, &mut trunk, prefix, &[4, 5]);
-            if freeze {
-                trunk.freeze(12).unwrap();
-            }
-            let mut forks: Vec<_> = ends.iter().map(|_| trunk.fork().unwrap()).collect();
-            for (end, fork) in ends.iter().zip(&mut forks) {
-                let tail = feed(model, fork, end, &[2, end.len() - 2]);
+        let pool = pool(model, 20);
+        let row =
+            |i: usize, n: usize| (0..n).map(|j| ((7 * i + 13 * j + 5 * i * j) % 97 + 1) as u32).collect();
+        let rows: Vec<Vec<u32>> = [9, 30, 12, 110, 31].iter().enumerate().map(|(i, &n)| row(i, n)).collect();
+        let mut caches: Vec<_> = rows.iter().map(|_| KvCache::new(&pool)).collect();
+        let split = |row: &[u32]| row.len() - 4;
+        let mut got: Vec<Vec<Tensor>> = rows
+            .iter()
+            .zip(&mut caches)
+            .map(|(row, cache)| vec![feed(model, cache, &row[..split(row)], &[split(row)])])
+            .collect();
+        for step in 0..4 {
+            let next = rows.iter().map(|row| &row[split(row) + step..][..1]);
+            let logits = logits(model, next.zip(&mut caches).collect()).unwrap();
+            got.iter_mut().enumerate().for_each(|(i, got)| got.push(logits.narrow(0, i, 1).unwrap()));
+        }
+        for (i, (row, got)) in rows.iter().zip(got).enumerate() {
+            let got = Tensor::cat(&got, 0).unwrap();
+            check(&format!("{name}, row {i} of five"), row, &got, &uncached(model, row));
+        }
+    });
+}
+
+#[test]
+fn forked_equals_alone() {
+    models(|name, model| {
+        for split in [9, 16] {
+            let (prefix, ends) = (&ROWS[1][..split], [&ROWS[0][..5], &ROWS[1][split..], ROWS[2]]);
+            let pool = pool(model, 8);
+            let mut trunk = KvCache::new(&pool);
+            let head = feed(model, &mut trunk, prefix, &[4, split - 4]);
+            let mut forks: Vec<_> = ends.iter().map(|_| trunk.clone()).collect();
+            // All of them at once, so that each copies what they share.
+            let first = logits(model, ends.iter().map(|end| &end[..1]).zip(&mut forks).collect()).unwrap();
+            for (i, (end, fork)) in ends.iter().zip(&mut forks).enumerate() {
+                let mut parts = vec![head.clone(), first.narrow(0, i, 1).unwrap()];
+                if end.len() > 1 {
+                    parts.push(feed(model, fork, &end[1..], &[end.len() - 1]));
+                }
                 let row = [prefix, end].concat();
-                let got = Tensor::cat(&[&head, &tail], 0).unwrap();
-                check(&format!("{name}, fork (freeze: {freeze})"), &row, &got, &uncached(model, &row));
+                let got = Tensor::cat(&parts, 0).unwrap();
+                check(&format!("{name}, fork {i} after {split}"), &row, &got, &uncached(model, &row));
             }
-            assert_eq!(trunk.len(), 9, "forks leave the trunk alone");
+            assert_eq!(trunk.len(), split, "forks leave the trunk alone");
+            drop((trunk, forks));
+            assert_eq!(pool.free_blocks(), 8, "all blocks are given back");
         }
     });
 }
@@ -113,10 +150,10 @@ fn forked_and_frozen_equal_alone() {
 #[test]
 fn a_full_cache_refuses_more() {
     let model = load(&golden::folder().join("tiny_llama"), Quantization::Keep).0;
-    let mut cache = KvCache::new(&model.cache_shape(), 5).unwrap();
-    let error = logits(&*model, vec![(&ROWS[0][..6], &mut cache)]).unwrap_err().to_string();
-    assert_eq!(error, "prompt: 6 more tokens do not fit the row: it has room for 5");
-    let mut cache = KvCache::new(&model.cache_shape(), 200).unwrap();
+    let mut cache = KvCache::new(&pool(&*model, 1));
+    let error = logits(&*model, vec![(ROWS[1], &mut cache)]).unwrap_err().to_string();
+    assert_eq!(error, "budget: 17 more tokens do not fit: all 1 blocks of 16 are held");
+    let mut cache = KvCache::new(&pool(&*model, 11));
     let error = logits(&*model, vec![(&[9; 161], &mut cache)]).unwrap_err().to_string();
     assert_eq!(error, "prompt: a row of 161 tokens exceeds the 160 positions of the model");
 }

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use flamingo::kernels::activation::Activation;
+use flamingo::model::cross_attention::Look;
 use flamingo::model::media::{MediaCursor, MediaRule, Seen};
 use flamingo::model::{GatedCrossAttention, PerceiverResampler, Placement};
 use support::golden::{Golden, relative_error};
@@ -99,7 +100,9 @@ fn gated_cross_attention_equals_open_flamingo() {
         let run = |x: &Tensor, seen: &[Seen]| {
             let (rows, n, d) = x.dims3().unwrap();
             let packed = x.reshape((rows * n, d)).unwrap();
-            let out = block.forward(&packed, seen, |s| &keys[s.row][s.medium]).unwrap();
+            let look =
+                |s: &Seen| Look { span: s.span.clone(), keys_values: &keys[s.row][s.medium], mask: None };
+            let out = block.forward(&packed, &seen.iter().map(look).collect::<Vec<_>>()).unwrap();
             out.reshape((rows, n, d)).unwrap()
         };
         let first_two = text.narrow(1, 0, 2).unwrap().contiguous().unwrap();

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{D, Result, Tensor};
-use flamingo::language::{KvCache, LanguageModel, Rows};
+use flamingo::language::kv_cache::blocks_for;
+use flamingo::language::{KvCache, KvPool, LanguageModel, Rows};
 
 use crate::target;
 
@@ -34,10 +35,10 @@ fn fetched(name: &str, place: &str) -> PathBuf {
 /// One packed pass over all layers: hidden states after the embedding and after every layer, then the logits.
 pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Vec<Tensor>> {
     let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
-    let mut rows = Rows::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), target::device())?;
+    let rows = Rows::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &model.cache_shape())?;
     let mut stages = vec![model.embed(&Tensor::new(ids, target::device())?)?];
     for i in 0..model.n_layers() {
-        stages.push(model.layer(i, &stages[i], &mut rows)?);
+        stages.push(model.layer(i, &stages[i], &rows)?);
     }
     rows.advance();
     stages.push(model.head(&stages[model.n_layers()])?);
@@ -51,7 +52,8 @@ pub fn logits(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> f
 
 /// `n` most likely tokens after `prompt`, one by one.
 pub fn greedy(model: &dyn LanguageModel, prompt: &[u32], n: usize) -> flamingo::Result<Vec<u32>> {
-    let mut cache = KvCache::new(&model.cache_shape(), prompt.len() + n)?;
+    let pool = KvPool::new(&model.cache_shape(), blocks_for(prompt.len() + n))?;
+    let mut cache = KvCache::new(&pool);
     let mut ids = prompt.to_vec();
     let mut done = 0;
     while ids.len() < prompt.len() + n {

@@ -22,11 +22,11 @@ fn small(style: RopeStyle, tied: bool) -> LlamaConfig {
 
 /// Hidden states `x` (n, d) through all layers to logits.
 fn forward(model: &Llama, x: &Tensor) -> Result<Tensor> {
-    let mut cache = KvCache::off(&model.cache_shape());
-    let mut rows = Rows::new([(x.dim(0)?, &mut cache)], &Device::Cpu)?;
+    let mut cache = KvCache::off();
+    let rows = Rows::new([(x.dim(0)?, &mut cache)], &model.cache_shape())?;
     let mut x = x.clone();
     for i in 0..model.n_layers() {
-        x = model.layer(i, &x, &mut rows)?;
+        x = model.layer(i, &x, &rows)?;
     }
     model.head(&x)
 }

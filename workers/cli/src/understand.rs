@@ -165,6 +165,8 @@ impl Common {
             generation: self.generation.generation(),
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
+            job: String::new(),
+            urgent: false,
             stop: StopFlag::default(),
             tally: Tally::default(),
         })

@@ -1,39 +1,97 @@
-//! The thread that owns the model. Everybody else asks it through a channel of limited length: who finds it full waits.
+//! The thread that owns the model, and its policy: who looks, who writes, and how much of it at once.
+//!
+//! Everybody else asks it through a channel. Frames of several videos go through the vision encoder side by side; answers
+//! are written side by side, one token of each per step, and join and leave between steps. Between two steps come at most
+//! one pass of the encoder and the beginnings of as many answers as there is room for, so nobody waits for a whole
+//! answer or a whole video of another. Who is next is decided by [`Turns`]; what one job was given, the others get too.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
 use flamingo::family::About;
-use flamingo::generate::Generation;
+use flamingo::generate::{self, Decoder, Demand, Generation, Sequence};
+use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
-use flamingo::{Result, Task};
+use flamingo::{Error, Result, Task};
 
-use crate::understand::{Model, ModelError, SeenWindow};
+use crate::understand::{Model, ModelError, SeenWindow, Turn};
 
-/// What the engine is asked, and where it answers. Nobody may be listening any more.
-enum Asked {
-    Look { prepared: Vec<Frame>, answer: Sender<Result<Medium>> },
-    Recall { seen: SeenWindow, answer: Sender<Result<Medium, ModelError>> },
-    Ask { task: Task, media: Vec<Medium>, generation: Generation, answer: Sender<Result<Answer>> },
+mod media;
+mod turns;
+
+use media::KeysInUse;
+use turns::Turns;
+
+/// How much the engine does at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineLimits {
+    /// Rows that are written side by side; each beam of an answer is one. A single answer may have more.
+    pub rows: usize,
+    /// Frames that go through the vision encoder between two steps. A single video may have more.
+    pub frames: usize,
+    /// Bytes of keys and values of everything that is being read and written.
+    pub kv_bytes: u64,
+    /// Bytes of keys and values of media; the least recently used are made anew when they are needed again.
+    pub media_bytes: u64,
 }
 
 /// A way to the model for many threads at once. The engine ends when the last of them is gone.
 #[derive(Clone)]
 pub struct Engine {
-    /// For what needs no turn: descriptions, and resizing frames in the thread that decodes them.
+    /// For what needs no turn: descriptions, prompts, resizing frames in the thread that decodes them.
     pipeline: Arc<Pipeline>,
-    asked: SyncSender<Asked>,
+    /// Nobody fills it: whoever asks waits for the answer.
+    asked: Sender<Asked>,
+}
+
+/// What the engine is asked, and where it answers. Nobody may be listening any more.
+enum Asked {
+    Look(Looking),
+    Write(Writing),
+}
+
+struct Looking {
+    prepared: Vec<Frame>,
+    turn: Turn,
+    answer: Sender<Result<Medium, ModelError>>,
+}
+
+struct Writing {
+    /// Which of the tasks that were asked together.
+    number: usize,
+    task: Task,
+    prompt: Vec<u32>,
+    media: Vec<Medium>,
+    generation: Generation,
+    turn: Turn,
+    answer: Sender<(usize, Result<Answer, ModelError>)>,
 }
 
 impl Engine {
-    /// Starts the thread. `waiting` is how many questions may wait for their turn.
-    pub fn start(pipeline: Pipeline, waiting: usize) -> Self {
+    /// Makes room for what is written, and starts the thread.
+    ///
+    /// # Errors
+    /// The device has no room, or `kv_bytes` is less than one block.
+    pub fn start(pipeline: Pipeline, limits: EngineLimits) -> Result<Self> {
         let pipeline = Arc::new(pipeline);
-        let (asked, heard) = sync_channel(waiting);
+        let (asked, heard) = channel();
         let owned = pipeline.clone();
-        std::thread::spawn(move || answer_all(&owned, &heard));
-        Self { pipeline, asked }
+        let (began, begun) = channel();
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || match Work::new(&owned, limits) {
+                Ok(work) => {
+                    let _ = began.send(Ok(()));
+                    work.go_on(&heard);
+                }
+                Err(error) => {
+                    let _ = began.send(Err(error));
+                }
+            })
+            .expect("a process that starts can start a thread");
+        begun.recv().expect("the engine says how it began")?;
+        Ok(Self { pipeline, asked })
     }
 
     /// Whether a failing model means a failing device.
@@ -46,30 +104,6 @@ impl Engine {
         let About { name, sha256, .. } = self.about();
         format!("{name} {sha256:?} {:?}", self.pipeline.options().dtype)
     }
-
-    fn ask_engine<T>(&self, question: impl FnOnce(Sender<Result<T>>) -> Asked) -> Result<T, ModelError> {
-        let (answer, heard) = channel();
-        self.asked.send(question(answer)).map_err(|_| ModelError::Gone)?;
-        Ok(heard.recv().map_err(|_| ModelError::Gone)??)
-    }
-}
-
-/// First come, first served: one medium or one answer at a time.
-fn answer_all(pipeline: &Pipeline, heard: &Receiver<Asked>) {
-    for asked in heard {
-        match asked {
-            Asked::Look { prepared, answer } => {
-                let _ = answer.send(pipeline.look(&prepared));
-            }
-            Asked::Recall { seen, answer } => {
-                let _ = answer.send(Model::recall(pipeline, &seen));
-            }
-            Asked::Ask { task, media, generation, answer } => {
-                let media: Vec<_> = media.iter().collect();
-                let _ = answer.send(pipeline.ask(&task, &media, &generation));
-            }
-        }
-    }
 }
 
 impl Model for Engine {
@@ -81,23 +115,256 @@ impl Model for Engine {
         self.pipeline.prepare(frame)
     }
 
-    fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError> {
-        self.ask_engine(|answer| Asked::Look { prepared, answer })
+    fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError> {
+        let (answer, heard) = channel();
+        let looking = Looking { prepared, turn: turn.clone(), answer };
+        self.asked.send(Asked::Look(looking)).map_err(|_| ModelError::Gone)?;
+        heard.recv().map_err(|RecvError| ModelError::Gone)?
     }
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        let (answer, heard) = channel();
-        self.asked.send(Asked::Recall { seen: seen.clone(), answer }).map_err(|_| ModelError::Gone)?;
-        heard.recv().map_err(|_| ModelError::Gone)?
+        Model::recall(&*self.pipeline, seen)
     }
 
-    fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError> {
-        let media = media.iter().map(|&medium| medium.clone()).collect();
-        self.ask_engine(|answer| Asked::Ask {
-            task: task.clone(),
-            media,
-            generation: generation.clone(),
-            answer,
+    /// All at once: they are written side by side.
+    fn ask(
+        &self,
+        tasks: &[Task],
+        media: &[&Medium],
+        generation: &Generation,
+        turn: &Turn,
+    ) -> Vec<Result<Answer, ModelError>> {
+        let (answer, heard) = channel();
+        let mut answers: Vec<Result<Answer, ModelError>> =
+            tasks.iter().map(|_| Err(ModelError::Gone)).collect();
+        for (number, task) in tasks.iter().enumerate() {
+            let (turn, generation) = (turn.clone(), generation.clone());
+            match self.pipeline.prompt(task, media.len()) {
+                Ok(prompt) => {
+                    let media = media.iter().map(|&medium| medium.clone()).collect();
+                    let task = task.clone();
+                    let writing =
+                        Writing { number, task, prompt, media, generation, turn, answer: answer.clone() };
+                    // Who is gone does not answer, below.
+                    let _ = self.asked.send(Asked::Write(writing));
+                }
+                Err(error) => answers[number] = Err(error.into()),
+            }
+        }
+        drop(answer);
+        for (number, answer) in heard {
+            answers[number] = answer;
+        }
+        answers
+    }
+}
+
+/// An answer that is being written.
+struct Begun {
+    writing: Writing,
+    demand: Demand,
+    sequence: Sequence,
+}
+
+/// Everything that the engine has to do.
+struct Work<'p> {
+    pipeline: &'p Pipeline,
+    limits: EngineLimits,
+    blocks: usize,
+    decoder: Decoder<'p>,
+    keys: KeysInUse,
+    looks: Turns<Looking>,
+    waiting: Turns<Writing>,
+    begun: Vec<Begun>,
+}
+
+impl<'p> Work<'p> {
+    fn new(pipeline: &'p Pipeline, limits: EngineLimits) -> Result<Self> {
+        let model = &pipeline.loaded().model;
+        let block = model.language().cache_shape().block_bytes() as u64;
+        let blocks = (limits.kv_bytes / block) as usize;
+        if blocks == 0 {
+            return Err(Error::OverBudget(format!(
+                "{} bytes of keys and values are less than one block of {BLOCK} tokens, {block} bytes",
+                limits.kv_bytes
+            )));
+        }
+        Ok(Self {
+            pipeline,
+            limits,
+            blocks,
+            decoder: Decoder::new(model, blocks)?,
+            keys: KeysInUse::new(limits.media_bytes),
+            looks: Turns::default(),
+            waiting: Turns::default(),
+            begun: Vec::new(),
         })
     }
+
+    fn go_on(mut self, heard: &Receiver<Asked>) {
+        loop {
+            if self.is_idle() {
+                let Ok(asked) = heard.recv() else { return };
+                self.take(asked);
+            }
+            while let Ok(asked) = heard.try_recv() {
+                self.take(asked);
+            }
+            self.let_go_of_unwanted();
+            self.look();
+            self.begin();
+            self.step();
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.looks.is_empty() && self.waiting.is_empty() && self.begun.is_empty()
+    }
+
+    fn take(&mut self, asked: Asked) {
+        match asked {
+            Asked::Look(looking) => {
+                let (turn, frames) = (looking.turn.clone(), looking.prepared.len());
+                self.looks.push(&turn, frames as u64, looking);
+            }
+            Asked::Write(writing) => {
+                let (turn, demand) = (writing.turn.clone(), demand(&writing));
+                match self.refuses(&writing, &demand) {
+                    Some(error) => tell(&writing, Err(error.into())),
+                    None => self.waiting.push(&turn, demand.blocks() as u64, writing),
+                }
+            }
+        }
+    }
+
+    /// What will never be written is said at once.
+    fn refuses(&self, writing: &Writing, demand: &Demand) -> Option<Error> {
+        let model = &self.pipeline.loaded().model;
+        let checked = writing
+            .generation
+            .check()
+            .and_then(|()| generate::check_length(model, demand.prompt, demand.new_tokens));
+        if let Err(error) = checked {
+            return Some(error);
+        }
+        let over = demand.blocks() > self.blocks;
+        over.then(|| {
+            let (needed, there) = (generate::describe(demand), self.blocks);
+            Error::OverBudget(format!("{needed}, the engine has {there} in all (engine.kv_bytes)"))
+        })
+    }
+
+    fn let_go_of_unwanted(&mut self) {
+        let Self { looks, waiting, begun, decoder, .. } = self;
+        for looking in looks.remove_if(|looking| looking.turn.stop.is_set()) {
+            let _ = looking.answer.send(Err(ModelError::Unwanted));
+        }
+        for writing in waiting.remove_if(|writing| writing.turn.stop.is_set()) {
+            tell(&writing, Err(ModelError::Unwanted));
+        }
+        for mut gone in begun.extract_if(.., |begun| begun.writing.turn.stop.is_set()) {
+            gone.sequence.retire(decoder);
+            tell(&gone.writing, Err(ModelError::Unwanted));
+        }
+    }
+
+    /// One pass of the vision encoder over the frames of those whose turn it is.
+    fn look(&mut self) {
+        let (mut batch, mut frames) = (Vec::new(), 0);
+        while let Some(next) = self.looks.peek() {
+            frames += next.prepared.len();
+            if frames > self.limits.frames && !batch.is_empty() {
+                break;
+            }
+            batch.extend(self.looks.pop());
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let prepared: Vec<&[Frame]> = batch.iter().map(|looking| &looking.prepared[..]).collect();
+        match self.pipeline.look_at_all(&prepared) {
+            Ok(media) => {
+                for (looking, medium) in batch.iter().zip(media) {
+                    let _ = looking.answer.send(Ok(medium));
+                }
+            }
+            // What one of them is guilty of is nothing to the others.
+            Err(_) => {
+                for looking in &batch {
+                    let looked = self.pipeline.look(&looking.prepared).map_err(ModelError::from);
+                    let _ = looking.answer.send(looked);
+                }
+            }
+        }
+    }
+
+    /// Begins the answers whose turn it is, as long as there is room. Nobody overtakes one that has none: it would wait
+    /// for ever.
+    fn begin(&mut self) {
+        while let Some(next) = self.waiting.peek() {
+            let demand = demand(next);
+            let rows: usize = self.begun.iter().map(|begun| begun.demand.rows).sum();
+            let too_many = rows > 0 && rows + demand.rows > self.limits.rows;
+            if too_many || demand.blocks() > self.decoder.free_blocks() {
+                return;
+            }
+            let Some(writing) = self.waiting.pop() else { return };
+            match self.begin_one(&writing) {
+                Ok(sequence) => self.begun.push(Begun { writing, demand, sequence }),
+                Err(error) => tell(&writing, Err(error.into())),
+            }
+        }
+    }
+
+    fn begin_one(&mut self, writing: &Writing) -> Result<Sequence> {
+        let keys = writing
+            .media
+            .iter()
+            .map(|medium| self.keys.of(self.pipeline, medium))
+            .collect::<Result<Vec<_>>>()?;
+        let rules = &self.pipeline.loaded().rules;
+        Sequence::begin(&mut self.decoder, &writing.prompt, &keys, &writing.generation, rules)
+    }
+
+    /// One token more for everybody.
+    fn step(&mut self) {
+        if self.begun.is_empty() {
+            return;
+        }
+        let Ok(scores) = self.decoder.step() else { return self.each_alone() };
+        let mut going_on = Vec::with_capacity(self.begun.len());
+        for mut begun in self.begun.drain(..) {
+            match begun.sequence.advance(&mut self.decoder, &scores) {
+                Ok(None) => going_on.push(begun),
+                Ok(Some(written)) => {
+                    let Writing { task, prompt, .. } = &begun.writing;
+                    let answer = self.pipeline.read(task, prompt.len(), &written);
+                    tell(&begun.writing, answer.map_err(ModelError::from));
+                }
+                Err(error) => {
+                    begun.sequence.retire(&mut self.decoder);
+                    tell(&begun.writing, Err(error.into()));
+                }
+            }
+        }
+        self.begun = going_on;
+    }
+
+    /// A step has failed: each is written from the beginning, so that what one is guilty of is nothing to the others.
+    fn each_alone(&mut self) {
+        for mut begun in self.begun.drain(..) {
+            begun.sequence.retire(&mut self.decoder);
+            let Writing { task, media, generation, .. } = &begun.writing;
+            let media: Vec<_> = media.iter().collect();
+            tell(&begun.writing, self.pipeline.ask(task, &media, generation).map_err(ModelError::from));
+        }
+    }
+}
+
+fn demand(writing: &Writing) -> Demand {
+    Sequence::demand(writing.prompt.len(), &writing.generation)
+}
+
+fn tell(writing: &Writing, answer: Result<Answer, ModelError>) {
+    let _ = writing.answer.send((writing.number, answer));
 }

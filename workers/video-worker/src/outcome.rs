@@ -39,6 +39,7 @@ pub fn of_understanding(error: &UnderstandError, on_cpu: bool) -> Verdict {
     match error {
         UnderstandError::Decoder(error) => of_decoding(error),
         UnderstandError::Model { source: ModelError::Gone, .. } => Verdict::Unfit,
+        UnderstandError::Model { source: ModelError::Unwanted, .. } => Verdict::Cancelled,
         UnderstandError::Model { source: ModelError::Refused(Error::Tensor(_)), .. } if !on_cpu => {
             Verdict::Unfit
         }

@@ -274,6 +274,8 @@ mod tests {
             generation: Generation::default(),
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
+            job: String::new(),
+            urgent: false,
             stop: StopFlag::default(),
             tally: Tally::default(),
         }

@@ -260,6 +260,8 @@ impl VideoService {
             generation: item.generation.clone(),
             limits: VideoLimits { max_bytes: self.max_bytes, ..VideoLimits::default() },
             process: self.process.clone(),
+            job: item.job_id.to_string(),
+            urgent: item.priority == Priority::Urgent,
             stop: StopFlag::default(),
             tally: Tally::default(),
         }

@@ -39,6 +39,7 @@ pub struct Settings {
     pub decoder: Decoder,
     pub cache: Cache,
     pub model: Model,
+    pub engine: Engine,
     pub status: Status,
 }
 
@@ -147,6 +148,16 @@ pub struct Model {
     pub dtype: String,
     pub quantize: String,
     pub threads: u16,
+}
+
+/// How much the model does at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Engine {
+    pub rows: usize,
+    pub frames: usize,
+    pub kv_bytes: u64,
+    pub media_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

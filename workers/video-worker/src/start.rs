@@ -11,11 +11,11 @@ use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Stop, Worker};
 
 use crate::decoder::{self, Confinement};
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineLimits};
 use crate::fetch::Inputs;
 use crate::seen::SeenCache;
 use crate::service::{VideoService, Watcher};
-use crate::settings::{Sandbox, Settings};
+use crate::settings::{self, Sandbox, Settings};
 use crate::understand::Model;
 
 /// Queue, ledger and store. None of them need be there when they are opened.
@@ -128,7 +128,7 @@ pub fn worker(
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
     let name = name(settings);
-    let engine = Engine::start(pipeline, settings.worker.items + settings.worker.urgent);
+    let engine = Engine::start(pipeline, limits(settings)).map_err(|e| StartError(e.to_string()))?;
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
     let temporary = match settings.worker.temporary.as_str() {
         "" => std::env::temp_dir(),
@@ -158,6 +158,11 @@ pub fn worker(
         observer: watcher,
         stop,
     })
+}
+
+fn limits(settings: &Settings) -> EngineLimits {
+    let settings::Engine { rows, frames, kv_bytes, media_bytes } = settings.engine;
+    EngineLimits { rows, frames, kv_bytes, media_bytes }
 }
 
 /// What the worker is called.

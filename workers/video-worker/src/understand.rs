@@ -27,10 +27,28 @@ pub struct Request {
     pub generation: Generation,
     pub limits: VideoLimits,
     pub process: ProcessLimits,
+    /// On whose behalf: fair is what is fair between jobs.
+    pub job: String,
+    /// Somebody waits for it.
+    pub urgent: bool,
     /// Looked at between any two steps.
     pub stop: StopFlag,
     /// Told of each of them.
     pub tally: Tally,
+}
+
+/// On whose behalf a model is asked, and whether it is still wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Turn {
+    pub job: String,
+    pub urgent: bool,
+    pub stop: StopFlag,
+}
+
+impl Request {
+    fn turn(&self) -> Turn {
+        Turn { job: self.job.clone(), urgent: self.urgent, stop: self.stop.clone() }
+    }
 }
 
 /// A video or image: where its bytes are, and what it is called.
@@ -60,19 +78,22 @@ pub trait Model: Sync {
     ///
     /// # Errors
     /// The model refuses, or is there no more.
-    fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError>;
+    fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError>;
 
-    /// As [`Pipeline::recall`].
+    /// A medium that was looked at before.
     ///
     /// # Errors
-    /// The model refuses, or is there no more.
+    /// The device refuses.
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError>;
 
-    /// As [`Pipeline::ask`].
-    ///
-    /// # Errors
-    /// The model refuses, or is there no more.
-    fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError>;
+    /// As [`Pipeline::ask`], several tasks of the same media: -> an answer to each, in their order.
+    fn ask(
+        &self,
+        tasks: &[Task],
+        media: &[&Medium],
+        generation: &Generation,
+        turn: &Turn,
+    ) -> Vec<Result<Answer, ModelError>>;
 }
 
 /// Why a model has not looked or answered.
@@ -80,6 +101,9 @@ pub trait Model: Sync {
 pub enum ModelError {
     #[error(transparent)]
     Refused(#[from] Error),
+    /// Whoever asked wants no answer any more.
+    #[error("nobody wants the answer any more")]
+    Unwanted,
     /// The thread that owns it has ended.
     #[error("the model is there no more")]
     Gone,
@@ -94,16 +118,27 @@ impl Model for Pipeline {
         self.prepare(frame)
     }
 
-    fn look(&self, prepared: Vec<Frame>) -> Result<Medium, ModelError> {
+    fn look(&self, prepared: Vec<Frame>, _: &Turn) -> Result<Medium, ModelError> {
         Ok(self.look(&prepared)?)
     }
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        Ok(self.recall(seen.tokens.tensor(self.options())?, seen.frame_times.clone())?)
+        let visual_tokens = seen.tokens.tensor(self.options())?;
+        Ok(Medium { visual_tokens, frame_times: seen.frame_times.clone() })
     }
 
-    fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer, ModelError> {
-        Ok(self.ask(task, media, generation)?)
+    fn ask(
+        &self,
+        tasks: &[Task],
+        media: &[&Medium],
+        generation: &Generation,
+        turn: &Turn,
+    ) -> Vec<Result<Answer, ModelError>> {
+        let ask = |task| match turn.stop.is_set() {
+            true => Err(ModelError::Unwanted),
+            false => Ok(self.ask(task, media, generation)?),
+        };
+        tasks.iter().map(ask).collect()
     }
 }
 
@@ -129,6 +164,7 @@ impl UnderstandError {
         match self {
             UnderstandError::Decoder(e) => e.code(),
             UnderstandError::Model { source: ModelError::Refused(error), .. } => error.code(),
+            UnderstandError::Model { source: ModelError::Unwanted, .. } => "stopped",
             UnderstandError::Model { source: ModelError::Gone, .. } => "model_gone",
             UnderstandError::TooManyFrames { .. } => "limit_frames",
             UnderstandError::NoFrames { .. } => "no_frames",
@@ -253,7 +289,7 @@ impl Understander<'_> {
         let Progress { answers, videos, warnings, timing, seen, recalled, .. } = progress;
         // A child that was killed because nobody wants its frames is no crash of the video.
         let error = result.err().map(|e| match e {
-            UnderstandError::Decoder(_) if stop.is_set() => {
+            UnderstandError::Decoder(_) | UnderstandError::Model { .. } if stop.is_set() => {
                 UnderstandError::Stopped { path: input.first().cloned().unwrap_or_default() }
             }
             other => other,
@@ -344,7 +380,7 @@ impl Understander<'_> {
             return Ok(false);
         }
         let range = (window.start, window.end);
-        let medium = self.look(source, window.frames, progress)?;
+        let medium = self.look(source, request, window.frames, progress)?;
         progress.windows.push(SeenWindow {
             start: window.start,
             end: window.end,
@@ -381,7 +417,7 @@ impl Understander<'_> {
             if prepared.is_empty() {
                 return Err(UnderstandError::NoFrames { path: source.name.clone() });
             }
-            media.push(self.look(source, prepared, progress)?);
+            media.push(self.look(source, request, prepared, progress)?);
         }
         let Some(first) = sources.first() else { return Ok(()) };
         let range = sampled_range(request, longest);
@@ -402,10 +438,12 @@ impl Understander<'_> {
     fn look(
         &self,
         source: &Source,
+        request: &Request,
         frames: Vec<Frame>,
         progress: &mut Progress,
     ) -> Result<Medium, UnderstandError> {
-        timed(&mut progress.timing.encode_s, || self.model.look(frames)).map_err(|e| model_error(source, e))
+        timed(&mut progress.timing.encode_s, || self.model.look(frames, &request.turn()))
+            .map_err(|e| model_error(source, e))
     }
 
     fn ask_all(
@@ -416,11 +454,12 @@ impl Understander<'_> {
         (start, end): (f64, f64),
         progress: &mut Progress,
     ) -> Result<(), UnderstandError> {
-        for task in &request.tasks {
-            go_on(source, request)?;
-            let answer =
-                timed(&mut progress.timing.answer_s, || self.model.ask(task, media, &request.generation))
-                    .map_err(|e| model_error(source, e))?;
+        go_on(source, request)?;
+        let answers = timed(&mut progress.timing.answer_s, || {
+            self.model.ask(&request.tasks, media, &request.generation, &request.turn())
+        });
+        for (task, answer) in request.tasks.iter().zip(answers) {
+            let answer = answer.map_err(|e| model_error(source, e))?;
             request.tally.answer(answer.completion_tokens);
             progress.answers.push(AnswerReport {
                 question: match task {
