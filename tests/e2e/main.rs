@@ -7,6 +7,7 @@ mod bad_inputs;
 mod bad_models;
 mod bad_use;
 mod decoder_child;
+mod engine;
 mod fuzz_seeds;
 mod hostile;
 mod mini;
