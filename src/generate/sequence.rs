@@ -17,7 +17,7 @@ pub struct Sequence {
 }
 
 enum Choice {
-    Draw(Draw),
+    Draw(Box<Draw>),
     Search(Search),
 }
 
@@ -49,9 +49,11 @@ impl Sequence {
             Strategy::Beam { beams, length_penalty } if beams > 1 => {
                 Choice::Search(Search::new(beams, length_penalty, new_tokens))
             }
-            Strategy::Greedy {} | Strategy::Beam { .. } => Choice::Draw(Draw::likeliest(new_tokens)),
+            Strategy::Greedy {} | Strategy::Beam { .. } => {
+                Choice::Draw(Box::new(Draw::likeliest(new_tokens)))
+            }
             Strategy::Sample { temperature, top_k, top_p, seed } => {
-                Choice::Draw(Draw::sampled(temperature, top_k, top_p, seed, new_tokens))
+                Choice::Draw(Box::new(Draw::sampled(temperature, top_k, top_p, seed, new_tokens)))
             }
         };
         Ok(Self { rows: vec![row], choice, rules: rules.clone() })
