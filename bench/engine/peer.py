@@ -84,7 +84,8 @@ class Bench:
             model = Flamingo(shape).to(**self.to).eval()
         for part in ("resampler", "cross_attention", "language"):
             check(self.report, part, getattr(model, part))
-        patches = -(-shape["vision"]["size"] // 32) ** 2
+        patches = -(-shape["vision"]["size"] // 32)
+        patches *= patches
         width = shape["vision"]["widths"][-1] if shape["vision"]["features"] == "final_stage" else shape["vision"]["final_width"]
         if self.batches("resampler"):
             features = torch.rand(1, FRAMES, patches, width, **self.to)
