@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use flamingo::generate::{Decoder, Generation, RowId, Scores, Strategy, TokenRules, generate};
+use flamingo::generate::{Decoder, Demand, Generation, RowId, Scores, Strategy, TokenRules, generate};
 use flamingo::model::{Flamingo, MediaKeys};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
@@ -96,12 +96,19 @@ pub struct Reader<'m> {
 }
 
 impl Reader<'_> {
-    /// `batch` prompts through the model, in one pass if they are short, up to the scores of their next tokens.
+    /// `batch` prompts through the model, up to the scores of their next tokens. The decoder takes as many in one pass as it
+    /// likes; the floor is that of one pass.
     pub fn prefill(&self, timer: &Timer, batch: usize) -> anyhow::Result<Row> {
         let media = self.media(batch)?;
+        let mut decoder = self.decoder(batch)?;
         let seconds = timer.repeat(|| {
-            let mut decoder = Decoder::new(self.model);
-            timer.time(|| self.admit(&mut decoder, &media).map(drop))
+            let mut next = Vec::new();
+            let seconds = timer.time(|| {
+                next = self.admit(&mut decoder, &media)?;
+                Ok(())
+            })?;
+            next.into_iter().for_each(|(row, _)| decoder.retire(row));
+            Ok(seconds)
         })?;
         let units = (batch * self.prompt_tokens) as f64;
         let work = vec![self.subject.counter().pass(batch, self.prompt_tokens, 0)];
@@ -111,7 +118,7 @@ impl Reader<'_> {
     /// One more token for each of `batch` rows that have read their prompts.
     pub fn decode(&self, timer: &Timer, batch: usize) -> anyhow::Result<Row> {
         let media = self.media(batch)?;
-        let mut decoder = Decoder::new(self.model);
+        let mut decoder = self.decoder(batch)?;
         let (mut next, mut past, mut pasts) = (Vec::new(), usize::MAX, Vec::new());
         let seconds = timer.repeat(|| {
             if past >= self.prompt_tokens + STEPS {
@@ -166,10 +173,15 @@ impl Reader<'_> {
         Ok(frames.len())
     }
 
+    fn decoder(&self, rows: usize) -> flamingo::Result<Decoder<'_>> {
+        let demand = Demand { prompt: self.prompt_tokens, new_tokens: STEPS, rows: 1 };
+        Decoder::new(self.model, rows * demand.blocks())
+    }
+
     /// Reads the prompts of new rows to the end: -> the rows and what each goes on with.
     fn admit(&self, decoder: &mut Decoder, media: &[Arc<MediaKeys>]) -> flamingo::Result<Vec<(RowId, u32)>> {
         for medium in media {
-            decoder.admit(self.prompt(), vec![medium.clone()], STEPS)?;
+            decoder.admit(self.prompt(), vec![medium.clone()], STEPS, 1)?;
         }
         let mut next = Vec::new();
         while next.len() < media.len() {
