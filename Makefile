@@ -7,7 +7,7 @@
 #
 # Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test soak fuzz lint fmt bench-decode bench-service packages servers model training
+.PHONY: demo test soak fuzz lint fmt bench-decode bench-engine bench-service packages servers model training
 
 demo: packages model
 	scripts/demo.sh
@@ -44,6 +44,10 @@ fmt:
 
 bench-decode: packages
 	bench/decode/run.sh
+
+# The model beside its floors and beside PyTorch.
+bench-engine: model
+	bench/engine/run.sh
 
 bench-service: servers
 	bench/service/run.sh

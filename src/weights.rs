@@ -15,13 +15,13 @@ use candle_nn::Init;
 
 use crate::error::{Result, WeightsError};
 use files::{Stored, first_line, list};
-use init::initial_value;
+use init::{PATTERN, initial_value, repeated};
 
 mod pickle;
 mod files;
 mod init;
 
-pub use files::{open_gguf, sha256, verify_sha256};
+pub use files::{kept_as, open_gguf, sha256, verify_sha256};
 
 /// What becomes of a tensor's name when a file is opened.
 pub enum Rename {
@@ -73,6 +73,8 @@ enum Tensors {
         seed: u64,
         vars: Mutex<BTreeMap<String, Var>>,
     },
+    /// A short run of numbers in -1..1 on the device, of which every tensor is made.
+    Placeholder(Tensor),
 }
 
 impl Weights {
@@ -119,6 +121,18 @@ impl Weights {
         Self::from_source(format!("seed {seed}"), device, dtype, Quantization::Dequantize, tensors)
     }
 
+    /// Every tensor made on the device from one short run of numbers, as large as its initialiser's: for measuring how
+    /// fast a model of some shape is that nobody has trained. Frozen, and made as fast as memory is written.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn placeholder(device: &Device, dtype: DType) -> Result<Self> {
+        let tensors = Tensors::Placeholder(
+            Tensor::rand(-1f32, 1f32, PATTERN, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,
+        );
+        Ok(Self::from_source("placeholder".into(), device, dtype, Quantization::Dequantize, tensors))
+    }
+
     fn from_source(
         origin: String,
         device: &Device,
@@ -162,6 +176,7 @@ impl Weights {
                 let var = Var::from_tensor(&value.to_device(self.device())?)?;
                 Ok(vars.entry(full).or_insert(var).as_tensor().clone())
             }
+            Tensors::Placeholder(pattern) => Ok(repeated(pattern, &shape, init)?),
             Tensors::Stored(stored) => {
                 let place = self.place(stored, &full, &shape)?;
                 let tensor = place.read(self.device()).map_err(|e| self.unreadable(&full, e))?;
@@ -219,7 +234,7 @@ impl Weights {
     pub fn vars(&self) -> BTreeMap<String, Var> {
         match &self.source.tensors {
             Tensors::Random { vars, .. } => vars.lock().expect("weights lock").clone(),
-            Tensors::Stored(_) => BTreeMap::new(),
+            Tensors::Stored(_) | Tensors::Placeholder(_) => BTreeMap::new(),
         }
     }
 

@@ -16,6 +16,7 @@ use crate::weights::Quantization;
 
 pub mod native;
 pub mod mini;
+pub mod shape;
 
 /// Where and how a model runs.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{About, CONFIG, LoadOptions, Loaded, config_error};
+use super::{About, CONFIG, LoadOptions, Loaded, config_error, read_config};
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::TokenRules;
 use crate::language::{self, Tokenizer};
@@ -63,12 +63,37 @@ pub struct TokenNames {
     pub stop: Vec<String>,
 }
 
+impl NativeConfig {
+    /// The description in a model directory.
+    ///
+    /// # Errors
+    /// There is none, it is of another family, or it contradicts itself.
+    pub fn read(directory: &Path) -> Result<Self> {
+        Self::check(directory, read_config(directory)?)
+    }
+
+    fn check(directory: &Path, config: Value) -> Result<Self> {
+        let error = |reason| config_error(directory, reason);
+        let config: Self = serde_json::from_value(config).map_err(|e| error(e.to_string()))?;
+        config.model.check().map_err(error)?;
+        config.prompt.check().map_err(error)?;
+        Ok(config)
+    }
+
+    /// The trained parts, nothing of them read yet.
+    ///
+    /// # Errors
+    /// The file is missing or malformed.
+    pub fn adapters(&self, directory: &Path, options: &LoadOptions) -> Result<Weights> {
+        let files = [directory.join(&self.adapters.file)];
+        let unused = |name: &str| name.strip_prefix("vision.").is_some_and(|n| self.vision.ignores(n));
+        let rename = |name: &str| if unused(name) { Rename::Ignore } else { Rename::To(name.into()) };
+        Weights::open(&files, &options.device, options.dtype, Quantization::Dequantize, &rename)
+    }
+}
+
 pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Result<Loaded> {
-    let config: NativeConfig =
-        serde_json::from_value(config).map_err(|e| config_error(directory, e.to_string()))?;
-    let error = |reason| config_error(directory, reason);
-    config.model.check().map_err(error)?;
-    config.prompt.check().map_err(error)?;
+    let config = NativeConfig::check(directory, config)?;
     let mut hashes = Vec::new();
     for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
         if let Some(expected) = &weights.sha256 {
@@ -76,10 +101,7 @@ pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Re
             hashes.push((role.to_string(), expected.to_ascii_lowercase()));
         }
     }
-    let files = [directory.join(&config.adapters.file)];
-    let vision_ignores = |name: &str| name.strip_prefix("vision.").is_some_and(|n| config.vision.ignores(n));
-    let rename = |name: &str| if vision_ignores(name) { Rename::Ignore } else { Rename::To(name.into()) };
-    let weights = Weights::open(&files, &options.device, options.dtype, Quantization::Dequantize, &rename)?;
+    let weights = config.adapters(directory, options)?;
     let loaded = assemble(directory, &config, options, &weights, hashes)?;
     weights.finish()?;
     Ok(loaded)

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value};
+use candle_core::{DType, Device};
 
 use super::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::error::{Error, Result};
-use crate::weights::{Rename, open_gguf};
+use crate::weights::{Quantization, Rename, kept_as, open_gguf};
 
 /// The header of a GGUF file.
 pub struct Gguf {
@@ -82,6 +83,21 @@ impl Gguf {
             false => RopeScaling::None,
         };
         Ok(Rope { theta, style: RopeStyle::Interleaved, scaling })
+    }
+
+    /// Bytes of the weights that every pass reads, as they lie on `device`: all but an embedding that is only looked up in.
+    pub fn bytes_per_pass(&self, device: &Device, dtype: DType, quantization: Quantization) -> usize {
+        let tensors = &self.content.tensor_infos;
+        let tied = !tensors.contains_key("output.weight");
+        let read = tensors.iter().filter(|(name, _)| tied || *name != "token_embd.weight");
+        read.map(|(_, info)| {
+            let (numbers, kept) = (info.shape.elem_count(), kept_as(info.ggml_dtype, device));
+            match quantization {
+                Quantization::Keep if kept.block_size() > 1 => numbers / kept.block_size() * kept.type_size(),
+                _ => numbers * dtype.size_in_bytes(),
+            }
+        })
+        .sum()
     }
 
     /// Names this file in an error about what it says.

@@ -24,7 +24,7 @@ pub use tokenizer::Tokenizer;
 
 use gguf::Gguf;
 use hugging_face::ModelDirectory;
-use llama::Llama;
+use llama::{Llama, LlamaConfig};
 
 /// Loads a language model and its tokenizer: a `.gguf` file, or a directory with `config.json`, `tokenizer.json` and
 /// safetensors.
@@ -89,6 +89,25 @@ fn build_directory(
             Ok(Box::new(model))
         }
         other => Err(directory.error(format!("unknown model type `{other}`"))),
+    }
+}
+
+/// The sizes of the language model at `path`, without its weights.
+///
+/// # Errors
+/// As [`build`], as far as the description goes.
+pub fn sizes(path: &Path) -> Result<LlamaConfig> {
+    if path.is_dir() {
+        let directory = ModelDirectory::open(path)?;
+        return match directory.model_type()? {
+            "llama" => directory.llama_config(),
+            other => Err(directory.error(format!("unknown model type `{other}`"))),
+        };
+    }
+    let gguf = Gguf::open(path)?;
+    match gguf.architecture()? {
+        "llama" => gguf.llama_config(),
+        other => Err(gguf.error(format!("unknown architecture `{other}`"))),
     }
 }
 

@@ -44,19 +44,16 @@ impl Stored {
         }
     }
 
-    /// The tensor in the file's quantisation, if it has one, or the nearest that is fast on the CPU: neither candle nor
-    /// `kernels/quantized.rs` has a vector kernel for the formats below.
+    /// The tensor in the file's quantisation, if it has one, or in what that is [`kept_as`].
     pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<QTensor>> {
         let Stored::Gguf { path, content, name } = self else { return Ok(None) };
         if content.tensor_infos[name].ggml_dtype.block_size() == 1 {
             return Ok(None);
         }
         let stored = read_gguf(path, content, name, device)?;
-        match stored.dtype() {
-            GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1 if device.is_cpu() => {
-                QTensor::quantize(&stored.dequantize(device)?, GgmlDType::Q8_0).map(Some)
-            }
-            _ => Ok(Some(stored)),
+        match kept_as(stored.dtype(), device) {
+            same if same == stored.dtype() => Ok(Some(stored)),
+            other => QTensor::quantize(&stored.dequantize(device)?, other).map(Some),
         }
     }
 
@@ -68,6 +65,15 @@ impl Stored {
         }
         let (a, b) = (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
         Ok(a.eq(&b)?.to_dtype(DType::U32)?.sum_all()?.to_scalar::<u32>()? as usize == a.elem_count())
+    }
+}
+
+/// The quantisation in which a matrix of a file lies on `device`: its own, or the nearest that is fast on the CPU. Neither
+/// candle nor `kernels/quantized.rs` has a vector kernel for the formats that are changed here.
+pub fn kept_as(format: GgmlDType, device: &Device) -> GgmlDType {
+    match format {
+        GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1 if device.is_cpu() => GgmlDType::Q8_0,
+        same => same,
     }
 }
 

@@ -28,6 +28,25 @@ pub(super) fn initial_value(seed: u64, name: &str, shape: &Shape, init: Init) ->
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
+/// Numbers in the run that [`repeated`] repeats: a prime, so that no two rows of a matrix are equal.
+pub(super) const PATTERN: usize = 65_537;
+
+/// The run `pattern` of numbers in -1..1, scaled to the mean and the deviation of `init`, over and over.
+pub(super) fn repeated(pattern: &Tensor, shape: &Shape, init: Init) -> candle_core::Result<Tensor> {
+    let half_width = |stdev: f64| 3f64.sqrt() * stdev;
+    let (mean, half) = match init {
+        Init::Const(value) => (value, 0.0),
+        Init::Uniform { lo, up } => ((lo + up) / 2.0, (up - lo) / 2.0),
+        Init::Randn { mean, stdev } => (mean, half_width(stdev)),
+        Init::Kaiming { fan, non_linearity, .. } => {
+            (0.0, half_width(non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt()))
+        }
+    };
+    let (n, run) = (shape.elem_count(), pattern.elem_count());
+    let scaled = pattern.affine(half, mean)?;
+    scaled.broadcast_as((n.div_ceil(run), run))?.flatten_all()?.narrow(0, 0, n)?.reshape(shape)
+}
+
 fn normal(rng: &mut StdRng, n: usize, mean: f64, stdev: f64) -> Vec<f32> {
     (0..n).map(|_| (mean + stdev * rng.sample::<f64, _>(StandardNormal)) as f32).collect()
 }

@@ -188,3 +188,18 @@ fn random_values_depend_on_seed_and_name_alone() {
     assert_ne!(one[0], one[1], "names differ");
     assert_ne!(one[0], take(8, &["a"])[0], "seeds differ");
 }
+
+#[test]
+fn placeholders_are_frozen_and_as_large_as_their_initialisers() {
+    let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
+    let get = |name: &str, init| weights.get((300, 700), name, init).unwrap();
+    let spread = get("a", Init::Randn { mean: 2.0, stdev: 0.5 });
+    assert!(!spread.track_op());
+    let mean = spread.mean_all().unwrap().to_scalar::<f32>().unwrap();
+    let deviation = (&spread - 2.0).unwrap().sqr().unwrap().mean_all().unwrap().sqrt().unwrap();
+    let deviation = deviation.to_scalar::<f32>().unwrap();
+    assert!((mean - 2.0).abs() < 0.02 && (deviation - 0.5).abs() < 0.02, "{mean} {deviation}");
+    let rows = spread.to_vec2::<f32>().unwrap();
+    assert_ne!(rows[0], rows[1]);
+    assert_eq!(get("b", Init::Const(1.5)).max_all().unwrap().to_scalar::<f32>().unwrap(), 1.5);
+}

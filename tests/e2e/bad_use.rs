@@ -55,3 +55,13 @@ fn places() {
     check(&format!("caption {}", folder.path().display()), "no video or image found");
     check("caption CLIP --model nowhere", "nowhere: no such model directory; name one with --model");
 }
+
+#[test]
+fn benches() {
+    check("bench --shape huge", "possible values: mini, 3b, 9b, 80b-layer");
+    check("bench --rows speed", "possible values: encoder, resampler");
+    check("bench --batch 1,0", "0 is not in 1..=1024");
+    check("bench --seconds 0", "above 0");
+    check("bench --shape mini --dtype bf16", "no convolution in bf16 on cpu");
+    check("bench --model nowhere", "nowhere: no such model directory; name one with --model");
+}

@@ -89,13 +89,20 @@ pub fn parse_device(text: &str) -> Result<DeviceName, String> {
 impl ModelArgs {
     pub fn load(&self) -> anyhow::Result<Pipeline> {
         self.device.settle_threads()?;
+        self.check_directory()?;
+        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+    }
+
+    /// # Errors
+    /// [`BadUse`]: there is no such directory.
+    pub fn check_directory(&self) -> anyhow::Result<()> {
         if !self.model.is_dir() {
             let model = self.model.display();
             bail!(BadUse(format!(
                 "{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`"
             )));
         }
-        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+        Ok(())
     }
 
     /// As [`load`](Self::load), for answers: says so when the model cannot see.
@@ -212,7 +219,7 @@ fn parse_finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| "expected a number".into())
 }
 
-fn parse_positive(text: &str) -> Result<f64, String> {
+pub fn parse_positive(text: &str) -> Result<f64, String> {
     parse_finite(text).ok().filter(|n| *n > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
 

@@ -12,6 +12,7 @@ mod output;
 mod understand;
 mod frames;
 mod model;
+mod bench;
 #[cfg(feature = "train")]
 mod train;
 #[cfg(feature = "service")]
@@ -36,6 +37,8 @@ enum Command {
     /// Look into model directories, trace them, make new ones.
     #[command(subcommand)]
     Model(model::Model),
+    /// Measure how fast a model runs here, beside what the machine could do.
+    Bench(bench::Bench),
     /// Train a model, or go on with a training that was interrupted.
     #[cfg(feature = "train")]
     Train(train::Train),
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Command::Ask(command) => command.run(),
         Command::Frames(command) => command.run(),
         Command::Model(command) => command.run(),
+        Command::Bench(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Train(command) => command.run(),
         #[cfg(feature = "train")]

@@ -1,0 +1,32 @@
+#!/bin/sh
+# Our engine and PyTorch on the same shape; results in bench/results/engine.md and engine.json.
+# `bench/engine/run.sh [--device cuda]`. ROUNDS and SECONDS_PER_ROW say how much, SUBJECTS (a line each) what: arguments of
+# `flamingo bench`, all of one shape. PYTHON names an interpreter that has requirements.txt; without it a venv is made in target/.
+set -eu
+cd "$(dirname "$0")/../.."
+device=cpu features=
+case "${1:-} ${2:-}" in
+"--device cuda"*) device=$2 features="--features flamingo-cli/cuda" ;;
+" " | "--device cpu") ;;
+*) echo "usage: $0 [--device cuda]" >&2 && exit 2 ;;
+esac
+venv=target/engine-venv
+if [ -z "${PYTHON:-}" ]; then
+    [ -x $venv/bin/python ] || python3 -m venv $venv
+    $venv/bin/pip install -q -r bench/engine/requirements.txt
+    PYTHON=$venv/bin/python
+fi
+# shellcheck disable=SC2086
+cargo build --locked --release --workspace $features
+dense="--model models/flamingo-mini --quantize none"
+quantised="--model models/flamingo-mini"
+subjects=${SUBJECTS:-"$dense
+$quantised"}
+set --
+while IFS= read -r subject; do
+    set -- "$@" --subject "$subject"
+done <<END
+$subjects
+END
+exec "$PYTHON" bench/engine/compare.py --ours target/release/flamingo --out bench/results --device "$device" \
+    --rounds "${ROUNDS:-3}" --seconds "${SECONDS_PER_ROW:-2}" "$@"

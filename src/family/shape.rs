@@ -1,0 +1,175 @@
+//! Sizes of a whole Flamingo without its weights: what its speed depends on.
+
+use std::path::Path;
+
+use super::native::NativeConfig;
+use crate::error::Result;
+use crate::kernels::activation::Activation;
+use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
+use crate::language::sizes;
+use crate::model::{CrossAttentionConfig, Flamingo, FlamingoConfig, MediaRule, Placement, ResamplerConfig};
+use crate::vision::{self, Fit, Preprocess, VisionConfig, nfnet};
+use crate::weights::Weights;
+
+/// The sizes of vision encoder, resampler, gated cross-attention and language model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    pub name: String,
+    pub vision: VisionConfig,
+    pub model: FlamingoConfig,
+    pub language: LlamaConfig,
+}
+
+/// Which token marks a medium in a model that has no tokenizer.
+pub const MEDIA_TOKEN: u32 = 0;
+
+/// A language model of the paper (table 4 of its second version): layers, width, heads of 128, feed-forward width.
+///
+/// The paper's layers are Chinchilla's: relative positions and a feed-forward of two matrices. Ours are Llama's, rotary
+/// and with a gated feed-forward of three, as wide as gives the whole the number of parameters that the paper states:
+/// 1.4, 7.1 and 70 billion. The embedding has 32,000 rows and is the head too.
+struct Chinchilla {
+    layers: usize,
+    width: usize,
+    ffn_width: usize,
+    /// A gated cross-attention stands before the first layer and every so many further ones.
+    every: usize,
+}
+
+impl Shape {
+    /// The shapes that [`named`](Self::named) knows.
+    pub const NAMES: [&str; 4] = ["mini", "3b", "9b", "80b-layer"];
+
+    /// `mini` is flamingo-mini, dense; `3b` and `9b` are the paper's; `80b-layer` is the largest's, cut to its first
+    /// layer and the gated cross-attention before it.
+    pub fn named(name: &str) -> Option<Self> {
+        let paper = match name {
+            "mini" => return Some(Self::mini()),
+            "3b" => Chinchilla { layers: 24, width: 2048, ffn_width: 49 * 128, every: 1 },
+            "9b" => Chinchilla { layers: 40, width: 4096, ffn_width: 68 * 128, every: 4 },
+            "80b-layer" => Chinchilla { layers: 1, width: 8192, ffn_width: 192 * 128, every: 7 },
+            _ => return None,
+        };
+        Some(paper.shape(name))
+    }
+
+    /// The shape of a model directory, from its descriptions alone.
+    ///
+    /// # Errors
+    /// As [`family::open`](super::open), as far as the descriptions go.
+    pub fn of(directory: &Path) -> Result<Self> {
+        let config = NativeConfig::read(directory)?;
+        let language = sizes(&directory.join(&config.language.file))?;
+        Ok(Self { name: config.name, vision: config.vision, model: config.model, language })
+    }
+
+    fn mini() -> Self {
+        let NativeConfig { vision, model, .. } = NativeConfig::mini("mini", Default::default());
+        let language = LlamaConfig {
+            vocabulary: 49_152,
+            width: 576,
+            ffn_width: 1536,
+            layers: 30,
+            heads: 9,
+            kv_heads: 3,
+            head_width: 64,
+            max_positions: 8192,
+            norm_eps: 1e-5,
+            rope: Rope { theta: 1e5, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
+            tied: true,
+        };
+        Self { name: "mini".into(), vision, model, language }
+    }
+
+    /// The model of this shape. [`MEDIA_TOKEN`] marks its media.
+    ///
+    /// # Errors
+    /// The device refuses, or `weights` lack a tensor.
+    pub fn build(&self, weights: &Weights) -> Result<Flamingo> {
+        let vision = vision::build(&self.vision, &weights.pp("vision"))?;
+        let language = Llama::new(self.language.clone(), &weights.pp("language"))?;
+        let rule = MediaRule { media_token: MEDIA_TOKEN, forget_token: None };
+        Flamingo::new(&self.model, vision, Box::new(language), rule, weights)
+    }
+}
+
+impl Chinchilla {
+    fn shape(self, name: &str) -> Shape {
+        let heads = self.width / 128;
+        let cross_attention = CrossAttentionConfig {
+            placement: Placement { every: self.every, first: 0 },
+            heads,
+            head_width: 128,
+            feed_forward_multiple: 4,
+            activation: Activation::SquaredRelu,
+        };
+        let language = LlamaConfig {
+            vocabulary: 32_000,
+            width: self.width,
+            ffn_width: self.ffn_width,
+            layers: self.layers,
+            heads,
+            kv_heads: heads,
+            head_width: 128,
+            max_positions: 2048,
+            norm_eps: 1e-5,
+            rope: Rope { theta: 1e4, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
+            tied: true,
+        };
+        let model = FlamingoConfig { resampler: paper_resampler(), cross_attention };
+        Shape { name: name.into(), vision: paper_vision(), model, language }
+    }
+}
+
+/// NFNet-F6 at 320 pixels, after its final convolution: that is what has the 435 million parameters of the paper.
+fn paper_vision() -> VisionConfig {
+    let preprocess =
+        Preprocess { fit: Fit::Pad, size: 320, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
+    VisionConfig::Nfnet(nfnet::Config {
+        variant: nfnet::Variant::F6,
+        features: nfnet::Features::FinalConv,
+        preprocess,
+    })
+}
+
+/// Heads of 128 as in the paper's first version: with the projection of 3072 features to 1536 that makes its 194 million
+/// parameters; the 96 of the second version do not.
+fn paper_resampler() -> ResamplerConfig {
+    ResamplerConfig {
+        width: 1536,
+        depth: 6,
+        heads: 16,
+        head_width: 128,
+        latents: 64,
+        frames: 8,
+        feed_forward_multiple: 4,
+        activation: Activation::SquaredRelu,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+
+    #[test]
+    fn every_name_is_a_shape_that_holds_together() {
+        for name in Shape::NAMES {
+            let shape = Shape::named(name).expect(name);
+            assert_eq!(shape.name, name);
+            shape.model.check().unwrap();
+            shape.language.check().unwrap();
+        }
+        assert_eq!(Shape::named("80b"), None);
+    }
+
+    #[test]
+    fn mini_is_the_language_model_that_ships_and_runs_without_its_weights() {
+        let shape = Shape::named("mini").unwrap();
+        let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
+        let model = shape.build(&weights).unwrap();
+        assert_eq!(weights.parameters()["language"], 134_515_008, "SmolLM2-135M");
+        assert_eq!(model.cross_attention_layers(), [15, 18, 21, 24, 27]);
+    }
+}

@@ -1,0 +1,111 @@
+//! What the machine can do: the operations and the bytes per second that the floors stand on.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Tensor};
+
+use super::work::Work;
+
+/// Side of the square matrices that are multiplied.
+const CPU_SIDE: usize = 1536;
+const CUDA_SIDE: usize = 8192;
+/// Bytes that are read on the CPU: more than a last-level cache.
+const CPU_BYTES: usize = 512 << 20;
+/// Bytes that are copied on a GPU.
+const CUDA_BYTES: usize = 1 << 30;
+/// Repetitions of each, of which the best counts; on a busy machine more are needed to meet a good moment.
+const LEAST: usize = 3;
+const TIME: Duration = Duration::from_millis(400);
+
+/// Both with the device and the threads, and the operations in the dtype, of the rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Peaks {
+    /// Per second.
+    pub operations: f64,
+    /// Bytes per second.
+    pub bandwidth: f64,
+}
+
+/// What keeps a stage from being faster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    Compute,
+    Memory,
+}
+
+/// Operations per second of one large matrix product.
+///
+/// # Errors
+/// The device refuses.
+pub fn operations(device: &Device, dtype: DType) -> candle_core::Result<f64> {
+    let side = if device.is_cpu() { CPU_SIDE } else { CUDA_SIDE };
+    let matrix = Tensor::rand(-1f32, 1f32, (side, side), device)?.to_dtype(dtype)?;
+    let seconds = best(device, || matrix.matmul(&matrix).map(drop))?;
+    Ok(2.0 * (side as f64).powi(3) / seconds)
+}
+
+/// Bytes per second, of reading on the CPU and of copying on a GPU.
+///
+/// # Errors
+/// The device refuses.
+pub fn bandwidth(device: &Device) -> candle_core::Result<f64> {
+    let (bytes, seconds) = if device.is_cpu() { (CPU_BYTES, read()) } else { copy(device)? };
+    Ok(bytes as f64 / seconds)
+}
+
+impl Peaks {
+    /// Seconds that `work` takes at least, and why.
+    pub fn floor(&self, work: &Work) -> (f64, Bound) {
+        let (compute, memory) = (work.operations / self.operations, work.bytes / self.bandwidth);
+        if compute >= memory { (compute, Bound::Compute) } else { (memory, Bound::Memory) }
+    }
+}
+
+/// Seconds of the fastest of some runs after one that warms up.
+fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<f64> {
+    run()?;
+    device.synchronize()?;
+    let (begin, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
+    while runs < LEAST || begin.elapsed() < TIME {
+        let start = Instant::now();
+        run()?;
+        device.synchronize()?;
+        best = best.min(start.elapsed().as_secs_f64());
+        runs += 1;
+    }
+    Ok(best)
+}
+
+/// Every thread reads its share of the bytes once.
+fn read() -> f64 {
+    let numbers = vec![1u64; CPU_BYTES / 8];
+    let share = numbers.len().div_ceil(candle_core::utils::get_num_threads());
+    let sum = |part: &[u64]| part.iter().fold(0u64, |sum, n| sum.wrapping_add(*n));
+    let pass = || {
+        std::thread::scope(|scope| {
+            for part in numbers.chunks(share) {
+                scope.spawn(move || std::hint::black_box(sum(part)));
+            }
+        });
+        Ok(())
+    };
+    best(&Device::Cpu, pass).expect("reading memory does not fail")
+}
+
+/// Bytes read and written, and the seconds for it.
+fn copy(device: &Device) -> candle_core::Result<(usize, f64)> {
+    let bytes = Tensor::zeros(CUDA_BYTES / 4, DType::F32, device)?;
+    Ok((2 * CUDA_BYTES, best(device, || bytes.copy().map(drop))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_of_products_and_bytes_is_the_floor() {
+        let peaks = Peaks { operations: 100.0, bandwidth: 10.0 };
+        assert_eq!(peaks.floor(&Work { operations: 300.0, bytes: 20.0 }), (3.0, Bound::Compute));
+        assert_eq!(peaks.floor(&Work { operations: 300.0, bytes: 40.0 }), (4.0, Bound::Memory));
+    }
+}
