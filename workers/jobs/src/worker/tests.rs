@@ -8,6 +8,8 @@ use crate::job::{ItemState, SecretUrl};
 use crate::ledger::LedgerSettings;
 use crate::queue::MemoryQueue;
 
+mod outbox;
+
 /// Items are called `good-1`, `retry-2` and so on: what stands before the dash is what happens to them.
 struct Scripted {
     items: Vec<Vec<&'static str>>,
