@@ -140,9 +140,11 @@ pub enum Outcome<R> {
         after: Option<Duration>,
         why: Failure,
     },
+    /// There is no room for it here now: again later, not counted.
+    Later(Failure),
     /// It will never succeed.
     Reject(Failure),
-    /// This worker is broken: the item goes to another, and this one ends.
+    /// This worker is broken: the item goes to another and has lost a worker, not an attempt; and this one ends.
     Unfit(Failure),
     /// Somebody wanted it to end: it goes back, not counted.
     Cancelled,
@@ -213,7 +215,7 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// Attempts that an item has.
     pub attempts: u32,
-    /// Workers that may be lost over an item.
+    /// Workers that may be lost over an item, without a word or as unfit.
     pub losses: u32,
     pub backoff: Backoff,
     /// How long a step insists on ledger, store and queue before its message goes back.

@@ -27,7 +27,7 @@ mod sweep;
 mod contract;
 
 pub use error::LedgerError;
-pub use items::{ClaimedItem, ItemClaim};
+pub use items::{ClaimedItem, ItemClaim, Toll};
 pub use jobs::{Accepted, JobClaim};
 pub use outbox::News;
 pub use record::{ItemRecord, JobRecord};

@@ -62,7 +62,10 @@ pub(super) async fn a_job_goes_through_its_states(place: Place) {
     assert!(ledger.any_open(&id).await.unwrap());
     let early = claim_job(&ledger, &id, T0 + 6).await;
     assert!(ledger.finalize(&early, T0 + 6).await.unwrap().is_none(), "an item is open");
-    assert!(!ledger.finish(&early, &JobEnd::Succeeded, &news(), T0 + 6).await.unwrap(), "it is not finalizing");
+    assert!(
+        !ledger.finish(&early, &JobEnd::Succeeded, &news(), T0 + 6).await.unwrap(),
+        "it is not finalizing"
+    );
     assert!(ledger.release_job(&early, None).await.unwrap());
     assert!(ledger.end_item(&items[1], &ItemEnd::Failed(failure.clone()), T0 + 7).await.unwrap());
     assert!(!ledger.any_open(&id).await.unwrap());
@@ -72,7 +75,10 @@ pub(super) async fn a_job_goes_through_its_states(place: Place) {
     assert_eq!((record.state, record.total), (JobState::Finalizing, Some(2)));
     assert!(ledger.finalize(&gathering, T0 + 9).await.unwrap().is_some(), "again, after a crash");
     assert!(ledger.finish(&gathering, &JobEnd::PartiallySucceeded, &news(), T0 + 10).await.unwrap());
-    assert!(ledger.finish(&gathering, &JobEnd::PartiallySucceeded, &news(), T0 + 11).await.unwrap(), "said again");
+    assert!(
+        ledger.finish(&gathering, &JobEnd::PartiallySucceeded, &news(), T0 + 11).await.unwrap(),
+        "said again"
+    );
     assert!(!ledger.finish(&gathering, &JobEnd::Succeeded, &news(), T0 + 11).await.unwrap());
     assert!(ledger.claim_job(&id, "worker", T0 + 9_999, LEASE).await.unwrap().is_none(), "it has ended");
 

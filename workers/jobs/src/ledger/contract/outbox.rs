@@ -47,9 +47,17 @@ pub(super) async fn news_are_taken_in_order(place: Place) {
     let again = claim_news(&ledger, T0 + 1_011).await.unwrap();
     assert_eq!(again.event.topic, "a");
     ledger.postpone_news(&a, T0).await.unwrap();
-    assert_eq!(next(&ledger, T0 + 1_011).await.as_deref(), Some("c"), "a is not the old holder's to postpone");
+    assert_eq!(
+        next(&ledger, T0 + 1_011).await.as_deref(),
+        Some("c"),
+        "a is not the old holder's to postpone"
+    );
     ledger.postpone_news(&again, T0 + 5_000).await.unwrap();
-    assert_eq!(next(&ledger, T0 + 5_000).await.as_deref(), Some("c"), "postponed, a keeps nobody waiting but b");
+    assert_eq!(
+        next(&ledger, T0 + 5_000).await.as_deref(),
+        Some("c"),
+        "postponed, a keeps nobody waiting but b"
+    );
     assert_eq!(next(&ledger, T0 + 5_001).await.as_deref(), Some("a"));
     ledger.told(&again).await.unwrap();
     assert_eq!(next(&ledger, T0 + 5_001).await.as_deref(), Some("b"));
