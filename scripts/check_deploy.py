@@ -71,7 +71,8 @@ for place, least, given in [
 
 # ---- room for fetched videos ----
 
-room = int(setting("worker.items")) * int(setting("inputs.max_bytes"))
+room = int(setting("worker.temporary_bytes"))
+hold(room >= int(setting("inputs.max_bytes")), "worker.temporary_bytes is less than one video may have")
 for volume in (v for v in pod["volumes"] if "emptyDir" in v):
     hold(size(volume["emptyDir"]["sizeLimit"]) > room, f"worker.yaml: {volume['name']} is too small for {room} bytes")
 
@@ -158,7 +159,7 @@ for name in ("kind", "apiVersion"):
 
 status = read("workers/video-worker/src/status.rs")
 counters = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|Seconds)\b", status, re.M))
-says = {"flamingo_messages_waiting"}
+says = {f"flamingo_{name}" for name in re.findall(r'gauge\(&mut asked, "(\w+)"', status)}
 for name, field in re.findall(r'registry\.register\(\s*"(\w+)",\s*"[^"]+",\s*c\.(\w+)\.clone', status):
     suffixes = {"Counter": ["_total"], "Gauge": [""], "Seconds": ["_bucket", "_sum", "_count"]}[counters[field]]
     says |= {f"flamingo_{name}{suffix}" for suffix in suffixes}

@@ -14,6 +14,7 @@ mod outages;
 mod pages;
 mod poison;
 mod recall;
+mod room;
 mod secrets;
 mod shutdown;
 mod slow_store;

@@ -54,6 +54,10 @@ fn health_and_metrics() {
         "flamingo_jobs_total{state=\"partially_succeeded\"} 1",
         "flamingo_items_in_flight 0",
         "flamingo_messages_waiting{lane=\"items\"} 0",
+        "flamingo_news_waiting 0",
+        "flamingo_reserved_bytes{of=\"disk\"} 0",
+        "flamingo_reserved_bytes{of=\"memory\"} 0",
+        "flamingo_limit_bytes{of=\"memory\"} 2147483648",
         "flamingo_decoder_sandbox{wall=\"system_calls\"} 1",
         "flamingo_stage_seconds_count{stage=\"answer\"} 3",
         "flamingo_frames_total 9",
@@ -77,7 +81,7 @@ fn health_and_metrics() {
 }
 
 /// The answer to a request, head and body.
-fn get(port: u16, path: &str) -> String {
+pub(super) fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -16,7 +16,7 @@ const CUT: usize = 600_000;
 const SMALL: [(&str, &str); 2] = [("b.webm", "vp8"), ("c.avi", "mjpeg")];
 
 /// A world whose programs reach S3 through a relay, and whose own uploads do not.
-fn behind_a_relay(name: &str) -> (World, Relay) {
+pub(super) fn behind_a_relay(name: &str) -> (World, Relay) {
     let relay = Relay::to(address(&variable(&shared(Kind::S3), "AWS_ENDPOINT_URL")));
     let mut world = World::new(name);
     world.set("AWS_ENDPOINT_URL", &format!("http://{}", relay.addr()));
@@ -24,7 +24,7 @@ fn behind_a_relay(name: &str) -> (World, Relay) {
 }
 
 /// A clip that a `free` box makes as large as is wanted.
-fn padded(name: &str, bytes: usize) -> Vec<u8> {
+pub(super) fn padded(name: &str, bytes: usize) -> Vec<u8> {
     let mut video = std::fs::read(clip(name)).unwrap();
     let rest = bytes.checked_sub(video.len()).filter(|rest| *rest >= 8).expect("a clip that is small enough");
     video.extend((rest as u32).to_be_bytes());
@@ -34,7 +34,7 @@ fn padded(name: &str, bytes: usize) -> Vec<u8> {
 }
 
 #[track_caller]
-fn check_failed(world: &World, job: &str, item: &str, code: &str, said: &str) {
+pub(super) fn check_failed(world: &World, job: &str, item: &str, code: &str, said: &str) {
     let errors = world.result_lines(&format!("{job}/errors.jsonl"));
     assert_eq!((&errors[0]["item_id"], &errors[0]["error"]["code"]), (&json!(item), &json!(code)));
     let report = world.result_json(&format!("{job}/items/{item}.json"));

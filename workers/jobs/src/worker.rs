@@ -1,7 +1,7 @@
 //! The loop between queue, ledger and store.
 //!
 //! An item: received -> claimed -> done by the service -> report written whole -> the ledger says so -> acknowledged.
-//! A job: received -> accepted -> expanded, page by page -> (its items) -> results gathered -> announced -> finished.
+//! A job: received -> accepted -> expanded, page by page -> (its items) -> results gathered -> finished -> announced.
 //! A process may die between any two of these; whoever comes next begins where the ledger says.
 
 use std::convert::Infallible;
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::job::{Counts, Failure, ItemEnd, ItemId, JobEnd, JobId, JobState, NewItem, NewJob};
+use crate::job::{Counts, Failure, ItemEnd, ItemId, JobEnd, JobId, JobState, NewItem, NewJob, now};
 use crate::ledger::{ItemClaim, JobRecord, Ledger, LedgerError};
 use crate::queue::{Delivery, Event, Lane, Message, Queue, QueueError, Settled};
 use crate::retry::{Backoff, insist};
@@ -20,6 +20,7 @@ use crate::retry::{Backoff, insist};
 /// How long one answer of the ledger may take.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
 
+mod relay;
 mod item;
 mod job;
 mod sweep;
@@ -139,9 +140,11 @@ pub enum Outcome<R> {
         after: Option<Duration>,
         why: Failure,
     },
+    /// There is no room for it here now: again later, not counted.
+    Later(Failure),
     /// It will never succeed.
     Reject(Failure),
-    /// This worker is broken: the item goes to another, and this one ends.
+    /// This worker is broken: the item goes to another and has lost a worker, not an attempt; and this one ends.
     Unfit(Failure),
     /// Somebody wanted it to end: it goes back, not counted.
     Cancelled,
@@ -181,8 +184,10 @@ pub enum Step<'a> {
     PageSent,
     Expanded,
     ResultsGathered,
-    Announced,
+    /// The job has ended, and the news of it stand in the outbox.
     Finished(JobState),
+    /// News about the job have been sent. They are crossed out next.
+    Announced,
     /// Messages that the sweep has sent again.
     Swept(usize),
 }
@@ -210,7 +215,7 @@ pub struct WorkerSettings {
     pub grace: Duration,
     /// Attempts that an item has.
     pub attempts: u32,
-    /// Workers that may be lost over an item.
+    /// Workers that may be lost over an item, without a word or as unfit.
     pub losses: u32,
     pub backoff: Backoff,
     /// How long a step insists on ledger, store and queue before its message goes back.
@@ -356,11 +361,6 @@ impl<S: Service> Worker<S> {
         insist(settings.backoff, settings.patience, |_| true, || queue.send(lane, message)).await
     }
 
-    async fn announce(&self, event: &Event) -> Result<(), QueueError> {
-        let Self { settings, queue, .. } = self;
-        insist(settings.backoff, settings.patience, |_| true, || queue.announce(event)).await
-    }
-
     /// A message about an item, and where it belongs.
     fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> (Lane, Message) {
         let lane = if self.service.is_urgent(body) { Lane::Urgent } else { Lane::Items };
@@ -394,11 +394,26 @@ impl<S: Service> Worker<S> {
             Refusal::Newer(why) => return self.put_back(delivery, self.settings.backoff.most, why).await,
             Refusal::Hopeless(why) => why,
         };
-        if let Err(error) = self.announce(&self.service.refused(&delivery.message, &why)).await {
+        let Self { settings, queue, .. } = self;
+        let news = self.service.refused(&delivery.message, &why);
+        // No job is known that they are about, so they have no outbox: the message stays until they are sent.
+        let told = insist(settings.backoff, settings.patience, |_| true, || queue.announce(&news)).await;
+        if let Err(error) = told {
+            return self.put_back(delivery, settings.backoff.most, error).await;
+        }
+        self.bury(delivery, &why).await;
+        self.observer.step(Step::Refused(&why), None, None);
+    }
+
+    /// The same, when it is because of a job that is known.
+    async fn refuse_beside(&self, existing: &JobId, delivery: Delivery, why: Failure) {
+        let news = self.service.refused(&delivery.message, &why);
+        if let Err(error) = self.ask_ledger(|| self.ledger.enter_news(existing, &news, now())).await {
             return self.put_back(delivery, self.settings.backoff.most, error).await;
         }
         self.bury(delivery, &why).await;
         self.observer.step(Step::Refused(&why), None, None);
+        self.relay().await;
     }
 
     async fn bury(&self, delivery: Delivery, why: &Failure) {

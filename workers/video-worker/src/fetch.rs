@@ -5,23 +5,39 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jobs::Failure;
 use jobs::store::{ObjectInfo, Store, StoreError, StoreSettings};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::budget::{Budget, NoRoom, Reserved};
 use crate::location::Location;
+use crate::message::Priority;
+
+/// How often a video may be replaced between the question for its size and the one for its bytes.
+const REPLACED: usize = 5;
 
 /// Where inputs may be read from, and how.
 pub struct Inputs {
     /// Everywhere if it is empty.
     allow: Vec<Location>,
     settings: StoreSettings,
-    /// Where fetched videos lie.
-    temporary: PathBuf,
+    disk: Disk,
     /// Opened once per bucket: connections are kept.
     buckets: Mutex<HashMap<String, Store>>,
+}
+
+/// Where fetched videos lie.
+pub struct Disk {
+    pub folder: PathBuf,
+    /// What all of them together may take there.
+    pub room: Budget,
+    /// How long a video waits for room.
+    pub patience: Duration,
 }
 
 /// Which bytes an answer is about.
@@ -39,7 +55,7 @@ pub struct InputInfo {
 pub enum Fetched {
     Here(PathBuf),
     /// It has no name, so that nothing is left of it however this process ends.
-    Copied(File),
+    Copied(File, Reserved),
 }
 
 impl Fetched {
@@ -47,7 +63,7 @@ impl Fetched {
     pub fn path(&self) -> PathBuf {
         match self {
             Fetched::Here(path) => path.clone(),
-            Fetched::Copied(file) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+            Fetched::Copied(file, _) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
         }
     }
 }
@@ -71,8 +87,10 @@ pub enum FetchError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// This machine's own disk.
-    #[error("{folder}: {source}", folder = folder.display())]
+    #[error("{folder}: a fetched video cannot be kept here: {source}", folder = folder.display())]
     Temporary { folder: PathBuf, source: std::io::Error },
+    #[error("{url}: no room among the fetched videos (worker.temporary_bytes): {why}")]
+    NoRoom { url: String, why: NoRoom },
 }
 
 impl FetchError {
@@ -83,13 +101,15 @@ impl FetchError {
             FetchError::NotAllowed(_) => "input_not_allowed",
             FetchError::Store(error) => error.code(),
             FetchError::Temporary { .. } => "temporary_storage",
+            FetchError::NoRoom { why: NoRoom::Ever { .. }, .. } => "limit_temporary",
+            FetchError::NoRoom { why: NoRoom::Now { .. }, .. } => "no_room",
         }
     }
 }
 
 impl Inputs {
-    pub fn new(allow: Vec<Location>, settings: StoreSettings, temporary: PathBuf) -> Self {
-        Self { allow, settings, temporary, buckets: Mutex::default() }
+    pub fn new(allow: Vec<Location>, settings: StoreSettings, disk: Disk) -> Self {
+        Self { allow, settings, disk, buckets: Mutex::default() }
     }
 
     /// # Errors
@@ -102,7 +122,7 @@ impl Inputs {
         Err(FetchError::NotAllowed(location))
     }
 
-    /// Brings a video here, in the version that was listed.
+    /// Brings a video here, in the version that was listed, as soon as there is room for it.
     ///
     /// # Errors
     /// It is not there, too large, another one by now, or cannot be kept.
@@ -111,6 +131,7 @@ impl Inputs {
         location: &Location,
         etag: Option<&str>,
         limit: u64,
+        priority: Priority,
     ) -> Result<(Fetched, InputInfo), FetchError> {
         let url = location.to_string();
         match location {
@@ -126,28 +147,49 @@ impl Inputs {
             }
             Location::S3 { bucket, key } => {
                 let bucket = self.bucket(bucket)?;
-                let mut file = tokio::fs::File::from_std(self.temporary_file()?);
-                let fetched = bucket.fetch(key, etag, &mut file, limit).await;
-                let ObjectInfo { size, etag, .. } = fetched.map_err(|error| self.of_this_disk(error))?;
-                let file = file.into_std().await;
-                Ok((Fetched::Copied(file), InputInfo { url, bytes: Some(size), etag }))
+                for _ in 0..REPLACED {
+                    match self.copy(&bucket, key, etag, limit, priority).await {
+                        // Nobody has listed it, so whichever version stands there is meant.
+                        Err(FetchError::Store(StoreError::Changed { .. })) if etag.is_none() => {}
+                        other => return other,
+                    }
+                }
+                Err(StoreError::Unavailable { url, why: "it is replaced again and again".into() }.into())
             }
         }
     }
 
-    fn temporary_file(&self) -> Result<File, FetchError> {
-        let made = tempfile::tempfile_in(&self.temporary);
-        made.map_err(|source| FetchError::Temporary { folder: self.temporary.clone(), source })
+    async fn copy(
+        &self,
+        bucket: &Store,
+        key: &str,
+        etag: Option<&str>,
+        limit: u64,
+        priority: Priority,
+    ) -> Result<(Fetched, InputInfo), FetchError> {
+        let url = bucket.url(key);
+        // Its size must be known before its first byte comes; and the version of that size is the one that is read.
+        let there = bucket.head(key).await?.ok_or_else(|| StoreError::NotFound { url: url.clone() })?;
+        if there.size > limit {
+            return Err(StoreError::TooLarge { url, limit }.into());
+        }
+        let room = self.disk.room.reserve(there.size, priority, self.disk.patience).await;
+        let room = room.map_err(|why| FetchError::NoRoom { url: url.clone(), why })?;
+        let etag = etag.or(there.etag.as_deref());
+        let file = temporary_file(&self.disk.folder).map_err(|source| self.of_this_disk(source))?;
+        let mut file = tokio::fs::File::from_std(file);
+        let ObjectInfo { size, etag, .. } = match bucket.fetch(key, etag, &mut file, there.size).await {
+            Ok(info) => info,
+            // A file of this machine that cannot be written is the worker's trouble, not the bucket's.
+            Err(StoreError::Io { why, .. }) => return Err(self.of_this_disk(why)),
+            Err(other) => return Err(other.into()),
+        };
+        let file = file.into_std().await;
+        Ok((Fetched::Copied(file, room), InputInfo { url, bytes: Some(size), etag }))
     }
 
-    /// A file of this machine that cannot be written is the worker's trouble, not the bucket's.
-    fn of_this_disk(&self, error: StoreError) -> FetchError {
-        match error {
-            StoreError::Io { why, .. } => {
-                FetchError::Temporary { folder: self.temporary.clone(), source: why }
-            }
-            other => other.into(),
-        }
+    fn of_this_disk(&self, source: std::io::Error) -> FetchError {
+        FetchError::Temporary { folder: self.disk.folder.clone(), source }
     }
 
     /// A link inside an allowed folder may lead out of it.
@@ -237,27 +279,88 @@ impl Inputs {
     }
 }
 
+/// What the name of a fetched video begins with, for the moment in which it has one.
+const PREFIX: &str = "flamingo-video-";
+
+/// A name that is older than this is nobody's who is still at work.
+const LEFT_BEHIND: Duration = Duration::from_secs(60);
+
+/// A file without a name.
+fn temporary_file(folder: &Path) -> std::io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        // Some file systems (NFS) know no such files, and old kernels take the flag for a wish to open the folder.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => briefly_named(folder),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The next best: its name is taken away at once, and whoever dies between the two leaves an empty file.
+fn briefly_named(folder: &Path) -> std::io::Result<File> {
+    let named = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
+    Ok(named.into_file())
+}
+
+/// Removes names that dead workers left in the folder for fetched videos; how many.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn sweep_leftovers(folder: &Path) -> std::io::Result<usize> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        // Who cannot be asked or removed is another user's, or gone.
+        let age = entry.metadata().ok().and_then(|of| of.modified().ok()?.elapsed().ok());
+        if age.is_some_and(|age| age >= LEFT_BEHIND) && std::fs::remove_file(entry.path()).is_ok() {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 fn not_found(location: &Location) -> StoreError {
     StoreError::NotFound { url: location.to_string() }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
-    use crate::outcome::{Verdict, of_fetching};
 
     #[test]
-    fn a_full_disk_is_the_workers_trouble_and_nothing_is_left_on_it() {
+    fn nothing_is_left_of_a_fetched_video() {
         let folder = tempfile::tempdir().unwrap();
-        let inputs = Inputs::new(Vec::new(), StoreSettings::default(), folder.path().into());
-        let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
-        let error = inputs.of_this_disk(StoreError::Io { url: "s3://b/a.mp4".into(), why: full });
-        assert_eq!((error.code(), of_fetching(&error)), ("temporary_storage", Verdict::Unfit));
+        let names = || std::fs::read_dir(folder.path()).unwrap().count();
+        for make in [temporary_file, briefly_named] {
+            let mut file = make(folder.path()).unwrap();
+            std::io::Write::write_all(&mut file, b"bytes").unwrap();
+            assert_eq!(names(), 0, "a killed process leaves nothing");
+        }
+        let error = temporary_file(&folder.path().join("nowhere")).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+    }
 
-        let mut file = inputs.temporary_file().unwrap();
-        std::io::Write::write_all(&mut file, b"bytes").unwrap();
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "a killed process leaves nothing");
-        let fetched = Fetched::Copied(file);
-        assert_eq!(std::fs::read(fetched.path()).unwrap(), b"bytes");
+    /// Where a file has a name for a moment, a worker may die in it.
+    #[test]
+    fn what_dead_workers_left_is_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = |name: &str, age: Duration| {
+            let file = File::create(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        };
+        made("flamingo-video-Ab12Cd", LEFT_BEHIND * 2);
+        made("flamingo-video-Ef34Gh", Duration::ZERO);
+        made("somebody-else", LEFT_BEHIND * 2);
+        assert_eq!(sweep_leftovers(folder.path()).unwrap(), 1);
+        let mut left: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["flamingo-video-Ef34Gh", "somebody-else"]);
+        assert!(sweep_leftovers(&folder.path().join("nowhere")).is_err());
     }
 }

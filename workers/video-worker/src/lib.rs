@@ -13,6 +13,8 @@ pub mod message;
 #[cfg(feature = "service")]
 pub mod settings;
 #[cfg(feature = "service")]
+pub mod budget;
+#[cfg(feature = "service")]
 pub mod fetch;
 pub mod report;
 pub mod progress;
@@ -29,6 +31,8 @@ pub mod engine;
 pub mod outcome;
 #[cfg(feature = "service")]
 pub mod batch;
+#[cfg(feature = "service")]
+pub mod admission;
 #[cfg(feature = "service")]
 pub mod service;
 #[cfg(feature = "service")]

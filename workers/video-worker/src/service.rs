@@ -17,13 +17,15 @@ use jobs::{Failure, ItemId, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, frames_at_once};
 use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key, sheet_key};
+use crate::budget::{Budget, NoRoom, Reserved};
 use crate::decoder::{ProcessLimits, StopFlag};
 use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
 use crate::item_report::ItemReport;
 use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, Priority};
-use crate::outcome::{Verdict, of_fetching, of_understanding, store_trouble};
+use crate::outcome::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
 use crate::progress::Tally;
 use crate::seen::{SeenCache, content_of};
 use crate::sheet::FewFrames;
@@ -39,6 +41,9 @@ const SHEET_PATIENCE: Duration = Duration::from_secs(10);
 pub trait Watcher: Observer {
     /// A video was looked at and asked about, well or not.
     fn looked(&self, _report: &ItemReport) {}
+
+    /// What the videos in flight share: room on the disk, and in memory.
+    fn videos_share(&self, _disk: &Budget, _memory: &Budget) {}
 }
 
 /// Answers jobs about videos.
@@ -58,6 +63,12 @@ pub struct VideoService {
     pub worker: String,
     pub page: usize,
     pub max_bytes: u64,
+    /// What videos may take of this process's memory while they are looked at.
+    pub memory: Budget,
+    /// Bytes of a frame as the model wants it.
+    pub frame_bytes: u64,
+    /// How long a video waits for memory.
+    pub patience: Duration,
     pub max_manifest_bytes: u64,
     /// Write a picture of the frames beside each report.
     pub sheets: bool,
@@ -116,6 +127,11 @@ impl Service for VideoService {
             return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
         }
         let request = self.request(&item);
+        let memory = admission::estimate(&request, self.frame_bytes);
+        // Before anything is fetched for it.
+        if let Err(why) = self.memory.check(memory) {
+            return no_memory(&item, &request, &why);
+        }
         let tally = request.tally.clone();
         running.tells(move || tally.progress().json());
         let stop = running.stop.clone();
@@ -129,11 +145,24 @@ impl Service for VideoService {
             Err(error) => return fetch_failed(&error),
         };
         let fetch_s = started.elapsed().as_secs_f64();
-        let (understood, sheet) = self.understand(&item, request, video, stop).await;
+        let admitted = match video {
+            // Nothing is decoded.
+            Known::Seen(_) => Ok(None),
+            Known::File { .. } => tokio::select! {
+                room = self.memory.reserve(memory, item.priority, self.patience) => room.map(Some),
+                () = stop.cancelled() => return Outcome::Cancelled,
+            },
+        };
+        let room = match admitted {
+            Ok(room) => room,
+            Err(why) => return no_memory(&item, &request, &why),
+        };
+        let (understood, sheet) = self.understand(&item, request, video, room, stop).await;
         let verdict = understood.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
         let why = understood.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
             (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, why },
+            (Some(Verdict::Later), Some(why)) => Outcome::Later(why),
             (Some(Verdict::Unfit), Some(why)) => Outcome::Unfit(why),
             (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
             _ => {
@@ -236,10 +265,28 @@ fn recall(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
 }
 
 fn fetch_failed(error: &FetchError) -> Outcome<ItemReport> {
-    let why = Failure::new(error.code(), error.to_string());
-    match of_fetching(error) {
+    not_begun(of_fetching(error), Failure::new(error.code(), error.to_string()))
+}
+
+fn no_memory(item: &ItemMessage, request: &Request, why: &NoRoom) -> Outcome<ItemReport> {
+    let code = match why {
+        NoRoom::Ever { .. } => "limit_memory",
+        NoRoom::Now { .. } => "no_room",
+    };
+    let frames = frames_at_once(request);
+    let text = format!(
+        "{}: no memory for up to {frames} frames in one answer (worker.memory): {why}; ask for fewer frames",
+        item.video
+    );
+    not_begun(of_room(why), Failure::new(code, text))
+}
+
+/// Why nothing was decoded.
+fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
+    match verdict {
         Verdict::Final => Outcome::Reject(why),
         Verdict::Retry => Outcome::Retry { after: None, why },
+        Verdict::Later => Outcome::Later(why),
         Verdict::Unfit => Outcome::Unfit(why),
         Verdict::Cancelled => Outcome::Cancelled,
     }
@@ -278,7 +325,8 @@ impl VideoService {
             let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
             return Ok((Known::Seen(seen), input));
         }
-        let (fetched, input) = self.inputs.fetch(&location, item.etag.as_deref(), self.max_bytes).await?;
+        let etag = item.etag.as_deref();
+        let (fetched, input) = self.inputs.fetch(&location, etag, self.max_bytes, item.priority).await?;
         if !self.seen.is_on() {
             return Ok((Known::File { fetched, key: None }, input));
         }
@@ -302,6 +350,7 @@ impl VideoService {
         item: &ItemMessage,
         request: Request,
         video: Known,
+        room: Option<Reserved>,
         stop: CancellationToken,
     ) -> (Understood, Option<FewFrames>) {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
@@ -317,6 +366,8 @@ impl VideoService {
         });
         let mut sheet = (self.sheets && seen.is_none()).then(FewFrames::default);
         let work = tokio::task::spawn_blocking(move || {
+            // Until this thread has ended, even when nobody waits for it any more.
+            let _room = room;
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
             let understander = Understander { model: &engine, decoder };

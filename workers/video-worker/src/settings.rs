@@ -108,6 +108,8 @@ pub struct Worker {
     #[serde(with = "human")]
     pub forgotten: Duration,
     pub temporary: String,
+    pub temporary_bytes: u64,
+    pub memory: u64,
 }
 
 /// What is kept of videos that were looked at.
@@ -311,6 +313,12 @@ impl Settings {
         if self.decoder.memory < 256 << 20 {
             return wrong("decoder.memory", "is below 256 MiB, in which hardly any video is decoded".into());
         }
+        if worker.memory > 0 && worker.memory < 256 << 20 {
+            return wrong(
+                "worker.memory",
+                "is below 256 MiB, in which hardly any video is looked at (0: no limit)".into(),
+            );
+        }
         if inputs.page == 0 {
             return wrong("inputs.page", "is 0: no input would be found".into());
         }
@@ -369,6 +377,14 @@ impl Settings {
 
     pub fn retry_delays(&self) -> Result<Vec<Duration>, SettingsError> {
         (1..).zip(&self.queue.retry_delays).map(|(n, delay)| parse_delay(n, delay)).collect()
+    }
+
+    /// Where fetched videos lie.
+    pub fn temporary(&self) -> PathBuf {
+        match self.worker.temporary.as_str() {
+            "" => std::env::temp_dir(),
+            folder => PathBuf::from(folder),
+        }
     }
 
     /// As the decoder takes them.

@@ -10,9 +10,10 @@ use jobs::retry::insist;
 use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Stop, Worker};
 
+use crate::budget::Budget;
 use crate::decoder::{self, Confinement};
 use crate::engine::{Engine, EngineLimits};
-use crate::fetch::Inputs;
+use crate::fetch::{Disk, FetchError, Inputs, sweep_leftovers};
 use crate::seen::SeenCache;
 use crate::service::{VideoService, Watcher};
 use crate::settings::{self, Sandbox, Settings};
@@ -128,12 +129,21 @@ pub fn worker(
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
     let name = name(settings);
+    let side = u64::from(pipeline.loaded().preprocess.size);
     let engine = Engine::start(pipeline, limits(settings)).map_err(|e| StartError(e.to_string()))?;
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
-    let temporary = match settings.worker.temporary.as_str() {
-        "" => std::env::temp_dir(),
-        folder => PathBuf::from(folder),
+    let disk = Disk {
+        folder: settings.temporary(),
+        room: Budget::new(settings.worker.temporary_bytes),
+        patience: settings.worker.patience,
     };
+    match sweep_leftovers(&disk.folder) {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(files, "dead workers had left files, which are removed"),
+        Err(why) => return Err(refused(FetchError::Temporary { folder: disk.folder, source: why })),
+    }
+    let memory = Budget::new(settings.worker.memory);
+    watcher.videos_share(&disk.room, &memory);
     let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
         watcher: watcher.clone(),
@@ -141,12 +151,15 @@ pub fn worker(
         engine,
         decoder,
         process: settings.process(),
-        inputs: Inputs::new(settings.places().map_err(refused)?, store_settings(settings), temporary),
+        inputs: Inputs::new(settings.places().map_err(refused)?, store_settings(settings), disk),
         store: backends.store.clone(),
         ledger: backends.ledger.clone(),
         worker: name.clone(),
         page: settings.inputs.page,
         max_bytes: settings.inputs.max_bytes,
+        memory,
+        frame_bytes: 3 * side * side,
+        patience: settings.worker.patience,
         max_manifest_bytes: settings.inputs.max_manifest_bytes,
         sheets: settings.store.sheets,
     };

@@ -26,6 +26,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::budget::Budget;
 use crate::decoder::Confinement;
 use crate::item_report::ItemReport;
 use crate::report::{Outcome, Timing};
@@ -40,6 +41,8 @@ pub struct Status {
     /// The model that is loaded.
     model: OnceLock<About>,
     confinement: OnceLock<Confinement>,
+    /// What videos share of disk and memory.
+    shared: OnceLock<[(&'static str, Budget); 2]>,
     draining: AtomicBool,
 }
 
@@ -169,6 +172,7 @@ impl Default for Status {
             backends: OnceLock::new(),
             model: OnceLock::new(),
             confinement: OnceLock::new(),
+            shared: OnceLock::new(),
             draining: AtomicBool::new(false),
         }
     }
@@ -232,6 +236,10 @@ impl Observer for Status {
 }
 
 impl Watcher for Status {
+    fn videos_share(&self, disk: &Budget, memory: &Budget) {
+        let _ = self.shared.set([("disk", disk.clone()), ("memory", memory.clone())]);
+    }
+
     fn looked(&self, report: &ItemReport) {
         let c = &self.counted;
         let Timing { decode_s, encode_s, answer_s, .. } = report.timing;
@@ -341,21 +349,54 @@ impl Status {
     async fn metrics(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        if self.backends.get().is_none() {
-            return Ok(text);
-        }
         // What the registry has ends with a marker; the figures that must be asked for go before it.
-        let mut asked = String::from("# HELP flamingo_messages_waiting Messages that nobody has taken.\n");
-        asked.push_str("# TYPE flamingo_messages_waiting gauge\n");
-        for (lane, waiting) in self.waiting().await {
-            if let Some(waiting) = waiting {
-                writeln!(asked, "flamingo_messages_waiting{{lane=\"{}\"}} {waiting}", lane.as_str())?;
-            }
+        let mut asked = String::new();
+        if let Some(backends) = self.backends.get() {
+            let (waiting, news) = tokio::join!(self.waiting(), news_waiting(backends));
+            let waiting: Vec<_> =
+                waiting.into_iter().filter_map(|(lane, n)| Some((lane.as_str(), n?))).collect();
+            gauge(&mut asked, "messages_waiting", "Messages that nobody has taken", "lane", &waiting)?;
+            let news: Vec<_> = news.into_iter().map(|news| ("", news)).collect();
+            gauge(&mut asked, "news_waiting", "News that are not sent yet", "", &news)?;
+        }
+        if let Some(shared) = self.shared.get() {
+            let of = |figure: fn(&Budget) -> Option<u64>| -> Vec<_> {
+                shared.iter().filter_map(|(of, budget)| Some((*of, figure(budget)?))).collect()
+            };
+            let reserved = of(|budget| Some(budget.reserved()));
+            gauge(
+                &mut asked,
+                "reserved_bytes",
+                "Bytes that videos in flight have reserved",
+                "of",
+                &reserved,
+            )?;
+            gauge(&mut asked, "limit_bytes", "Bytes that they may reserve", "of", &of(Budget::limit))?;
+            let waiting = of(|budget| Some(budget.waiting() as u64));
+            gauge(&mut asked, "videos_waiting", "Videos that wait for room", "of", &waiting)?;
         }
         let end = text.rfind("# EOF").unwrap_or(text.len());
         text.insert_str(end, &asked);
         Ok(text)
     }
+}
+
+/// A figure that is asked for, with one label or none; without values it is not said.
+fn gauge(text: &mut String, name: &str, help: &str, label: &str, values: &[(&str, u64)]) -> std::fmt::Result {
+    if values.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "# HELP flamingo_{name} {help}.\n# TYPE flamingo_{name} gauge")?;
+    for (value, number) in values {
+        let of = if label.is_empty() { String::new() } else { format!("{{{label}=\"{value}\"}}") };
+        writeln!(text, "flamingo_{name}{of} {number}")?;
+    }
+    Ok(())
+}
+
+/// `None`: the database does not say.
+async fn news_waiting(backends: &Backends) -> Option<u64> {
+    tokio::time::timeout(PATIENCE, backends.ledger.news_waiting()).await.ok()?.ok()
 }
 
 /// A store tries again and again; whoever asks how things are wants to know now.

@@ -18,7 +18,7 @@ pub struct ItemClaim {
     pub attempt: i64,
     /// How many claims were given back.
     pub given_back: i64,
-    /// How many ended without a word from their worker.
+    /// How many ended with their worker: without a word from it, or because it was broken.
     pub lost: i64,
     pub position: i64,
     /// The message's body as it was sent.
@@ -33,6 +33,16 @@ impl ItemClaim {
     pub fn attempts(&self) -> u64 {
         u64::try_from(self.attempt - self.given_back - self.lost).unwrap_or(0)
     }
+}
+
+/// What it has cost an item that it could not be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Toll {
+    /// One of its attempts: it has failed.
+    Attempt,
+    /// A worker, which is broken now: as one that was lost.
+    Worker,
+    Nothing,
 }
 
 /// What has become of the wish to do an item.
@@ -282,8 +292,8 @@ impl Ledger {
         Ok(query.bind(end.state().as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Gives an item back after a failed attempt, which counts or does not: due later, with the reason. Whoever calls this has set its bell to
-    /// ring then. `false`: fenced off.
+    /// Gives an item back that could not be done: due later, with the reason. Whoever calls this has set its bell to ring
+    /// then. `false`: fenced off.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -292,17 +302,18 @@ impl Ledger {
         claim: &ItemClaim,
         due: Millis,
         why: &Failure,
-        counted: bool,
+        toll: Toll,
     ) -> Result<bool, LedgerError> {
         let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
              SET {BACK}, due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
-                 given_back = given_back + $7, worker = NULL, lease_until = NULL
+                 given_back = given_back + $7, lost = lost + $8, worker = NULL, lease_until = NULL
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
         )));
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
         let query = query.bind(due).bind(why.code.as_str()).bind(why.message.as_str());
-        self.changed(query.bind(i64::from(!counted))).await
+        let query = query.bind(i64::from(toll == Toll::Nothing)).bind(i64::from(toll == Toll::Worker));
+        self.changed(query).await
     }
 
     /// Gives an item back because the worker was told to stop: due now, and the attempt does not count. `false`:

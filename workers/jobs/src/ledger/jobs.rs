@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Row};
 
-use super::{JobRecord, Ledger, LedgerError};
+use super::{JobRecord, Ledger, LedgerError, outbox};
 use crate::job::{EarlyEnd, Failure, JobEnd, JobId, Millis, NewItem, NewJob, later};
+use crate::queue::Event;
 
 /// What has become of a job that asked to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -327,26 +328,39 @@ impl Ledger {
         Ok(held.then_some(cancelled))
     }
 
-    /// Ends a job that is finalizing, and the claim with it. `false`: fenced off. Saying it again is no harm.
+    /// Ends a job that is finalizing, and the claim with it; and enters the news of it, in the same transaction. `false`:
+    /// fenced off. Saying it again is no harm.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn finish(&self, claim: &JobClaim, end: &JobEnd, now: Millis) -> Result<bool, LedgerError> {
+    pub async fn finish(
+        &self,
+        claim: &JobClaim,
+        end: &JobEnd,
+        news: &Event,
+        now: Millis,
+    ) -> Result<bool, LedgerError> {
         let (code, message) = end.failure().map(|why| (why.code, why.message)).unzip();
+        let mut transaction = self.pool.begin().await?;
         let query = sqlx::query(
             "UPDATE jobs
-             SET state = $3, failure_code = $4, failure_message = $5, worker = NULL, lease_until = NULL,
+             SET news = news + 1, state = $3, failure_code = $4, failure_message = $5, worker = NULL, lease_until = NULL,
                  succeeded_at = CASE WHEN $3 = 'succeeded' THEN $6 END,
                  partially_succeeded_at = CASE WHEN $3 = 'partially_succeeded' THEN $6 END,
                  failed_at = CASE WHEN $3 = 'failed' THEN $6 END,
                  cancelled_at = CASE WHEN $3 = 'cancelled' THEN $6 END,
                  expired_at = CASE WHEN $3 = 'expired' THEN $6 END
-             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND state = 'finalizing'",
+             WHERE id = $1 AND attempt = $2 AND lease_until IS NOT NULL AND state = 'finalizing'
+             RETURNING news",
         );
         let query = query.bind(claim.id.as_str()).bind(claim.attempt).bind(end.state().as_str());
-        if self.changed(query.bind(code).bind(message).bind(now)).await? {
+        let finished = query.bind(code).bind(message).bind(now).fetch_all(&mut *transaction).await?;
+        if let Some(row) = finished.first() {
+            outbox::enter(&mut transaction, &claim.id, row.try_get("news")?, news, now).await?;
+            transaction.commit().await?;
             return Ok(true);
         }
+        transaction.rollback().await?;
         // Ours after all, when the answer to the first time was lost.
         let job = self.job(&claim.id).await?;
         Ok(job.is_some_and(|job| job.state == end.state() && job.attempt == claim.attempt))

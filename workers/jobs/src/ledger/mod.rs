@@ -18,6 +18,7 @@ use url::Url;
 mod error;
 mod record;
 mod counts;
+mod outbox;
 mod jobs;
 mod items;
 mod sweep;
@@ -26,8 +27,9 @@ mod sweep;
 mod contract;
 
 pub use error::LedgerError;
-pub use items::{ClaimedItem, ItemClaim};
+pub use items::{ClaimedItem, ItemClaim, Toll};
 pub use jobs::{Accepted, JobClaim};
+pub use outbox::News;
 pub use record::{ItemRecord, JobRecord};
 pub use sweep::{Bell, JobBell};
 

@@ -86,7 +86,7 @@ pub struct ItemRecord {
     pub attempt: i64,
     /// How many of these claims were given back.
     pub given_back: i64,
-    /// How many of them ended without a word from their worker.
+    /// How many of them ended with their worker: without a word from it, or because it was broken.
     pub lost: i64,
     /// Not to be claimed before.
     pub due_at: Millis,

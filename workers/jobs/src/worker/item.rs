@@ -4,20 +4,15 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, Running, Service, Step, Trouble, Unfit, Worker};
+use super::{Outcome, Running, Service, Step, Unfit, Worker};
 use crate::job::{Failure, ItemEnd, later, now};
-use crate::ledger::{ClaimedItem, ItemClaim, LedgerError};
+use crate::ledger::{ClaimedItem, ItemClaim, LedgerError, Toll};
 use crate::queue::Delivery;
 
 /// What is to be entered in the ledger about a claimed item.
 enum Entry {
     End(ItemEnd),
-    /// An attempt that failed for the store's sake does not count.
-    Retry {
-        after: Duration,
-        why: Failure,
-        counted: bool,
-    },
+    Retry { after: Duration, why: Failure, toll: Toll },
     GiveBack,
 }
 
@@ -114,7 +109,7 @@ impl<S: Service> Worker<S> {
                     return (Entry::End(end), None);
                 }
                 Ok(None) => {}
-                Err(trouble) => return (self.wait(trouble), None),
+                Err(trouble) => return (self.wait(trouble.failure().clone()), None),
             }
         }
         if claim.lost > self.settings.losses.into() {
@@ -129,11 +124,15 @@ impl<S: Service> Worker<S> {
                 (self.write(claim, Err(&why)).await, None)
             }
             Outcome::Retry { after, why } => (self.later(claim, after, why), None),
-            // Counted: what breaks every worker is in the item, and must not break them all.
-            Outcome::Unfit(why) if claim.attempts() >= allowed => {
+            Outcome::Later(why) => (self.wait(why), None),
+            // A worker that is lost: what breaks one after the other is in the item, and must not break them all.
+            Outcome::Unfit(why) if claim.lost >= self.settings.losses.into() => {
                 (self.write(claim, Err(&why)).await, Some(Unfit(why)))
             }
-            Outcome::Unfit(why) => (self.later(claim, None, why.clone()), Some(Unfit(why))),
+            Outcome::Unfit(why) => {
+                let after = self.settings.backoff.delay(1);
+                (Entry::Retry { after, why: why.clone(), toll: Toll::Worker }, Some(Unfit(why)))
+            }
             Outcome::Cancelled => (Entry::GiveBack, None),
         }
     }
@@ -171,29 +170,28 @@ impl<S: Service> Worker<S> {
                 Entry::End(end)
             }
             // Without a report an item has not ended, whatever it was that failed.
-            Err(trouble) => self.wait(trouble),
+            Err(trouble) => self.wait(trouble.failure().clone()),
         }
     }
 
-    /// The store is away. That says nothing about the item, so it is no attempt of its own.
-    fn wait(&self, trouble: Trouble) -> Entry {
-        let (Trouble::Transient(why) | Trouble::Fatal(why)) = trouble;
-        Entry::Retry { after: self.settings.backoff.most, why, counted: false }
+    /// The store is away, or this worker has no room. That says nothing about the item, so it is no attempt of its own.
+    fn wait(&self, why: Failure) -> Entry {
+        Entry::Retry { after: self.settings.backoff.most, why, toll: Toll::Nothing }
     }
 
     fn later(&self, claim: &ItemClaim, after: Option<Duration>, why: Failure) -> Entry {
         let failures = u32::try_from(claim.attempts()).unwrap_or(u32::MAX);
         let after = after.unwrap_or_else(|| self.settings.backoff.delay(failures));
-        Entry::Retry { after, why, counted: true }
+        Entry::Retry { after, why, toll: Toll::Attempt }
     }
 
     /// Whether the claim still held.
     async fn enter(&self, claim: &ItemClaim, entry: &Entry) -> Result<bool, LedgerError> {
         match entry {
             Entry::End(end) => self.ledger.end_item(claim, end, now()).await,
-            Entry::Retry { after, why, counted } => {
+            Entry::Retry { after, why, toll } => {
                 let due = later(now(), *after);
-                self.ledger.retry_item(claim, due, why, *counted).await
+                self.ledger.retry_item(claim, due, why, *toll).await
             }
             Entry::GiveBack => self.ledger.give_back_item(claim, now()).await,
         }

@@ -3,7 +3,7 @@
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use super::{EndedJob, Refusal, Service, Step, Trouble, Worker};
+use super::{EndedJob, Service, Step, Trouble, Worker};
 use crate::job::{Counts, EarlyEnd, Failure, JobEnd, JobId, JobState, Millis, NewItem, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
 use crate::queue::{Delivery, QueueError};
@@ -40,7 +40,7 @@ impl<S: Service> Worker<S> {
             Ok(Accepted::New(record) | Accepted::Same(record)) => record,
             Ok(Accepted::Conflict { existing }) => {
                 let why = new.conflict_with(&existing);
-                return self.refuse(delivery, Refusal::Hopeless(why)).await;
+                return self.refuse_beside(&existing, delivery, why).await;
             }
             Err(error) => return self.put_back(delivery, self.settings.backoff.most, error).await,
         };
@@ -93,8 +93,9 @@ impl<S: Service> Worker<S> {
             () = lost.cancelled() => Err(Halt::FencedOff),
             never = self.hold(&lost, || self.ledger.extend_job(&claim, now(), settings.lease)) => match never {},
         };
-        if result.is_err() {
-            self.let_go(&claim, Some(later(now(), settings.backoff.most))).await;
+        match &result {
+            Ok(()) => self.relay().await,
+            Err(_) => self.let_go(&claim, Some(later(now(), settings.backoff.most))).await,
         }
         result
     }
@@ -161,7 +162,8 @@ impl<S: Service> Worker<S> {
         self.send(lane, &message).await
     }
 
-    /// Gathers the results of a job whose items have all ended. Results stand, then the news is sent, then the ledger says so.
+    /// Gathers the results of a job whose items have all ended. Results stand, then the ledger says so and has the news, then
+    /// they are sent.
     async fn finalize(&self, claim: &JobClaim) -> Result<(), Halt> {
         if claim.record.failure.as_ref().is_some_and(|why| EarlyEnd::of(&why.code).is_some()) {
             while self
@@ -196,18 +198,18 @@ impl<S: Service> Worker<S> {
         let mut event = self.service.ended(&EndedJob { end: end_of(&record, &counts), record, counts });
         event.message.reply_to.clone_from(&delivery.message.reply_to);
         event.message.correlation_id.clone_from(&delivery.message.correlation_id);
-        match self.announce(&event).await {
+        match self.ask_ledger(|| self.ledger.enter_news(&id, &event, now())).await {
             Ok(()) => self.acknowledge(delivery, Some(&id), None).await,
-            Err(error) => self.put_back(delivery, self.settings.backoff.most, error).await,
+            Err(error) => return self.put_back(delivery, self.settings.backoff.most, error).await,
         }
+        self.relay().await;
     }
 
     async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Halt> {
         self.ask_service(|| self.service.finalize(&ended)).await?;
         self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
-        self.announce(&self.service.ended(&ended)).await?;
-        self.observer.step(Step::Announced, Some(&claim.id), None);
-        fenced(self.ask_ledger(|| self.ledger.finish(claim, &ended.end, now())).await?)?;
+        let news = self.service.ended(&ended);
+        fenced(self.ask_ledger(|| self.ledger.finish(claim, &ended.end, &news, now())).await?)?;
         self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);
         Ok(())
     }

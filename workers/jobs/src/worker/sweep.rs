@@ -1,4 +1,4 @@
-//! The sweep: finds in the ledger what nobody holds and no message tells about, and sends one.
+//! The sweep: finds in the ledger what nobody holds and no message tells about, and sends one; and news that are not sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,10 @@ impl<S: Service> Worker<S> {
                 () = self.stop.draining() => return Ok(()),
                 swept = self.swept(silent_for) => swept,
             };
+            tokio::select! {
+                () = self.stop.draining() => return Ok(()),
+                () = self.relay() => {}
+            }
             match swept {
                 Ok(0) => {}
                 Ok(sent) => self.observer.step(Step::Swept(sent), None, None),

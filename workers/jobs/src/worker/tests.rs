@@ -8,6 +8,8 @@ use crate::job::{ItemState, SecretUrl};
 use crate::ledger::LedgerSettings;
 use crate::queue::MemoryQueue;
 
+mod outbox;
+
 /// Items are called `good-1`, `retry-2` and so on: what stands before the dash is what happens to them.
 struct Scripted {
     items: Vec<Vec<&'static str>>,
@@ -87,6 +89,8 @@ impl Service for Scripted {
             "once" => Outcome::Done(()),
             "retry" => Outcome::Retry { after: None, why: why("away") },
             "broken" => Outcome::Unfit(why("broken")),
+            "late" if runs <= 5 => Outcome::Later(why("no_room")),
+            "late" => Outcome::Done(()),
             "slow" => {
                 running.stop.cancelled().await;
                 Outcome::Cancelled
@@ -267,6 +271,40 @@ async fn an_urgent_item_waits_for_no_other() {
     worker.await.unwrap().unwrap();
 }
 
+/// Five times there is no room for it, and three attempts are all it has.
+#[tokio::test]
+async fn waiting_for_room_is_no_attempt() {
+    let bench = Bench::new(&[&["late-1"]]).await;
+    bench.send("job", b"").await;
+    let (record, _) = bench.ended("job").await;
+    assert_eq!(record.state, JobState::Succeeded);
+    let item = bench.ledger.items(&record.id, None, 10).await.unwrap().remove(0);
+    assert_eq!((item.attempt, item.attempts(), item.given_back, item.lost), (6, 1, 5, 0));
+}
+
+/// What breaks one worker after the other is given up after so many as may be lost over an item.
+#[tokio::test]
+async fn what_breaks_every_worker_does_not_break_them_for_ever() {
+    let bench = Bench::new(&[&["broken-1"]]).await;
+    bench.send("job", b"").await;
+    let mut broken = 0;
+    let job = JobId::try_from("job".to_owned()).unwrap();
+    let ended = async || bench.ledger.job(&job).await.unwrap().is_some_and(|job| job.state.is_end());
+    while !ended().await {
+        let worker = Worker { stop: Stop::default(), ..bench.worker() };
+        let stop = worker.stop.clone();
+        let worker = tokio::spawn(worker.run());
+        while !worker.is_finished() && !ended().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        stop.drain();
+        broken += usize::from(worker.await.unwrap().is_err());
+    }
+    assert_eq!(broken, 4, "three may be lost");
+    let item = bench.ledger.items(&job, None, 10).await.unwrap().remove(0);
+    assert_eq!((item.state, item.failure.unwrap().code.as_str()), (ItemState::Failed, "broken"));
+}
+
 #[tokio::test]
 async fn a_broken_worker_ends_and_gives_everything_back() {
     let bench = Bench::new(&[&["broken-1", "slow-1"]]).await;
@@ -276,8 +314,10 @@ async fn a_broken_worker_ends_and_gives_everything_back() {
     let job = JobId::try_from("job".to_owned()).unwrap();
     let items = bench.ledger.items(&job, None, 10).await.unwrap();
     let attempts: Vec<_> = items.iter().map(|item| (item.state, item.attempts())).collect();
-    // What broke it counts, for it might break every worker; what it had beside that does not.
-    assert_eq!(attempts, [(ItemState::Queued, 1), (ItemState::Queued, 0)]);
+    assert_eq!(attempts, [(ItemState::Queued, 0), (ItemState::Queued, 0)]);
+    // What broke it has cost a worker, for it might break every one; what it had beside that has not.
+    let lost: Vec<_> = items.iter().map(|item| (item.lost, item.given_back)).collect();
+    assert_eq!(lost, [(1, 0), (0, 1)]);
 }
 
 /// What a worker held that died is done by another when its lease is over; what kills every worker is given up.

@@ -59,7 +59,8 @@ fn end_with_the_reader() {
         // Asked for nothing, a pipe still tells that its other end is gone.
         let mut pipe = [PollFd::new(&stdout, PollFlags::empty())];
         while !matches!(poll(&mut pipe, None), Ok(1..)) {}
-        kill_process(getpid(), Signal::KILL)
+        // SIGKILL is what the kernel of a machine without memory sends: nothing in here may look like that.
+        kill_process(getpid(), Signal::TERM)
     });
 }
 
@@ -72,16 +73,17 @@ fn close_all_but_the_standard_three() {
 
 /// Takes from this process what decoding does not need, before the first byte of the video is read.
 fn limit(limits: &ProcessLimits) -> io::Result<()> {
-    for (resource, most) in [
-        (Resource::As, limits.memory),
-        (Resource::Cpu, limits.cpu_s),
-        (Resource::Fsize, 0),
-        (Resource::Core, 0),
-        (Resource::Nofile, 16),
+    for (resource, current, most) in [
+        (Resource::As, limits.memory, limits.memory),
+        // At the soft limit of time it is SIGXCPU that ends it; at the hard one it were SIGKILL, as without memory.
+        (Resource::Cpu, limits.cpu_s, limits.cpu_s.saturating_add(1)),
+        (Resource::Fsize, 0, 0),
+        (Resource::Core, 0, 0),
+        (Resource::Nofile, 16, 16),
     ] {
         // A limit that is lower already cannot be raised, and need not be.
         let most = getrlimit(resource).maximum.map_or(most, |already| most.min(already));
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+        setrlimit(resource, Rlimit { current: Some(current.min(most)), maximum: Some(most) })?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -118,6 +119,9 @@ pub enum DecoderError {
     NotStarted { how: String },
     #[error("{path}: the decoder crashed ({how})")]
     Crashed { path: PathBuf, how: String },
+    /// By somebody else: a machine without memory kills the largest.
+    #[error("{path}: the decoder was killed, as a machine that runs out of memory does it")]
+    Killed { path: PathBuf },
     #[error("{path}: the decoder was silent for longer than the {allowed} s that are allowed")]
     Deadline { path: PathBuf, allowed: u64 },
 }
@@ -130,6 +134,7 @@ impl DecoderError {
             DecoderError::Video { code, .. } => code,
             DecoderError::NotStarted { .. } => "decoder_not_started",
             DecoderError::Crashed { .. } => "decoder_crashed",
+            DecoderError::Killed { .. } => "decoder_killed",
             DecoderError::Deadline { .. } => "decoder_deadline",
         }
     }
@@ -206,6 +211,7 @@ fn start(
         Ok(Message::Ready(confinement)) => Ok((child, output, confinement)),
         Ok(_) | Err(_) => Err(match child.post_mortem(request) {
             DecoderError::Crashed { how, .. } => DecoderError::NotStarted { how },
+            DecoderError::Killed { .. } => DecoderError::NotStarted { how: "it was killed".into() },
             other => other,
         }),
     }
@@ -301,14 +307,20 @@ impl Guarded {
     fn post_mortem(&mut self, request: &DecodeRequest) -> DecoderError {
         let path = request.name.clone();
         // Its output has ended, so it is ending; give it the moment that takes.
+        let mut ended = None;
         for _ in 0..50 {
-            if let Ok(Some(_)) = self.lock().try_wait() {
+            ended = self.lock().try_wait().ok().flatten();
+            if ended.is_some() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         if self.stop() {
             return DecoderError::Deadline { path, allowed: request.process.silence_s };
+        }
+        // Not by us, who kill what goes on after this or is not wanted. A child that takes too long ends by SIGXCPU.
+        if ended.is_some_and(|how| how.signal() == Some(libc::SIGKILL)) {
+            return DecoderError::Killed { path };
         }
         let how = self.lock().wait().map_or_else(|e| e.to_string(), |status| status.to_string());
         DecoderError::Crashed { path, how }

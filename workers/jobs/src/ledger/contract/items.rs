@@ -35,7 +35,7 @@ pub(super) async fn the_old_holder_is_fenced_off(place: Place) {
     for old in &old {
         assert!(!ledger.extend_item(old, None, now, LEASE).await.unwrap());
         assert!(!ledger.end_item(old, &ItemEnd::Succeeded, now).await.unwrap());
-        assert!(!ledger.retry_item(old, now, &Failure::new("x", "y"), true).await.unwrap());
+        assert!(!ledger.retry_item(old, now, &Failure::new("x", "y"), Toll::Attempt).await.unwrap());
         assert!(!ledger.give_back_item(old, now).await.unwrap());
     }
     assert!(ledger.end_item(&new, &ItemEnd::Succeeded, now).await.unwrap());
@@ -73,7 +73,7 @@ pub(super) async fn an_item_says_why_it_is_not_to_be_had(place: Place) {
     let claim = claim_item(&ledger, &id, 0, T0).await;
     assert_eq!(ask(0, T0 + 1).await, ClaimedItem::Held { until: T0 + 1_000 });
     let why = Failure::new("store_unavailable", "the store does not answer");
-    assert!(ledger.retry_item(&claim, T0 + 50, &why, true).await.unwrap());
+    assert!(ledger.retry_item(&claim, T0 + 50, &why, Toll::Attempt).await.unwrap());
     assert_eq!(ask(0, T0 + 49).await, ClaimedItem::Early { due: T0 + 50 });
     assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, Some(why));
     let claim = claim_item(&ledger, &id, 0, T0 + 50).await;
@@ -93,6 +93,16 @@ pub(super) async fn giving_back_does_not_count(place: Place) {
     }
     let claim = claim_item(&ledger, &id, 0, T0).await;
     assert_eq!((claim.attempt, claim.given_back, claim.attempts()), (4, 3, 1));
+    let why = Failure::new("x", "y");
+    assert!(ledger.retry_item(&claim, T0, &why, Toll::Nothing).await.unwrap());
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    assert_eq!((claim.given_back, claim.lost, claim.attempts()), (4, 0, 1));
+    assert!(ledger.retry_item(&claim, T0, &why, Toll::Worker).await.unwrap());
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    assert_eq!((claim.given_back, claim.lost, claim.attempts()), (4, 1, 1));
+    assert!(ledger.retry_item(&claim, T0, &why, Toll::Attempt).await.unwrap());
+    let claim = claim_item(&ledger, &id, 0, T0).await;
+    assert_eq!((claim.given_back, claim.lost, claim.attempts()), (4, 1, 2));
 }
 
 pub(super) async fn an_end_may_be_said_again(place: Place) {

@@ -62,7 +62,10 @@ pub(super) async fn a_job_goes_through_its_states(place: Place) {
     assert!(ledger.any_open(&id).await.unwrap());
     let early = claim_job(&ledger, &id, T0 + 6).await;
     assert!(ledger.finalize(&early, T0 + 6).await.unwrap().is_none(), "an item is open");
-    assert!(!ledger.finish(&early, &JobEnd::Succeeded, T0 + 6).await.unwrap(), "it is not finalizing");
+    assert!(
+        !ledger.finish(&early, &JobEnd::Succeeded, &news(), T0 + 6).await.unwrap(),
+        "it is not finalizing"
+    );
     assert!(ledger.release_job(&early, None).await.unwrap());
     assert!(ledger.end_item(&items[1], &ItemEnd::Failed(failure.clone()), T0 + 7).await.unwrap());
     assert!(!ledger.any_open(&id).await.unwrap());
@@ -71,9 +74,12 @@ pub(super) async fn a_job_goes_through_its_states(place: Place) {
     let record = ledger.finalize(&gathering, T0 + 8).await.unwrap().unwrap();
     assert_eq!((record.state, record.total), (JobState::Finalizing, Some(2)));
     assert!(ledger.finalize(&gathering, T0 + 9).await.unwrap().is_some(), "again, after a crash");
-    assert!(ledger.finish(&gathering, &JobEnd::PartiallySucceeded, T0 + 10).await.unwrap());
-    assert!(ledger.finish(&gathering, &JobEnd::PartiallySucceeded, T0 + 11).await.unwrap(), "said again");
-    assert!(!ledger.finish(&gathering, &JobEnd::Succeeded, T0 + 11).await.unwrap());
+    assert!(ledger.finish(&gathering, &JobEnd::PartiallySucceeded, &news(), T0 + 10).await.unwrap());
+    assert!(
+        ledger.finish(&gathering, &JobEnd::PartiallySucceeded, &news(), T0 + 11).await.unwrap(),
+        "said again"
+    );
+    assert!(!ledger.finish(&gathering, &JobEnd::Succeeded, &news(), T0 + 11).await.unwrap());
     assert!(ledger.claim_job(&id, "worker", T0 + 9_999, LEASE).await.unwrap().is_none(), "it has ended");
 
     let record = ledger.job(&id).await.unwrap().unwrap();
@@ -97,7 +103,7 @@ pub(super) async fn of_many_claims_one_holds(place: Place) {
     let claims: Vec<_> = claims.into_iter().flatten().collect();
     assert_eq!(claims.len(), 1);
     assert!(ledger.finalize(&claims[0], T0).await.unwrap().is_some(), "a job without items is complete");
-    assert!(ledger.finish(&claims[0], &JobEnd::Succeeded, T0).await.unwrap());
+    assert!(ledger.finish(&claims[0], &JobEnd::Succeeded, &news(), T0).await.unwrap());
 }
 
 pub(super) async fn an_expired_job_goes_to_another(place: Place) {
@@ -120,7 +126,7 @@ pub(super) async fn an_expired_job_goes_to_another(place: Place) {
     assert!(!ledger.expanded(&old, now).await.unwrap());
     assert!(ledger.finalize(&old, now).await.unwrap().is_none());
     assert!(!ledger.doom(&old, &Failure::new("x", "y"), now).await.unwrap());
-    assert!(!ledger.finish(&old, &JobEnd::Failed(Failure::new("x", "y")), now).await.unwrap());
+    assert!(!ledger.finish(&old, &JobEnd::Failed(Failure::new("x", "y")), &news(), now).await.unwrap());
     assert!(!ledger.release_job(&old, None).await.unwrap());
     assert_eq!(ledger.job(&id).await.unwrap().unwrap().cursor, None);
     assert_eq!(ledger.counts(&id).await.unwrap().total, 0);
@@ -172,7 +178,7 @@ pub(super) async fn a_failed_job_ends_its_items(place: Place) {
     assert!(ledger.doom(&claim, &why, T0 + 1).await.unwrap());
     let doomed = ledger.finalize(&claim, T0 + 1).await.unwrap().expect("nothing is open any more");
     assert_eq!((doomed.failure.as_ref(), doomed.total), (Some(&why), Some(3)));
-    assert!(ledger.finish(&claim, &JobEnd::Failed(why.clone()), T0 + 1).await.unwrap());
+    assert!(ledger.finish(&claim, &JobEnd::Failed(why.clone()), &news(), T0 + 1).await.unwrap());
 
     let record = ledger.job(&id).await.unwrap().unwrap();
     assert_eq!((record.state, record.failure.as_ref()), (JobState::Failed, Some(&why)));
@@ -243,7 +249,7 @@ pub(super) async fn a_job_ended_from_outside_lets_go(place: Place) {
     assert_eq!((record.failure.as_ref().unwrap().code.as_str(), record.total), ("cancelled", Some(5)));
     let counts = ledger.counts(&id).await.unwrap();
     assert_eq!((counts.total, counts.succeeded, counts.cancelled, counts.open()), (5, 2, 3, 0));
-    assert!(ledger.finish(&claim, &JobEnd::Early(EarlyEnd::Cancelled), late).await.unwrap());
+    assert!(ledger.finish(&claim, &JobEnd::Early(EarlyEnd::Cancelled), &news(), late).await.unwrap());
     let record = ledger.job(&id).await.unwrap().unwrap();
     assert_eq!((record.state, record.entered(JobState::Cancelled)), (JobState::Cancelled, Some(late)));
     assert!(ledger.claim_job(&id, "worker", T0 + 99_999, LEASE).await.unwrap().is_none(), "it has ended");
@@ -268,7 +274,7 @@ pub(super) async fn a_job_ended_while_it_is_listed_ends(place: Place) {
     assert_eq!(ledger.cancel_open(&claim, T0 + 3, 100).await.unwrap(), Some(3));
     let record = ledger.finalize(&claim, T0 + 3).await.unwrap().unwrap();
     assert_eq!((record.total, record.is_listed()), (Some(3), false));
-    assert!(ledger.finish(&claim, &JobEnd::Early(EarlyEnd::Expired), T0 + 4).await.unwrap());
+    assert!(ledger.finish(&claim, &JobEnd::Early(EarlyEnd::Expired), &news(), T0 + 4).await.unwrap());
     let record = ledger.job(&id).await.unwrap().unwrap();
     let entered = [JobState::Validating, JobState::Finalizing, JobState::Expired].map(|s| record.entered(s));
     assert_eq!(entered, [Some(T0), Some(T0 + 1), Some(T0 + 4)]);
@@ -283,7 +289,7 @@ pub(super) async fn what_has_ended_is_not_ended_early(place: Place) {
     let claim = claim_job(&ledger, &id, T0).await;
     assert!(ledger.finalize(&claim, T0).await.unwrap().is_some());
     assert!(!ledger.end_early(&id, EarlyEnd::Cancelled, T0).await.unwrap(), "its results are being gathered");
-    assert!(ledger.finish(&claim, &JobEnd::Succeeded, T0).await.unwrap());
+    assert!(ledger.finish(&claim, &JobEnd::Succeeded, &news(), T0).await.unwrap());
     assert!(!ledger.end_early(&id, EarlyEnd::Expired, T0).await.unwrap());
     assert_eq!(ledger.job(&id).await.unwrap().unwrap().state, JobState::Succeeded);
 }

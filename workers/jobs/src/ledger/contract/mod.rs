@@ -8,11 +8,14 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
 mod items;
 mod jobs;
+mod outbox;
 
 use self::items::*;
 use self::jobs::*;
+use self::outbox::*;
 use super::*;
 use crate::job::*;
+use crate::queue::{Event, Message};
 
 const LEASE: Duration = Duration::from_millis(1_000);
 const T0: Millis = 1_700_000_000_000;
@@ -117,6 +120,10 @@ contract! {
     pages_are_whole
     several_jobs_are_counted_at_once
     one_item_is_what_its_page_says
+    the_end_and_its_news_are_one
+    news_are_taken_in_order
+    of_many_relays_one_sends
+    news_are_kept_as_they_are
     processes_share_a_ledger
 }
 
@@ -145,6 +152,14 @@ async fn accepted(ledger: &Ledger) -> JobId {
     let job = job_named(id.as_str(), id.as_str(), "request");
     assert!(matches!(ledger.accept(&job, T0).await.unwrap(), Accepted::New(_)));
     id
+}
+
+fn event(topic: &str) -> Event {
+    Event { topic: topic.to_owned(), message: Message::new(topic.to_owned(), "event/1", "{}") }
+}
+
+fn news() -> Event {
+    event("job.ended")
 }
 
 async fn claim_job(ledger: &Ledger, id: &JobId, now: Millis) -> JobClaim {
