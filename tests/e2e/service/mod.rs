@@ -18,3 +18,4 @@ mod secrets;
 mod shutdown;
 mod slow_store;
 mod soak;
+mod tracing;
