@@ -12,6 +12,7 @@ use jobs::job::{ItemEnd, NewItem, NewJob, now};
 use jobs::ledger::{ItemClaim, JobRecord};
 use jobs::queue::{Event, Lane, Message};
 use jobs::store::{Put, Store, StoreError};
+use jobs::trace::TraceContext;
 use jobs::worker::{
     EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Step, Stop, Trouble, Worker,
 };
@@ -116,6 +117,7 @@ fn new_job(id: JobId) -> NewJob {
         id,
         not_before: None,
         deadline: None,
+        trace: TraceContext::default(),
     }
 }
 

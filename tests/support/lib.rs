@@ -1,6 +1,7 @@
 //! What the test binaries share: sample clips, goldens, tiny checkpoints, servers. One file per kind.
 
 pub mod clips;
+pub mod collector;
 pub mod golden;
 pub mod icons;
 pub mod language_model;

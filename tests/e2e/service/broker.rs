@@ -2,6 +2,7 @@
 
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
+    QueuePurgeOptions,
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -62,6 +63,13 @@ impl<'w> Broker<'w> {
                 "the message was not taken"
             );
         });
+    }
+
+    /// Throws away what waits in a lane.
+    pub fn lose(&self, lane: &str) {
+        let queue = format!("{}.{lane}", self.world.name);
+        let purged = self.channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default());
+        assert!(self.world.block_on(purged).unwrap() > 0, "nothing was there to be lost");
     }
 
     /// A queue that events whose topic matches come to.

@@ -100,6 +100,8 @@ impl Deployment {
             "FLAMINGO__QUEUE__URL" => self.amqp(WORKER),
             "FLAMINGO_MODEL" => model().display().to_string(),
             "FLAMINGO_LOG" => "info".into(),
+            "FLAMINGO_LOG_FORMAT" => "text".into(),
+            "OTEL_EXPORTER_OTLP_ENDPOINT" => String::new(),
             // What the servers of this test are reached by.
             _ => self.variable(name),
         };

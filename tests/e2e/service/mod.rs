@@ -19,3 +19,4 @@ mod secrets;
 mod shutdown;
 mod slow_store;
 mod soak;
+mod tracing;

@@ -1,12 +1,15 @@
 //! The `flamingo` command: one executable whose subcommands are the roles.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 mod args;
+mod logs;
+#[cfg(feature = "service")]
+mod traces;
 mod inputs;
 mod output;
 mod understand;
@@ -84,6 +87,12 @@ impl Command {
             _ => "error",
         }
     }
+
+    /// Whether what it does belongs to traces.
+    #[cfg(feature = "service")]
+    fn is_traced(&self) -> bool {
+        matches!(self, Command::Run(_) | Command::Work(_) | Command::Submit(_) | Command::Jobs(_))
+    }
 }
 
 const SOME_FAILED: u8 = 1;
@@ -96,13 +105,11 @@ fn main() -> ExitCode {
         // Nothing but the decoder runs in its process: no logging, no model, no settings.
         return exit(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            EnvFilter::try_from_env("FLAMINGO_LOG").unwrap_or_else(|_| EnvFilter::new(command.logs())),
-        )
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    // Dropped last: it sends the last spans.
+    let _traces = match observe(&command) {
+        Ok(traces) => traces,
+        Err(error) => return exit(Err(error)),
+    };
     exit(match command {
         Command::Caption(command) => command.run(),
         Command::Ask(command) => command.run(),
@@ -129,6 +136,20 @@ fn main() -> ExitCode {
         Command::Config(command) => command.run(),
         Command::DecodeFrames { .. } => Ok(true),
     })
+}
+
+/// Logs, and traces where they are wanted.
+#[cfg(feature = "service")]
+fn observe(command: &Command) -> anyhow::Result<Option<traces::Exporter>> {
+    let (exporter, spans) = if command.is_traced() { traces::layer()? } else { None }.unzip();
+    tracing_subscriber::registry().with(spans).with(logs::layer(command.logs())?).init();
+    Ok(exporter)
+}
+
+#[cfg(not(feature = "service"))]
+fn observe(command: &Command) -> anyhow::Result<()> {
+    tracing_subscriber::registry().with(logs::layer(command.logs())?).init();
+    Ok(())
 }
 
 /// `Ok(false)`: some inputs failed, and each has been named.

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::TraceContext;
+
 /// Milliseconds since 1970, UTC. Workers compare each other's clocks through it: leases are seconds long, so clocks that
 /// differ by less do no harm.
 pub type Millis = i64;
@@ -302,6 +304,8 @@ pub struct NewJob {
     pub not_before: Option<Millis>,
     /// Ended as expired when it has not ended by itself.
     pub deadline: Option<Millis>,
+    /// Where the work on it belongs among traces.
+    pub trace: TraceContext,
 }
 
 impl NewJob {

@@ -5,6 +5,7 @@
 //! an item for the length of a **lease**, does it, writes its result whole, enters that in the ledger and only then
 //! acknowledges the message: each of these steps may be the last one of this process, and each may be repeated.
 
+pub mod trace;
 pub mod job;
 pub mod retry;
 pub mod queue;

@@ -11,11 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 
 use crate::job::{Counts, Failure, ItemEnd, ItemId, JobEnd, JobId, JobState, NewItem, NewJob, now};
 use crate::ledger::{ItemClaim, JobRecord, Ledger, LedgerError};
-use crate::queue::{Delivery, Event, Lane, Message, Queue, QueueError, Settled};
+use crate::queue::{Delivery, Event, Lane, Message, Queue, QueueError, Settled, processing};
 use crate::retry::{Backoff, insist};
+use crate::trace::{self, TraceContext};
 
 /// How long one answer of the ledger may take.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
@@ -315,10 +317,18 @@ impl<S: Service> Worker<S> {
                 () = self.stop.draining() => return Ok(()),
                 delivery = consumer.next() => delivery,
             };
-            self.observer.step(Step::Received(lane), None, None);
-            match lane {
-                Lane::Items | Lane::Urgent => self.item(delivery).await?,
-                Lane::Jobs => self.job(delivery).await,
+            let span = processing(&*self.queue, lane, &delivery);
+            self.process(lane, delivery).instrument(span).await?;
+        }
+    }
+
+    async fn process(&self, lane: Lane, delivery: Delivery) -> Result<(), Unfit> {
+        self.observer.step(Step::Received(lane), None, None);
+        match lane {
+            Lane::Items | Lane::Urgent => self.item(delivery).await,
+            Lane::Jobs => {
+                self.job(delivery).await;
+                Ok(())
             }
         }
     }
@@ -362,13 +372,15 @@ impl<S: Service> Worker<S> {
     }
 
     /// A message about an item, and where it belongs.
-    fn item_message(&self, job: &JobId, item: &ItemId, body: &str) -> (Lane, Message) {
+    fn item_message(&self, job: &JobId, item: &ItemId, body: &str, trace: &TraceContext) -> (Lane, Message) {
         let lane = if self.service.is_urgent(body) { Lane::Urgent } else { Lane::Items };
-        (lane, Message::new(format!("{job}/{item}"), S::ITEM_KIND, body.to_owned()))
+        let message = Message::new(format!("{job}/{item}"), S::ITEM_KIND, body.to_owned());
+        (lane, Message { trace: trace.clone(), ..message })
     }
 
-    fn job_message(&self, job: &JobId, body: &str) -> Message {
-        Message::new(job.to_string(), S::JOB_KIND, body.to_owned())
+    fn job_message(&self, job: &JobId, body: &str, trace: &TraceContext) -> Message {
+        let message = Message::new(job.to_string(), S::JOB_KIND, body.to_owned());
+        Message { trace: trace.clone(), ..message }
     }
 
     async fn acknowledge(&self, delivery: Delivery, job: Option<&JobId>, item: Option<&ItemId>) {
@@ -383,6 +395,7 @@ impl<S: Service> Worker<S> {
     async fn put_back(&self, delivery: Delivery, after: Duration, why: impl std::fmt::Display) {
         let message = delivery.message.id.clone();
         tracing::warn!(message, %why, "the message goes back");
+        trace::failed("put_back");
         if let Err(error) = delivery.back(after).await {
             tracing::warn!(message, %error, "it goes back unacknowledged");
         }
@@ -418,10 +431,20 @@ impl<S: Service> Worker<S> {
 
     async fn bury(&self, delivery: Delivery, why: &Failure) {
         let message = delivery.message.id.clone();
+        trace::failed(&why.code);
         if let Err(error) = delivery.bury(why).await {
             // Not as a dead letter when the ledger knows its end by now: then it is acknowledged.
             tracing::warn!(message, %error, "a dead letter could not be kept; the message comes again");
         }
+    }
+}
+
+/// Names the work in the span that is open here.
+fn about(job: &JobId, item: Option<&ItemId>) {
+    let span = Span::current();
+    span.record("job.id", job.as_str());
+    if let Some(item) = item {
+        span.record("item.id", item.as_str());
     }
 }
 

@@ -14,10 +14,12 @@ use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Result, Task};
+use tracing::{Span, info_span};
 
 use crate::understand::{Model, ModelError, SeenWindow, Turn};
 
 mod media;
+mod spans;
 mod turns;
 
 use media::KeysInUse;
@@ -54,6 +56,7 @@ enum Asked {
 struct Looking {
     prepared: Vec<Frame>,
     turn: Turn,
+    span: Span,
     answer: Sender<Result<Medium, ModelError>>,
 }
 
@@ -65,6 +68,8 @@ struct Writing {
     media: Vec<Medium>,
     generation: Generation,
     turn: Turn,
+    /// Ends with it.
+    span: Span,
     answer: Sender<(usize, Result<Answer, ModelError>)>,
 }
 
@@ -117,13 +122,16 @@ impl Model for Engine {
 
     fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError> {
         let (answer, heard) = channel();
-        let looking = Looking { prepared, turn: turn.clone(), answer };
-        self.asked.send(Asked::Look(looking)).map_err(|_| ModelError::Gone)?;
-        heard.recv().map_err(|RecvError| ModelError::Gone)?
+        let span = info_span!("encode", "flamingo.frames" = prepared.len());
+        let looking = Looking { prepared, turn: turn.clone(), span: span.clone(), answer };
+        let sent = self.asked.send(Asked::Look(looking)).map_err(|_| ModelError::Gone);
+        let looked = sent.and_then(|()| heard.recv().map_err(|RecvError| ModelError::Gone)?);
+        looked.inspect_err(|error| spans::failed(&span, error))
     }
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        Model::recall(&*self.pipeline, seen)
+        let span = info_span!("recall", "flamingo.frames" = seen.frame_times.len());
+        Model::recall(&*self.pipeline, seen).inspect_err(|error| spans::failed(&span, error))
     }
 
     /// All at once: they are written side by side.
@@ -142,9 +150,9 @@ impl Model for Engine {
             match self.pipeline.prompt(task, media.len()) {
                 Ok(prompt) => {
                     let media = media.iter().map(|&medium| medium.clone()).collect();
-                    let task = task.clone();
-                    let writing =
-                        Writing { number, task, prompt, media, generation, turn, answer: answer.clone() };
+                    let (task, answer) = (task.clone(), answer.clone());
+                    let span = spans::answering(&self.about().name, &generation);
+                    let writing = Writing { number, task, prompt, media, generation, turn, span, answer };
                     // Who is gone does not answer, below.
                     let _ = self.asked.send(Asked::Write(writing));
                 }
@@ -276,7 +284,7 @@ impl<'p> Work<'p> {
             if frames > self.limits.frames && !batch.is_empty() {
                 break;
             }
-            batch.extend(self.looks.pop());
+            batch.extend(self.looks.pop().inspect(|looking| spans::turn(&looking.span)));
         }
         if batch.is_empty() {
             return;
@@ -309,6 +317,7 @@ impl<'p> Work<'p> {
                 return;
             }
             let Some(writing) = self.waiting.pop() else { return };
+            spans::turn(&writing.span);
             match self.begin_one(&writing) {
                 Ok(sequence) => self.begun.push(Begun { writing, demand, sequence }),
                 Err(error) => tell(&writing, Err(error.into())),
@@ -366,5 +375,6 @@ fn demand(writing: &Writing) -> Demand {
 }
 
 fn tell(writing: &Writing, answer: Result<Answer, ModelError>) {
+    spans::answered(&writing.span, &answer);
     let _ = writing.answer.send((writing.number, answer));
 }

@@ -10,6 +10,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use jiff::Timestamp;
 use jobs::job::NewJob;
 use jobs::queue::Message;
+use jobs::trace::TraceContext;
 use jobs::worker::Refusal;
 use jobs::{Failure, ItemId, JobId};
 use serde::de::DeserializeOwned;
@@ -309,6 +310,7 @@ impl JobMessage {
             message: json(&named),
             not_before: self.not_before.map(Timestamp::as_millisecond),
             deadline: self.deadline.map(Timestamp::as_millisecond),
+            trace: TraceContext::current(),
         })
     }
 

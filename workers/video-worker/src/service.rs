@@ -12,10 +12,12 @@ use jobs::job::{ItemEnd, NewJob};
 use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
 use jobs::store::{Put, Store};
+use jobs::trace;
 use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
 
 use crate::admission::{self, frames_at_once};
 use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key, sheet_key};
@@ -316,6 +318,14 @@ impl VideoService {
 
     /// What was seen of the video before, or the video itself.
     async fn look(&self, item: &ItemMessage, request: &Request) -> Result<(Known, InputInfo), FetchError> {
+        let found = async {
+            let found = self.find(item, request).await;
+            found.inspect_err(|error| trace::failed(error.code()))
+        };
+        found.instrument(info_span!("fetch")).await
+    }
+
+    async fn find(&self, item: &ItemMessage, request: &Request) -> Result<(Known, InputInfo), FetchError> {
         let location = self.inputs.locate(&item.video)?;
         let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
         if let Some((url, etag)) = &version
@@ -365,9 +375,11 @@ impl VideoService {
             unwanted.set();
         });
         let mut sheet = (self.sheets && seen.is_none()).then(FewFrames::default);
+        let span = Span::current();
         let work = tokio::task::spawn_blocking(move || {
             // Until this thread has ended, even when nobody waits for it any more.
             let _room = room;
+            let _within = span.enter();
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
             let understander = Understander { model: &engine, decoder };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flamingo::Pipeline;
 use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
-use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
+use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings, TracedQueue};
 use jobs::retry::insist;
 use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Stop, Worker};
@@ -52,6 +52,7 @@ impl Backends {
                 )));
             }
         };
+        let queue = Arc::new(TracedQueue::new(queue));
         let ledger =
             Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(refused)?;
         let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(refused)?;

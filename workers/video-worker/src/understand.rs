@@ -10,6 +10,7 @@ use flamingo::generate::Generation;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::{Frame, FrameSampling, VideoInfo, VideoLimits, Warning};
 use flamingo::{Error, Task};
+use tracing::{Span, field::Empty, info_span};
 
 use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, ProcessLimits, StopFlag, decode};
 use crate::progress::Tally;
@@ -142,6 +143,17 @@ impl Model for Pipeline {
     }
 }
 
+impl ModelError {
+    /// The stable code of this error, part of the public contract.
+    pub fn code(&self) -> &str {
+        match self {
+            ModelError::Refused(error) => error.code(),
+            ModelError::Unwanted => "stopped",
+            ModelError::Gone => "model_gone",
+        }
+    }
+}
+
 /// Why a video has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UnderstandError {
@@ -163,9 +175,7 @@ impl UnderstandError {
     pub fn code(&self) -> &str {
         match self {
             UnderstandError::Decoder(e) => e.code(),
-            UnderstandError::Model { source: ModelError::Refused(error), .. } => error.code(),
-            UnderstandError::Model { source: ModelError::Unwanted, .. } => "stopped",
-            UnderstandError::Model { source: ModelError::Gone, .. } => "model_gone",
+            UnderstandError::Model { source, .. } => source.code(),
             UnderstandError::TooManyFrames { .. } => "limit_frames",
             UnderstandError::NoFrames { .. } => "no_frames",
             UnderstandError::Stopped { .. } => "stopped",
@@ -334,7 +344,9 @@ impl Understander<'_> {
         progress: &mut Progress,
         on_frame: OnFrame,
     ) -> Result<(), UnderstandError> {
-        let mut frames = timed(&mut progress.timing.decode_s, || self.decode(source, request))?;
+        let mut decoding = decoding();
+        let frames = timed(&mut progress.timing.decode_s, || self.decode(source, request));
+        let mut frames = frames.map_err(|e| broken(&decoding, e))?;
         progress.videos.push(frames.info().clone());
         let (start, end) = sampled_range(request, frames.info().duration);
         let length = request.window.unwrap_or(f64::MAX);
@@ -343,7 +355,7 @@ impl Understander<'_> {
         let mut open = Window { start, end: start + length, frames: vec![] };
         let mut looked = false;
         while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
-            let frame = frame?;
+            let frame = frame.map_err(|e| broken(&decoding, e))?;
             request.tally.frame();
             show(source, &frame, on_frame)?;
             if frame.pts >= open.end {
@@ -352,11 +364,15 @@ impl Understander<'_> {
                 let begin = (start + passed * length).max(open.end);
                 let next = Window { start: begin, end: begin + length, frames: vec![] };
                 let full = std::mem::replace(&mut open, next);
+                // What was decoded up to here is one span, its window's frames and the first of the next.
+                drop(std::mem::replace(&mut decoding, Span::none()));
                 looked |= self.answer_window(source, request, full.before(end), progress)?;
+                decoding = self::decoding();
             }
             open.frames.push(timed(&mut progress.timing.decode_s, || self.model.prepare(&frame)));
             check_frames(source, &open.frames, request)?;
         }
+        drop(decoding);
         looked |= self.answer_window(source, request, open.before(end), progress)?;
         record(&frames, source, progress);
         if !looked {
@@ -402,17 +418,20 @@ impl Understander<'_> {
         let mut media = Vec::with_capacity(sources.len());
         let mut longest = 0f64;
         for source in sources {
-            let mut frames = timed(&mut progress.timing.decode_s, || self.decode(source, request))?;
+            let decoding = decoding();
+            let frames = timed(&mut progress.timing.decode_s, || self.decode(source, request));
+            let mut frames = frames.map_err(|e| broken(&decoding, e))?;
             progress.videos.push(frames.info().clone());
             longest = longest.max(frames.info().duration);
             let mut prepared = Vec::new();
             while let Some(frame) = timed(&mut progress.timing.decode_s, || frames.next()) {
-                let frame = frame?;
+                let frame = frame.map_err(|e| broken(&decoding, e))?;
                 request.tally.frame();
                 show(source, &frame, on_frame)?;
                 prepared.push(timed(&mut progress.timing.decode_s, || self.model.prepare(&frame)));
                 check_frames(source, &prepared, request)?;
             }
+            drop(decoding);
             record(&frames, source, progress);
             if prepared.is_empty() {
                 return Err(UnderstandError::NoFrames { path: source.name.clone() });
@@ -478,6 +497,18 @@ impl Understander<'_> {
         }
         Ok(())
     }
+}
+
+/// The span of decoding, for as long as it is kept.
+fn decoding() -> Span {
+    info_span!("decode", "error.type" = Empty, otel.status_code = Empty)
+}
+
+/// Decoding has failed.
+fn broken(decoding: &Span, error: DecoderError) -> DecoderError {
+    decoding.record("error.type", error.code());
+    decoding.record("otel.status_code", "ERROR");
+    error
 }
 
 /// Consecutive frames that are answered together; seconds of the video.

@@ -3,6 +3,7 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use jobs::job::{EarlyEnd, JobState, now};
+use jobs::ledger::JobRecord;
 use jobs::queue::{DeadLetter, Lane, Message, Settled};
 use jobs::{Failure, JobId};
 use serde_json::{Value, json};
@@ -88,7 +89,7 @@ impl Cancel {
         for name in &self.jobs {
             let record = find(&backends.ledger, name).await?;
             if backends.ledger.end_early(&record.id, EarlyEnd::Cancelled, now()).await? && remote {
-                ring(&backends, &record.id, record.message).await;
+                ring(&backends, record).await;
             }
             // Now, or by somebody else.
             let record = find(&backends.ledger, name).await?;
@@ -110,8 +111,8 @@ impl Cancel {
 }
 
 /// So that its results are gathered now, not at the next sweep.
-async fn ring(backends: &Backends, id: &JobId, body: String) {
-    let message = Message::new(id.to_string(), JOB_SCHEMA, body);
+async fn ring(backends: &Backends, JobRecord { id, message, trace, .. }: JobRecord) {
+    let message = Message { trace, ..Message::new(id.to_string(), JOB_SCHEMA, message) };
     if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
         eprintln!("warning: {id}: entered, but its message was not sent; a worker will find it: {error}");
     }

@@ -12,6 +12,7 @@ use jobs::ledger::Accepted;
 use jobs::queue::{Lane, Message};
 use jobs::{Failure, JobId};
 use serde_json::json;
+use tracing::{Instrument, info_span};
 use video_worker::message::{Input, JOB_SCHEMA, JobMessage, Priority};
 use video_worker::start::Backends;
 
@@ -191,6 +192,10 @@ pub enum Sent {
 
 /// Enters a job in the ledger, and rings for it.
 pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent> {
+    enter(backends, job).instrument(info_span!("submit job")).await
+}
+
+async fn enter(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent> {
     let new = job.to_new()?;
     let (record, is_new) = match backends.ledger.accept(&new, now()).await? {
         Accepted::New(record) => (record, true),
@@ -201,6 +206,7 @@ pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent>
     };
     if !record.state.is_end() {
         let message = Message::new(record.id.to_string(), JOB_SCHEMA, record.message);
+        let message = Message { trace: record.trace, ..message };
         // The ledger has it: without a message the workers' sweep finds it.
         if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
             eprintln!(

@@ -40,8 +40,9 @@ impl Ledger {
     /// The ledger cannot be reached; whether the job was entered is not known, and asking again tells.
     pub async fn accept(&self, job: &NewJob, now: Millis) -> Result<Accepted, LedgerError> {
         let entered = sqlx::query(
-            "INSERT INTO jobs (id, key, request_sha256, message, state, due_at, rung_at, accepted_at, not_before, deadline)
-             VALUES ($1, $2, $3, $4, 'accepted', COALESCE($6, $5), $5, $5, $6, $7)
+            "INSERT INTO jobs (id, key, request_sha256, message, state, due_at, rung_at, accepted_at, not_before, deadline,
+                               traceparent, tracestate)
+             VALUES ($1, $2, $3, $4, 'accepted', COALESCE($6, $5), $5, $5, $6, $7, $8, $9)
              ON CONFLICT DO NOTHING
              RETURNING *",
         )
@@ -51,7 +52,9 @@ impl Ledger {
         .bind(job.message.as_str())
         .bind(now)
         .bind(job.not_before)
-        .bind(job.deadline);
+        .bind(job.deadline)
+        .bind(job.trace.traceparent())
+        .bind(job.trace.tracestate());
         if let Some(row) = self.written(entered).await? {
             return Ok(Accepted::New(JobRecord::read(&row)?));
         }

@@ -5,6 +5,7 @@ use sqlx::any::AnyRow;
 
 use super::LedgerError;
 use crate::job::{Failure, ItemId, ItemState, JobId, JobState, Millis};
+use crate::trace::TraceContext;
 
 /// All that the ledger knows about a job, except its items.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct JobRecord {
     pub not_before: Option<Millis>,
     /// Ended as expired when it has not ended by itself.
     pub deadline: Option<Millis>,
+    /// Where the work on it belongs among traces.
+    pub trace: TraceContext,
     entered: [Option<Millis>; JobState::ALL.len()],
 }
 
@@ -70,6 +73,7 @@ impl JobRecord {
             failure: failure(row)?,
             not_before: row.try_get("not_before")?,
             deadline: row.try_get("deadline")?,
+            trace: trace(row)?,
             entered,
         })
     }
@@ -131,6 +135,12 @@ pub(super) fn failure(row: &AnyRow) -> Result<Option<Failure>, LedgerError> {
     let code: Option<String> = row.try_get("failure_code")?;
     let message: Option<String> = row.try_get("failure_message")?;
     Ok(code.map(|code| Failure::new(code, message.unwrap_or_default())))
+}
+
+pub(super) fn trace(row: &AnyRow) -> Result<TraceContext, LedgerError> {
+    let parent: Option<String> = row.try_get("traceparent")?;
+    let state: Option<String> = row.try_get("tracestate")?;
+    Ok(TraceContext::read(parent.as_deref(), state.as_deref()))
 }
 
 pub(super) fn count(value: i64, column: &str) -> Result<u64, LedgerError> {

@@ -7,9 +7,14 @@ use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::items::BACK;
-use super::record::{item_id, job_id};
+use super::record::{item_id, job_id, trace};
 use super::{Ledger, LedgerError};
 use crate::job::{ItemId, JobId, Millis, earlier};
+use crate::trace::TraceContext;
+
+/// Where the job of an item that is returned belongs among traces.
+const TRACE: &str = "(SELECT traceparent FROM jobs WHERE jobs.id = items.job_id) AS traceparent,
+             (SELECT tracestate FROM jobs WHERE jobs.id = items.job_id) AS tracestate";
 
 /// Ring for an item.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,8 @@ pub struct Bell {
     pub item: ItemId,
     /// The message's body as it was sent.
     pub message: String,
+    /// Where its job belongs among traces.
+    pub trace: TraceContext,
 }
 
 /// Ring for a job.
@@ -26,6 +33,8 @@ pub struct JobBell {
     pub id: JobId,
     /// The message's body as it was sent.
     pub message: String,
+    /// Where it belongs among traces.
+    pub trace: TraceContext,
 }
 
 impl Ledger {
@@ -39,7 +48,7 @@ impl Ledger {
              WHERE state = 'running' AND lease_until < $1 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'running' AND lease_until < $1 ORDER BY lease_until LIMIT $2
              )
-             RETURNING job_id, id, message",
+             RETURNING job_id, id, message, {TRACE}",
             BACK = BACK.replace("$4", "$1"),
         )))
         .bind(now)
@@ -60,14 +69,14 @@ impl Ledger {
         silent_for: Duration,
         limit: u32,
     ) -> Result<Vec<Bell>, LedgerError> {
-        let rows = sqlx::query(
+        let rows = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items SET rung_at = $1
              WHERE state = 'queued' AND due_at <= $1 AND rung_at < $2 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'queued' AND due_at <= $1 AND rung_at < $2
                  ORDER BY rung_at LIMIT $3
              )
-             RETURNING job_id, id, message",
-        )
+             RETURNING job_id, id, message, {TRACE}",
+        )))
         .bind(now)
         .bind(earlier(now, silent_for))
         .bind(i64::from(limit))
@@ -100,7 +109,7 @@ impl Ledger {
                          ))))
                      ORDER BY rung_at LIMIT $3
                  )
-             RETURNING id, message",
+             RETURNING id, message, traceparent, tracestate",
         )
         .bind(now)
         .bind(earlier(now, silent_for))
@@ -133,12 +142,17 @@ impl Ledger {
 
 impl Bell {
     fn read(row: &AnyRow) -> Result<Self, LedgerError> {
-        Ok(Self { job: job_id(row, "job_id")?, item: item_id(row, "id")?, message: row.try_get("message")? })
+        Ok(Self {
+            job: job_id(row, "job_id")?,
+            item: item_id(row, "id")?,
+            message: row.try_get("message")?,
+            trace: trace(row)?,
+        })
     }
 }
 
 impl JobBell {
     fn read(row: &AnyRow) -> Result<Self, LedgerError> {
-        Ok(Self { id: job_id(row, "id")?, message: row.try_get("message")? })
+        Ok(Self { id: job_id(row, "id")?, message: row.try_get("message")?, trace: trace(row)? })
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Consumer, DeadLetter, Event, Lane, MemoryQueue, Message, Queue, Settled};
 use crate::job::Failure;
+use crate::trace::TraceContext;
 
 /// What a message may come back with before it is dead, in every backend under test.
 pub(super) const DELIVERY_LIMIT: u32 = 2;
@@ -51,6 +52,7 @@ macro_rules! every_behaviour {
             announcing_needs_no_listener
             an_answer_reaches_its_queue
             a_long_id_survives
+            a_trace_goes_along_whatever_becomes_of_its_message
         }
     };
     (@each $open:path, $attributes:tt, $($behaviour:ident)*) => {
@@ -80,7 +82,17 @@ pub(super) fn message(id: &str) -> Message {
         body: Bytes::from(format!(r#"{{"id":"{id}"}}"#)),
         reply_to: None,
         correlation_id: None,
+        trace: TraceContext::default(),
     }
+}
+
+pub(super) fn trace() -> TraceContext {
+    let trace = TraceContext::read(
+        Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        Some("vendor=said"),
+    );
+    assert_ne!(trace, TraceContext::default());
+    trace
 }
 
 async fn send(backend: &impl Backend, id: &str) {
@@ -356,6 +368,33 @@ pub(super) async fn a_long_id_survives(backend: &impl Backend) {
     let mut consumer = consumer(backend).await;
     let delivery = soon(consumer.next()).await;
     assert_eq!(delivery.message.id, id);
+    soon(delivery.ack()).await;
+}
+
+/// Put back, dropped, given back, buried and sent once more.
+pub(super) async fn a_trace_goes_along_whatever_becomes_of_its_message(backend: &impl Backend) {
+    let queue = backend.queue();
+    let sent = Message { trace: trace(), ..message("a") };
+    soon(queue.send(Lane::Items, &sent)).await.unwrap();
+    let mut consumer = consumer(backend).await;
+    let delivery = soon(consumer.next()).await;
+    assert_eq!(delivery.message, sent);
+    soon(delivery.back(Duration::from_millis(50))).await.unwrap();
+    let delivery = soon(consumer.next()).await;
+    assert_eq!(delivery.message, sent, "put back");
+    drop(delivery);
+    let delivery = soon(consumer.next()).await;
+    assert_eq!(delivery.message, sent, "dropped");
+    soon(delivery.release()).await;
+    let delivery = soon(consumer.next()).await;
+    assert_eq!(delivery.message, sent, "given back");
+    soon(delivery.bury(&Failure::new("bad", "for a reason"))).await.unwrap();
+    let letter = look(&queue, 1, 1).await.pop().unwrap();
+    assert_eq!(letter.delivery.message, sent, "buried");
+    soon(queue.send(Lane::Items, &letter.delivery.message)).await.unwrap();
+    soon(letter.delivery.ack()).await;
+    let delivery = soon(consumer.next()).await;
+    assert_eq!(delivery.message, sent, "sent once more");
     soon(delivery.ack()).await;
 }
 

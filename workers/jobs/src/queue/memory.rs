@@ -144,6 +144,14 @@ impl Shared {
 
 #[async_trait]
 impl Queue for MemoryQueue {
+    fn system(&self) -> &'static str {
+        "memory"
+    }
+
+    fn name(&self) -> &str {
+        "memory"
+    }
+
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         self.shared.push(lane, Waiting { message: message.clone(), redeliveries: 0 });
         Ok(())

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 mod memory;
 mod rabbitmq;
+mod traced;
 
 #[cfg(test)]
 mod contract;
@@ -20,8 +21,10 @@ pub use rabbitmq::{
     Argument, Binding, Exchange, QueueSpec, RabbitQueue, RabbitSettings, RetryTier, Routes, Topology,
     topology,
 };
+pub use traced::{TracedQueue, processing};
 
 use crate::job::Failure;
+use crate::trace::TraceContext;
 
 /// Which messages: each lane is a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,12 +63,21 @@ pub struct Message {
     pub reply_to: Option<String>,
     /// What the asker calls it.
     pub correlation_id: Option<String>,
+    /// Where it belongs among traces: kept through every delivery, put back, buried and sent again.
+    pub trace: TraceContext,
 }
 
 impl Message {
     /// Whom to tell and what they call it stands in the body too, where the ledger keeps it.
     pub fn new(id: String, kind: &str, body: impl Into<Bytes>) -> Self {
-        Self { id, kind: kind.into(), body: body.into(), reply_to: None, correlation_id: None }
+        Self {
+            id,
+            kind: kind.into(),
+            body: body.into(),
+            reply_to: None,
+            correlation_id: None,
+            trace: TraceContext::default(),
+        }
     }
 }
 
@@ -95,6 +107,12 @@ pub enum Settled {
 /// Where messages wait.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
+    /// What kind of queue it is, in OpenTelemetry's words: `rabbitmq`.
+    fn system(&self) -> &'static str;
+
+    /// What the names of its queues begin with: the lane `items` of `flamingo` is `flamingo.items`.
+    fn name(&self) -> &str;
+
     /// Sends a message, and returns when the queue has it safely.
     ///
     /// # Errors

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
 
-use super::{Outcome, Running, Service, Step, Unfit, Worker};
+use super::{Outcome, Running, Service, Step, Unfit, Worker, about};
 use crate::job::{Failure, ItemEnd, later, now};
 use crate::ledger::{ClaimedItem, ItemClaim, LedgerError, Toll};
 use crate::queue::Delivery;
+use crate::trace;
 
 /// What is to be entered in the ledger about a claimed item.
 enum Entry {
@@ -25,6 +27,7 @@ impl<S: Service> Worker<S> {
                 return Ok(());
             }
         };
+        about(&job, Some(&item));
         let claimed = self
             .ask_ledger(|| {
                 self.ledger.claim_item(&job, &item, &self.settings.name, now(), self.settings.lease)
@@ -67,6 +70,7 @@ impl<S: Service> Worker<S> {
     }
 
     async fn claimed(&self, claim: ItemClaim, delivery: Delivery) -> Result<(), Unfit> {
+        Span::current().record("item.attempt", claim.attempt);
         self.observer.step(Step::Claimed, Some(&claim.job), Some(&claim.item));
         let lost = CancellationToken::new();
         let running = Running { stop: self.stop.abort.child_token(), ..Running::default() };
@@ -78,6 +82,7 @@ impl<S: Service> Worker<S> {
         match entered {
             Ok(true) => self.settle(&claim, entry, delivery).await,
             Ok(false) => {
+                trace::failed("fenced_off");
                 self.observer.step(Step::FencedOff, Some(&claim.job), Some(&claim.item));
                 self.acknowledge(delivery, Some(&claim.job), Some(&claim.item)).await;
             }
@@ -164,7 +169,11 @@ impl<S: Service> Worker<S> {
     }
 
     async fn write(&self, claim: &ItemClaim, result: Result<&S::Report, &Failure>) -> Entry {
-        match self.ask_service(|| self.service.write(claim, result)).await {
+        let writing = async {
+            let written = self.ask_service(|| self.service.write(claim, result)).await;
+            written.inspect_err(|trouble| trace::failed(&trouble.failure().code))
+        };
+        match writing.instrument(info_span!("write report")).await {
             Ok(end) => {
                 self.observer.step(Step::ReportWritten, Some(&claim.job), Some(&claim.item));
                 Entry::End(end)
@@ -210,12 +219,14 @@ impl<S: Service> Worker<S> {
                 self.look_after(job).await;
             }
             Entry::Retry { after, why, .. } => {
+                trace::failed(&why.code);
                 self.observer.step(Step::Retried(&why), Some(job), Some(item));
                 if let Err(error) = delivery.back(after).await {
                     tracing::warn!(%job, %item, %error, "the message goes back unacknowledged");
                 }
             }
             Entry::GiveBack => {
+                trace::failed("given_back");
                 self.observer.step(Step::GivenBack, Some(job), Some(item));
                 delivery.release().await;
             }

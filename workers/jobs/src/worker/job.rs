@@ -2,11 +2,13 @@
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, info_span};
 
-use super::{EndedJob, Service, Step, Trouble, Worker};
-use crate::job::{Counts, EarlyEnd, Failure, JobEnd, JobId, JobState, Millis, NewItem, later, now};
+use super::{EndedJob, Service, Step, Trouble, Worker, about};
+use crate::job::{Counts, EarlyEnd, Failure, JobEnd, JobId, JobState, Millis, NewItem, NewJob, later, now};
 use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
 use crate::queue::{Delivery, QueueError};
+use crate::trace;
 
 /// Messages about items that are on their way to the queue at once.
 const SENDING: usize = 64;
@@ -30,10 +32,23 @@ enum Halt {
     Stopped,
 }
 
+impl Halt {
+    /// For traces.
+    fn code(&self) -> &str {
+        match self {
+            Halt::Ledger(_) => "ledger",
+            Halt::Queue(_) => "queue",
+            Halt::Service(trouble) => &trouble.failure().code,
+            Halt::FencedOff => "fenced_off",
+            Halt::Stopped => "given_back",
+        }
+    }
+}
+
 impl<S: Service> Worker<S> {
     pub(super) async fn job(&self, delivery: Delivery) {
         let new = match self.service.job(&delivery.message) {
-            Ok(new) => new,
+            Ok(new) => NewJob { trace: new.trace.or(&delivery.message.trace), ..new },
             Err(refusal) => return self.refuse(delivery, refusal).await,
         };
         let record = match self.ask_ledger(|| self.ledger.accept(&new, now())).await {
@@ -44,6 +59,7 @@ impl<S: Service> Worker<S> {
             }
             Err(error) => return self.put_back(delivery, self.settings.backoff.most, error).await,
         };
+        about(&record.id, None);
         self.observer.step(Step::Accepted, Some(&record.id), None);
         if record.state.is_end() && delivery.message.reply_to.is_some() {
             return self.tell_again(record, delivery).await;
@@ -95,7 +111,10 @@ impl<S: Service> Worker<S> {
         };
         match &result {
             Ok(()) => self.relay().await,
-            Err(_) => self.let_go(&claim, Some(later(now(), settings.backoff.most))).await,
+            Err(halt) => {
+                trace::failed(halt.code());
+                self.let_go(&claim, Some(later(now(), settings.backoff.most))).await;
+            }
         }
         result
     }
@@ -110,8 +129,14 @@ impl<S: Service> Worker<S> {
 
     async fn advance(&self, claim: &JobClaim) -> Result<(), Halt> {
         let result = match (claim.record.state, claim.record.total) {
-            (JobState::Finalizing, _) | (_, Some(_)) => self.finalize(claim).await,
-            (_, None) => self.expand(claim).await,
+            (JobState::Finalizing, _) | (_, Some(_)) => {
+                self.finalize(claim)
+                    .instrument(info_span!("gather results", job.id = claim.id.as_str()))
+                    .await
+            }
+            (_, None) => {
+                self.expand(claim).instrument(info_span!("list inputs", job.id = claim.id.as_str())).await
+            }
         };
         match result {
             Err(Halt::Service(Trouble::Fatal(why))) => self.fail(claim, why).await,
@@ -158,7 +183,7 @@ impl<S: Service> Worker<S> {
     }
 
     async fn send_item(&self, claim: &JobClaim, item: &NewItem) -> Result<(), QueueError> {
-        let (lane, message) = self.item_message(&claim.id, &item.id, &item.message);
+        let (lane, message) = self.item_message(&claim.id, &item.id, &item.message, &claim.record.trace);
         self.send(lane, &message).await
     }
 

@@ -49,11 +49,15 @@ impl<S: Service> Worker<S> {
         if self.is_empty(Lane::Items).await && self.is_empty(Lane::Urgent).await {
             items.extend(in_time(self.ledger.forgotten_items(now(), silent_for, AT_ONCE)).await?);
         }
-        messages.extend(items.iter().map(|bell| self.item_message(&bell.job, &bell.item, &bell.message)));
+        messages.extend(
+            items.iter().map(|bell| self.item_message(&bell.job, &bell.item, &bell.message, &bell.trace)),
+        );
         // Whose time has come has no message yet.
         let silent_for = if self.is_empty(Lane::Jobs).await { silent_for } else { Duration::MAX };
         let jobs = in_time(self.ledger.due_jobs(now(), silent_for, AT_ONCE)).await?;
-        messages.extend(jobs.iter().map(|bell| (Lane::Jobs, self.job_message(&bell.id, &bell.message))));
+        messages.extend(
+            jobs.iter().map(|bell| (Lane::Jobs, self.job_message(&bell.id, &bell.message, &bell.trace))),
+        );
         let mut sent = 0;
         for (lane, message) in &messages {
             // What cannot be sent now is found again by a later sweep.

@@ -48,6 +48,7 @@ impl Service for Scripted {
             id,
             not_before: None,
             deadline: None,
+            trace: TraceContext::default(),
         })
     }
 
@@ -336,6 +337,7 @@ async fn what_dead_workers_held() {
                 message: "".into(),
                 not_before: None,
                 deadline: None,
+                trace: TraceContext::default(),
             },
             long_ago,
         )

@@ -30,7 +30,8 @@ pub(super) async fn the_old_holder_is_fenced_off(place: Place) {
     let now = T0 + 1_001;
     let new = claim_item(&ledger, &id, 0, now).await;
     let swept = ledger.expired_items(now, 10).await.unwrap();
-    let expected = Bell { job: id.clone(), item: item_id(1), message: "message 1".to_owned() };
+    let (message, trace) = ("message 1".to_owned(), TraceContext::default());
+    let expected = Bell { job: id.clone(), item: item_id(1), message, trace };
     assert_eq!(swept, [expected]);
     for old in &old {
         assert!(!ledger.extend_item(old, None, now, LEASE).await.unwrap());
@@ -234,4 +235,31 @@ pub(super) async fn processes_share_a_ledger(place: Place) {
     .await;
     assert_eq!(ended.iter().sum::<usize>(), 120);
     assert_eq!(first.counts(&job).await.unwrap().succeeded, 120);
+}
+
+pub(super) async fn a_bell_belongs_to_the_trace_of_its_job(place: Place) {
+    let ledger = place.ready().await;
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let traces = [TraceContext::read(Some(parent), Some("vendor=said")), TraceContext::default()];
+    for (name, trace) in ["traced", "untraced"].into_iter().zip(&traces) {
+        let job = NewJob { trace: trace.clone(), ..job_named(name, name, name) };
+        assert!(matches!(ledger.accept(&job, T0).await.unwrap(), Accepted::New(new) if new.trace == *trace));
+        let claim = claim_job(&ledger, &job.id, T0).await;
+        assert_eq!(claim.record.trace, *trace);
+        assert!(ledger.add_items(&claim, &clips(0..2), 0, T0).await.unwrap());
+        claim_item(&ledger, &job.id, 0, T0).await;
+    }
+    let (now, silent) = (T0 + 1_001, Duration::from_millis(500));
+    let of = |job: &str| traces[usize::from(job == "untraced")].clone();
+    let jobs = ledger.due_jobs(now, silent, 6).await.unwrap();
+    assert_eq!(jobs.len(), 2);
+    for bell in jobs {
+        assert_eq!(bell.trace, of(bell.id.as_str()));
+    }
+    let forgotten = ledger.forgotten_items(now, silent, 6).await.unwrap();
+    let expired = ledger.expired_items(now, 6).await.unwrap();
+    assert_eq!((forgotten.len(), expired.len()), (2, 2));
+    for bell in forgotten.into_iter().chain(expired) {
+        assert_eq!(bell.trace, of(bell.job.as_str()));
+    }
 }

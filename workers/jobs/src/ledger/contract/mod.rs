@@ -16,6 +16,7 @@ use self::outbox::*;
 use super::*;
 use crate::job::*;
 use crate::queue::{Event, Message};
+use crate::trace::TraceContext;
 
 const LEASE: Duration = Duration::from_millis(1_000);
 const T0: Millis = 1_700_000_000_000;
@@ -117,6 +118,7 @@ contract! {
     giving_back_does_not_count
     an_end_may_be_said_again
     lost_bells_ring_once
+    a_bell_belongs_to_the_trace_of_its_job
     pages_are_whole
     several_jobs_are_counted_at_once
     one_item_is_what_its_page_says
@@ -135,6 +137,7 @@ fn job_named(id: &str, key: &str, request: &str) -> NewJob {
         message: format!("{{\"job\":\"{id}\"}}"),
         not_before: None,
         deadline: None,
+        trace: TraceContext::default(),
     }
 }
 

@@ -136,6 +136,14 @@ impl Broker {
 
 #[async_trait]
 impl Queue for RabbitQueue {
+    fn system(&self) -> &'static str {
+        "rabbitmq"
+    }
+
+    fn name(&self) -> &str {
+        &self.broker.settings.name
+    }
+
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         let Broker { settings, publisher, .. } = &*self.broker;
         let to = Address { exchange: &settings.name, key: lane.as_str(), must_arrive: true };

@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::Message;
 use crate::job::{Failure, now};
+use crate::trace::TraceContext;
 
 /// Counts how often a message was sent back on purpose.
 const ATTEMPT: &str = "x-attempt";
@@ -15,6 +16,10 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 /// Stand in for the properties of the same names, which cannot hold more than 255 bytes.
 const LONG_ID: &str = "x-message-id";
 const LONG_CORRELATION_ID: &str = "x-correlation-id";
+
+/// W3C Trace Context.
+const TRACE_PARENT: &str = "traceparent";
+const TRACE_STATE: &str = "tracestate";
 
 /// Why a letter is dead, in the words of whoever buried it.
 const REASON_CODE: &str = "x-reason-code";
@@ -47,6 +52,13 @@ pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
         Some((_, Ok(id))) => properties = properties.with_correlation_id(id),
         Some((id, Err(_))) => put(&mut headers, LONG_CORRELATION_ID, id),
         None => (),
+    }
+    for (name, said) in
+        [(TRACE_PARENT, message.trace.traceparent()), (TRACE_STATE, message.trace.tracestate())]
+    {
+        if let Some(said) = said {
+            put(&mut headers, name, said);
+        }
     }
     if attempt > 0 {
         headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(attempt.into()));
@@ -101,6 +113,10 @@ pub(super) fn message(delivery: &mut Delivery) -> Message {
         reply_to: text(properties.reply_to()),
         correlation_id: text_header(properties, LONG_CORRELATION_ID)
             .or_else(|| text(properties.correlation_id())),
+        trace: TraceContext::read(
+            text_header(properties, TRACE_PARENT).as_deref(),
+            text_header(properties, TRACE_STATE).as_deref(),
+        ),
     }
 }
 
@@ -159,6 +175,7 @@ mod tests {
                 body: Bytes::from_static(b"{}"),
                 reply_to: Some("answers".to_owned()),
                 correlation_id: Some("ä".repeat(long)),
+                trace: crate::queue::contract::trace(),
             };
             let mut delivery = delivered(properties(&sent, 7), b"{}");
             assert_eq!(attempt(&delivery), 7);
@@ -171,12 +188,13 @@ mod tests {
         let mut headers = FieldTable::default();
         headers.insert(DELIVERY_COUNT.into(), AMQPValue::LongLongInt(-4));
         headers.insert(ATTEMPT.into(), AMQPValue::Boolean(true));
+        headers.insert(TRACE_PARENT.into(), AMQPValue::LongString(LongString::from("00-1-2-3")));
         headers.insert(LONG_ID.into(), AMQPValue::LongString(LongString::from(vec![0xff, 0xfe])));
         let mut delivery = delivered(BasicProperties::default().with_headers(headers), b"\xff");
         assert_eq!((redeliveries(&delivery), attempt(&delivery)), (0, 0));
         let read = message(&mut delivery);
         assert_eq!((read.id.as_str(), read.kind.as_str()), ("\u{fffd}\u{fffd}", ""));
-        assert_eq!(&read.body[..], b"\xff");
+        assert_eq!((&read.body[..], read.trace), (&b"\xff"[..], TraceContext::default()));
     }
 
     #[test]
@@ -187,6 +205,7 @@ mod tests {
             body: Bytes::new(),
             reply_to: None,
             correlation_id: None,
+            trace: TraceContext::default(),
         };
         let properties = dead_properties(&sent, 0, "items", &Failure::new("bad", "ä".repeat(900)));
         assert_eq!(
