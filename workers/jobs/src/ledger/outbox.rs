@@ -13,6 +13,7 @@ use super::record::{count, job_id};
 use super::{Ledger, LedgerError};
 use crate::job::{JobId, Millis, later};
 use crate::queue::{Event, Message};
+use crate::trace::TraceContext;
 
 /// News that somebody has taken to send them, for the length of a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,11 @@ struct Kept {
     body: String,
     reply_to: Option<String>,
     correlation_id: Option<String>,
+    /// W3C Trace Context.
+    #[serde(default)]
+    traceparent: Option<String>,
+    #[serde(default)]
+    tracestate: Option<String>,
 }
 
 impl Ledger {
@@ -116,9 +122,13 @@ pub(super) async fn enter(
     now: Millis,
 ) -> Result<(), LedgerError> {
     let Event { topic, message } = news.clone();
-    let Message { id, kind, body, reply_to, correlation_id } = message;
+    let Message { id, kind, body, reply_to, correlation_id, trace } = message;
     let body = String::from_utf8_lossy(&body).into_owned();
-    let kept = Kept { topic, id, kind, body, reply_to, correlation_id };
+    // Whoever sends it later does so outside the job's span.
+    let trace = trace.or(&TraceContext::current());
+    let (traceparent, tracestate) =
+        (trace.traceparent().map(String::from), trace.tracestate().map(String::from));
+    let kept = Kept { topic, id, kind, body, reply_to, correlation_id, traceparent, tracestate };
     let kept = serde_json::to_string(&kept).map_err(|why| LedgerError::Row(why.to_string()))?;
     let query = sqlx::query("INSERT INTO outbox (job_id, number, event, entered_at) VALUES ($1, $2, $3, $4)");
     query.bind(job.as_str()).bind(number).bind(kept).bind(now).execute(transaction).await?;
@@ -129,8 +139,9 @@ impl News {
     fn read(row: &AnyRow) -> Result<Self, LedgerError> {
         let kept: String = row.try_get("event")?;
         let kept: Kept = serde_json::from_str(&kept).map_err(|why| LedgerError::Row(why.to_string()))?;
-        let Kept { topic, id, kind, body, reply_to, correlation_id } = kept;
-        let message = Message { id, kind, body: Bytes::from(body), reply_to, correlation_id };
+        let Kept { topic, id, kind, body, reply_to, correlation_id, traceparent, tracestate } = kept;
+        let trace = TraceContext::read(traceparent.as_deref(), tracestate.as_deref());
+        let message = Message { id, kind, body: Bytes::from(body), reply_to, correlation_id, trace };
         Ok(Self {
             job: job_id(row, "job_id")?,
             number: row.try_get("number")?,

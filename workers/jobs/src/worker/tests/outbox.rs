@@ -22,6 +22,14 @@ struct Deaf {
 
 #[async_trait]
 impl Queue for Deaf {
+    fn system(&self) -> &'static str {
+        self.queue.system()
+    }
+
+    fn name(&self) -> &str {
+        self.queue.name()
+    }
+
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         self.queue.send(lane, message).await
     }
