@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::model::{Flamingo, MediaKeys, RowInput};
 
 pub mod decoder;
-pub mod sequence;
 mod beam;
 mod sample;
+pub mod sequence;
 
 pub use decoder::{Decoder, Demand, RowId, Scores, check_length, describe};
 pub use sequence::Sequence;
