@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use candle_core::{DType, Device};
@@ -20,8 +21,9 @@ use jobs::queue::Message;
 use jobs::store::StoreSettings;
 use tempfile::NamedTempFile;
 use video_worker::batch::manifest_items;
+use video_worker::budget::Budget;
 use video_worker::decoder;
-use video_worker::fetch::Inputs;
+use video_worker::fetch::{Disk, Inputs};
 use video_worker::location::Location;
 use video_worker::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
 use video_worker::settings;
@@ -66,7 +68,8 @@ fn check_item(item: &ItemMessage) {
 pub fn manifest(bytes: &[u8]) {
     let place = |text| Location::parse(text).expect("a location");
     let allow = vec![place("s3://videos/open"), place("/videos")];
-    let inputs = Inputs::new(allow, StoreSettings::default(), std::env::temp_dir());
+    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), patience: Duration::ZERO };
+    let inputs = Inputs::new(allow, StoreSettings::default(), disk);
     let job = r#"{"schema": "flamingo.job/1", "job_id": "m", "tasks": [{"kind": "caption"}],
         "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;
     let job = JobMessage::recall(job).expect("a job");

@@ -72,6 +72,8 @@ mod tests {
             process: ProcessLimits::default(),
             stop: StopFlag::default(),
             tally: Tally::default(),
+            job: String::new(),
+            urgent: false,
         }
     }
 
