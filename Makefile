@@ -4,10 +4,11 @@
 #   make test    everything that must hold: format, lints, documentation, dependencies, all tests
 #   make soak    the long tests in their full sizes
 #   make fuzz    odd bytes for every parser of outside bytes: two minutes each, or SECONDS=...
+#   make cuda    the program for NVIDIA GPUs, on any machine: target/cuda/release/flamingo (docs/gpu.md)
 #
-# Both install the packages they need (as root or with sudo) and keep everything else inside this folder.
+# All install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
-.PHONY: demo test soak fuzz lint fmt bench-decode bench-engine bench-service packages servers model training
+.PHONY: demo test soak fuzz cuda lint fmt bench-decode bench-engine bench-service packages servers model training
 
 demo: packages model
 	scripts/demo.sh
@@ -26,6 +27,10 @@ soak: model training servers
 # Builds everything anew with instrumentation: a quarter of an hour on two cores, the first time.
 fuzz: packages
 	FUZZ_SECONDS=$(or $(SECONDS),120) scripts/fuzz.sh
+
+# The first time, half an hour on two cores.
+cuda: packages .venv/bin/pip
+	scripts/cuda/build.sh
 
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy

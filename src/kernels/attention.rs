@@ -2,6 +2,7 @@
 
 use candle_core::{D, Tensor};
 
+use super::linear::multipliable;
 use super::norm::softmax;
 use crate::error::Result;
 
@@ -14,6 +15,36 @@ pub type KeysValues = (Tensor, Tensor);
 /// scores, l the length of all pieces together. The pieces are never joined: only the scores are, so a prefix that
 /// rows share is read where it lies.
 pub fn attention(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "flash-attn")]
+    if let ([piece], None) = (pieces, mask)
+        && flash::takes(q, piece)
+    {
+        return flash::attention(q, piece, scale, false);
+    }
+    generic(q, pieces, scale, mask)
+}
+
+/// As [`attention`], where the queries are the last `n` of the `l` positions and each sees those up to its own.
+///
+/// `mask` is the one that says so, or nothing where nothing is hidden, as from a single query. Kernels that hide by
+/// themselves do not read it.
+pub fn causal_attention(
+    q: &Tensor,
+    pieces: &[KeysValues],
+    scale: f64,
+    mask: Option<&Tensor>,
+) -> Result<Tensor> {
+    #[cfg(feature = "flash-attn")]
+    if let [piece] = pieces
+        && flash::takes(q, piece)
+    {
+        return flash::attention(q, piece, scale, true);
+    }
+    generic(q, pieces, scale, mask)
+}
+
+/// The same in candle's operations, on any device.
+fn generic(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (h, n, d) = q.dims3()?;
     let h_kv = pieces[0].0.dim(0)?;
     let group = h / h_kv;
@@ -33,9 +64,7 @@ pub fn attention(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Te
     let mut start = 0;
     for (_, v) in pieces {
         let len = v.dim(1)?;
-        let p =
-            if pieces.len() == 1 { probabilities.clone() } else { probabilities.narrow(2, start, len)? };
-        let part = p.matmul(v)?;
+        let part = multipliable(&probabilities.narrow(2, start, len)?)?.matmul(v)?;
         out = Some(match out {
             Some(sum) => (sum + part)?,
             None => part,
@@ -66,6 +95,33 @@ pub fn attention_of_steps(
     Ok(out.transpose(1, 2)?.reshape((h, b, d))?)
 }
 
+/// FlashAttention-2 (arXiv 2307.08691) by candle: no scores in memory, sums in f32. Half precision on CUDA, without
+/// gradients, all keys in one piece.
+#[cfg(feature = "flash-attn")]
+mod flash {
+    use candle_core::{DType, Tensor};
+
+    use super::KeysValues;
+    use crate::error::Result;
+
+    pub(super) fn takes(q: &Tensor, (k, v): &KeysValues) -> bool {
+        let width = q.dims().last().copied().unwrap_or(0);
+        q.device().is_cuda()
+            && matches!(q.dtype(), DType::BF16 | DType::F16)
+            && width % 8 == 0
+            && width <= 256
+            && ![q, k, v].iter().any(|t| t.track_op())
+    }
+
+    /// Its causal mask is ours: aligned at the last query and the last key.
+    pub(super) fn attention(q: &Tensor, (k, v): &KeysValues, scale: f64, causal: bool) -> Result<Tensor> {
+        let by_position = |x: &Tensor| x.transpose(0, 1)?.unsqueeze(0); // (h, n, d) -> (1, n, h, d)
+        let (q, k, v) = (by_position(q)?, by_position(k)?, by_position(v)?);
+        let out = candle_flash_attn::flash_attn(&q, &k, &v, scale as f32, causal)?;
+        Ok(out.squeeze(0)?.transpose(0, 1)?)
+    }
+}
+
 /// (n, h * d) -> (h, n, d).
 pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
@@ -76,4 +132,83 @@ pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
 pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
     let (h, n, d) = x.dims3()?;
     Ok(x.transpose(0, 1)?.reshape((n, h * d))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+    use crate::kernels::finite_differences::random;
+
+    /// Attention head by head and query by query in f64, over all keys at once.
+    fn plainly(
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        scale: f64,
+        hidden: impl Fn(usize, usize) -> bool,
+    ) -> Tensor {
+        let numbers = |x: &Tensor| x.to_dtype(DType::F64).unwrap().to_vec3::<f64>().unwrap();
+        let (q, k, v) = (numbers(q), numbers(k), numbers(v));
+        let group = q.len() / k.len();
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let row = |head: usize, i: usize| -> Vec<f32> {
+            let (keys, values) = (&k[head / group], &v[head / group]);
+            let weights: Vec<f64> = (0..keys.len())
+                .map(|j| if hidden(i, j) { 0.0 } else { (dot(&q[head][i], &keys[j]) * scale).exp() })
+                .collect();
+            let sum: f64 = weights.iter().sum();
+            let of = |c: usize| weights.iter().zip(values).map(|(w, value)| w * value[c]).sum::<f64>() / sum;
+            (0..values[0].len()).map(|c| of(c) as f32).collect()
+        };
+        let (h, n) = (q.len(), q[0].len());
+        let out: Vec<f32> = (0..h).flat_map(|head| (0..n).flat_map(move |i| row(head, i))).collect();
+        Tensor::from_vec(out, (h, n, v[0][0].len()), &candle_core::Device::Cpu).unwrap()
+    }
+
+    fn check(h: usize, h_kv: usize, n: usize, pieces: &[usize], causal: bool) {
+        let (d, l, scale) = (8, pieces.iter().sum::<usize>(), 0.35);
+        let q = random("q", &[h, n, d]);
+        let (k, v) = (random("k", &[h_kv, l, d]), random("v", &[h_kv, l, d]));
+        let hidden = |i: usize, j: usize| causal && j > l - n + i;
+        let mask = (0..n * l).map(|at| if hidden(at / l, at % l) { f32::NEG_INFINITY } else { 0.0 });
+        let mask = Tensor::from_vec(mask.collect::<Vec<_>>(), (n, l), q.device()).unwrap();
+        let wanted = plainly(&q, &k, &v, scale, hidden);
+        for (dtype, allowed) in [(DType::F32, 1e-5), (DType::F16, 5e-3)] {
+            let typed = |x: &Tensor| x.to_dtype(dtype).unwrap();
+            let mut start = 0;
+            // As a cache has them: views into something longer.
+            let pieces: Vec<KeysValues> = pieces
+                .iter()
+                .map(|&len| {
+                    let part = |x: &Tensor| typed(x).narrow(1, start, len).unwrap();
+                    let piece = (part(&k), part(&v));
+                    start += len;
+                    piece
+                })
+                .collect();
+            let q = typed(&q);
+            let got = match causal {
+                true => causal_attention(&q, &pieces, scale, Some(&typed(&mask))),
+                false => attention(&q, &pieces, scale, None),
+            };
+            let apart = (got.unwrap().to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
+            let apart = apart.max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(
+                apart < allowed,
+                "{h} over {h_kv} heads, {n} queries, {pieces:?} keys, {dtype:?}: {apart}"
+            );
+        }
+    }
+
+    #[test]
+    fn pieces_are_as_good_as_one() {
+        for pieces in [&[13][..], &[6, 7], &[1, 9, 3]] {
+            check(2, 2, 5, pieces, false);
+            check(6, 2, 5, pieces, true);
+            check(6, 3, 1, pieces, true);
+            check(4, 1, 13, pieces, true);
+        }
+    }
 }

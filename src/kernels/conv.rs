@@ -1,9 +1,9 @@
 //! 2-D convolution with TensorFlow's SAME padding, grouped, with bias.
 
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::floats::{contiguous, floats};
+use super::floats::{contiguous, floats, on_cpu_in_f32};
 use crate::error::Result;
 use backward::{bias_gradient, input_gradient, weight_gradient};
 use patches::{Geometry, same};
@@ -26,7 +26,7 @@ pub fn conv2d_same(
     stride: usize,
     groups: usize,
 ) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 {
+    if on_cpu_in_f32(x) {
         let op = ConvSame { stride, groups };
         return Ok(x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?);
     }

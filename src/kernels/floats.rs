@@ -2,7 +2,12 @@
 
 use std::ops::{Deref, Range};
 
-use candle_core::{CpuStorage, Layout, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor};
+
+/// Whether operations of this folder take `x` themselves; for all else they are written in candle's.
+pub fn on_cpu_in_f32(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
 
 /// The numbers of a contiguous f32 tensor on the CPU, borrowed.
 pub fn floats(tensor: &Tensor) -> candle_core::Result<Floats<'_>> {

@@ -1,9 +1,9 @@
 //! `scale * GELU(x)`, GELU by the error function: the activation of NFNets, their gain folded in.
 
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::floats::{contiguous, floats};
+use super::floats::{contiguous, floats, on_cpu_in_f32};
 use crate::error::Result;
 
 /// `scale * x * Phi(x)`, same shape as `x`.
@@ -11,9 +11,14 @@ use crate::error::Result;
 /// On the CPU in f32 the error function is a rational approximation (absolute error of `Phi` below 3e-7) that the
 /// compiler vectorises; everywhere else it is candle's. Differentiable.
 pub fn scaled_gelu(x: &Tensor, scale: f64) -> Result<Tensor> {
-    if x.device().is_cpu() && x.dtype() == DType::F32 {
+    if on_cpu_in_f32(x) {
         return Ok(x.contiguous()?.apply_op1(ScaledGelu { scale: scale as f32 })?);
     }
+    generic(x, scale)
+}
+
+/// The same in candle's operations, on any device.
+fn generic(x: &Tensor, scale: f64) -> Result<Tensor> {
     Ok((x.gelu_erf()? * scale)?)
 }
 
@@ -95,7 +100,7 @@ fn erf(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
+    use candle_core::{DType, Device, Var};
 
     use super::*;
 
@@ -109,6 +114,22 @@ mod tests {
         let relative = (error / (x.abs().unwrap() + 1.0).unwrap()).unwrap();
         let worst = relative.max_all().unwrap().to_scalar::<f64>().unwrap();
         assert!(worst < 5e-7, "{worst}");
+    }
+
+    /// What runs on other devices, in f32 and in half precision.
+    #[test]
+    fn close_to_its_form_for_any_device() {
+        let inputs: Vec<f32> = (-7_000..7_000).map(|i| i as f32 * 1e-3).collect();
+        let x = Tensor::new(inputs, &Device::Cpu).unwrap();
+        let wanted = scaled_gelu(&x, 1.7).unwrap();
+        let scale = (x.abs().unwrap() + 1.0).unwrap();
+        for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 2e-3), (DType::BF16, 2e-2)] {
+            let got = generic(&x.to_dtype(dtype).unwrap(), 1.7).unwrap();
+            assert_eq!(got.dtype(), dtype);
+            let apart = (got.to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
+            let worst = (apart / &scale).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(worst < allowed, "{dtype:?}: {worst}");
+        }
     }
 
     #[test]

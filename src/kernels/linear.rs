@@ -52,7 +52,8 @@ impl Linear {
         Ok(Self { weight })
     }
 
-    /// Quantised matrices compute in f32, whatever the dtype of `x`; the result has the dtype of `x`.
+    /// Quantised matrices compute in f32, whatever the dtype of `x`; the result has the dtype of `x`. By candle, on
+    /// CUDA always and on the CPU for formats without a kernel here, they round the activations to 8 bits first.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let in_f32 = || x.to_dtype(DType::F32);
         match &self.weight {
@@ -73,10 +74,46 @@ impl Linear {
     }
 }
 
+/// `x`, copied if its matrices lie neither row after row nor column after column. The CPU multiplies any view; cuBLAS
+/// takes only these, and candle refuses the others there.
+pub(super) fn multipliable(x: &Tensor) -> candle_core::Result<Tensor> {
+    let ((rows, columns), stride) = ((x.dim(D::Minus2)?, x.dim(D::Minus1)?), x.stride());
+    let (down, right) = (stride[stride.len() - 2], stride[stride.len() - 1]);
+    let along = |step: usize, length: usize, by: usize| step == by || length == 1;
+    let by_rows = along(right, columns, 1) && along(down, rows, columns);
+    let by_columns = along(down, rows, 1) && along(right, columns, rows);
+    if by_rows || by_columns { Ok(x.clone()) } else { x.contiguous() }
+}
+
 /// One matrix product over all leading axes: candle would otherwise run one per leading index.
 fn flat_matmul(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
     let d_in = x.dim(D::Minus1)?;
     let mut shape = x.dims().to_vec();
     shape[x.rank() - 1] = weight.dim(0)?;
     x.reshape(((), d_in))?.matmul(&weight.t()?)?.reshape(shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn only_what_no_blas_reads_is_copied() {
+        let x = Tensor::arange(0f32, 120.0, &Device::Cpu).unwrap().reshape((2, 10, 6)).unwrap();
+        let check = |what: &str, view: candle_core::Result<Tensor>, copied: bool| {
+            let view = view.unwrap();
+            let got = multipliable(&view).unwrap();
+            assert_eq!(got.stride() != view.stride(), copied, "{what}");
+            assert_eq!(got.to_vec3::<f32>().unwrap(), view.to_vec3::<f32>().unwrap(), "{what}");
+        };
+        check("whole", Ok(x.clone()), false);
+        check("transposed", x.transpose(1, 2), false);
+        check("some rows", x.narrow(1, 3, 4), false);
+        check("one row, some columns", x.narrow(1, 3, 1).and_then(|row| row.narrow(2, 1, 4)), false);
+        check("some columns", x.narrow(2, 1, 4), true);
+        check("some rows, transposed", x.narrow(1, 3, 4).and_then(|rows| rows.transpose(1, 2)), false);
+        check("some columns, transposed", x.narrow(2, 1, 4).and_then(|part| part.transpose(1, 2)), true);
+    }
 }

@@ -4,22 +4,25 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::floats::{contiguous, dot, floats, sum};
+use super::floats::{contiguous, dot, floats, on_cpu_in_f32, sum};
 use crate::error::Result;
 
 /// Floats that a parallel task has at least.
 const TASK: usize = 1 << 13;
 
-fn is_fast(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
-}
-
 /// The mean of every plane: (n, c, h, w) -> (n, c, 1, 1).
 pub fn mean_of_planes(x: &Tensor) -> Result<Tensor> {
-    if is_fast(x) {
+    if on_cpu_in_f32(x) {
         return Ok(x.contiguous()?.apply_op1(MeanOfPlanes)?);
     }
-    Ok(x.flatten_from(2)?.mean(D::Minus1)?.unsqueeze(2)?.unsqueeze(3)?)
+    generic_mean(x)
+}
+
+/// Sums of half precision are made in f32: f16 adds up to some thousand pixels badly, and candle does on any device.
+fn generic_mean(x: &Tensor) -> Result<Tensor> {
+    let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
+    let mean = x.to_dtype(wide)?.flatten_from(2)?.mean(D::Minus1)?;
+    Ok(mean.to_dtype(x.dtype())?.unsqueeze(2)?.unsqueeze(3)?)
 }
 
 struct MeanOfPlanes;
@@ -49,9 +52,13 @@ impl CustomOp1 for MeanOfPlanes {
 
 /// `y * gate + shortcut`: (n, c, h, w), a gate (n, c, 1, 1) per plane, (n, c, h, w) -> (n, c, h, w).
 pub fn gated_sum(y: &Tensor, gate: &Tensor, shortcut: &Tensor) -> Result<Tensor> {
-    if is_fast(y) {
+    if on_cpu_in_f32(y) {
         return Ok(y.contiguous()?.apply_op3(&gate.contiguous()?, &shortcut.contiguous()?, GatedSum)?);
     }
+    generic_gated_sum(y, gate, shortcut)
+}
+
+fn generic_gated_sum(y: &Tensor, gate: &Tensor, shortcut: &Tensor) -> Result<Tensor> {
     Ok((y.broadcast_mul(gate)? + shortcut)?)
 }
 
@@ -111,9 +118,13 @@ impl CustomOp3 for GatedSum {
 
 /// 2x2 averages, (n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)); what hangs over an odd edge is not counted.
 pub fn halve(x: &Tensor) -> Result<Tensor> {
-    if is_fast(x) {
+    if on_cpu_in_f32(x) {
         return Ok(x.contiguous()?.apply_op1(Halve)?);
     }
+    generic_halve(x)
+}
+
+fn generic_halve(x: &Tensor) -> Result<Tensor> {
     let mut x = x.clone();
     for axis in [2, 3] {
         if x.dim(axis)? % 2 == 1 {

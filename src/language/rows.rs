@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::kv_cache::{CacheShape, KvCache, KvPool};
 use crate::error::{Error, Result};
-use crate::kernels::attention::{KeysValues, attention, attention_of_steps};
+use crate::kernels::attention::{KeysValues, attention_of_steps, causal_attention};
 
 /// Rows of one new token attend together, padded to the longest of them, if that is not much longer than the shortest.
 const PADDING: usize = 64;
@@ -124,7 +124,7 @@ impl Group {
         if self.rows > 1 {
             return attention_of_steps(&q, &past, scale, self.mask.as_ref());
         }
-        attention(&q, &[past], scale, self.mask.as_ref())
+        causal_attention(&q, &[past], scale, self.mask.as_ref())
     }
 }
 

@@ -26,6 +26,7 @@ fn options() {
     check("caption CLIP --max-frames 0", "0 is not in 1..");
     check("caption CLIP --sheet", "--out");
     check("caption CLIP --device gpu", "expected `cpu`, `cuda` or `cuda:N`");
+    check("caption CLIP --device cuda:1", "cuda:1: this build of flamingo has no CUDA");
 }
 
 #[test]

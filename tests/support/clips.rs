@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, PoisonError};
 
+use crate::repository;
+
 /// Name, extension, arguments of `ffmpeg` before the output file. `{name}` is the path of another clip.
 /// All sizes differ, so that no two can be mistaken for each other.
 const CLIPS: &[(&str, &str, &str)] = &[
@@ -147,7 +149,7 @@ fn make(name: &str, made: &mut HashMap<String, PathBuf>) -> PathBuf {
     // The recipe is part of the name: a changed recipe makes a new clip.
     let mut hash = DefaultHasher::new();
     arguments.hash(&mut hash);
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/clips");
+    let directory = repository::root().join("target/clips");
     fs::create_dir_all(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
     let path = directory.join(format!("{name}-{:08x}.{extension}", hash.finish() as u32));
     if !path.exists() {

@@ -1,11 +1,11 @@
 //! Goldens: tensors that a reference computed, compared stage by stage in causal order.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::target;
+use crate::{repository, target};
 
 pub struct Golden {
     name: String,
@@ -14,7 +14,7 @@ pub struct Golden {
 
 /// The folder of the goldens and of the scripts that made them.
 pub fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("parity/golden")
+    repository::root().join("tests/parity/golden")
 }
 
 impl Golden {

@@ -1,12 +1,12 @@
 //! The pretrained models that lie beside the repository, and passes through any language model.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{D, Result, Tensor};
 use flamingo::language::kv_cache::blocks_for;
 use flamingo::language::{KvCache, KvPool, LanguageModel, Rows};
 
-use crate::target;
+use crate::{repository, target};
 
 /// SmolLM2-135M-Instruct in 4 bits.
 ///
@@ -25,8 +25,7 @@ pub fn all_minilm() -> PathBuf {
 }
 
 fn fetched(name: &str, place: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository");
-    let path = root.join("models").join(name).join(place);
+    let path = repository::root().join("models").join(name).join(place);
     let command = format!("python3 scripts/fetch_models.py {name}");
     assert!(path.exists(), "a model is not there: run `{command}` ({})", path.display());
     path

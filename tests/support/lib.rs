@@ -1,5 +1,6 @@
 //! What the test binaries share: sample clips, goldens, tiny checkpoints, servers. One file per kind.
 
+pub mod repository;
 pub mod clips;
 pub mod collector;
 pub mod golden;

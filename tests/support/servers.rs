@@ -1,8 +1,10 @@
 //! RabbitMQ, Postgres and S3 for tests: those that all tests share, and private ones that a test may break.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
+
+use crate::repository::root;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -128,10 +130,6 @@ impl Kind {
 /// The lines `NAME=value`.
 fn parse(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(|line| line.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
 }
 
 #[cfg(test)]

@@ -32,6 +32,35 @@ fn planes_equal_candle() {
     }
 }
 
+/// The forms for other devices agree with those for the CPU, and half precision stays with them.
+#[test]
+fn any_device_computes_the_same() {
+    let check = |case: &str, wanted: Result<Tensor>, generic: Result<Tensor>, halves: [Result<Tensor>; 2]| {
+        let wanted = wanted.unwrap();
+        for (got, allowed) in [(generic, 1e-6)].into_iter().chain(halves.map(|half| (half, 2e-2))) {
+            let got = got.unwrap().to_dtype(DType::F32).unwrap();
+            assert_eq!(got.dims(), wanted.dims(), "{case}");
+            let largest = |x: Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let apart = largest((got - &wanted).unwrap()) / largest(wanted.clone()).max(1.0);
+            assert!(apart < allowed, "{case}: relative {apart}");
+        }
+    };
+    for shape in [[2, 3, 6, 4], [3, 2, 5, 7], [1, 4, 1, 1], [2, 1, 65, 63]] {
+        let (x, y) = (random("x", &shape), random("y", &shape));
+        let gate = random("gate", &[shape[0], shape[1], 1, 1]);
+        let in_half = |f: &dyn Fn(&dyn Fn(&Tensor) -> Tensor) -> Result<Tensor>| {
+            [DType::BF16, DType::F16].map(|half| f(&|x| x.to_dtype(half).unwrap()))
+        };
+        let halves = in_half(&|half| mean_of_planes(&half(&x)));
+        check(&format!("mean {shape:?}"), mean_of_planes(&x), generic_mean(&x), halves);
+        let halves = in_half(&|half| halve(&half(&x)));
+        check(&format!("halve {shape:?}"), halve(&x), generic_halve(&x), halves);
+        let halves = in_half(&|half| gated_sum(&half(&x), &half(&gate), &half(&y)));
+        let sums = (gated_sum(&x, &gate, &y), generic_gated_sum(&x, &gate, &y));
+        check(&format!("gated sum {shape:?}"), sums.0, sums.1, halves);
+    }
+}
+
 #[test]
 fn a_constant_shortcut_needs_no_gradient() {
     let (y, gate) = (random("y", &[2, 3, 4, 5]), variable("gate", &[2, 3, 1, 1]));

@@ -3,7 +3,8 @@
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
+use candle_core::utils::cuda_is_available;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use flamingo::Pipeline;
@@ -135,15 +136,24 @@ impl DeviceArgs {
     /// The device.
     ///
     /// # Errors
-    /// There is no such device, or this build knows none.
+    /// [`BadUse`] when this build has no CUDA; there is no such device, or it or its libraries refuse to work.
     pub fn open(&self) -> anyhow::Result<Device> {
-        Ok(match self.device {
-            DeviceName::Cpu => Device::Cpu,
+        match self.device {
+            DeviceName::Cpu => Ok(Device::Cpu),
+            DeviceName::Cuda(n) if !cuda_is_available() => {
+                bail!(BadUse(format!("cuda:{n}: this build of flamingo has no CUDA")))
+            }
             DeviceName::Cuda(n) => Device::new_cuda(n).map_err(|e| {
                 // candle appends a backtrace when one is asked for.
-                anyhow::anyhow!("cuda:{n}: {}", e.to_string().lines().next().unwrap_or_default())
-            })?,
-        })
+                let reason = match e.to_string().lines().next().unwrap_or_default() {
+                    none if none.contains("CUDA_ERROR_NO_DEVICE") => {
+                        "this machine has none, or no driver for it".to_owned()
+                    }
+                    reason => reason.to_owned(),
+                };
+                anyhow!("cuda:{n}: no such GPU can be used: {reason}")
+            }),
+        }
     }
 
     /// Sees to it that so many threads work.
@@ -302,8 +312,21 @@ mod tests {
         {
             assert_eq!(parse_device(text), Ok(expected), "{text}");
         }
-        for text in ["", "gpu", "cuda:", "cuda:x", "cpu:1"] {
+        for text in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:1"] {
             assert!(parse_device(text).is_err(), "{text}");
+        }
+    }
+
+    /// No machine has so many GPUs: either nobody compiled for one, or there is no such one.
+    #[test]
+    fn a_device_that_is_not_there() {
+        let device = DeviceArgs { device: DeviceName::Cuda(999), threads: None };
+        let error = device.open().unwrap_err();
+        if cuda_is_available() {
+            assert!(error.to_string().starts_with("cuda:999: no such GPU can be used: "), "{error}");
+        } else {
+            assert_eq!(error.to_string(), "cuda:999: this build of flamingo has no CUDA");
+            assert!(error.is::<BadUse>(), "it can never work with this build");
         }
     }
 }

@@ -115,3 +115,25 @@ async fn find(ledger: &Ledger, id: &str) -> anyhow::Result<JobRecord> {
         None => bail!("{id}: no such job in the ledger"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::args::DeviceName;
+
+    use super::*;
+
+    /// Several GPUs are several workers, each with a setting of its own.
+    #[test]
+    fn a_worker_takes_the_gpu_that_its_settings_name() {
+        for (text, expected) in
+            [("cpu", DeviceName::Cpu), ("cuda", DeviceName::Cuda(0)), ("cuda:1", DeviceName::Cuda(1))]
+        {
+            let (settings, _) = load(None, &[("model.device".to_owned(), text.to_owned())]).unwrap();
+            assert_eq!(model_args(&settings).unwrap().device.device, expected, "{text}");
+        }
+        let (settings, _) = load(None, &[("model.device".to_owned(), "cuda:one".to_owned())]).unwrap();
+        let error = model_args(&settings).unwrap_err();
+        assert_eq!(error.to_string(), "settings: model.device: `one` is not a device number");
+        assert!(error.is::<BadUse>());
+    }
+}
