@@ -48,14 +48,13 @@ fn any_device_computes_the_same() {
     for shape in [[2, 3, 6, 4], [3, 2, 5, 7], [1, 4, 1, 1], [2, 1, 65, 63]] {
         let (x, y) = (random("x", &shape), random("y", &shape));
         let gate = random("gate", &[shape[0], shape[1], 1, 1]);
-        let in_half = |f: &dyn Fn(&dyn Fn(&Tensor) -> Tensor) -> Result<Tensor>| {
-            [DType::BF16, DType::F16].map(|half| f(&|x| x.to_dtype(half).unwrap()))
-        };
-        let halves = in_half(&|half| mean_of_planes(&half(&x)));
+        let in_half = |f: &dyn Fn(DType) -> Result<Tensor>| [DType::BF16, DType::F16].map(f);
+        let to = |x: &Tensor, half: DType| x.to_dtype(half).unwrap();
+        let halves = in_half(&|half| mean_of_planes(&to(&x, half)));
         check(&format!("mean {shape:?}"), mean_of_planes(&x), generic_mean(&x), halves);
-        let halves = in_half(&|half| halve(&half(&x)));
+        let halves = in_half(&|half| halve(&to(&x, half)));
         check(&format!("halve {shape:?}"), halve(&x), generic_halve(&x), halves);
-        let halves = in_half(&|half| gated_sum(&half(&x), &half(&gate), &half(&y)));
+        let halves = in_half(&|half| gated_sum(&to(&x, half), &to(&gate, half), &to(&y, half)));
         let sums = (gated_sum(&x, &gate, &y), generic_gated_sum(&x, &gate, &y));
         check(&format!("gated sum {shape:?}"), sums.0, sums.1, halves);
     }
