@@ -46,9 +46,9 @@ fn killed_after(steps: &[&str]) {
     let events = format!("{}.events-seen", world.name);
     for (n, step) in steps.iter().enumerate() {
         let id = format!("job-{n}");
+        world.submit(&[world.job(&id, json!({}))]).exits(0);
         let broker = Broker::of(&world);
         broker.listen(&events, Some("job.*"));
-        world.submit(&[world.job(&id, json!({}))]).exits(0);
         let mut doomed = Command::new(binary().with_file_name("doomed-worker"));
         doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("DIE_AFTER", step);
         let mut doomed = world.spawn("doomed", &mut doomed);

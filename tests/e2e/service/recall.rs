@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::world::World;
+use super::world::{World, same_answers};
 
 fn questions(texts: &[&str]) -> Value {
     let tasks: Vec<_> = texts.iter().map(|text| json!({ "kind": "question", "question": text })).collect();
@@ -27,8 +27,8 @@ fn a_later_question_needs_no_video() {
         assert_eq!((looked.get("recalled"), &recalled["recalled"]), (None, &json!(true)));
         assert!(looked["timing"]["decode_s"].as_f64().unwrap() > 0.0);
         assert_eq!(recalled["timing"]["decode_s"], 0.0, "{recalled:#}");
-        // The same answer to the same question, to the last bit of its likelihood, about the same frames.
-        assert_eq!(recalled["answers"][1], looked["answers"][0]);
+        // The same answer to the same question, about the same frames.
+        same_answers(&recalled["answers"][1], &looked["answers"][0]);
         assert_eq!((&recalled["videos"], &recalled["input"]), (&looked["videos"], &looked["input"]));
     }
     // Other frames were not seen before.
@@ -41,6 +41,6 @@ fn a_later_question_needs_no_video() {
     let again = ask("again", questions(&["What is this?"]));
     for (looked, again) in looked.iter().zip(&again) {
         assert_eq!((&again["recalled"], &again["worker"]), (&json!(true), &json!("heir")));
-        assert_eq!(again["answers"], looked["answers"]);
+        same_answers(&again["answers"], &looked["answers"]);
     }
 }

@@ -303,3 +303,26 @@ impl Drop for WorkerProcess {
         let _ = self.child.wait();
     }
 }
+
+/// Equal to the last letter; likelihoods within what the company of other answers in a batch may change.
+#[track_caller]
+pub fn same_answers(one: &Value, other: &Value) {
+    let (mut one, mut other) = (one.clone(), other.clone());
+    let likelihoods: [Vec<f64>; 2] = [take_likelihoods(&mut one), take_likelihoods(&mut other)];
+    assert_eq!(one, other);
+    assert!(!likelihoods[0].is_empty() && likelihoods[0].len() == likelihoods[1].len());
+    for (a, b) in likelihoods[0].iter().zip(&likelihoods[1]) {
+        assert!((a - b).abs() <= 1e-5 * b.abs(), "log-likelihoods of {a} and {b}");
+    }
+}
+
+fn take_likelihoods(value: &mut Value) -> Vec<f64> {
+    match value {
+        Value::Array(list) => list.iter_mut().flat_map(take_likelihoods).collect(),
+        Value::Object(map) => {
+            let own = map.remove("log_likelihood").and_then(|likelihood| likelihood.as_f64());
+            own.into_iter().chain(map.values_mut().flat_map(take_likelihoods)).collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -122,7 +122,7 @@ impl Model for Engine {
 
     fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError> {
         let (answer, heard) = channel();
-        let span = info_span!("encode", "flamingo.frames" = prepared.len());
+        let span = info_span!("encode", "flamingo.frames" = prepared.len() as i64);
         let looking = Looking { prepared, turn: turn.clone(), span: span.clone(), answer };
         let sent = self.asked.send(Asked::Look(looking)).map_err(|_| ModelError::Gone);
         let looked = sent.and_then(|()| heard.recv().map_err(|RecvError| ModelError::Gone)?);
@@ -130,7 +130,7 @@ impl Model for Engine {
     }
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        let span = info_span!("recall", "flamingo.frames" = seen.frame_times.len());
+        let span = info_span!("recall", "flamingo.frames" = seen.frame_times.len() as i64);
         Model::recall(&*self.pipeline, seen).inspect_err(|error| spans::failed(&span, error))
     }
 

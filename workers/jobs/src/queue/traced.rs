@@ -33,7 +33,7 @@ impl TracedQueue {
             "messaging.destination.name" = format!("{exchange}:{key}"),
             "messaging.rabbitmq.destination.routing_key" = key,
             "messaging.message.id" = message.id,
-            "messaging.message.body.size" = message.body.len(),
+            "messaging.message.body.size" = message.body.len() as i64,
         )
     }
 }
@@ -61,7 +61,7 @@ pub fn processing(queue: &dyn Queue, lane: Lane, delivery: &Delivery) -> Span {
         "messaging.destination.name" = format!("{name}:{key}:{name}.{key}"),
         "messaging.rabbitmq.destination.routing_key" = key,
         "messaging.message.id" = delivery.message.id,
-        "messaging.message.body.size" = delivery.message.body.len(),
+        "messaging.message.body.size" = delivery.message.body.len() as i64,
         "job.id" = Empty,
         "item.id" = Empty,
         "item.attempt" = Empty,

@@ -31,7 +31,8 @@ pub(super) fn s3(
         .with_read_timeout(settings.read_timeout)
         .with_content_type_for_suffix("json", "application/json")
         .with_content_type_for_suffix("jsonl", "application/jsonl");
-    let retry = RetryConfig { retry_timeout: settings.retry_for, ..RetryConfig::default() };
+    let retry = // The time decides and not their number: ten retries may be over in a few seconds.
+    RetryConfig { retry_timeout: settings.retry_for, max_retries: usize::MAX, ..RetryConfig::default() };
     builder.with_bucket_name(bucket).with_client_options(client).with_retry(retry).build()
 }
 

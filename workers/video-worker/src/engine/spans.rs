@@ -17,7 +17,7 @@ pub(super) fn answering(model: &str, generation: &Generation) -> Span {
         "gen_ai.operation.name" = "generate_content",
         "gen_ai.provider.name" = "flamingo",
         "gen_ai.request.model" = model,
-        "gen_ai.request.max_tokens" = generation.max_new_tokens,
+        "gen_ai.request.max_tokens" = generation.max_new_tokens as i64,
         "gen_ai.output.type" = "text",
     )
 }

@@ -129,7 +129,8 @@ mod tests {
         order(&mut turns, 40);
         (0..10).for_each(|_| turns.push(&turn("early", false), 1, "e"));
         let next = order(&mut turns, 10);
-        assert_eq!(next.matches('e').count(), 5, "{next}");
+        // A turn more where both have been given the same.
+        assert!((5..=6).contains(&next.matches('e').count()), "{next}");
     }
 
     #[test]
