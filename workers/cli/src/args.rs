@@ -87,6 +87,10 @@ pub fn parse_device(text: &str) -> Result<DeviceName, String> {
     }
 }
 
+/// What is to be said of a model that cannot see.
+pub const BLIND: &str =
+    "this model is untrained: its gates are closed, so it answers without seeing the video";
+
 impl ModelArgs {
     pub fn load(&self) -> anyhow::Result<Pipeline> {
         self.device.settle_threads()?;
@@ -110,9 +114,7 @@ impl ModelArgs {
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
         let pipeline = self.load()?;
         if !pipeline.loaded().about.sees {
-            eprintln!(
-                "note: this model is untrained: its gates are closed, so it answers without seeing the video"
-            );
+            eprintln!("note: {BLIND}");
         }
         Ok(pipeline)
     }

@@ -13,7 +13,7 @@ use video_worker::start::{Backends, confined, name, worker};
 use video_worker::status::{self, Status, serve};
 
 use super::{ModelOver, SettingsArgs, block_on, model_args};
-use crate::args::{ModelArgs, program};
+use crate::args::{BLIND, ModelArgs, program};
 
 #[derive(Debug, Args)]
 pub struct Work {
@@ -72,9 +72,14 @@ async fn start(
         backends.ledger.migrate().await?;
     }
     let (waited, loaded) =
-        tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load_to_answer()));
+        tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
     waited?;
-    loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))?
+    let pipeline = loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))??;
+    if !pipeline.loaded().about.sees {
+        // In a log: every line of it has the same form.
+        tracing::warn!("{BLIND}");
+    }
+    Ok(pipeline)
 }
 
 type Listening = tokio::task::JoinHandle<std::io::Result<()>>;
