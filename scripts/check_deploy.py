@@ -159,7 +159,7 @@ for name in ("kind", "apiVersion"):
 
 status = read("workers/video-worker/src/status.rs")
 counters = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|Seconds)\b", status, re.M))
-says = {f"flamingo_{name}" for name in re.findall(r'gauge\(&mut asked, "(\w+)"', status)}
+says = {f"flamingo_{name}" for name in re.findall(r'gauge\(\s*&mut asked,\s*"(\w+)"', status)}
 for name, field in re.findall(r'registry\.register\(\s*"(\w+)",\s*"[^"]+",\s*c\.(\w+)\.clone', status):
     suffixes = {"Counter": ["_total"], "Gauge": [""], "Seconds": ["_bucket", "_sum", "_count"]}[counters[field]]
     says |= {f"flamingo_{name}{suffix}" for suffix in suffixes}
