@@ -3,7 +3,7 @@
 //! Everybody else asks it through a channel. Frames of several videos go through the vision encoder side by side; answers
 //! are written side by side, one token of each per step, and join and leave between steps. Between two steps come at most
 //! one pass of the encoder and the beginnings of as many answers as there is room for, so nobody waits for a whole
-//! answer or a whole video of another. Who is next is decided by [`Turns`]; what one job was given, the others get too.
+//! answer or a whole video of another. Who is next is decided by `Turns`; what one job was given, the others get too.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
