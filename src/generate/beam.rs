@@ -2,6 +2,8 @@
 //! the n best keep n beams alive when some end, only an ending among the n best is kept, and the search stops when no
 //! open beam can beat the worst of n finished ones at the present length.
 
+use rayon::prelude::*;
+
 use super::{Finish, Generated, TokenRules};
 
 /// An open beam.
@@ -26,6 +28,17 @@ struct Candidate {
     beam: usize,
     token: u32,
     log_likelihood: f64,
+}
+
+/// The `kept` likeliest tokens that may be written, in no order.
+fn best_tokens(log_probs: &[f32], kept: usize, rules: &TokenRules) -> Vec<u32> {
+    let mut order: Vec<u32> = (0..log_probs.len() as u32).filter(|t| !rules.forbidden.contains(t)).collect();
+    let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
+    if order.len() > kept {
+        order.select_nth_unstable_by(kept - 1, by_score);
+        order.truncate(kept);
+    }
+    order
 }
 
 impl Search {
@@ -59,21 +72,17 @@ impl Search {
     }
 
     fn best_candidates(&self, log_probs: &[&[f32]], kept: usize, rules: &TokenRules) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        for (beam, (open, log_probs)) in self.open.iter().zip(log_probs).enumerate() {
-            let mut order: Vec<u32> =
-                (0..log_probs.len() as u32).filter(|t| !rules.forbidden.contains(t)).collect();
-            let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
-            if order.len() > kept {
-                order.select_nth_unstable_by(kept - 1, by_score);
-                order.truncate(kept);
-            }
-            candidates.extend(order.into_iter().map(|token| Candidate {
-                beam,
-                token,
-                log_likelihood: open.log_likelihood + f64::from(log_probs[token as usize]),
-            }));
-        }
+        let mut candidates: Vec<Candidate> = (0..self.open.len())
+            .into_par_iter()
+            .flat_map_iter(|beam| {
+                let (past, log_probs) = (self.open[beam].log_likelihood, log_probs[beam]);
+                best_tokens(log_probs, kept, rules).into_iter().map(move |token| Candidate {
+                    beam,
+                    token,
+                    log_likelihood: past + f64::from(log_probs[token as usize]),
+                })
+            })
+            .collect();
         candidates.sort_by(|a, b| b.log_likelihood.total_cmp(&a.log_likelihood).then(a.beam.cmp(&b.beam)));
         candidates.truncate(kept);
         candidates

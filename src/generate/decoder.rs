@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{D, Tensor};
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::language::KvPool;
@@ -171,8 +172,7 @@ impl<'m> Decoder<'m> {
             return Ok(Vec::new());
         }
         let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
-        let log_probs =
-            candle_nn::ops::log_softmax(&self.model.logits(&last)?, D::Minus1)?.to_vec2::<f32>()?;
+        let log_probs = log_probabilities(&self.model.logits(&last)?)?;
         let mut scores: Vec<_> =
             ready.into_iter().zip(log_probs).map(|(row, log_probs)| Scores { row, log_probs }).collect();
         scores.sort_by_key(|scores| scores.row);
@@ -219,6 +219,22 @@ impl<'m> Decoder<'m> {
     fn row_mut(&mut self, row: RowId) -> &mut Row {
         self.rows.get_mut(&row).expect("a row is not used after it was retired")
     }
+}
+
+/// Scores (n, vocabulary) -> log-probabilities of each row, off the device.
+fn log_probabilities(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
+    if !logits.device().is_cpu() {
+        return Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.to_vec2()?);
+    }
+    // On the CPU candle goes through the vocabulary five times, in one thread.
+    let mut rows = logits.to_vec2::<f32>()?;
+    rows.par_iter_mut().for_each(|row| {
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from((x - most).exp())).sum();
+        let norm = most + sum.ln() as f32;
+        row.iter_mut().for_each(|x| *x -= norm);
+    });
+    Ok(rows)
 }
 
 /// Refuses what the positions of the language model do not reach.

@@ -1,9 +1,9 @@
-//! The thread that owns the model, and its policy: who looks, who writes, and how much of it at once.
+//! The two threads that own the model, and their policy: who looks, who writes, and how much of it at once.
 //!
-//! Everybody else asks it through a channel. Frames of several videos go through the vision encoder side by side; answers
-//! are written side by side, one token of each per step, and join and leave between steps. Between two steps come at most
-//! one pass of the encoder and the beginnings of as many answers as there is room for, so nobody waits for a whole
-//! answer or a whole video of another. Who is next is decided by `Turns`; what one job was given, the others get too.
+//! Everybody else asks them through channels. One sends frames of several videos side by side through the vision encoder;
+//! the other writes answers side by side, one token of each per step, and answers join and leave between steps. So
+//! decoding, looking and writing go on at the same time, and nobody waits for a whole answer or a whole video of another.
+//! Who is next is decided by `Turns`; what one job was given, the others get too.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
@@ -43,16 +43,12 @@ pub struct EngineLimits {
 pub struct Engine {
     /// For what needs no turn: descriptions, prompts, resizing frames in the thread that decodes them.
     pipeline: Arc<Pipeline>,
-    /// Nobody fills it: whoever asks waits for the answer.
-    asked: Sender<Asked>,
+    /// Nobody fills these: whoever asks waits for the answer.
+    looks: Sender<Looking>,
+    writes: Sender<Writing>,
 }
 
 /// What the engine is asked, and where it answers. Nobody may be listening any more.
-enum Asked {
-    Look(Looking),
-    Write(Writing),
-}
-
 struct Looking {
     prepared: Vec<Frame>,
     turn: Turn,
@@ -74,29 +70,29 @@ struct Writing {
 }
 
 impl Engine {
-    /// Makes room for what is written, and starts the thread.
+    /// Makes room for what is written, and starts the threads.
     ///
     /// # Errors
     /// The device has no room, or `kv_bytes` is less than one block.
     pub fn start(pipeline: Pipeline, limits: EngineLimits) -> Result<Self> {
         let pipeline = Arc::new(pipeline);
-        let (asked, heard) = channel();
-        let owned = pipeline.clone();
+        let (looks, to_look) = channel();
+        let (writes, to_write) = channel();
         let (began, begun) = channel();
-        std::thread::Builder::new()
-            .name("engine".into())
-            .spawn(move || match Work::new(&owned, limits) {
-                Ok(work) => {
-                    let _ = began.send(Ok(()));
-                    work.go_on(&heard);
-                }
-                Err(error) => {
-                    let _ = began.send(Err(error));
-                }
-            })
-            .expect("a process that starts can start a thread");
+        let owned = pipeline.clone();
+        thread("looks", move || Looks::new(&owned, limits).go_on(&to_look));
+        let owned = pipeline.clone();
+        thread("writes", move || match Writes::new(&owned, limits) {
+            Ok(work) => {
+                let _ = began.send(Ok(()));
+                work.go_on(&to_write);
+            }
+            Err(error) => {
+                let _ = began.send(Err(error));
+            }
+        });
         begun.recv().expect("the engine says how it began")?;
-        Ok(Self { pipeline, asked })
+        Ok(Self { pipeline, looks, writes })
     }
 
     /// Whether a failing model means a failing device.
@@ -124,7 +120,7 @@ impl Model for Engine {
         let (answer, heard) = channel();
         let span = info_span!("encode", "flamingo.frames" = prepared.len() as i64);
         let looking = Looking { prepared, turn: turn.clone(), span: span.clone(), answer };
-        let sent = self.asked.send(Asked::Look(looking)).map_err(|_| ModelError::Gone);
+        let sent = self.looks.send(looking).map_err(|_| ModelError::Gone);
         let looked = sent.and_then(|()| heard.recv().map_err(|RecvError| ModelError::Gone)?);
         looked.inspect_err(|error| spans::failed(&span, error))
     }
@@ -154,7 +150,7 @@ impl Model for Engine {
                     let span = spans::answering(&self.about().name, &generation);
                     let writing = Writing { number, task, prompt, media, generation, turn, span, answer };
                     // Who is gone does not answer, below.
-                    let _ = self.asked.send(Asked::Write(writing));
+                    let _ = self.writes.send(writing);
                 }
                 Err(error) => answers[number] = Err(error.into()),
             }
@@ -167,6 +163,81 @@ impl Model for Engine {
     }
 }
 
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(work).expect("a process that starts can start a thread");
+}
+
+/// Among rayon's threads, where the many small products of a step need not wake one each time.
+fn in_the_pool(work: impl FnOnce() + Send) {
+    rayon::scope(|_| work());
+}
+
+/// Waits for one if there is nothing else to do, and takes all that are there; false: nobody will ask any more.
+fn hear<T>(heard: &Receiver<T>, idle: bool, mut take: impl FnMut(T)) -> bool {
+    if idle {
+        let Ok(asked) = heard.recv() else { return false };
+        take(asked);
+    }
+    heard.try_iter().for_each(take);
+    true
+}
+
+/// All that is to be looked at.
+struct Looks<'p> {
+    pipeline: &'p Pipeline,
+    limits: EngineLimits,
+    waiting: Turns<Looking>,
+}
+
+impl<'p> Looks<'p> {
+    fn new(pipeline: &'p Pipeline, limits: EngineLimits) -> Self {
+        Self { pipeline, limits, waiting: Turns::default() }
+    }
+
+    fn go_on(mut self, heard: &Receiver<Looking>) {
+        while hear(heard, self.waiting.is_empty(), |looking| {
+            let (turn, frames) = (looking.turn.clone(), looking.prepared.len());
+            self.waiting.push(&turn, frames as u64, looking);
+        }) {
+            for looking in self.waiting.remove_if(|looking| looking.turn.stop.is_set()) {
+                let _ = looking.answer.send(Err(ModelError::Unwanted));
+            }
+            in_the_pool(|| self.look());
+        }
+    }
+
+    /// One pass of the vision encoder over the frames of those whose turn it is.
+    fn look(&mut self) {
+        let (mut batch, mut frames) = (Vec::new(), 0);
+        while let Some(next) = self.waiting.peek() {
+            frames += next.prepared.len();
+            if frames > self.limits.frames && !batch.is_empty() {
+                break;
+            }
+            batch.extend(self.waiting.pop().inspect(|looking| spans::turn(&looking.span)));
+        }
+        if batch.is_empty() {
+            return;
+        }
+        let prepared: Vec<&[Frame]> = batch.iter().map(|looking| &looking.prepared[..]).collect();
+        match self.pipeline.look_at_all(&prepared) {
+            Ok(media) => {
+                for (looking, medium) in batch.iter().zip(media) {
+                    let _ = looking.answer.send(Ok(medium));
+                }
+            }
+            // What one of them is guilty of is nothing to the others.
+            Err(_) => {
+                for looking in &batch {
+                    let looked = self.pipeline.look(&looking.prepared).map_err(ModelError::from);
+                    let _ = looking.answer.send(looked);
+                }
+            }
+        }
+    }
+}
+
 /// An answer that is being written.
 struct Begun {
     writing: Writing,
@@ -174,19 +245,18 @@ struct Begun {
     sequence: Sequence,
 }
 
-/// Everything that the engine has to do.
-struct Work<'p> {
+/// All that is to be written.
+struct Writes<'p> {
     pipeline: &'p Pipeline,
     limits: EngineLimits,
     blocks: usize,
     decoder: Decoder<'p>,
     keys: KeysInUse,
-    looks: Turns<Looking>,
     waiting: Turns<Writing>,
     begun: Vec<Begun>,
 }
 
-impl<'p> Work<'p> {
+impl<'p> Writes<'p> {
     fn new(pipeline: &'p Pipeline, limits: EngineLimits) -> Result<Self> {
         let model = &pipeline.loaded().model;
         let block = model.language().cache_shape().block_bytes() as u64;
@@ -203,45 +273,28 @@ impl<'p> Work<'p> {
             blocks,
             decoder: Decoder::new(model, blocks)?,
             keys: KeysInUse::new(limits.media_bytes),
-            looks: Turns::default(),
             waiting: Turns::default(),
             begun: Vec::new(),
         })
     }
 
-    fn go_on(mut self, heard: &Receiver<Asked>) {
-        loop {
-            if self.is_idle() {
-                let Ok(asked) = heard.recv() else { return };
-                self.take(asked);
-            }
-            while let Ok(asked) = heard.try_recv() {
-                self.take(asked);
-            }
+    fn go_on(mut self, heard: &Receiver<Writing>) {
+        let mut idle = true;
+        while hear(heard, idle, |writing| self.take(writing)) {
             self.let_go_of_unwanted();
-            self.look();
-            self.begin();
-            self.step();
+            in_the_pool(|| {
+                self.begin();
+                self.step();
+            });
+            idle = self.waiting.is_empty() && self.begun.is_empty();
         }
     }
 
-    fn is_idle(&self) -> bool {
-        self.looks.is_empty() && self.waiting.is_empty() && self.begun.is_empty()
-    }
-
-    fn take(&mut self, asked: Asked) {
-        match asked {
-            Asked::Look(looking) => {
-                let (turn, frames) = (looking.turn.clone(), looking.prepared.len());
-                self.looks.push(&turn, frames as u64, looking);
-            }
-            Asked::Write(writing) => {
-                let (turn, demand) = (writing.turn.clone(), demand(&writing));
-                match self.refuses(&writing, &demand) {
-                    Some(error) => tell(&writing, Err(error.into())),
-                    None => self.waiting.push(&turn, demand.blocks() as u64, writing),
-                }
-            }
+    fn take(&mut self, writing: Writing) {
+        let (turn, demand) = (writing.turn.clone(), demand(&writing));
+        match self.refuses(&writing, &demand) {
+            Some(error) => tell(&writing, Err(error.into())),
+            None => self.waiting.push(&turn, demand.blocks() as u64, writing),
         }
     }
 
@@ -263,46 +316,13 @@ impl<'p> Work<'p> {
     }
 
     fn let_go_of_unwanted(&mut self) {
-        let Self { looks, waiting, begun, decoder, .. } = self;
-        for looking in looks.remove_if(|looking| looking.turn.stop.is_set()) {
-            let _ = looking.answer.send(Err(ModelError::Unwanted));
-        }
+        let Self { waiting, begun, decoder, .. } = self;
         for writing in waiting.remove_if(|writing| writing.turn.stop.is_set()) {
             tell(&writing, Err(ModelError::Unwanted));
         }
         for mut gone in begun.extract_if(.., |begun| begun.writing.turn.stop.is_set()) {
             gone.sequence.retire(decoder);
             tell(&gone.writing, Err(ModelError::Unwanted));
-        }
-    }
-
-    /// One pass of the vision encoder over the frames of those whose turn it is.
-    fn look(&mut self) {
-        let (mut batch, mut frames) = (Vec::new(), 0);
-        while let Some(next) = self.looks.peek() {
-            frames += next.prepared.len();
-            if frames > self.limits.frames && !batch.is_empty() {
-                break;
-            }
-            batch.extend(self.looks.pop().inspect(|looking| spans::turn(&looking.span)));
-        }
-        if batch.is_empty() {
-            return;
-        }
-        let prepared: Vec<&[Frame]> = batch.iter().map(|looking| &looking.prepared[..]).collect();
-        match self.pipeline.look_at_all(&prepared) {
-            Ok(media) => {
-                for (looking, medium) in batch.iter().zip(media) {
-                    let _ = looking.answer.send(Ok(medium));
-                }
-            }
-            // What one of them is guilty of is nothing to the others.
-            Err(_) => {
-                for looking in &batch {
-                    let looked = self.pipeline.look(&looking.prepared).map_err(ModelError::from);
-                    let _ = looking.answer.send(looked);
-                }
-            }
         }
     }
 
