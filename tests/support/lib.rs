@@ -6,6 +6,7 @@ pub mod collector;
 pub mod golden;
 pub mod icons;
 pub mod language_model;
+pub mod likelihood;
 pub mod random_weights;
 pub mod relay;
 pub mod servers;

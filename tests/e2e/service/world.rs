@@ -312,7 +312,7 @@ pub fn same_answers(one: &Value, other: &Value) {
     assert_eq!(one, other);
     assert!(!likelihoods[0].is_empty() && likelihoods[0].len() == likelihoods[1].len());
     for (a, b) in likelihoods[0].iter().zip(&likelihoods[1]) {
-        assert!((a - b).abs() <= 1e-5 * b.abs(), "log-likelihoods of {a} and {b}");
+        support::likelihood::assert_same("an answer", *a, *b);
     }
 }
 
