@@ -31,7 +31,7 @@ struct Candidate {
 }
 
 /// The `kept` likeliest tokens that may be written, in no order.
-fn best_tokens(log_probs: &[f32], kept: usize, rules: &TokenRules) -> Vec<u32> {
+pub(super) fn best_tokens(log_probs: &[f32], kept: usize, rules: &TokenRules) -> Vec<u32> {
     let mut order: Vec<u32> = (0..log_probs.len() as u32).filter(|t| !rules.forbidden.contains(t)).collect();
     let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
     if order.len() > kept {

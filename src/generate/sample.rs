@@ -3,21 +3,28 @@
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
+use super::beam::best_tokens;
 use super::{Finish, Generated, TokenRules};
 use crate::error::Result;
 
 /// An answer of one row so far.
 pub(super) struct Draw {
     /// Without one the likeliest token is taken.
-    chooser: Option<LogitsProcessor>,
+    dice: Option<Dice>,
     max_new_tokens: usize,
     written: Generated,
+}
+
+struct Dice {
+    /// How many of the likeliest tokens there are to choose from.
+    top_k: usize,
+    among_them: LogitsProcessor,
 }
 
 impl Draw {
     pub(super) fn likeliest(max_new_tokens: usize) -> Self {
         let written = Generated { ids: Vec::new(), log_likelihood: 0.0, finish: Finish::Length };
-        Self { chooser: None, max_new_tokens, written }
+        Self { dice: None, max_new_tokens, written }
     }
 
     /// Drawn with a seed; `top_k` 0: from all.
@@ -28,14 +35,13 @@ impl Draw {
         seed: u64,
         max_new_tokens: usize,
     ) -> Self {
-        let sampling = match (top_k, top_p < 1.0) {
-            (0, false) => Sampling::All { temperature },
-            (0, true) => Sampling::TopP { p: top_p, temperature },
-            (k, false) => Sampling::TopK { k, temperature },
-            (k, true) => Sampling::TopKThenTopP { k, p: top_p, temperature },
+        let sampling = match top_p < 1.0 {
+            false => Sampling::All { temperature },
+            true => Sampling::TopP { p: top_p, temperature },
         };
-        let chooser = Some(LogitsProcessor::from_sampling(seed, sampling));
-        Self { chooser, ..Self::likeliest(max_new_tokens) }
+        let among_them = LogitsProcessor::from_sampling(seed, sampling);
+        let top_k = if top_k == 0 { usize::MAX } else { top_k };
+        Self { dice: Some(Dice { top_k, among_them }), ..Self::likeliest(max_new_tokens) }
     }
 
     /// Takes the scores of the next token: -> the token to go on from, or the answer.
@@ -44,13 +50,9 @@ impl Draw {
         log_probs: &[f32],
         rules: &TokenRules,
     ) -> Result<(Option<u32>, Option<Generated>)> {
-        let mut log_probs = log_probs.to_vec();
-        for &id in &rules.forbidden {
-            log_probs[id as usize] = f32::NEG_INFINITY;
-        }
-        let token = match &mut self.chooser {
-            None => likeliest(&log_probs),
-            Some(chooser) => chooser.sample(&Tensor::new(&log_probs[..], &Device::Cpu)?)?,
+        let token = match &mut self.dice {
+            None => likeliest(log_probs, rules),
+            Some(dice) => dice.throw(log_probs, rules)?,
         };
         self.written.log_likelihood += f64::from(log_probs[token as usize]);
         if rules.stop.contains(&token) {
@@ -63,7 +65,19 @@ impl Draw {
     }
 }
 
-fn likeliest(log_probs: &[f32]) -> u32 {
-    let best = log_probs.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(i, _)| i);
-    best as u32
+impl Dice {
+    fn throw(&mut self, log_probs: &[f32], rules: &TokenRules) -> Result<u32> {
+        // In the order of their ids: in that of a selection, which candle's own top-k throws in, the last bit of a score
+        // decides which token a seed hits.
+        let mut tokens = best_tokens(log_probs, self.top_k, rules);
+        tokens.sort_unstable();
+        let scores: Vec<f32> = tokens.iter().map(|&token| log_probs[token as usize]).collect();
+        let hit = self.among_them.sample(&Tensor::new(&scores[..], &Device::Cpu)?)?;
+        Ok(tokens[hit as usize])
+    }
+}
+
+fn likeliest(log_probs: &[f32], rules: &TokenRules) -> u32 {
+    let allowed = (0..log_probs.len() as u32).filter(|token| !rules.forbidden.contains(token));
+    allowed.max_by(|a, b| log_probs[*a as usize].total_cmp(&log_probs[*b as usize])).unwrap_or(0)
 }
