@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use candle_core::quantized::QTensor;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
 
@@ -21,7 +20,7 @@ mod pickle;
 mod files;
 mod init;
 
-pub use files::{kept_as, open_gguf, sha256, verify_sha256};
+pub use files::{Packed, kept_as, open_gguf, sha256, verify_sha256};
 
 /// What becomes of a tensor's name when a file is opened.
 pub enum Rename {
@@ -34,8 +33,8 @@ pub enum Rename {
 /// Whether quantised tensors stay quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quantization {
-    /// Matrices stay quantised; everything else is dequantised. On the CPU, formats without a fast kernel (Q4_1,
-    /// Q5_0, Q5_1, Q8_1) are stored as Q8_0.
+    /// Matrices stay quantised; everything else is dequantised. On the CPU, formats without a fast kernel (Q5_0, Q5_1,
+    /// Q8_1) are stored as Q8_0, and Q4_0, Q4_1 and Q8_0 stay where they are: in the file, which is mapped.
     #[default]
     Keep,
     /// Everything is dequantised at load: more memory, exact matrix products, differentiable.
@@ -46,7 +45,7 @@ pub enum Quantization {
 #[derive(Debug, Clone)]
 pub enum Matrix {
     Dense(Tensor),
-    Quantized(Arc<QTensor>),
+    Quantized(Packed),
 }
 
 /// A cursor into a source of tensors: cheap to clone, one clone per path segment.
@@ -199,7 +198,7 @@ impl Weights {
             let quantized = self.place(stored, &full, &shape)?.read_quantized(self.device());
             if let Some(quantized) = quantized.map_err(|e| self.unreadable(&full, e))? {
                 self.take(name, &shape);
-                return Ok(Matrix::Quantized(Arc::new(quantized)));
+                return Ok(Matrix::Quantized(quantized));
             }
         }
         Ok(Matrix::Dense(self.get(shape, name, init)?))

@@ -5,13 +5,15 @@
 //! activations at once, so that decoding reads the small matrix once for all beams; a prompt goes through the ordinary
 //! matrix product, tile by unpacked tile.
 
-use candle_core::quantized::{GgmlDType, QTensor};
+use bytes::Bytes;
+use candle_core::quantized::GgmlDType;
 use candle_core::{D, Device, Tensor};
 use half::f16;
 use rayon::prelude::*;
 use wide::f32x8;
 
 use crate::error::{Error, Result};
+use crate::weights::Packed;
 
 /// Weights per block, the same for all formats here.
 const BLOCK: usize = 32;
@@ -30,7 +32,7 @@ const ROWS_PER_TASK: usize = 32;
 #[derive(Debug, Clone)]
 pub struct BlockMatrix {
     format: Format,
-    bytes: Vec<u8>,
+    bytes: Bytes,
     rows: usize,
     columns: usize,
 }
@@ -44,19 +46,22 @@ enum Format {
 }
 
 impl BlockMatrix {
-    /// Takes over a matrix that lies on the CPU in one of the formats known here; `None` for any other.
-    pub fn new(matrix: &QTensor) -> Result<Option<Self>> {
-        let format = match matrix.dtype() {
+    /// A matrix that is multiplied on the CPU and has one of the formats known here; `None` for any other. Nothing is copied.
+    ///
+    /// # Errors
+    /// It is no matrix.
+    pub fn new(matrix: &Packed) -> Result<Option<Self>> {
+        let format = match matrix.format {
             GgmlDType::Q4_0 => Format::Q4_0,
             GgmlDType::Q4_1 => Format::Q4_1,
             GgmlDType::Q8_0 => Format::Q8_0,
             _ => return Ok(None),
         };
-        if !matrix.device().is_cpu() {
+        if !matrix.device.is_cpu() {
             return Ok(None);
         }
-        let (rows, columns) = matrix.shape().dims2()?;
-        Ok(Some(Self { format, bytes: matrix.data()?.into_owned(), rows, columns }))
+        let (rows, columns) = matrix.shape.dims2()?;
+        Ok(Some(Self { format, bytes: matrix.bytes.clone(), rows, columns }))
     }
 
     /// x (.., d) -> (.., n), f32.
@@ -258,8 +263,14 @@ fn dot_products<P: Packing, const M: usize>(row: &[u8], x: [&Activations; M]) ->
 #[cfg(test)]
 mod tests {
     use candle_core::DType;
+    use candle_core::quantized::QTensor;
 
     use super::*;
+
+    fn taken(matrix: &QTensor) -> BlockMatrix {
+        let packed = Packed::copied(matrix, &Device::Cpu).unwrap();
+        BlockMatrix::new(&packed).unwrap().expect("the format is known")
+    }
 
     /// Against candle's dequantisation and an ordinary product.
     fn check(format: GgmlDType, rows: usize, columns: usize, m: usize) {
@@ -267,7 +278,7 @@ mod tests {
         let dense = Tensor::from_vec(numbers(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
         let x = Tensor::from_vec(numbers(m * columns, 0.11), (m, columns), &Device::Cpu).unwrap();
         let packed = QTensor::quantize(&dense, format).unwrap();
-        let matrix = BlockMatrix::new(&packed).unwrap().expect("the format is known");
+        let matrix = taken(&packed);
         let weights = packed.dequantize(&Device::Cpu).unwrap();
         let distance = |a: &Tensor, b: &Tensor| {
             (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
@@ -294,7 +305,7 @@ mod tests {
     #[test]
     fn a_row_that_is_not_there_is_an_error() {
         let dense = Tensor::zeros((4, 32), DType::F32, &Device::Cpu).unwrap();
-        let matrix = BlockMatrix::new(&QTensor::quantize(&dense, GgmlDType::Q8_0).unwrap()).unwrap().unwrap();
+        let matrix = taken(&QTensor::quantize(&dense, GgmlDType::Q8_0).unwrap());
         assert!(matrix.rows(&Tensor::new(&[4u32], &Device::Cpu).unwrap()).is_err());
     }
 }

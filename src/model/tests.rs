@@ -13,7 +13,7 @@ use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
 use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::vision::VisionEncoder;
-use crate::weights::{Matrix, Weights};
+use crate::weights::{Matrix, Packed, Weights};
 
 const MEDIUM: u32 = 7;
 
@@ -145,7 +145,8 @@ fn a_quantised_matrix_ends_the_gradient() {
     for format in [GgmlDType::Q8_0, GgmlDType::Q5_0] {
         let packed = QTensor::quantize(&random("weight", &[5, 64]), format).unwrap();
         let dense = Matrix::Dense(packed.dequantize(&Device::Cpu).unwrap());
-        for (matrix, flows) in [(dense, true), (Matrix::Quantized(Arc::new(packed)), false)] {
+        let packed = Matrix::Quantized(Packed::copied(&packed, &Device::Cpu).unwrap());
+        for (matrix, flows) in [(dense, true), (packed, false)] {
             let y = Linear::from_matrix(matrix).unwrap().forward(&x).unwrap();
             let gradients = y.sum_all().unwrap().backward().unwrap();
             assert_eq!(gradients.get(&x).is_some(), flows, "{format:?}");

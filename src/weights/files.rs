@@ -1,11 +1,13 @@
 //! Where a tensor lies: one `Stored` per tensor of a safetensors, GGUF or PyTorch file, or in memory.
 
+use std::borrow::Cow;
 use std::io::{BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use candle_core::pickle::PthTensors;
-use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
 use sha2::{Digest, Sha256};
 
@@ -16,8 +18,61 @@ use crate::error::WeightsError;
 pub(super) enum Stored {
     Memory(Tensor),
     Safetensors { file: Arc<MmapedSafetensors>, name: String },
-    Gguf { path: PathBuf, content: Arc<gguf_file::Content>, name: String },
+    Gguf { file: Arc<GgufFile>, name: String },
     Pickle { file: Arc<PthTensors>, name: String },
+}
+
+/// A GGUF file whose header is read and whose length is checked; the rest is mapped.
+pub(super) struct GgufFile {
+    content: gguf_file::Content,
+    bytes: Bytes,
+}
+
+/// A quantised matrix (rows, columns): blocks of weights along the columns, as their format lays them out. What a GGUF
+/// file has lies in the file: nothing is read before it is used, and processes share it.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    pub format: GgmlDType,
+    pub shape: Shape,
+    pub bytes: Bytes,
+    /// Where it is multiplied.
+    pub device: Device,
+}
+
+impl Packed {
+    /// Takes the bytes of a matrix of candle's.
+    ///
+    /// # Errors
+    /// They cannot be read back from its device.
+    pub fn copied(matrix: &QTensor, device: &Device) -> candle_core::Result<Self> {
+        let bytes = matrix.data()?.into_owned().into();
+        Ok(Self { format: matrix.dtype(), shape: matrix.shape().clone(), bytes, device: device.clone() })
+    }
+
+    /// A copy as candle's quantised matrix, on `device`.
+    ///
+    /// # Errors
+    /// The shape is none for this format, or the device refuses.
+    pub fn to_candle(&self, device: &Device) -> candle_core::Result<QTensor> {
+        // Copied first, for candle wants blocks to lie where their numbers may: in a file they lie anywhere.
+        let bytes = Cow::Owned(self.bytes.to_vec());
+        QTensor::new(QStorage::from_data(bytes, device, self.format)?, self.shape.clone())
+    }
+}
+
+impl GgufFile {
+    fn packed(&self, name: &str, device: &Device) -> candle_core::Result<Packed> {
+        let info = &self.content.tensor_infos[name];
+        let (format, shape) = (info.ggml_dtype, info.shape.clone());
+        let block = format.block_size();
+        if shape.dims().last().is_none_or(|columns| columns % block != 0) {
+            candle_core::bail!("{shape:?} does not divide into blocks of {block}");
+        }
+        let start = (self.content.tensor_data_offset + info.offset) as usize;
+        // `open_gguf` has seen that this is in the file.
+        let bytes = self.bytes.slice(start..start + shape.elem_count() / block * format.type_size());
+        Ok(Packed { format, shape, bytes, device: device.clone() })
+    }
 }
 
 impl Stored {
@@ -25,7 +80,7 @@ impl Stored {
         Ok(match self {
             Stored::Memory(tensor) => tensor.shape().clone(),
             Stored::Safetensors { file, name } => file.get(name)?.shape().into(),
-            Stored::Gguf { content, name, .. } => content.tensor_infos[name].shape.clone(),
+            Stored::Gguf { file, name } => file.content.tensor_infos[name].shape.clone(),
             Stored::Pickle { file, name } => file.tensor_infos()[name].layout.shape().clone(),
         })
     }
@@ -34,9 +89,7 @@ impl Stored {
         match self {
             Stored::Memory(tensor) => tensor.to_device(device),
             Stored::Safetensors { file, name } => file.load(name, device),
-            Stored::Gguf { path, content, name } => {
-                read_gguf(path, content, name, device)?.dequantize(device)
-            }
+            Stored::Gguf { file, name } => file.packed(name, device)?.to_candle(device)?.dequantize(device),
             Stored::Pickle { file, name } => match file.get(name)? {
                 Some(tensor) => tensor.to_device(device),
                 None => candle_core::bail!("the archive lists it but does not hold it"),
@@ -45,15 +98,19 @@ impl Stored {
     }
 
     /// The tensor in the file's quantisation, if it has one, or in what that is [`kept_as`].
-    pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<QTensor>> {
-        let Stored::Gguf { path, content, name } = self else { return Ok(None) };
-        if content.tensor_infos[name].ggml_dtype.block_size() == 1 {
+    pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<Packed>> {
+        let Stored::Gguf { file, name } = self else { return Ok(None) };
+        let format = file.content.tensor_infos[name].ggml_dtype;
+        if format.block_size() == 1 {
             return Ok(None);
         }
-        let stored = read_gguf(path, content, name, device)?;
-        match kept_as(stored.dtype(), device) {
-            same if same == stored.dtype() => Ok(Some(stored)),
-            other => QTensor::quantize(&stored.dequantize(device)?, other).map(Some),
+        let stored = file.packed(name, device)?;
+        match kept_as(format, device) {
+            same if same == format => Ok(Some(stored)),
+            other => {
+                let dense = stored.to_candle(&Device::Cpu)?.dequantize(&Device::Cpu)?;
+                Packed::copied(&QTensor::quantize(&dense, other)?, device).map(Some)
+            }
         }
     }
 
@@ -81,12 +138,9 @@ pub fn kept_as(format: GgmlDType, device: &Device) -> GgmlDType {
 pub(super) fn list(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("gguf") => {
-            let content = Arc::new(open_gguf(path)?);
-            let names: Vec<String> = content.tensor_infos.keys().cloned().collect();
-            let place = |name: String| {
-                let (path, content) = (path.to_path_buf(), content.clone());
-                (name.clone(), Stored::Gguf { path, content, name })
-            };
+            let file = Arc::new(map_gguf(path)?);
+            let names: Vec<String> = file.content.tensor_infos.keys().cloned().collect();
+            let place = |name: String| (name.clone(), Stored::Gguf { file: file.clone(), name });
             Ok(names.into_iter().map(place).collect())
         }
         Some("pt" | "pth" | "bin") => list_pickle(path),
@@ -154,13 +208,12 @@ pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
     Ok(content)
 }
 
-fn read_gguf(
-    path: &Path,
-    content: &gguf_file::Content,
-    name: &str,
-    device: &Device,
-) -> candle_core::Result<QTensor> {
-    content.tensor(&mut std::fs::File::open(path)?, name, device)
+#[allow(unsafe_code)]
+fn map_gguf(path: &Path) -> Result<GgufFile, WeightsError> {
+    let content = open_gguf(path)?;
+    // SAFETY: as for safetensors above. This map stays as long as the model.
+    let map = unsafe { memmap2::Mmap::map(&open(path)?) }.map_err(|e| io(path, e))?;
+    Ok(GgufFile { content, bytes: Bytes::from_owner(map) })
 }
 
 fn open(path: &Path) -> Result<std::fs::File, WeightsError> {
