@@ -1,5 +1,6 @@
 #!/bin/sh
-# Our engine and PyTorch on the same shape; results in bench/results/engine.md and engine.json.
+# Our engine and PyTorch on the same shape; results in bench/results/engine.md and engine.json. On the CPU first 200 clips from
+# file to answer: bench/results/clips.md.
 # `bench/engine/run.sh [--device cuda]`. ROUNDS and SECONDS_PER_ROW say how much, SUBJECTS (a line each) what: arguments of
 # `flamingo bench`, all of one shape. PYTHON names an interpreter that has requirements.txt; without it a venv is made in target/.
 set -eu
@@ -28,5 +29,6 @@ while IFS= read -r subject; do
 done <<END
 $subjects
 END
+[ "$device" != cpu ] || "$PYTHON" bench/engine/clips.py --ours target/release/flamingo --out bench/results
 exec "$PYTHON" bench/engine/compare.py --ours target/release/flamingo --out bench/results --device "$device" \
     --rounds "${ROUNDS:-3}" --seconds "${SECONDS_PER_ROW:-2}" "$@"
