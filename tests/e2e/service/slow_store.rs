@@ -48,6 +48,8 @@ pub(super) fn check_failed(world: &World, job: &str, item: &str, code: &str, sai
 fn a_slow_store_is_waited_for() {
     let (mut world, relay) = behind_a_relay("slow-store");
     world.set("FLAMINGO__STORE__READ_TIMEOUT", "3s");
+    // All share the relay's pace: many at once would each be silent for long.
+    world.set("FLAMINGO__WORKER__ITEMS", "2");
     world.upload("a.mp4", padded("short", LARGE));
     world.upload_clips(&SMALL);
     relay.slow(Pace { latency: Duration::from_millis(300), bytes_per_s: Some(200_000) });

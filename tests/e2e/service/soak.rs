@@ -132,6 +132,7 @@ fn memory_stays_and_nothing_is_left_behind() {
     world.set("FLAMINGO__WORKER__TEMPORARY", temporary.path().to_str().unwrap());
     // What is kept on purpose has a budget of its own, and would hide what is not.
     world.set("FLAMINGO__CACHE__MEMORY", "0");
+    world.set("FLAMINGO__ENGINE__MEDIA_BYTES", "1048576");
     let bytes = std::fs::read(clip("short")).unwrap();
     for n in 0..videos {
         world.upload(&format!("{n:04}.mp4"), bytes.clone());
