@@ -10,12 +10,12 @@ use crate::error::Result;
 /// An answer of one row so far.
 pub(super) struct Draw {
     /// Without one the likeliest token is taken.
-    dice: Option<Dice>,
+    sampler: Option<Sampler>,
     max_new_tokens: usize,
     written: Generated,
 }
 
-struct Dice {
+struct Sampler {
     /// How many of the likeliest tokens there are to choose from.
     top_k: usize,
     among_them: LogitsProcessor,
@@ -24,7 +24,7 @@ struct Dice {
 impl Draw {
     pub(super) fn likeliest(max_new_tokens: usize) -> Self {
         let written = Generated { ids: Vec::new(), log_likelihood: 0.0, finish: Finish::Length };
-        Self { dice: None, max_new_tokens, written }
+        Self { sampler: None, max_new_tokens, written }
     }
 
     /// Drawn with a seed; `top_k` 0: from all.
@@ -35,13 +35,14 @@ impl Draw {
         seed: u64,
         max_new_tokens: usize,
     ) -> Self {
-        let sampling = match top_p < 1.0 {
-            false => Sampling::All { temperature },
-            true => Sampling::TopP { p: top_p, temperature },
+        let sampling = if top_p < 1.0 {
+            Sampling::TopP { p: top_p, temperature }
+        } else {
+            Sampling::All { temperature }
         };
         let among_them = LogitsProcessor::from_sampling(seed, sampling);
         let top_k = if top_k == 0 { usize::MAX } else { top_k };
-        Self { dice: Some(Dice { top_k, among_them }), ..Self::likeliest(max_new_tokens) }
+        Self { sampler: Some(Sampler { top_k, among_them }), ..Self::likeliest(max_new_tokens) }
     }
 
     /// Takes the scores of the next token: -> the token to go on from, or the answer.
@@ -50,9 +51,9 @@ impl Draw {
         log_probs: &[f32],
         rules: &TokenRules,
     ) -> Result<(Option<u32>, Option<Generated>)> {
-        let token = match &mut self.dice {
+        let token = match &mut self.sampler {
             None => likeliest(log_probs, rules),
-            Some(dice) => dice.throw(log_probs, rules)?,
+            Some(sampler) => sampler.sample(log_probs, rules)?,
         };
         self.written.log_likelihood += f64::from(log_probs[token as usize]);
         if rules.stop.contains(&token) {
@@ -65,9 +66,9 @@ impl Draw {
     }
 }
 
-impl Dice {
-    fn throw(&mut self, log_probs: &[f32], rules: &TokenRules) -> Result<u32> {
-        // In the order of their ids: in that of a selection, which candle's own top-k throws in, the last bit of a score
+impl Sampler {
+    fn sample(&mut self, log_probs: &[f32], rules: &TokenRules) -> Result<u32> {
+        // In the order of their ids: in that of a selection, in which candle's own top-k draws, the last bit of a score
         // decides which token a seed hits.
         let mut tokens = best_tokens(log_probs, self.top_k, rules);
         tokens.sort_unstable();

@@ -46,7 +46,7 @@ impl Linear {
             Matrix::Dense(weight) => Weight::Dense(weight),
             Matrix::Quantized(packed) => match BlockMatrix::new(&packed)? {
                 Some(blocks) => Weight::Blocks(blocks),
-                None => Weight::Quantized(QMatMul::from_qtensor(packed.to_candle(&packed.device)?)?),
+                None => Weight::Quantized(QMatMul::from_qtensor(packed.to_candle()?)?),
             },
         };
         Ok(Self { weight })

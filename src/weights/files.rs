@@ -49,14 +49,14 @@ impl Packed {
         Ok(Self { format: matrix.dtype(), shape: matrix.shape().clone(), bytes, device: device.clone() })
     }
 
-    /// A copy as candle's quantised matrix, on `device`.
+    /// A copy as candle's quantised matrix, on its device.
     ///
     /// # Errors
     /// The shape is none for this format, or the device refuses.
-    pub fn to_candle(&self, device: &Device) -> candle_core::Result<QTensor> {
+    pub fn to_candle(&self) -> candle_core::Result<QTensor> {
         // Copied first, for candle wants blocks to lie where their numbers may: in a file they lie anywhere.
         let bytes = Cow::Owned(self.bytes.to_vec());
-        QTensor::new(QStorage::from_data(bytes, device, self.format)?, self.shape.clone())
+        QTensor::new(QStorage::from_data(bytes, &self.device, self.format)?, self.shape.clone())
     }
 }
 
@@ -89,7 +89,7 @@ impl Stored {
         match self {
             Stored::Memory(tensor) => tensor.to_device(device),
             Stored::Safetensors { file, name } => file.load(name, device),
-            Stored::Gguf { file, name } => file.packed(name, device)?.to_candle(device)?.dequantize(device),
+            Stored::Gguf { file, name } => file.packed(name, device)?.to_candle()?.dequantize(device),
             Stored::Pickle { file, name } => match file.get(name)? {
                 Some(tensor) => tensor.to_device(device),
                 None => candle_core::bail!("the archive lists it but does not hold it"),
@@ -108,7 +108,7 @@ impl Stored {
         match kept_as(format, device) {
             same if same == format => Ok(Some(stored)),
             other => {
-                let dense = stored.to_candle(&Device::Cpu)?.dequantize(&Device::Cpu)?;
+                let dense = stored.to_candle()?.dequantize(device)?;
                 Packed::copied(&QTensor::quantize(&dense, other)?, device).map(Some)
             }
         }
