@@ -157,12 +157,13 @@ for name in ("kind", "apiVersion"):
 
 # ---- what is watched is what workers say ----
 
-status = read("workers/video-worker/src/status.rs")
-counters = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|Seconds)\b", status, re.M))
-says = {f"flamingo_{name}" for name in re.findall(r'gauge\(\s*&mut asked,\s*"(\w+)"', status)}
-for name, field in re.findall(r'registry\.register\(\s*"(\w+)",\s*"[^"]+",\s*c\.(\w+)\.clone', status):
-    suffixes = {"Counter": ["_total"], "Gauge": [""], "Seconds": ["_bucket", "_sum", "_count"]}[counters[field]]
-    says |= {f"flamingo_{name}{suffix}" for suffix in suffixes}
+counted, asked = (read(f"workers/video-worker/src/status/{name}.rs") for name in ("counted", "asked"))
+kinds = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|Seconds)\b", counted, re.M)) | {"build": "Gauge"}
+suffixes = {"Counter": ["_total"], "Gauge": [""], "Seconds": ["_bucket", "_sum", "_count"]}
+says = {f"flamingo_{name}" for name in re.findall(r'gauges?\(asked,\s*"(\w+)"', asked)}
+says |= {f"flamingo_{name}_total" for name in re.findall(r'asked\.register\("(\w+)"', asked)}
+for field, name in re.findall(r'(\w+)(?:: | = )kept\(\s*r,\s*"(\w+)"', counted):
+    says |= {f"flamingo_{name}{suffix}" for suffix in suffixes[kinds[field]]}
 for path in ("deploy/monitoring/alerts.yaml", "deploy/monitoring/dashboard.json", "deploy/runbook.md"):
     asked = set(re.findall(r"\bflamingo_[a-z_]+", read(path))) - {"flamingo_scratch"}
     hold(asked <= says, f"{path} asks for {sorted(asked - says)}, which no worker says")

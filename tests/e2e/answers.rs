@@ -3,6 +3,7 @@
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 use support::clips::clip;
+use support::likelihood;
 
 use flamingo::video::{ContactSheet, Frame, contact_sheet};
 
@@ -60,6 +61,41 @@ fn several_questions_about_one_look() {
     assert_eq!(report["videos"].as_array().unwrap().len(), 1, "decoded once");
     let people = quick(&[&["ask", &input], &asked[..]].concat()).exits(0).out;
     assert!(people.lines().count() == 3 && people.contains("  0:00-0:01    What is this? "), "{people}");
+}
+
+/// Side by side or one after the other: the same reports, in the order in which the files were named.
+#[test]
+fn several_files_are_answered_as_each_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let broken = folder.path().join("broken.mp4").display().to_string();
+    std::fs::write(&broken, "no video").unwrap();
+    let mut inputs = ["av1", "short", "one_frame", "mpeg4", "lossless"].map(path).to_vec();
+    inputs.insert(2, broken);
+    let ask = |at_once: &str| {
+        let asked = ["--json", "-q", "What is this?", "-q", "Where?", "--at-once", at_once];
+        let arguments: Vec<&str> =
+            ["ask"].into_iter().chain(inputs.iter().map(String::as_str)).chain(asked).collect();
+        flamingo(&arguments).exits(1).reports()
+    };
+    let (together, alone) = (ask("4"), ask("1"));
+    assert_eq!(
+        together.iter().map(|r| &r["input"][0]).collect::<Vec<_>>(),
+        inputs.iter().collect::<Vec<_>>()
+    );
+    for (input, (mut together, mut alone)) in inputs.iter().zip(together.into_iter().zip(alone)) {
+        for report in [&mut together, &mut alone] {
+            report.as_object_mut().unwrap().remove("timing");
+        }
+        let likelihoods = |report: &mut Value| -> Vec<f64> {
+            let answers = report.get_mut("answers").and_then(Value::as_array_mut);
+            let take = |answer: &mut Value| answer["log_likelihood"].take().as_f64().unwrap();
+            answers.into_iter().flatten().map(take).collect()
+        };
+        for (one, other) in likelihoods(&mut together).into_iter().zip(likelihoods(&mut alone)) {
+            likelihood::assert_same(input, one, other);
+        }
+        assert_eq!(together, alone);
+    }
 }
 
 /// A question is text: a special token in it would be one id, its letters are several.

@@ -14,8 +14,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::likelihood;
 use video_worker::decoder::StopFlag;
-use video_worker::engine::{Engine, EngineLimits};
-use video_worker::understand::{Model, ModelError, Turn};
+use video_worker::engine::{Engine, EngineLimits, Load};
+use video_worker::model::{Model, ModelError, Turn};
 
 fn pipeline() -> Pipeline {
     let mini: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/flamingo-mini");
@@ -93,6 +93,29 @@ fn a_batch_answers_what_each_alone_is_answered() {
             });
         }
     });
+    let load = until(&engine, at_rest);
+    assert!(load.writing.passes < tokens as u64, "{tokens} tokens took {} steps", load.writing.passes);
+    assert!(
+        load.looking.passes > 0 && load.writing.busy > Duration::ZERO && load.media_bytes > 0,
+        "{load:?}"
+    );
+}
+
+/// Waits until so much is said of the engine: an answer is told before its room is counted as free.
+fn until(engine: &Engine, true_of: impl Fn(&Load) -> bool) -> Load {
+    let start = Instant::now();
+    loop {
+        let load = engine.meter().read();
+        if true_of(&load) {
+            return load;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "{load:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn at_rest(load: &Load) -> bool {
+    (load.rows, load.kv_bytes, load.looking.waiting, load.writing.waiting) == (0, 0, 0, 0)
 }
 
 /// What could never be written is refused with its numbers; the others are answered.
@@ -128,20 +151,21 @@ fn a_cancelled_answer_frees_its_memory() {
         max_new_tokens: 500,
     };
     let unwanted = Turn { stop: StopFlag::default(), ..turn.clone() };
-    let start = Instant::now();
     std::thread::scope(|scope| {
         let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
-        std::thread::sleep(Duration::from_millis(300));
+        let one = until(&engine, |load| load.rows == 1);
         let next = scope.spawn(|| {
             let wide =
                 Generation { strategy: Strategy::Beam { beams: 5, length_penalty: 0.0 }, max_new_tokens: 60 };
             ask(&engine, &medium, &Task::Caption {}, &wide, &turn)
         });
+        let two = until(&engine, |load| load.writing.waiting == 1);
+        assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was room for both");
         unwanted.stop.set();
         assert!(matches!(long.join().unwrap(), Err(ModelError::Unwanted)));
         next.join().unwrap().unwrap();
     });
-    println!("both were settled after {:?}", start.elapsed());
+    until(&engine, at_rest);
 }
 
 /// Hundred questions of one job are waiting when another job asks its first.

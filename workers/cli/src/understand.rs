@@ -1,22 +1,31 @@
 //! `flamingo caption` and `flamingo ask`.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use flamingo::Task;
 use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
+use flamingo::{Pipeline, Task};
+use indicatif::ProgressBar;
 use video_worker::decoder::{ProcessLimits, StopFlag};
+use video_worker::engine::{Engine, EngineLimits};
+use video_worker::model::Model;
 use video_worker::progress::Tally;
-use video_worker::report::Outcome;
+use video_worker::report::{Outcome, Report};
 use video_worker::understand::{Request, Source, Understander};
 
 use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
 use crate::inputs::{self, Input};
 use crate::output::{Output, progress, show_frame};
+
+/// Inputs at once: one is decoded while another is looked at and others are answered.
+const AT_ONCE: u32 = 4;
 
 #[derive(Debug, Args)]
 pub struct Caption {
@@ -56,6 +65,10 @@ struct Common {
     max_frames: u32,
     #[command(flatten)]
     generation: GenerationArgs,
+    /// Inputs that are decoded, looked at and answered side by side.
+    #[arg(long, default_value_t = AT_ONCE, value_name = "N", help_heading = "Model")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    at_once: u32,
     /// One JSON object per input and line on standard output.
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -95,8 +108,8 @@ impl Common {
         if let Some(folder) = &self.out {
             make_folder(folder)?;
         }
-        let pipeline = self.model.load_to_answer()?;
-        let understander = Understander { model: &pipeline, decoder: program()? };
+        let model = self.model(&request, inputs.len())?;
+        let understander = Understander { model: &*model, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
         if together {
             self.all_in_one(&inputs, &request, &understander, &output)
@@ -105,6 +118,17 @@ impl Common {
         }
     }
 
+    /// One input needs no company.
+    fn model(&self, request: &Request, inputs: usize) -> anyhow::Result<Box<dyn Model>> {
+        let pipeline: Pipeline = self.model.load_to_answer()?;
+        if inputs < 2 || self.at_once < 2 {
+            return Ok(Box::new(pipeline));
+        }
+        let limits = EngineLimits::default().with_room_for(&pipeline, &request.tasks, &request.generation);
+        Ok(Box::new(Engine::start(pipeline, limits)?))
+    }
+
+    /// Several at once, told in the order in which they were named.
     fn each(
         &self,
         inputs: &[Input],
@@ -112,28 +136,59 @@ impl Common {
         understander: &Understander,
         output: &Output,
     ) -> anyhow::Result<bool> {
-        let bar = progress(inputs.len());
-        let mut failed = 0;
-        for input in inputs {
-            let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-            let source = Source::file(&input.path);
-            let understood = understander.understand(&source, request, &mut |frame| {
-                show_frame(&bar, input, frame);
-                if let Some(sheet) = &mut sheet {
-                    sheet.add(frame);
+        let bar = &progress(inputs.len());
+        let next = &AtomicUsize::new(0);
+        let (answered, heard) = channel();
+        let failed = std::thread::scope(|scope| {
+            for _ in 0..inputs.len().min(self.at_once as usize) {
+                let answered = answered.clone();
+                scope.spawn(move || {
+                    while let (n, Some(input)) = take(inputs, next) {
+                        let one = self.one(input, request, understander, bar);
+                        // Nobody listens any more where no report can be written.
+                        if answered.send((n, one)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(answered);
+            let (mut early, mut told, mut failed) = (BTreeMap::new(), 0, 0);
+            for (n, one) in heard {
+                early.insert(n, one);
+                while let Some((report, sheet)) = early.remove(&told) {
+                    let said = bar.suspend(|| output.report(&inputs[told].name, &report, sheet.as_ref()));
+                    said.inspect_err(|_| request.stop.set())?;
+                    failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
+                    told += 1;
+                    bar.inc(1);
                 }
-                ControlFlow::Continue(())
-            });
-            let report = understood.report;
-            bar.suspend(|| output.report(&input.name, &report, sheet.as_ref()))?;
-            failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
-            bar.inc(1);
-        }
+            }
+            anyhow::Ok(failed)
+        })?;
         bar.finish_and_clear();
         if failed > 0 {
             eprintln!("{failed} of {} inputs failed", inputs.len());
         }
         Ok(failed == 0)
+    }
+
+    fn one(
+        &self,
+        input: &Input,
+        request: &Request,
+        understander: &Understander,
+        bar: &ProgressBar,
+    ) -> (Report, Option<Sheet>) {
+        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let understood = understander.understand(&Source::file(&input.path), request, &mut |frame| {
+            show_frame(bar, input, frame);
+            if let Some(sheet) = &mut sheet {
+                sheet.add(frame);
+            }
+            ControlFlow::Continue(())
+        });
+        (understood.report, sheet)
     }
 
     fn all_in_one(
@@ -171,6 +226,11 @@ impl Common {
             tally: Tally::default(),
         })
     }
+}
+
+fn take<'i>(inputs: &'i [Input], next: &AtomicUsize) -> (usize, Option<&'i Input>) {
+    let n = next.fetch_add(1, Ordering::Relaxed);
+    (n, inputs.get(n))
 }
 
 /// A prompt over all inputs has a place for each: said before anything is loaded or decoded.

@@ -7,26 +7,33 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
+use std::time::Instant;
 
 use flamingo::family::About;
 use flamingo::generate::{self, Decoder, Demand, Generation, Sequence};
 use flamingo::language::kv_cache::BLOCK;
+use flamingo::model::Flamingo;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Result, Task};
-use tracing::{Span, info_span};
+use serde::{Deserialize, Serialize};
+use tracing::Span;
 
-use crate::understand::{Model, ModelError, SeenWindow, Turn};
+use crate::model::{Model, ModelError, Turn};
+use crate::seen::SeenWindow;
 
+mod load;
 mod media;
 mod spans;
 mod turns;
 
+pub use load::{Load, Meter, Work};
 use media::KeysInUse;
 use turns::Turns;
 
 /// How much the engine does at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EngineLimits {
     /// Rows that are written side by side; each beam of an answer is one. A single answer may have more.
     pub rows: usize,
@@ -38,6 +45,25 @@ pub struct EngineLimits {
     pub media_bytes: u64,
 }
 
+impl Default for EngineLimits {
+    fn default() -> Self {
+        Self { rows: 32, frames: 32, kv_bytes: 1 << 30, media_bytes: 256 << 20 }
+    }
+}
+
+impl EngineLimits {
+    /// Bytes of keys and values enough for an answer to any one of `tasks` about one medium, if the model can write it.
+    pub fn with_room_for(self, pipeline: &Pipeline, tasks: &[Task], generation: &Generation) -> Self {
+        let model = &pipeline.loaded().model;
+        let needed = tasks.iter().filter_map(|task| {
+            let prompt = pipeline.prompt(task, 1).ok()?.len();
+            generate::check_length(model, prompt, generation.max_new_tokens).ok()?;
+            Some(Sequence::demand(prompt, generation).blocks() as u64 * block_bytes(model))
+        });
+        Self { kv_bytes: needed.fold(self.kv_bytes, u64::max), ..self }
+    }
+}
+
 /// A way to the model for many threads at once. The engine ends when the last of them is gone.
 #[derive(Clone)]
 pub struct Engine {
@@ -46,6 +72,7 @@ pub struct Engine {
     /// Nobody fills these: whoever asks waits for the answer.
     looks: Sender<Looking>,
     writes: Sender<Writing>,
+    meter: Meter,
 }
 
 /// What the engine is asked, and where it answers. Nobody may be listening any more.
@@ -79,10 +106,11 @@ impl Engine {
         let (looks, to_look) = channel();
         let (writes, to_write) = channel();
         let (began, begun) = channel();
-        let owned = pipeline.clone();
-        thread("looks", move || Looks::new(&owned, limits).go_on(&to_look));
-        let owned = pipeline.clone();
-        thread("writes", move || match Writes::new(&owned, limits) {
+        let meter = Meter::new(limits);
+        let (owned, noted) = (pipeline.clone(), meter.clone());
+        thread("looks", move || Looks::new(&owned, noted).go_on(&to_look));
+        let (owned, noted) = (pipeline.clone(), meter.clone());
+        thread("writes", move || match Writes::new(&owned, noted) {
             Ok(work) => {
                 let _ = began.send(Ok(()));
                 work.go_on(&to_write);
@@ -92,7 +120,12 @@ impl Engine {
             }
         });
         begun.recv().expect("the engine says how it began")?;
-        Ok(Self { pipeline, looks, writes })
+        Ok(Self { pipeline, looks, writes, meter })
+    }
+
+    /// Where to read how busy it is.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// Whether a failing model means a failing device.
@@ -118,7 +151,7 @@ impl Model for Engine {
 
     fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError> {
         let (answer, heard) = channel();
-        let span = info_span!("encode", "flamingo.frames" = prepared.len() as i64);
+        let span = spans::looking(prepared.len());
         let looking = Looking { prepared, turn: turn.clone(), span: span.clone(), answer };
         let sent = self.looks.send(looking).map_err(|_| ModelError::Gone);
         let looked = sent.and_then(|()| heard.recv().map_err(|RecvError| ModelError::Gone)?);
@@ -126,7 +159,7 @@ impl Model for Engine {
     }
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        let span = info_span!("recall", "flamingo.frames" = seen.frame_times.len() as i64);
+        let span = spans::recalling(seen.frame_times.len());
         Model::recall(&*self.pipeline, seen).inspect_err(|error| spans::failed(&span, error))
     }
 
@@ -188,11 +221,12 @@ struct Looks<'p> {
     pipeline: &'p Pipeline,
     limits: EngineLimits,
     waiting: Turns<Looking>,
+    meter: Meter,
 }
 
 impl<'p> Looks<'p> {
-    fn new(pipeline: &'p Pipeline, limits: EngineLimits) -> Self {
-        Self { pipeline, limits, waiting: Turns::default() }
+    fn new(pipeline: &'p Pipeline, meter: Meter) -> Self {
+        Self { pipeline, limits: meter.limits(), waiting: Turns::default(), meter }
     }
 
     fn go_on(mut self, heard: &Receiver<Looking>) {
@@ -203,7 +237,12 @@ impl<'p> Looks<'p> {
             for looking in self.waiting.remove_if(|looking| looking.turn.stop.is_set()) {
                 let _ = looking.answer.send(Err(ModelError::Unwanted));
             }
+            let start = Instant::now();
             in_the_pool(|| self.look());
+            self.meter.note(|load| {
+                load.looking.waiting = self.waiting.len();
+                load.looking.busy += start.elapsed();
+            });
         }
     }
 
@@ -235,6 +274,7 @@ impl<'p> Looks<'p> {
                 }
             }
         }
+        self.meter.note(|load| load.looking.passes += 1);
     }
 }
 
@@ -249,17 +289,20 @@ struct Begun {
 struct Writes<'p> {
     pipeline: &'p Pipeline,
     limits: EngineLimits,
-    blocks: usize,
+    /// Bytes of a block of keys and values.
+    block: u64,
     decoder: Decoder<'p>,
     keys: KeysInUse,
     waiting: Turns<Writing>,
     begun: Vec<Begun>,
+    meter: Meter,
 }
 
 impl<'p> Writes<'p> {
-    fn new(pipeline: &'p Pipeline, limits: EngineLimits) -> Result<Self> {
+    fn new(pipeline: &'p Pipeline, meter: Meter) -> Result<Self> {
+        let limits = meter.limits();
         let model = &pipeline.loaded().model;
-        let block = model.language().cache_shape().block_bytes() as u64;
+        let block = block_bytes(model);
         let blocks = (limits.kv_bytes / block) as usize;
         if blocks == 0 {
             return Err(Error::OverBudget(format!(
@@ -270,11 +313,12 @@ impl<'p> Writes<'p> {
         Ok(Self {
             pipeline,
             limits,
-            blocks,
+            block,
             decoder: Decoder::new(model, blocks)?,
             keys: KeysInUse::new(limits.media_bytes),
             waiting: Turns::default(),
             begun: Vec::new(),
+            meter,
         })
     }
 
@@ -282,12 +326,30 @@ impl<'p> Writes<'p> {
         let mut idle = true;
         while hear(heard, idle, |writing| self.take(writing)) {
             self.let_go_of_unwanted();
+            let start = Instant::now();
             in_the_pool(|| {
                 self.begin();
+                self.note();
                 self.step();
             });
+            self.meter.note(|load| load.writing.busy += start.elapsed());
+            self.note();
             idle = self.waiting.is_empty() && self.begun.is_empty();
         }
+    }
+
+    fn note(&self) {
+        self.meter.note(|load| {
+            load.writing.waiting = self.waiting.len();
+            load.rows = self.rows();
+            load.kv_bytes = (self.decoder.blocks() - self.decoder.free_blocks()) as u64 * self.block;
+            load.media_bytes = self.keys.bytes();
+        });
+    }
+
+    /// What those that are being written may come to have.
+    fn rows(&self) -> usize {
+        self.begun.iter().map(|begun| begun.demand.rows).sum()
     }
 
     fn take(&mut self, writing: Writing) {
@@ -308,9 +370,9 @@ impl<'p> Writes<'p> {
         if let Err(error) = checked {
             return Some(error);
         }
-        let over = demand.blocks() > self.blocks;
+        let over = demand.blocks() > self.decoder.blocks();
         over.then(|| {
-            let (needed, there) = (generate::describe(demand), self.blocks);
+            let (needed, there) = (generate::describe(demand), self.decoder.blocks());
             Error::OverBudget(format!("{needed}, the engine has {there} in all (engine.kv_bytes)"))
         })
     }
@@ -331,7 +393,7 @@ impl<'p> Writes<'p> {
     fn begin(&mut self) {
         while let Some(next) = self.waiting.peek() {
             let demand = demand(next);
-            let rows: usize = self.begun.iter().map(|begun| begun.demand.rows).sum();
+            let rows = self.rows();
             let too_many = rows > 0 && rows + demand.rows > self.limits.rows;
             if too_many || demand.blocks() > self.decoder.free_blocks() {
                 return;
@@ -360,6 +422,7 @@ impl<'p> Writes<'p> {
         if self.begun.is_empty() {
             return;
         }
+        self.meter.note(|load| load.writing.passes += 1);
         let Ok(scores) = self.decoder.step() else { return self.each_alone() };
         let mut going_on = Vec::with_capacity(self.begun.len());
         for mut begun in self.begun.drain(..) {
@@ -388,6 +451,11 @@ impl<'p> Writes<'p> {
             tell(&begun.writing, self.pipeline.ask(task, &media, generation).map_err(ModelError::from));
         }
     }
+}
+
+/// Keys and values of a block of tokens.
+fn block_bytes(model: &Flamingo) -> u64 {
+    model.language().cache_shape().block_bytes() as u64
 }
 
 fn demand(writing: &Writing) -> Demand {

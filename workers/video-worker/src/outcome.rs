@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use crate::budget::NoRoom;
 use crate::decoder::DecoderError;
 use crate::fetch::FetchError;
-use crate::understand::{ModelError, UnderstandError};
+use crate::model::ModelError;
+use crate::understand::UnderstandError;
 
 /// What now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,15 +23,17 @@ use crate::admission::{self, frames_at_once};
 use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key, sheet_key};
 use crate::budget::{Budget, NoRoom, Reserved};
 use crate::decoder::{ProcessLimits, StopFlag};
-use crate::engine::Engine;
+use crate::engine::{Engine, Meter};
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
 use crate::item_report::ItemReport;
 use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, Priority};
+use crate::model::Model;
 use crate::outcome::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
 use crate::progress::Tally;
-use crate::seen::{SeenCache, content_of};
+use crate::seen::SeenVideo;
+use crate::seen_cache::{SeenCache, content_of};
 use crate::sheet::FewFrames;
-use crate::understand::{Model, Request, SeenVideo, Source, Understander, Understood};
+use crate::understand::{Request, Source, Understander, Understood};
 
 /// The version of the news about jobs.
 pub const EVENT_SCHEMA: &str = "flamingo.event/1";
@@ -44,8 +46,8 @@ pub trait Watcher: Observer {
     /// A video was looked at and asked about, well or not.
     fn looked(&self, _report: &ItemReport) {}
 
-    /// What the videos in flight share: room on the disk, and in memory.
-    fn videos_share(&self, _disk: &Budget, _memory: &Budget) {}
+    /// What the videos in flight share: room on the disk and in memory, and the engine.
+    fn videos_share(&self, _disk: &Budget, _memory: &Budget, _engine: &Meter) {}
 }
 
 /// Answers jobs about videos.

@@ -12,6 +12,7 @@ use jobs::worker::WorkerSettings;
 use serde::{Deserialize, Serialize};
 
 use crate::decoder::ProcessLimits;
+use crate::engine::EngineLimits;
 use crate::location::Location;
 
 mod secret;
@@ -39,7 +40,7 @@ pub struct Settings {
     pub decoder: Decoder,
     pub cache: Cache,
     pub model: Model,
-    pub engine: Engine,
+    pub engine: EngineLimits,
     pub status: Status,
 }
 
@@ -150,16 +151,6 @@ pub struct Model {
     pub dtype: String,
     pub quantize: String,
     pub threads: u16,
-}
-
-/// How much the model does at once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Engine {
-    pub rows: usize,
-    pub frames: usize,
-    pub kv_bytes: u64,
-    pub media_bytes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

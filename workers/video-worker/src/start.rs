@@ -12,12 +12,12 @@ use jobs::worker::{Stop, Worker};
 
 use crate::budget::Budget;
 use crate::decoder::{self, Confinement};
-use crate::engine::{Engine, EngineLimits};
+use crate::engine::Engine;
 use crate::fetch::{Disk, FetchError, Inputs, sweep_leftovers};
-use crate::seen::SeenCache;
+use crate::model::Model;
+use crate::seen_cache::SeenCache;
 use crate::service::{VideoService, Watcher};
-use crate::settings::{self, Sandbox, Settings};
-use crate::understand::Model;
+use crate::settings::{Sandbox, Settings};
 
 /// Queue, ledger and store. None of them need be there when they are opened.
 #[derive(Clone)]
@@ -131,7 +131,7 @@ pub fn worker(
 ) -> Result<Worker<VideoService>, StartError> {
     let name = name(settings);
     let side = u64::from(pipeline.loaded().preprocess.size);
-    let engine = Engine::start(pipeline, limits(settings)).map_err(|e| StartError(e.to_string()))?;
+    let engine = Engine::start(pipeline, settings.engine).map_err(refused)?;
     tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
     let disk = Disk {
         folder: settings.temporary(),
@@ -144,7 +144,7 @@ pub fn worker(
         Err(why) => return Err(refused(FetchError::Temporary { folder: disk.folder, source: why })),
     }
     let memory = Budget::new(settings.worker.memory);
-    watcher.videos_share(&disk.room, &memory);
+    watcher.videos_share(&disk.room, &memory, engine.meter());
     let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
         watcher: watcher.clone(),
@@ -172,11 +172,6 @@ pub fn worker(
         observer: watcher,
         stop,
     })
-}
-
-fn limits(settings: &Settings) -> EngineLimits {
-    let settings::Engine { rows, frames, kv_bytes, media_bytes } = settings.engine;
-    EngineLimits { rows, frames, kv_bytes, media_bytes }
 }
 
 /// What the worker is called.

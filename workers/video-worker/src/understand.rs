@@ -4,17 +4,17 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use candle_core::{DType, Tensor};
-use flamingo::family::{About, LoadOptions};
+use flamingo::Task;
 use flamingo::generate::Generation;
-use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::pipeline::Medium;
 use flamingo::video::{Frame, FrameSampling, VideoInfo, VideoLimits, Warning};
-use flamingo::{Error, Task};
 use tracing::{Span, field::Empty, info_span};
 
 use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, ProcessLimits, StopFlag, decode};
+use crate::model::{Model, ModelError, Turn};
 use crate::progress::Tally;
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, SCHEMA, Timing};
+use crate::seen::{SeenVideo, SeenWindow, VisualTokens};
 
 /// What is to be found out, of any number of videos.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,14 +38,6 @@ pub struct Request {
     pub tally: Tally,
 }
 
-/// On whose behalf a model is asked, and whether it is still wanted.
-#[derive(Debug, Clone, Default)]
-pub struct Turn {
-    pub job: String,
-    pub urgent: bool,
-    pub stop: StopFlag,
-}
-
 impl Request {
     fn turn(&self) -> Turn {
         Turn { job: self.job.clone(), urgent: self.urgent, stop: self.stop.clone() }
@@ -65,92 +57,6 @@ impl Source {
     pub fn file(path: impl Into<PathBuf>) -> Self {
         let file = path.into();
         Self { name: file.clone(), file }
-    }
-}
-
-/// What looks and answers: a [`Pipeline`] in this thread, or one that others ask too.
-pub trait Model: Sync {
-    fn about(&self) -> &About;
-
-    /// As [`Pipeline::prepare`].
-    fn prepare(&self, frame: &Frame) -> Frame;
-
-    /// As [`Pipeline::look`].
-    ///
-    /// # Errors
-    /// The model refuses, or is there no more.
-    fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError>;
-
-    /// A medium that was looked at before.
-    ///
-    /// # Errors
-    /// The device refuses.
-    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError>;
-
-    /// As [`Pipeline::ask`], several tasks of the same media: -> an answer to each, in their order.
-    fn ask(
-        &self,
-        tasks: &[Task],
-        media: &[&Medium],
-        generation: &Generation,
-        turn: &Turn,
-    ) -> Vec<Result<Answer, ModelError>>;
-}
-
-/// Why a model has not looked or answered.
-#[derive(Debug, thiserror::Error)]
-pub enum ModelError {
-    #[error(transparent)]
-    Refused(#[from] Error),
-    /// Whoever asked wants no answer any more.
-    #[error("nobody wants the answer any more")]
-    Unwanted,
-    /// The thread that owns it has ended.
-    #[error("the model is there no more")]
-    Gone,
-}
-
-impl Model for Pipeline {
-    fn about(&self) -> &About {
-        &self.loaded().about
-    }
-
-    fn prepare(&self, frame: &Frame) -> Frame {
-        self.prepare(frame)
-    }
-
-    fn look(&self, prepared: Vec<Frame>, _: &Turn) -> Result<Medium, ModelError> {
-        Ok(self.look(&prepared)?)
-    }
-
-    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        let visual_tokens = seen.tokens.tensor(self.options())?;
-        Ok(Medium { visual_tokens, frame_times: seen.frame_times.clone() })
-    }
-
-    fn ask(
-        &self,
-        tasks: &[Task],
-        media: &[&Medium],
-        generation: &Generation,
-        turn: &Turn,
-    ) -> Vec<Result<Answer, ModelError>> {
-        let ask = |task| match turn.stop.is_set() {
-            true => Err(ModelError::Unwanted),
-            false => Ok(self.ask(task, media, generation)?),
-        };
-        tasks.iter().map(ask).collect()
-    }
-}
-
-impl ModelError {
-    /// The stable code of this error, part of the public contract.
-    pub fn code(&self) -> &str {
-        match self {
-            ModelError::Refused(error) => error.code(),
-            ModelError::Unwanted => "stopped",
-            ModelError::Gone => "model_gone",
-        }
     }
 }
 
@@ -198,52 +104,6 @@ pub struct Understood {
     pub error: Option<UnderstandError>,
     /// For later questions about the same video, if all of it was looked at just now.
     pub seen: Option<SeenVideo>,
-}
-
-/// A video as the model has seen it: all that further questions need.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SeenVideo {
-    pub info: VideoInfo,
-    pub warnings: Vec<Warning>,
-    pub windows: Vec<SeenWindow>,
-}
-
-/// Frames that were looked at together; seconds of the video.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SeenWindow {
-    pub start: f64,
-    pub end: f64,
-    pub frame_times: Vec<f64>,
-    pub tokens: VisualTokens,
-}
-
-/// Visual tokens (q, d), off the device.
-#[derive(Debug, Clone, PartialEq)]
-pub struct VisualTokens {
-    pub shape: (usize, usize),
-    pub values: Vec<f32>,
-}
-
-impl SeenVideo {
-    /// Memory that it takes, about.
-    pub fn bytes(&self) -> usize {
-        let window =
-            |w: &SeenWindow| 4 * w.tokens.values.len() + 8 * w.frame_times.len() + size_of::<SeenWindow>();
-        size_of::<Self>() + self.windows.iter().map(window).sum::<usize>()
-    }
-}
-
-impl VisualTokens {
-    fn of(medium: &Medium) -> Result<Self, Error> {
-        let tokens = &medium.visual_tokens;
-        Ok(Self { shape: tokens.dims2()?, values: tokens.to_dtype(DType::F32)?.flatten_all()?.to_vec1()? })
-    }
-
-    /// On a device, as this model counts.
-    fn tensor(&self, options: &LoadOptions) -> Result<Tensor, Error> {
-        let tokens = Tensor::from_slice(&self.values, self.shape, &options.device)?;
-        Ok(tokens.to_dtype(options.dtype)?)
-    }
 }
 
 /// Sees every decoded frame as it comes, and may say that it is enough: then the video is [`UnderstandError::Stopped`].

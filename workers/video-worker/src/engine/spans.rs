@@ -2,12 +2,24 @@
 
 use flamingo::generate::{Finish, Generation};
 use flamingo::pipeline::Answer;
-use jobs::trace;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry::{Array, Context, KeyValue, Value};
+use tracing::field::Empty;
 use tracing::{Span, info_span};
 
-use crate::understand::ModelError;
+use crate::model::ModelError;
+
+/// The span of a look at so many frames.
+pub(super) fn looking(frames: usize) -> Span {
+    let frames = frames as i64;
+    info_span!("encode", "flamingo.frames" = frames, "error.type" = Empty, otel.status_code = Empty)
+}
+
+/// The span of bringing back what was seen of so many frames.
+pub(super) fn recalling(frames: usize) -> Span {
+    let frames = frames as i64;
+    info_span!("recall", "flamingo.frames" = frames, "error.type" = Empty, otel.status_code = Empty)
+}
 
 /// The span of an answer, by OpenTelemetry's conventions for generative AI.
 pub(super) fn answering(model: &str, generation: &Generation) -> Span {
@@ -19,6 +31,8 @@ pub(super) fn answering(model: &str, generation: &Generation) -> Span {
         "gen_ai.request.model" = model,
         "gen_ai.request.max_tokens" = generation.max_new_tokens as i64,
         "gen_ai.output.type" = "text",
+        "error.type" = Empty,
+        otel.status_code = Empty,
     )
 }
 
@@ -28,7 +42,8 @@ pub(super) fn turn(span: &Span) {
 }
 
 pub(super) fn failed(span: &Span, error: &ModelError) {
-    span.in_scope(|| trace::failed(error.code()));
+    span.record("error.type", error.code());
+    span.record("otel.status_code", "ERROR");
 }
 
 pub(super) fn answered(span: &Span, answer: &Result<Answer, ModelError>) {

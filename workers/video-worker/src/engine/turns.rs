@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use crate::understand::Turn;
+use crate::model::Turn;
 
 /// What an urgent job is given counts so much less: it gets so much more while others wait, and never all.
 const URGENT: u64 = 16;
@@ -31,7 +31,12 @@ impl<T> Default for Turns<T> {
 
 impl<T> Turns<T> {
     pub(super) fn is_empty(&self) -> bool {
-        self.jobs.values().all(|job| job.waiting.is_empty())
+        self.len() == 0
+    }
+
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.jobs.values().map(|job| job.waiting.len()).sum()
     }
 
     /// One more waits, and will be given `cost`.

@@ -19,6 +19,11 @@ fn limits_of_the_decoder_are_the_same_everywhere() {
 }
 
 #[test]
+fn limits_of_the_engine_are_the_same_everywhere() {
+    assert_eq!(load(None, &[]).unwrap().0.engine, EngineLimits::default());
+}
+
+#[test]
 fn a_flag_is_over_a_file_and_both_are_named() {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(&file, "[worker]\nitems = 5\nattempts = 7\n").unwrap();
