@@ -23,25 +23,31 @@ pub struct Output {
 }
 
 impl Output {
-    /// Says and writes everything about one report.
+    /// Writes the files about one report, if there are to be any.
     ///
     /// # Errors
-    /// Standard output or the folder cannot be written.
-    pub fn report(&self, name: &str, report: &Report, sheet: Option<&Sheet>) -> anyhow::Result<()> {
-        let json = serde_json::to_string(report)?;
-        if let Some(folder) = &self.folder {
-            let file = |extension: &str| folder.join(format!("{name}.{extension}"));
-            write(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
-            if let (Some(sheet), Outcome::Succeeded { .. }) = (sheet, &report.outcome) {
-                write_png(&file("png"), sheet)?;
-            }
-            if let (true, Outcome::Succeeded { .. }) = (self.web_vtt, &report.outcome) {
-                write(&file("vtt"), report.web_vtt().as_bytes())?;
-            }
+    /// The folder cannot be written.
+    pub fn write(&self, name: &str, report: &Report, sheet: Option<&Sheet>) -> anyhow::Result<()> {
+        let Some(folder) = &self.folder else { return Ok(()) };
+        let file = |extension: &str| folder.join(format!("{name}.{extension}"));
+        write(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
+        if let (Some(sheet), Outcome::Succeeded { .. }) = (sheet, &report.outcome) {
+            write_png(&file("png"), sheet)?;
         }
+        if let (true, Outcome::Succeeded { .. }) = (self.web_vtt, &report.outcome) {
+            write(&file("vtt"), report.web_vtt().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Says everything about one report.
+    ///
+    /// # Errors
+    /// Standard output cannot be written.
+    pub fn say(&self, report: &Report) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{json}")?;
+            writeln!(out, "{}", serde_json::to_string(report)?)?;
         } else {
             human(&mut out, report)?;
         }

@@ -15,10 +15,10 @@ use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
 use video_worker::decoder::{ProcessLimits, StopFlag};
 use video_worker::engine::{Engine, EngineLimits};
-use video_worker::model::Model;
+use video_worker::model::{Model, ModelError};
 use video_worker::progress::Tally;
 use video_worker::report::{Outcome, Report};
-use video_worker::understand::{Request, Source, Understander};
+use video_worker::understand::{Request, Source, UnderstandError, Understander};
 
 use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
 use crate::inputs::{self, Input};
@@ -65,7 +65,8 @@ struct Common {
     max_frames: u32,
     #[command(flatten)]
     generation: GenerationArgs,
-    /// Inputs that are decoded, looked at and answered side by side.
+    /// Inputs that are decoded, looked at and answered side by side. With 1, an answer is the same to the last bit of its
+    /// likelihood whatever the other inputs are.
     #[arg(long, default_value_t = AT_ONCE, value_name = "N", help_heading = "Model")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     at_once: u32,
@@ -108,57 +109,60 @@ impl Common {
         if let Some(folder) = &self.out {
             make_folder(folder)?;
         }
-        let model = self.model(&request, inputs.len())?;
+        // What is asked once needs no company.
+        let at_once = if together { 1 } else { inputs.len().min(self.at_once as usize) };
+        let model = self.model(&request, at_once)?;
         let understander = Understander { model: &*model, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
         if together {
             self.all_in_one(&inputs, &request, &understander, &output)
         } else {
-            self.each(&inputs, &request, &understander, &output)
+            self.each(&inputs, &request, &understander, &output, at_once)
         }
     }
 
-    /// One input needs no company.
-    fn model(&self, request: &Request, inputs: usize) -> anyhow::Result<Box<dyn Model>> {
+    fn model(&self, request: &Request, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
         let pipeline: Pipeline = self.model.load_to_answer()?;
-        if inputs < 2 || self.at_once < 2 {
+        if at_once == 1 {
             return Ok(Box::new(pipeline));
         }
-        let limits = EngineLimits::default().with_room_for(&pipeline, &request.tasks, &request.generation);
+        let limits = EngineLimits::for_videos(at_once, &pipeline, &request.tasks, &request.generation);
         Ok(Box::new(Engine::start(pipeline, limits)?))
     }
 
-    /// Several at once, told in the order in which they were named.
+    /// Several at once, written as soon as they are done and told in the order in which they were named.
     fn each(
         &self,
         inputs: &[Input],
         request: &Request,
         understander: &Understander,
         output: &Output,
+        at_once: usize,
     ) -> anyhow::Result<bool> {
         let bar = &progress(inputs.len());
         let next = &AtomicUsize::new(0);
         let (answered, heard) = channel();
         let failed = std::thread::scope(|scope| {
-            for _ in 0..inputs.len().min(self.at_once as usize) {
+            for _ in 0..at_once {
                 let answered = answered.clone();
                 scope.spawn(move || {
+                    let _ending = EndsAll(&request.stop);
                     while let (n, Some(input)) = take(inputs, next) {
-                        let one = self.one(input, request, understander, bar);
-                        // Nobody listens any more where no report can be written.
-                        if answered.send((n, one)).is_err() {
+                        let one = self.one(input, request, understander, output, bar);
+                        // Nobody listens any more after one that could not be written or told.
+                        if request.stop.is_set() || answered.send((n, one)).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(answered);
+            let _ending = EndsAll(&request.stop);
             let (mut early, mut told, mut failed) = (BTreeMap::new(), 0, 0);
             for (n, one) in heard {
-                early.insert(n, one);
-                while let Some((report, sheet)) = early.remove(&told) {
-                    let said = bar.suspend(|| output.report(&inputs[told].name, &report, sheet.as_ref()));
-                    said.inspect_err(|_| request.stop.set())?;
+                early.insert(n, one.inspect_err(|_| request.stop.set())?);
+                while let Some(report) = early.remove(&told) {
+                    bar.suspend(|| output.say(&report)).inspect_err(|_| request.stop.set())?;
                     failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
                     told += 1;
                     bar.inc(1);
@@ -178,8 +182,9 @@ impl Common {
         input: &Input,
         request: &Request,
         understander: &Understander,
+        output: &Output,
         bar: &ProgressBar,
-    ) -> (Report, Option<Sheet>) {
+    ) -> anyhow::Result<Report> {
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
         let understood = understander.understand(&Source::file(&input.path), request, &mut |frame| {
             show_frame(bar, input, frame);
@@ -188,7 +193,11 @@ impl Common {
             }
             ControlFlow::Continue(())
         });
-        (understood.report, sheet)
+        if let Some(UnderstandError::Model { source: ModelError::Gone, .. }) = understood.error {
+            bail!("the model has failed: no more can be answered");
+        }
+        output.write(&input.name, &understood.report, sheet.as_ref())?;
+        Ok(understood.report)
     }
 
     fn all_in_one(
@@ -207,7 +216,8 @@ impl Common {
             ControlFlow::Continue(())
         });
         let report = understood.report;
-        output.report("answer", &report, sheet.as_ref())?;
+        output.write("answer", &report, sheet.as_ref())?;
+        output.say(&report)?;
         Ok(!is_failure(&report.outcome))
     }
 
@@ -225,6 +235,17 @@ impl Common {
             stop: StopFlag::default(),
             tally: Tally::default(),
         })
+    }
+}
+
+/// Whoever panics ends the others: they would wait for its report, or go on for nobody.
+struct EndsAll<'s>(&'s StopFlag);
+
+impl Drop for EndsAll<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set();
+        }
     }
 }
 

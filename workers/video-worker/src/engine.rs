@@ -12,57 +12,26 @@ use std::time::Instant;
 use flamingo::family::About;
 use flamingo::generate::{self, Decoder, Demand, Generation, Sequence};
 use flamingo::language::kv_cache::BLOCK;
-use flamingo::model::Flamingo;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Result, Task};
-use serde::{Deserialize, Serialize};
 use tracing::Span;
 
 use crate::model::{Model, ModelError, Turn};
 use crate::seen::SeenWindow;
 
+mod limits;
 mod load;
 mod media;
 mod spans;
 mod turns;
 
+pub use limits::EngineLimits;
+use limits::block_bytes;
+use load::Waits;
 pub use load::{Load, Meter, Work};
 use media::KeysInUse;
 use turns::Turns;
-
-/// How much the engine does at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct EngineLimits {
-    /// Rows that are written side by side; each beam of an answer is one. A single answer may have more.
-    pub rows: usize,
-    /// Frames that go through the vision encoder between two steps. A single video may have more.
-    pub frames: usize,
-    /// Bytes of keys and values of everything that is being read and written.
-    pub kv_bytes: u64,
-    /// Bytes of keys and values of media; the least recently used are made anew when they are needed again.
-    pub media_bytes: u64,
-}
-
-impl Default for EngineLimits {
-    fn default() -> Self {
-        Self { rows: 32, frames: 32, kv_bytes: 1 << 30, media_bytes: 256 << 20 }
-    }
-}
-
-impl EngineLimits {
-    /// Bytes of keys and values enough for an answer to any one of `tasks` about one medium, if the model can write it.
-    pub fn with_room_for(self, pipeline: &Pipeline, tasks: &[Task], generation: &Generation) -> Self {
-        let model = &pipeline.loaded().model;
-        let needed = tasks.iter().filter_map(|task| {
-            let prompt = pipeline.prompt(task, 1).ok()?.len();
-            generate::check_length(model, prompt, generation.max_new_tokens).ok()?;
-            Some(Sequence::demand(prompt, generation).blocks() as u64 * block_bytes(model))
-        });
-        Self { kv_bytes: needed.fold(self.kv_bytes, u64::max), ..self }
-    }
-}
 
 /// A way to the model for many threads at once. The engine ends when the last of them is gone.
 #[derive(Clone)]
@@ -79,6 +48,7 @@ pub struct Engine {
 struct Looking {
     prepared: Vec<Frame>,
     turn: Turn,
+    waits: Option<Waits>,
     span: Span,
     answer: Sender<Result<Medium, ModelError>>,
 }
@@ -91,6 +61,7 @@ struct Writing {
     media: Vec<Medium>,
     generation: Generation,
     turn: Turn,
+    waits: Option<Waits>,
     /// Ends with it.
     span: Span,
     answer: Sender<(usize, Result<Answer, ModelError>)>,
@@ -152,7 +123,8 @@ impl Model for Engine {
     fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError> {
         let (answer, heard) = channel();
         let span = spans::looking(prepared.len());
-        let looking = Looking { prepared, turn: turn.clone(), span: span.clone(), answer };
+        let waits = Some(self.meter.waits(|load| &mut load.looking));
+        let looking = Looking { prepared, turn: turn.clone(), waits, span: span.clone(), answer };
         let sent = self.looks.send(looking).map_err(|_| ModelError::Gone);
         let looked = sent.and_then(|()| heard.recv().map_err(|RecvError| ModelError::Gone)?);
         looked.inspect_err(|error| spans::failed(&span, error))
@@ -181,7 +153,9 @@ impl Model for Engine {
                     let media = media.iter().map(|&medium| medium.clone()).collect();
                     let (task, answer) = (task.clone(), answer.clone());
                     let span = spans::answering(&self.about().name, &generation);
-                    let writing = Writing { number, task, prompt, media, generation, turn, span, answer };
+                    let waits = Some(self.meter.waits(|load| &mut load.writing));
+                    let writing =
+                        Writing { number, task, prompt, media, generation, turn, waits, span, answer };
                     // Who is gone does not answer, below.
                     let _ = self.writes.send(writing);
                 }
@@ -237,11 +211,10 @@ impl<'p> Looks<'p> {
             for looking in self.waiting.remove_if(|looking| looking.turn.stop.is_set()) {
                 let _ = looking.answer.send(Err(ModelError::Unwanted));
             }
-            let start = Instant::now();
-            in_the_pool(|| self.look());
-            self.meter.note(|load| {
-                load.looking.waiting = self.waiting.len();
-                load.looking.busy += start.elapsed();
+            in_the_pool(|| {
+                let start = Instant::now();
+                self.look();
+                self.meter.note(|load| load.looking.busy += start.elapsed());
             });
         }
     }
@@ -254,7 +227,10 @@ impl<'p> Looks<'p> {
             if frames > self.limits.frames && !batch.is_empty() {
                 break;
             }
-            batch.extend(self.waiting.pop().inspect(|looking| spans::turn(&looking.span)));
+            let Some(mut looking) = self.waiting.pop() else { break };
+            looking.waits = None;
+            spans::turn(&looking.span);
+            batch.push(looking);
         }
         if batch.is_empty() {
             return;
@@ -326,21 +302,20 @@ impl<'p> Writes<'p> {
         let mut idle = true;
         while hear(heard, idle, |writing| self.take(writing)) {
             self.let_go_of_unwanted();
-            let start = Instant::now();
             in_the_pool(|| {
+                let start = Instant::now();
                 self.begin();
                 self.note();
                 self.step();
+                self.note();
+                self.meter.note(|load| load.writing.busy += start.elapsed());
             });
-            self.meter.note(|load| load.writing.busy += start.elapsed());
-            self.note();
             idle = self.waiting.is_empty() && self.begun.is_empty();
         }
     }
 
     fn note(&self) {
         self.meter.note(|load| {
-            load.writing.waiting = self.waiting.len();
             load.rows = self.rows();
             load.kv_bytes = (self.decoder.blocks() - self.decoder.free_blocks()) as u64 * self.block;
             load.media_bytes = self.keys.bytes();
@@ -398,7 +373,8 @@ impl<'p> Writes<'p> {
             if too_many || demand.blocks() > self.decoder.free_blocks() {
                 return;
             }
-            let Some(writing) = self.waiting.pop() else { return };
+            let Some(mut writing) = self.waiting.pop() else { return };
+            writing.waits = None;
             spans::turn(&writing.span);
             match self.begin_one(&writing) {
                 Ok(sequence) => self.begun.push(Begun { writing, demand, sequence }),
@@ -451,11 +427,6 @@ impl<'p> Writes<'p> {
             tell(&begun.writing, self.pipeline.ask(task, &media, generation).map_err(ModelError::from));
         }
     }
-}
-
-/// Keys and values of a block of tokens.
-fn block_bytes(model: &Flamingo) -> u64 {
-    model.language().cache_shape().block_bytes() as u64
 }
 
 fn demand(writing: &Writing) -> Demand {

@@ -67,7 +67,8 @@ pub struct ErrorReport {
 }
 
 /// Seconds spent in each stage. Decoding runs beside the others: its figure is the time waited for the decoder to open
-/// the file and to send frames, and for resizing them.
+/// the file and to send frames, and for resizing them. Where several videos are looked at side by side, waiting for the
+/// others is in each figure.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Timing {
     pub decode_s: f64,

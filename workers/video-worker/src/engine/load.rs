@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::EngineLimits;
+use super::limits::EngineLimits;
 
 /// Reads how busy an engine is, and does not keep it running. Clones read the same one.
 #[derive(Debug, Clone)]
@@ -30,9 +30,9 @@ pub struct Load {
 pub struct Work {
     /// Media that wait to be looked at, or answers to be begun.
     pub waiting: usize,
-    /// Passes through the vision encoder, or steps of the language model.
+    /// Batches of media that were looked at together, or steps of the language model.
     pub passes: u64,
-    /// How long the thread was at it. A GPU goes on by itself: its own meters say how busy it is.
+    /// How long the thread was at it. A GPU goes on by itself: what it still looks at, the thread that writes waits for.
     pub busy: Duration,
 }
 
@@ -55,5 +55,24 @@ impl Meter {
     pub(super) fn note(&self, note: impl FnOnce(&mut Load)) {
         // Numbers are whole, whoever panicked.
         note(&mut self.load.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// One that waits, until this is dropped.
+pub(super) struct Waits {
+    meter: Meter,
+    to: fn(&mut Load) -> &mut Work,
+}
+
+impl Meter {
+    pub(super) fn waits(&self, to: fn(&mut Load) -> &mut Work) -> Waits {
+        self.note(|load| to(load).waiting += 1);
+        Waits { meter: self.clone(), to }
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.meter.note(|load| (self.to)(load).waiting -= 1);
     }
 }

@@ -31,12 +31,7 @@ impl<T> Default for Turns<T> {
 
 impl<T> Turns<T> {
     pub(super) fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
-        self.jobs.values().map(|job| job.waiting.len()).sum()
+        self.jobs.values().all(|job| job.waiting.is_empty())
     }
 
     /// One more waits, and will be given `cost`.

@@ -62,7 +62,7 @@ fn threads(asked: &mut Registry, Load { looking, writing, .. }: &Load) {
         passes.get_or_create(&Of { of }).inc_by(work.passes);
         seconds.get_or_create(&Of { of }).inc_by(work.busy.as_secs_f64());
     }
-    asked.register("engine_passes", "Passes through the vision encoder, steps of the language model", passes);
+    asked.register("engine_passes", "Batches that were looked at, steps of the language model", passes);
     asked.register("engine_seconds", "Seconds that the engine's threads were at work", seconds);
 }
 
