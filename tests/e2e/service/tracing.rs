@@ -107,7 +107,7 @@ fn a_job_is_one_trace() {
             (&format!("{item} > generate_content {model}"), 1),
             (&format!("{item} > write report"), 2),
             (&format!("{item} > gather results"), 1),
-            (&format!("{item} > send Q.events"), 1),
+            (&format!("{item} > gather results > send Q.events"), 1),
         ],
     );
     says_by_convention(&job, &world, &model);

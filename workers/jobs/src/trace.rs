@@ -5,7 +5,9 @@
 
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::{Status, TraceContextExt};
-use opentelemetry::{Context, ContextGuard, KeyValue, global};
+use opentelemetry::{Context, KeyValue, global};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
@@ -51,9 +53,13 @@ impl TraceContext {
         self.state.as_deref()
     }
 
-    /// Until the guard goes, spans that are made here belong under it; if it is none, where they would belong anyway.
-    pub fn attach(&self) -> ContextGuard {
-        global::get_text_map_propagator(|propagator| propagator.extract(self)).attach()
+    /// A span that was just made belongs under it; if it is none, where it would belong anyway.
+    pub fn adopt(&self, span: &Span) {
+        if self.parent.is_some() {
+            let context = global::get_text_map_propagator(|propagator| propagator.extract(self));
+            // Refused where no spans are kept.
+            let _ = span.set_parent(context);
+        }
     }
 }
 
