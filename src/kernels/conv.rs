@@ -163,7 +163,10 @@ mod tests {
         let gradients = |y: Tensor| (y * &up).unwrap().sum_all().unwrap().backward().unwrap();
         let (fast, slow) = (gradients(fast), gradients(slow));
         for v in [&x, &weight, &bias] {
-            assert!(distance(fast.get(v).unwrap(), slow.get(v).unwrap()) < 1e-3);
+            let (fast, slow) = (fast.get(v).unwrap(), slow.get(v).unwrap());
+            // Sums of up to 22,270 numbers, which the two add up in different orders.
+            let scale = distance(slow, &slow.zeros_like().unwrap()).max(1.0);
+            assert!(distance(fast, slow) < 1e-4 * scale);
         }
     }
 
