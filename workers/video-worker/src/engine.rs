@@ -193,14 +193,13 @@ fn hear<T>(heard: &Receiver<T>, idle: bool, mut take: impl FnMut(T)) -> bool {
 /// All that is to be looked at.
 struct Looks<'p> {
     pipeline: &'p Pipeline,
-    limits: EngineLimits,
     waiting: Turns<Looking>,
     meter: Meter,
 }
 
 impl<'p> Looks<'p> {
     fn new(pipeline: &'p Pipeline, meter: Meter) -> Self {
-        Self { pipeline, limits: meter.limits(), waiting: Turns::default(), meter }
+        Self { pipeline, waiting: Turns::default(), meter }
     }
 
     fn go_on(mut self, heard: &Receiver<Looking>) {
@@ -224,7 +223,7 @@ impl<'p> Looks<'p> {
         let (mut batch, mut frames) = (Vec::new(), 0);
         while let Some(next) = self.waiting.peek() {
             frames += next.prepared.len();
-            if frames > self.limits.frames && !batch.is_empty() {
+            if frames > self.meter.limits().frames && !batch.is_empty() {
                 break;
             }
             let Some(mut looking) = self.waiting.pop() else { break };
@@ -264,9 +263,6 @@ struct Begun {
 /// All that is to be written.
 struct Writes<'p> {
     pipeline: &'p Pipeline,
-    limits: EngineLimits,
-    /// Bytes of a block of keys and values.
-    block: u64,
     decoder: Decoder<'p>,
     keys: KeysInUse,
     waiting: Turns<Writing>,
@@ -288,8 +284,6 @@ impl<'p> Writes<'p> {
         }
         Ok(Self {
             pipeline,
-            limits,
-            block,
             decoder: Decoder::new(model, blocks)?,
             keys: KeysInUse::new(limits.media_bytes),
             waiting: Turns::default(),
@@ -315,9 +309,10 @@ impl<'p> Writes<'p> {
     }
 
     fn note(&self) {
+        let block = block_bytes(&self.pipeline.loaded().model);
         self.meter.note(|load| {
             load.rows = self.rows();
-            load.kv_bytes = (self.decoder.blocks() - self.decoder.free_blocks()) as u64 * self.block;
+            load.kv_bytes = (self.decoder.blocks() - self.decoder.free_blocks()) as u64 * block;
             load.media_bytes = self.keys.bytes();
         });
     }
@@ -369,7 +364,7 @@ impl<'p> Writes<'p> {
         while let Some(next) = self.waiting.peek() {
             let demand = demand(next);
             let rows = self.rows();
-            let too_many = rows > 0 && rows + demand.rows > self.limits.rows;
+            let too_many = rows > 0 && rows + demand.rows > self.meter.limits().rows;
             if too_many || demand.blocks() > self.decoder.free_blocks() {
                 return;
             }

@@ -56,19 +56,17 @@ impl Meter {
         // Numbers are whole, whoever panicked.
         note(&mut self.load.lock().unwrap_or_else(PoisonError::into_inner));
     }
+
+    pub(super) fn waits(&self, to: fn(&mut Load) -> &mut Work) -> Waits {
+        self.note(|load| to(load).waiting += 1);
+        Waits { meter: self.clone(), to }
+    }
 }
 
 /// One that waits, until this is dropped.
 pub(super) struct Waits {
     meter: Meter,
     to: fn(&mut Load) -> &mut Work,
-}
-
-impl Meter {
-    pub(super) fn waits(&self, to: fn(&mut Load) -> &mut Work) -> Waits {
-        self.note(|load| to(load).waiting += 1);
-        Waits { meter: self.clone(), to }
-    }
 }
 
 impl Drop for Waits {
