@@ -11,8 +11,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::query::Query;
-use sqlx::{AnyPool, Row};
+use sqlx::{AnyPool, Row, SqlSafeStr};
 use url::Url;
 
 mod error;
@@ -34,6 +35,15 @@ pub use record::{ItemRecord, JobRecord};
 pub use sweep::{Bell, JobBell};
 
 use crate::job::SecretUrl;
+
+/// The files of `migrations/`. By hand, for `sqlx::migrate!` would compile both databases' drivers twice.
+const MIGRATIONS: [(i64, &str, &str); 5] = [
+    (1, "jobs", include_str!("../../../../migrations/0001_jobs.sql")),
+    (2, "early ends", include_str!("../../../../migrations/0002_early_ends.sql")),
+    (3, "lost workers", include_str!("../../../../migrations/0003_lost_workers.sql")),
+    (4, "outbox", include_str!("../../../../migrations/0004_outbox.sql")),
+    (5, "traces", include_str!("../../../../migrations/0005_traces.sql")),
+];
 
 /// How to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,15 +160,20 @@ impl Ledger {
 }
 
 /// A ledger that a newer build has migrated serves this one too: rolling upgrades.
-fn migrations() -> sqlx::migrate::Migrator {
-    let mut migrations = sqlx::migrate!("../../migrations");
+fn migrations() -> Migrator {
+    let migrations = MIGRATIONS.map(|(version, name, sql)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    });
+    let mut migrations = Migrator::with_migrations(migrations.into());
     migrations.set_ignore_missing(true);
     migrations
 }
 
 fn sqlite_pool(pool: AnyPoolOptions) -> AnyPoolOptions {
-    // A memory database lives as long as its connection, so the connection is never retired.
-    pool.max_connections(1).idle_timeout(None).max_lifetime(None).after_connect(|connection, _| {
+    // A memory database lives as long as its connection, so the connection is never retired. Nor is it tested before
+    // it is lent: a caller that gives up during the test takes the connection with it.
+    let pool = pool.max_connections(1).idle_timeout(None).max_lifetime(None).test_before_acquire(false);
+    pool.after_connect(|connection, _| {
         // Readers do not wait for the writer; a commit survives the end of the process, and of the machine up to the
         // last few. Foreign keys and a busy timeout of 5 s are on by default.
         let pragmas = sqlx::raw_sql("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;");
@@ -198,6 +213,40 @@ mod tests {
         ledger.check().await.unwrap();
         let other = opened("sqlite::memory:").await.unwrap();
         assert!(other.check().await.is_err(), "another one");
+    }
+
+    #[tokio::test]
+    async fn every_migration_of_the_folder_is_known() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../migrations");
+        let found = Migrator::new(folder).await.unwrap();
+        let known = migrations();
+        let told = |migration: &Migration| {
+            (migration.version, migration.description.clone(), migration.checksum.clone())
+        };
+        assert_eq!(found.iter().map(told).collect::<Vec<_>>(), known.iter().map(told).collect::<Vec<_>>());
+    }
+
+    /// Each gives up a little later than the one before, so some do while they wait for the connection and some while
+    /// they use it.
+    #[tokio::test]
+    async fn a_ledger_in_memory_outlives_callers_that_give_up() {
+        let ledger = opened("sqlite::memory:").await.unwrap();
+        ledger.migrate().await.unwrap();
+        let mut gave_up = 0;
+        for patience in 0..50 {
+            let wait = async {
+                for _ in 0..patience {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                checked = ledger.check() => checked.unwrap(),
+                () = wait => gave_up += 1,
+            }
+        }
+        assert!(gave_up > 0);
+        ledger.check().await.unwrap();
     }
 
     #[tokio::test]
