@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
 use crate::generate::{Finish, Generated, Generation, generate, score};
+use crate::kernels::pool::in_the_pool;
 use crate::model::MediaKeys;
 use crate::prompt::Prompt;
 use crate::task::Task;
@@ -98,7 +99,7 @@ impl Pipeline {
             return Err(Error::Prompt("a medium without frames".into()));
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
-        let tokens = self.loaded.model.visual_tokens(&pixels, None)?;
+        let tokens = in_the_pool(|| self.loaded.model.visual_tokens(&pixels, None))?;
         let frames = media.iter().map(|frames| frames.len()).sum::<usize>();
         tracing::debug!(media = media.len(), frames, "looked");
         let times = media.iter().map(|frames| frames.iter().map(|f| f.pts).collect());
@@ -114,7 +115,7 @@ impl Pipeline {
     /// # Errors
     /// The tokens are another model's.
     pub fn media_keys(&self, medium: &Medium) -> Result<Arc<MediaKeys>> {
-        self.loaded.model.media_keys(&medium.visual_tokens)
+        in_the_pool(|| self.loaded.model.media_keys(&medium.visual_tokens))
     }
 
     /// The token ids of a task that is asked of so many media.
@@ -149,7 +150,8 @@ impl Pipeline {
     pub fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer> {
         let keys = media.iter().map(|medium| self.media_keys(medium)).collect::<Result<Vec<_>>>()?;
         let prompt = self.prompt(task, media.len())?;
-        let written = generate(&self.loaded.model, &prompt, &keys, generation, &self.loaded.rules)?;
+        let Loaded { model, rules, .. } = &self.loaded;
+        let written = in_the_pool(|| generate(model, &prompt, &keys, generation, rules))?;
         self.read(task, prompt.len(), &written)
     }
 
@@ -168,7 +170,7 @@ impl Pipeline {
             Ok(ids)
         };
         let continuations = answers.iter().map(continuation).collect::<Result<Vec<_>>>()?;
-        score(model, &prompt, &keys, &continuations)
+        in_the_pool(|| score(model, &prompt, &keys, &continuations))
     }
 
     /// One video in, one answer out, decoded in this process: 1 frame per second, 3 beams.

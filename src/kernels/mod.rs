@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 pub(crate) mod finite_differences;
+pub mod pool;
 pub mod floats;
 pub mod quantized;
 pub mod linear;

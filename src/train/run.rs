@@ -13,10 +13,11 @@ use super::config::Schedule;
 use super::optimiser::{AdamW, Gradients};
 use crate::error::{Error, Result};
 use crate::family::native;
+use crate::kernels::pool::in_the_pool;
 
 /// What a stage minimises. Immutable but for its parameters, so that a step is a pure function of them and its number:
 /// where the data stand is the number of the step.
-pub trait Objective {
+pub trait Objective: Sync {
     /// The stage's name, which its files bear.
     fn name(&self) -> &'static str;
 
@@ -77,8 +78,10 @@ pub fn optimise(
     let mut record = Record::open(folder.join(format!("{name}.csv")), first)?;
     for step in first..schedule.steps {
         let start = Instant::now();
-        let Evaluation { gradients, loss, figures, examples } = objective.evaluate(step)?;
-        let norm = optimiser.update(step, gradients)?;
+        let (loss, norm, figures, examples) = in_the_pool(|| {
+            let Evaluation { gradients, loss, figures, examples } = objective.evaluate(step)?;
+            Ok::<_, Error>((loss, optimiser.update(step, gradients)?, figures, examples))
+        })?;
         if !(loss.is_finite() && norm.is_finite()) {
             return Err(failed(format!(
                 "{name}: at step {step} the loss is {loss} and the gradient's norm {norm}; lower the rate"

@@ -155,9 +155,9 @@ steps = 60
 near_misses = 4
 optimiser = { rate = 2e-3, warm_up = 5 }
 [answers]
-clips = 8
+clips = 4
 questions = 1
-steps = 90
+steps = 100
 optimiser = { rate = 2e-3, warm_up = 5, gate_rate = 5.0 }
 "#;
     let folder = tempfile::tempdir().unwrap();

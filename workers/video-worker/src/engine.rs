@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use flamingo::family::About;
 use flamingo::generate::{self, Decoder, Demand, Generation, Sequence};
+use flamingo::kernels::pool::in_the_pool;
 use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
@@ -173,11 +174,6 @@ impl Model for Engine {
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) {
     let thread = std::thread::Builder::new().name(name.into());
     thread.spawn(work).expect("a process that starts can start a thread");
-}
-
-/// Among rayon's threads, where the many small products of a step need not wake one each time.
-fn in_the_pool(work: impl FnOnce() + Send) {
-    rayon::scope(|_| work());
 }
 
 /// Waits for one if there is nothing else to do, and takes all that are there; false: nobody will ask any more.

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use flamingo::generate::{Decoder, Demand, Generation, RowId, Scores, Strategy, TokenRules, generate};
+use flamingo::kernels::pool::in_the_pool;
 use flamingo::model::{Flamingo, MediaKeys};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
@@ -56,9 +57,9 @@ impl Timer<'_> {
     }
 
     /// Seconds until the device has done it.
-    fn time(&self, run: impl FnOnce() -> flamingo::Result<()>) -> anyhow::Result<f64> {
+    fn time(&self, run: impl FnOnce() -> flamingo::Result<()> + Send) -> anyhow::Result<f64> {
         let start = Instant::now();
-        run()?;
+        in_the_pool(run)?;
         self.device.synchronize()?;
         Ok(start.elapsed().as_secs_f64())
     }
@@ -165,11 +166,13 @@ impl Reader<'_> {
         let frames = decode(&program()?, file, request)?.map(|frame| Ok(preprocess.frame(&frame?.image)));
         let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
         let pixels = preprocess.pixels(&frames, self.subject.device(), self.subject.options.dtype)?;
-        let tokens = self.model.visual_tokens(&[pixels], None)?;
-        let media = [self.model.media_keys(&tokens[0])?];
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER };
         let rules = TokenRules { stop: Vec::new(), forbidden: vec![self.media_token] };
-        generate(self.model, &self.prompt(), &media, &generation, &rules)?;
+        in_the_pool(|| {
+            let tokens = self.model.visual_tokens(&[pixels], None)?;
+            let media = [self.model.media_keys(&tokens[0])?];
+            generate(self.model, &self.prompt(), &media, &generation, &rules)
+        })?;
         Ok(frames.len())
     }
 
