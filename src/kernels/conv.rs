@@ -4,12 +4,11 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::floats::{contiguous, floats, on_cpu_in_f32};
+use super::product::{Matrix, add_product};
 use crate::error::Result;
 use backward::{bias_gradient, input_gradient, weight_gradient};
 use patches::{Geometry, same};
-use product::{Matrix, add_product};
 
-mod product;
 mod patches;
 mod backward;
 

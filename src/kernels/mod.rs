@@ -4,6 +4,7 @@
 pub(crate) mod finite_differences;
 pub mod pool;
 pub mod floats;
+mod product;
 pub mod quantized;
 pub mod linear;
 pub mod norm;

@@ -2,16 +2,19 @@
 //!
 //! candle quantises the activations too, spins in a thread pool of its own while it waits, and has no vector kernel
 //! for some formats. Here a block of weights is unpacked into registers and multiplied with up to four rows of
-//! activations at once, so that decoding reads the small matrix once for all beams; a prompt goes through the ordinary
-//! matrix product, tile by unpacked tile.
+//! activations at once, so that decoding reads the small matrix once for all beams; more rows, as of a prompt, go through
+//! the ordinary matrix product, tile by unpacked tile.
 
 use bytes::Bytes;
 use candle_core::quantized::GgmlDType;
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
+use gemm::Parallelism;
 use half::f16;
 use rayon::prelude::*;
 use wide::f32x8;
 
+use super::floats::floats;
+use super::product::{Matrix, add_product};
 use crate::error::{Error, Result};
 use crate::weights::Packed;
 
@@ -22,11 +25,15 @@ const LANES: usize = 8;
 /// A block in registers.
 type Vectors = [f32x8; BLOCK / LANES];
 /// Up to so many rows of activations, dot products are faster than unpacking for a matrix product.
-const FEW: usize = 12;
-/// Unpacked weights that a tile of a matrix product may have.
-const TILE: usize = 1 << 22;
+const FEW: usize = 8;
 /// Rows of weights that one task unpacks and multiplies.
 const ROWS_PER_TASK: usize = 32;
+/// Up to so many rows, products from the cache of each core are faster than one of all cores.
+const SOME: usize = 96;
+/// Unpacked weights of a task of the former: 256 KiB.
+const TILE: usize = 1 << 16;
+/// Unpacked weights of the latter: 16 MiB.
+const LARGE_TILE: usize = 1 << 22;
 
 /// A matrix (n, d) in blocks of 32 weights along d, as a GGUF file has it.
 #[derive(Debug, Clone)]
@@ -70,7 +77,14 @@ impl BlockMatrix {
         let last = shape.len() - 1;
         shape[last] = self.rows;
         let x = x.reshape(((), self.columns))?;
-        let y = if x.dim(0)? <= FEW { self.few(&x)? } else { self.many(&x)? };
+        let m = x.dim(0)?;
+        let y = if m <= FEW {
+            self.few(&x)?
+        } else if m <= SOME {
+            self.some(&x)?
+        } else {
+            self.many(&x)?
+        };
         Ok(y.reshape(shape)?)
     }
 
@@ -120,23 +134,42 @@ impl BlockMatrix {
         Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
     }
 
-    /// x (m, d) -> (m, n), one tile of n after the other.
+    /// x (m, d) -> (m, n). Weights are unpacked in the cache of the core that multiplies them.
+    fn some(&self, x: &Tensor) -> Result<Tensor> {
+        let (m, d) = x.dims2()?;
+        let x = floats(x)?;
+        let x = Matrix::new(&x, (m, d), d).transposed();
+        let rows = (TILE / d).max(ROWS_PER_TASK);
+        let mut y = vec![0f32; self.rows * m]; // (n, m)
+        y.par_chunks_mut(rows * m).enumerate().for_each_init(Vec::new, |weights, (task, y)| {
+            let n = y.len() / m;
+            weights.resize(n * d, 0.0);
+            for (i, weights) in weights.chunks_exact_mut(d).enumerate() {
+                self.unpack(task * rows + i, weights);
+            }
+            add_product(y, m, Matrix::new(weights, (n, d), d), x, Parallelism::None);
+        });
+        Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
+    }
+
+    /// x (m, d), m large -> (m, n). Worth a product by all cores together.
     fn many(&self, x: &Tensor) -> Result<Tensor> {
-        let tile = (TILE / self.columns).clamp(1, self.rows);
-        let mut parts = Vec::with_capacity(self.rows.div_ceil(tile));
-        for first in (0..self.rows).step_by(tile) {
-            let rows = tile.min(self.rows - first);
-            let mut weights = vec![0f32; rows * self.columns];
+        let ((m, d), n) = (x.dims2()?, self.rows);
+        let x = floats(x)?;
+        let (x, tile) = (Matrix::new(&x, (m, d), d), (LARGE_TILE / d).clamp(1, n));
+        let (mut weights, mut y) = (vec![0f32; tile * d], vec![0f32; m * n]);
+        for first in (0..n).step_by(tile) {
+            let rows = tile.min(n - first);
             let unpack = |(i, row): (usize, &mut [f32])| self.unpack(first + i, row);
-            weights
-                .par_chunks_exact_mut(self.columns)
+            weights[..rows * d]
+                .par_chunks_exact_mut(d)
                 .with_min_len(ROWS_PER_TASK)
                 .enumerate()
                 .for_each(unpack);
-            let weights = Tensor::from_vec(weights, (rows, self.columns), &Device::Cpu)?;
-            parts.push(x.matmul(&weights.t()?)?);
+            let weights = Matrix::new(&weights, (rows, d), d).transposed();
+            add_product(&mut y[first..], n, x, weights, Parallelism::Rayon(0));
         }
-        Ok(Tensor::cat(&parts, D::Minus1)?)
+        Ok(Tensor::from_vec(y, (m, n), &Device::Cpu)?)
     }
 
     fn unpack(&self, row: usize, weights: &mut [f32]) {
@@ -294,9 +327,14 @@ mod tests {
     #[test]
     fn equals_the_product_with_the_dequantised_matrix() {
         for format in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0] {
-            for (rows, columns, m) in
-                [(5, 64, 1), (37, 96, 3), (33, 32, FEW), (50, 160, FEW + 1), (3, 32, 70)]
-            {
+            for (rows, columns, m) in [
+                (5, 64, 1),
+                (37, 96, 3),
+                (33, 32, FEW),
+                (50, 160, FEW + 1),
+                (2100, 32, SOME),
+                (3, 32, SOME + 1),
+            ] {
                 check(format, rows, columns, m);
             }
         }

@@ -178,7 +178,7 @@ fn unsafe_is_rare_and_proved() {
         "workers/video-worker/src/decoder/child.rs",
         "src/weights.rs",
         "src/weights/",
-        "src/kernels/conv/product.rs",
+        "src/kernels/product.rs",
         "src/video/decode.rs",
         "src/video/decode/",
     ];

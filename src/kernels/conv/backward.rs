@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::super::product::{Matrix, add_product};
 use super::patches::{Geometry, TILE};
-use super::product::{Matrix, add_product};
 use crate::kernels::floats::sum;
 
 /// The images are shared out in so many parts, however many threads there are: sums over images are made part by part
