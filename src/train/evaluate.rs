@@ -128,7 +128,7 @@ pub fn evaluate_naming(
 
 fn name_it(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<Asked> {
     let format = &pipeline.loaded().format;
-    let look = |clip: &Clip| pipeline.look(&prepared(pipeline, clip, index, Condition::AsIs));
+    let look = |clip: &Clip| pipeline.encode(&prepared(pipeline, clip, index, Condition::AsIs));
     let mut media = Vec::new();
     let mut prompt = Prompt::default();
     for (clip, caption) in &episode.support {
@@ -151,7 +151,7 @@ fn name_it(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<Asked> 
 }
 
 fn ask_all(pipeline: &Pipeline, clip: &Clip, index: u64, condition: Condition) -> Result<Vec<Asked>> {
-    let medium = pipeline.look(&prepared(pipeline, clip, index, condition))?;
+    let medium = pipeline.encode(&prepared(pipeline, clip, index, condition))?;
     let write = |task: &Task| answer(pipeline, task, &[&medium]);
     let captions = clip.captions();
     let written = write(&Task::Caption {})?;
