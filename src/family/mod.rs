@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -52,16 +53,32 @@ pub struct Loaded {
 }
 
 /// Description of a model in reports.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ModelInfo {
     /// Name of the model.
     pub name: String,
     /// Family of the model.
-    pub family: &'static str,
-    /// SHA-256 of the files, by role.
-    pub sha256: Vec<(String, String)>,
-    /// Whether any attention gate differs from 0. With all gates closed the media do not change the answer.
+    pub family: String,
+    /// SHA-256 of the files, by role. Reports of the version before have pairs of role and hash instead.
+    #[serde(deserialize_with = "object_or_pairs")]
+    pub sha256: BTreeMap<String, String>,
+    /// Whether any attention gate differs from 0. With all gates closed the media do not change the answer. Reports of the
+    /// version before name it `sees`.
+    #[serde(alias = "sees")]
     pub gates_open: bool,
+}
+
+fn object_or_pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Hashes {
+        ByRole(BTreeMap<String, String>),
+        Pairs(Vec<(String, String)>),
+    }
+    Ok(match Hashes::deserialize(deserializer)? {
+        Hashes::ByRole(hashes) => hashes,
+        Hashes::Pairs(pairs) => pairs.into_iter().collect(),
+    })
 }
 
 /// Opens a model directory of any supported family.
@@ -100,4 +117,31 @@ fn read_config(directory: &Path) -> Result<Value> {
 
 fn config_error(directory: &Path, reason: String) -> Error {
     Error::Config { path: directory.join(CONFIG), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn reads_model_info_of_previous_version() {
+        let info = ModelInfo {
+            name: "mini".into(),
+            family: "flamingo".into(),
+            sha256: BTreeMap::from([("adapters".into(), "ab".into()), ("language".into(), "cd".into())]),
+            gates_open: true,
+        };
+        let written = serde_json::to_value(&info).unwrap();
+        let expected = json!({
+            "name": "mini", "family": "flamingo", "sha256": {"adapters": "ab", "language": "cd"}, "gates_open": true,
+        });
+        assert_eq!(written, expected);
+        assert_eq!(serde_json::from_value::<ModelInfo>(written).unwrap(), info);
+        let previous = json!({
+            "name": "mini", "family": "flamingo", "sha256": [["adapters", "ab"], ["language", "cd"]], "sees": true,
+        });
+        assert_eq!(serde_json::from_value::<ModelInfo>(previous).unwrap(), info);
+    }
 }

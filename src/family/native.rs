@@ -105,11 +105,11 @@ impl NativeConfig {
 
 pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Result<Loaded> {
     let config = NativeConfig::check(directory, config)?;
-    let mut hashes = Vec::new();
+    let mut hashes = BTreeMap::new();
     for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
         if let Some(expected) = &weights.sha256 {
             verify_sha256(&directory.join(&weights.file), expected)?;
-            hashes.push((role.to_string(), expected.to_ascii_lowercase()));
+            hashes.insert(role.to_string(), expected.to_ascii_lowercase());
         }
     }
     let weights = config.adapters(directory, options)?;
@@ -125,7 +125,7 @@ pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Re
 pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> {
     let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
     let weights = Weights::random(seed, &options.device, options.dtype);
-    assemble(directory, config, &options, &weights, Vec::new())?;
+    assemble(directory, config, &options, &weights, BTreeMap::new())?;
     let tensors = weights.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
     write(directory, config, &tensors)
 }
@@ -173,7 +173,7 @@ pub(crate) fn assemble(
     config: &NativeConfig,
     options: &LoadOptions,
     weights: &Weights,
-    sha256: Vec<(String, String)>,
+    sha256: BTreeMap<String, String>,
 ) -> Result<Loaded> {
     let language_path = directory.join(&config.language.file);
     let (language, tokenizer) =
@@ -195,8 +195,12 @@ pub(crate) fn assemble(
     });
     let joint_space = joint_space.transpose()?;
     let model = Flamingo::new(&config.model, vision, language, rule, weights)?;
-    let info =
-        ModelInfo { name: config.name.clone(), family: "flamingo", sha256, gates_open: model.gates_open()? };
+    let info = ModelInfo {
+        name: config.name.clone(),
+        family: "flamingo".into(),
+        sha256,
+        gates_open: model.gates_open()?,
+    };
     Ok(Loaded {
         info,
         parameters: weights.parameters(),
