@@ -208,7 +208,7 @@ impl<'m> Decoder<'m> {
             .collect();
         inputs.sort_by_key(|(place, _)| *place);
         let mut inputs: Vec<RowInput> = inputs.into_iter().map(|(_, input)| input).collect();
-        self.model.step(&mut inputs, &mut self.packed_media)
+        self.model.forward(&mut inputs, Some(&mut self.packed_media), None)
     }
 
     pub(super) fn state(&self, row: RowId) -> &RowState {

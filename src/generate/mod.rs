@@ -181,7 +181,7 @@ pub fn score(
                 && !given.is_empty()
             {
                 let mut state = decoder.state(prompt).clone();
-                let hidden = model.forward(&mut [RowInput { ids: given, state: &mut state }], None)?;
+                let hidden = model.forward(&mut [RowInput { ids: given, state: &mut state }], None, None)?;
                 let log_probs = candle_nn::ops::log_softmax(&model.logits(&hidden)?, D::Minus1)?;
                 let targets = Tensor::new(&ids[1..], hidden.device())?.unsqueeze(1)?;
                 let chosen = log_probs.gather(&targets, 1)?.flatten_all()?.to_vec1::<f32>()?;

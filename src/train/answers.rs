@@ -247,7 +247,7 @@ impl Answers<'_> {
             .zip(&mut states)
             .map(|(row, state)| RowInput { ids: &row.ids[..read(row)], state })
             .collect();
-        let hidden = self.model.forward(&mut inputs, None)?; // (n, d)
+        let hidden = self.model.forward(&mut inputs, None, None)?; // (n, d)
         let (mut places, mut targets, mut start) = (Vec::new(), Vec::<u32>::new(), 0u32);
         for row in &shard.rows {
             places.extend(row.answer.clone().map(|i| start + i as u32 - 1));
