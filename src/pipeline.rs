@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
 use crate::generate::{Finish, Generated, Generation, generate, score};
-use crate::kernels::pool::in_the_pool;
+use crate::kernels::threads::on_rayon;
 use crate::model::MediaKeys;
 use crate::prompt::Prompt;
 use crate::task::Task;
@@ -99,7 +99,7 @@ impl Pipeline {
             return Err(Error::Prompt("a medium without frames".into()));
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
-        let tokens = in_the_pool(|| self.loaded.model.visual_tokens(&pixels, None))?;
+        let tokens = on_rayon(|| self.loaded.model.visual_tokens(&pixels, None))?;
         let frames = media.iter().map(|frames| frames.len()).sum::<usize>();
         tracing::debug!(media = media.len(), frames, "looked");
         let times = media.iter().map(|frames| frames.iter().map(|f| f.pts).collect());
@@ -115,7 +115,7 @@ impl Pipeline {
     /// # Errors
     /// The tokens are another model's.
     pub fn media_keys(&self, medium: &Medium) -> Result<Arc<MediaKeys>> {
-        in_the_pool(|| self.loaded.model.media_keys(&medium.visual_tokens))
+        on_rayon(|| self.loaded.model.media_keys(&medium.visual_tokens))
     }
 
     /// The token ids of a task that is asked of so many media.
@@ -151,7 +151,7 @@ impl Pipeline {
         let keys = media.iter().map(|medium| self.media_keys(medium)).collect::<Result<Vec<_>>>()?;
         let prompt = self.prompt(task, media.len())?;
         let Loaded { model, rules, .. } = &self.loaded;
-        let written = in_the_pool(|| generate(model, &prompt, &keys, generation, rules))?;
+        let written = on_rayon(|| generate(model, &prompt, &keys, generation, rules))?;
         self.read(task, prompt.len(), &written)
     }
 
@@ -170,7 +170,7 @@ impl Pipeline {
             Ok(ids)
         };
         let continuations = answers.iter().map(continuation).collect::<Result<Vec<_>>>()?;
-        in_the_pool(|| score(model, &prompt, &keys, &continuations))
+        on_rayon(|| score(model, &prompt, &keys, &continuations))
     }
 
     /// One video in, one answer out, decoded in this process: 1 frame per second, 3 beams.

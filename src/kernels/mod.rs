@@ -1,8 +1,8 @@
-//! Operations that candle lacks or does slowly, each differentiable where training needs it.
+//! Operations that candle lacks or computes slowly, each differentiable where training needs it.
 
 #[cfg(test)]
 pub(crate) mod finite_differences;
-pub mod pool;
+pub mod threads;
 pub mod floats;
 mod product;
 pub mod quantized;

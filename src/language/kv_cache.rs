@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::kernels::attention::KeysValues;
+use crate::kernels::attention::Kv;
 
 /// Tokens of one block: what a fork copies at most, and what a row wastes at most.
 pub const BLOCK: usize = 16;
@@ -47,7 +47,7 @@ pub struct KvPool(Arc<Pool>);
 struct Pool {
     shape: CacheShape,
     /// (h_kv, blocks * [`BLOCK`], d) per layer.
-    layers: Vec<KeysValues>,
+    layers: Vec<Kv>,
     blocks: usize,
     /// The lowest is taken first, so that a row's blocks tend to lie side by side.
     free: Mutex<BTreeSet<u32>>,
@@ -87,7 +87,7 @@ impl KvPool {
         self.free().len()
     }
 
-    pub(super) fn layer(&self, layer: usize) -> &KeysValues {
+    pub(super) fn layer(&self, layer: usize) -> &Kv {
         &self.0.layers[layer]
     }
 

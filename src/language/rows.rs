@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::kv_cache::{CacheShape, KvCache, KvPool};
 use crate::error::{Error, Result};
-use crate::kernels::attention::{KeysValues, attention_of_steps, causal_attention};
+use crate::kernels::attention::{Kv, causal_attention, step_attention};
 
 /// Rows of one new token attend together, padded to the longest of them, if that is not much longer than the shortest.
 const PADDING: usize = 64;
@@ -113,7 +113,7 @@ impl<'a> Rows<'a> {
 
 impl Group {
     /// q (h, n, d) of the whole pass -> (h, len of the span, d).
-    fn attend(&self, q: &Tensor, (keys, values): &KeysValues, scale: f64) -> Result<Tensor> {
+    fn attend(&self, q: &Tensor, (keys, values): &Kv, scale: f64) -> Result<Tensor> {
         let q = q.narrow(1, self.span.start, self.span.len())?;
         let read = |x: &Tensor| match &self.past {
             Past::New => x.narrow(1, self.span.start, self.span.len()),
@@ -122,7 +122,7 @@ impl Group {
         };
         let past = (read(keys)?, read(values)?);
         if self.rows > 1 {
-            return attention_of_steps(&q, &past, scale, self.mask.as_ref());
+            return step_attention(&q, &past, scale, self.mask.as_ref());
         }
         causal_attention(&q, &[past], scale, self.mask.as_ref())
     }

@@ -8,7 +8,7 @@ use candle_nn::Init;
 use super::config::CrossAttentionConfig;
 use super::resampler::FeedForward;
 use crate::error::Result;
-use crate::kernels::attention::{KeysValues, attention, merge_heads, split_heads};
+use crate::kernels::attention::{Kv, attention, merge_heads, split_heads};
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
 use crate::weights::Weights;
@@ -63,7 +63,7 @@ impl GatedCrossAttention {
     }
 
     /// Keys and values of one medium, computed once: visual tokens (q, d) -> (h, q, d) each.
-    pub fn keys_values(&self, visual_tokens: &Tensor) -> Result<KeysValues> {
+    pub fn keys_values(&self, visual_tokens: &Tensor) -> Result<Kv> {
         let kv = self.to_kv.forward(visual_tokens)?.chunk(2, 1)?;
         Ok((split_heads(&kv[0], self.heads)?.contiguous()?, split_heads(&kv[1], self.heads)?.contiguous()?))
     }
@@ -106,7 +106,7 @@ pub struct Look<'a> {
     /// In the packed axis.
     pub span: Range<usize>,
     /// (h, q, d) each.
-    pub keys_values: &'a KeysValues,
+    pub keys_values: &'a Kv,
     /// Added to the scores (len of the span, q): which of the tokens each position sees. `None`: all.
     pub mask: Option<&'a Tensor>,
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
-use crate::kernels::attention::KeysValues;
+use crate::kernels::attention::Kv;
 
 /// A medium as the language model sees it: its keys and values at every gated cross-attention, computed once.
 #[derive(Debug, Clone)]
 pub struct MediaKeys {
     /// In the order of the cross-attention layers.
-    pub(super) layers: Vec<KeysValues>,
+    pub(super) layers: Vec<Kv>,
 }
 
 impl MediaKeys {
@@ -23,7 +23,7 @@ impl MediaKeys {
     }
 
     /// Keys and values (h, q, d) of the look at cross-attention `look`, the first being 0.
-    pub(super) fn at(&self, look: usize) -> &KeysValues {
+    pub(super) fn at(&self, look: usize) -> &Kv {
         &self.layers[look]
     }
 }
@@ -33,7 +33,7 @@ impl MediaKeys {
 #[derive(Debug, Default)]
 pub struct MediaBeside {
     media: Vec<Arc<MediaKeys>>,
-    layers: Vec<KeysValues>,
+    layers: Vec<Kv>,
 }
 
 impl MediaBeside {
@@ -84,13 +84,13 @@ impl MediaBeside {
         Ok(Some(Tensor::from_vec(mask, (places.len(), tokens), device)?.to_dtype(dtype)?))
     }
 
-    pub(super) fn at(&self, look: usize) -> &KeysValues {
+    pub(super) fn at(&self, look: usize) -> &Kv {
         &self.layers[look]
     }
 }
 
 /// Per cross-attention: the keys and values of all media in a line, (h, m * q, d) each.
-fn join(media: &[&Arc<MediaKeys>]) -> Result<Vec<KeysValues>> {
+fn join(media: &[&Arc<MediaKeys>]) -> Result<Vec<Kv>> {
     if let [only] = media {
         return Ok(only.layers.clone());
     }

@@ -12,9 +12,10 @@ pub mod nfnet;
 
 pub use preprocess::{Fit, Preprocess};
 
-/// Turns normalised frames into a grid of visual features. Immutable once built.
+/// Encodes normalised frames as a grid of visual features. Immutable after construction.
 pub trait VisionEncoder: Send + Sync {
-    /// `pixels` (n, 3, h, w), normalised as the encoder's [`Preprocess`] says -> (n, s, d), row by row of the grid.
+    /// Encodes `pixels` (n, 3, h, w), normalised by the encoder's [`Preprocess`] -> (n, s, d), the grid row
+    /// by row.
     ///
     /// # Errors
     /// The tensor library refused an operation.
@@ -23,11 +24,11 @@ pub trait VisionEncoder: Send + Sync {
     /// d, the width of one feature.
     fn width(&self) -> usize;
 
-    /// s, the number of features of a frame of this size in pixels.
+    /// s, the number of features of a frame of this height and width in pixels.
     fn patches(&self, height: usize, width: usize) -> usize;
 }
 
-/// Which encoder, and how frames are prepared for it. One variant per encoder, tagged by `encoder`.
+/// Configuration of a vision encoder and of its preprocessing. One variant per encoder, tagged by `encoder`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "encoder", rename_all = "lowercase")]
 pub enum VisionConfig {
@@ -36,15 +37,15 @@ pub enum VisionConfig {
 }
 
 impl VisionConfig {
-    /// How frames are prepared for this encoder.
+    /// Preprocessing of frames for this encoder.
     pub fn preprocess(&self) -> &Preprocess {
         match self {
             VisionConfig::Nfnet(config) => &config.preprocess,
         }
     }
 
-    /// Whether a checkpoint of this encoder may hold the tensor `name` (relative to the encoder) without it being
-    /// loaded: a classifier head, a projection that this configuration does not use.
+    /// Whether the loader skips the tensor `name` (relative to the encoder) of a checkpoint: a classifier
+    /// head, or a projection that this configuration does not use.
     pub fn ignores(&self, name: &str) -> bool {
         match self {
             VisionConfig::Nfnet(config) => config.ignores(name),
@@ -52,14 +53,14 @@ impl VisionConfig {
     }
 }
 
-/// Builds the encoder for inference: constant sub-expressions of the weights are computed once, here.
+/// Builds the encoder for inference. Constant sub-expressions of the weights are computed once, here.
 ///
 /// # Errors
-/// A missing or misshapen tensor, by name.
+/// A tensor is missing or has a wrong shape; the error names it.
 pub fn build(config: &VisionConfig, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
     Ok(match config {
         VisionConfig::Nfnet(config) => {
-            Box::new(nfnet::NfNet::new(&config.variant.row(), config.features, weights)?.fold()?)
+            Box::new(nfnet::NfNet::new(&config.variant.dimensions(), config.features, weights)?.fold()?)
         }
     })
 }
@@ -72,7 +73,7 @@ mod tests {
         "preprocess": {"fit": "pad", "size": 160, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}"#;
 
     #[test]
-    fn reads_its_description() {
+    fn config_survives_json() {
         let config: VisionConfig = serde_json::from_str(MINI).unwrap();
         assert_eq!(config.preprocess().size, 160);
         let again: VisionConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_unknown_words() {
+    fn rejects_unknown_fields_and_values() {
         for (from, to) in [("160", "0"), ("0.225", "0"), ("\"pad\"", "{\"squash\": {\"crop\": 1.5}}")] {
             assert!(serde_json::from_str::<VisionConfig>(&MINI.replacen(from, to, 1)).is_err(), "{to}");
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use flamingo::generate::{Decoder, Demand, Generation, RowId, Scores, Strategy, TokenRules, generate};
-use flamingo::kernels::pool::in_the_pool;
+use flamingo::kernels::threads::on_rayon;
 use flamingo::model::{Flamingo, MediaKeys};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
@@ -59,7 +59,7 @@ impl Timer<'_> {
     /// Seconds until the device has done it.
     fn time(&self, run: impl FnOnce() -> flamingo::Result<()> + Send) -> anyhow::Result<f64> {
         let start = Instant::now();
-        in_the_pool(run)?;
+        on_rayon(run)?;
         self.device.synchronize()?;
         Ok(start.elapsed().as_secs_f64())
     }
@@ -168,7 +168,7 @@ impl Reader<'_> {
         let pixels = preprocess.pixels(&frames, self.subject.device(), self.subject.options.dtype)?;
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER };
         let rules = TokenRules { stop: Vec::new(), forbidden: vec![self.media_token] };
-        in_the_pool(|| {
+        on_rayon(|| {
             let tokens = self.model.visual_tokens(&[pixels], None)?;
             let media = [self.model.media_keys(&tokens[0])?];
             generate(self.model, &self.prompt(), &media, &generation, &rules)

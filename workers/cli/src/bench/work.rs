@@ -8,7 +8,7 @@ use flamingo::family::shape::Shape;
 use flamingo::language::llama::LlamaConfig;
 use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
 use flamingo::vision::VisionConfig;
-use flamingo::vision::nfnet::{Features, Row};
+use flamingo::vision::nfnet::{Dimensions, Features};
 
 /// What a stage does at least.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -140,9 +140,9 @@ fn product(m: usize, k: usize, n: usize) -> f64 {
 }
 
 /// The row of the table, and where the features are taken.
-pub fn network(vision: &VisionConfig) -> (Row, Features) {
+pub fn network(vision: &VisionConfig) -> (Dimensions, Features) {
     match vision {
-        VisionConfig::Nfnet(config) => (config.variant.row(), config.features),
+        VisionConfig::Nfnet(config) => (config.variant.dimensions(), config.features),
     }
 }
 
