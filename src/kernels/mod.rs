@@ -9,6 +9,7 @@ pub mod quantized;
 pub mod linear;
 pub mod norm;
 pub mod activation;
+pub mod mask;
 pub mod attention;
 pub mod gelu;
 pub mod conv;

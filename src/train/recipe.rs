@@ -20,7 +20,6 @@ use crate::error::Result;
 use crate::family::native::{NativeConfig, assemble, write};
 use crate::family::{LoadOptions, Loaded};
 use crate::model::{JointSpaces, PerceiverResampler};
-use crate::vision::nfnet::NfNet;
 use crate::vision::{VisionConfig, VisionEncoder};
 use crate::weights::{Quantization, Weights};
 
@@ -82,7 +81,7 @@ struct Trainee<'a> {
     native: NativeConfig,
     device: &'a Device,
     weights: Weights,
-    encoder: NfNet,
+    encoder: Box<dyn VisionEncoder>,
     resampler: PerceiverResampler,
     spaces: JointSpaces,
 }
@@ -122,7 +121,7 @@ impl<'a> Trainee<'a> {
             texts,
             config: &self.config.contrastive,
             preprocess: self.native.vision.preprocess(),
-            encoder: &self.encoder,
+            encoder: &*self.encoder,
             space: &self.spaces.frames,
             parameters: self.parameters(&["vision.", "joint_space.frames."]),
             device: self.device,
@@ -147,7 +146,7 @@ impl<'a> Trainee<'a> {
             &self.config.fingerprint(&["contrastive", "clips"]),
             clips,
             world,
-            (&frozen, self.native.vision.preprocess(), self.device),
+            (&*frozen, self.native.vision.preprocess(), self.device),
             &mut |done| {
                 on_progress(&Progress {
                     stage: "features",
@@ -295,8 +294,7 @@ fn open_world(config: &WorldConfig) -> Result<World> {
     World::new(config.clone()).map_err(|e| failed(e.to_string()))
 }
 
-/// The encoder on the variables of `weights`.
-fn encoder(config: &VisionConfig, weights: &Weights) -> Result<NfNet> {
-    let VisionConfig::Nfnet(config) = config;
-    NfNet::new(&config.variant.dimensions(), config.features, &weights.pp("vision"))
+/// Builds the trainable encoder on the variables of `weights`.
+fn encoder(config: &VisionConfig, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
+    config.encoder().build(&weights.pp("vision"))
 }

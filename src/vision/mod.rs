@@ -26,6 +26,41 @@ pub trait VisionEncoder: Send + Sync {
 
     /// s, the number of features of a frame of this height and width in pixels.
     fn patches(&self, height: usize, width: usize) -> usize;
+
+    /// Computes constant sub-expressions of the weights once, for inference. The result is not trainable.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>>;
+}
+
+/// Configuration of one kind of vision encoder: its constructor, its checkpoint and its costs.
+pub trait EncoderConfig {
+    /// Preprocessing of frames for this encoder.
+    fn preprocess(&self) -> &Preprocess;
+
+    /// Whether the loader skips the tensor `name` (relative to the encoder) of a checkpoint: a classifier head, or a
+    /// projection that this configuration does not use.
+    fn ignores(&self, name: &str) -> bool;
+
+    /// Builds the trainable encoder.
+    ///
+    /// # Errors
+    /// A tensor is missing or has a wrong shape; the error names it.
+    fn build(&self, weights: &Weights) -> Result<Box<dyn VisionEncoder>>;
+
+    /// (s, d): the number of features of a square frame of `side` pixels, and the width of each.
+    fn features(&self, side: usize) -> (usize, usize);
+
+    /// Number of parameters.
+    fn parameters(&self) -> usize;
+
+    /// Operations for one square frame of `side` pixels. A multiplication and an addition are two operations; only
+    /// matrix products and convolutions count.
+    fn operations(&self, side: usize) -> f64;
+
+    /// Sizes of the network as a JSON object, for programs that build an equal one.
+    fn describe(&self) -> serde_json::Value;
 }
 
 /// Configuration of a vision encoder and of its preprocessing. One variant per encoder, tagged by `encoder`.
@@ -37,19 +72,22 @@ pub enum VisionConfig {
 }
 
 impl VisionConfig {
+    /// The configuration behind its interface: the only match over all kinds of encoders.
+    pub fn encoder(&self) -> &dyn EncoderConfig {
+        match self {
+            VisionConfig::Nfnet(config) => config,
+        }
+    }
+
     /// Preprocessing of frames for this encoder.
     pub fn preprocess(&self) -> &Preprocess {
-        match self {
-            VisionConfig::Nfnet(config) => &config.preprocess,
-        }
+        self.encoder().preprocess()
     }
 
     /// Whether the loader skips the tensor `name` (relative to the encoder) of a checkpoint: a classifier
     /// head, or a projection that this configuration does not use.
     pub fn ignores(&self, name: &str) -> bool {
-        match self {
-            VisionConfig::Nfnet(config) => config.ignores(name),
-        }
+        self.encoder().ignores(name)
     }
 }
 
@@ -58,11 +96,7 @@ impl VisionConfig {
 /// # Errors
 /// A tensor is missing or has a wrong shape; the error names it.
 pub fn build(config: &VisionConfig, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
-    Ok(match config {
-        VisionConfig::Nfnet(config) => {
-            Box::new(nfnet::NfNet::new(&config.variant.dimensions(), config.features, weights)?.fold()?)
-        }
-    })
+    config.encoder().build(weights)?.fold()
 }
 
 #[cfg(test)]

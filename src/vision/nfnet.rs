@@ -8,13 +8,15 @@ use candle_core::Tensor;
 use candle_nn::{Init, init};
 use serde::{Deserialize, Serialize};
 
-use super::{Preprocess, VisionEncoder};
+use super::{EncoderConfig, Preprocess, VisionEncoder};
 use crate::error::Result;
 use crate::kernels::conv::conv2d_same;
 use crate::kernels::gelu::scaled_gelu;
 use crate::kernels::planes::{average_pool_2x2, gated_sum, global_average_pool};
 use crate::kernels::standardise::standardise;
 use crate::weights::Weights;
+
+mod cost;
 
 /// Gain that makes the variance of GELU(N(0, 1)) one.
 const GAMMA: f64 = 1.701_504_349_708_557_1;
@@ -39,10 +41,43 @@ pub struct Config {
     pub preprocess: Preprocess,
 }
 
-impl Config {
-    pub(super) fn ignores(&self, name: &str) -> bool {
+impl EncoderConfig for Config {
+    fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    fn ignores(&self, name: &str) -> bool {
         let unused_final_conv = self.features == Features::FinalStage && name.starts_with("final_conv.");
         name.starts_with("head.fc.") || unused_final_conv
+    }
+
+    fn build(&self, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
+        Ok(Box::new(NfNet::new(&self.variant.dimensions(), self.features, weights)?))
+    }
+
+    fn features(&self, side: usize) -> (usize, usize) {
+        let dimensions = self.variant.dimensions();
+        let width = match self.features {
+            Features::FinalStage => dimensions.widths[3],
+            Features::FinalConv => dimensions.final_width,
+        };
+        (side.div_ceil(STRIDE).pow(2), width)
+    }
+
+    fn parameters(&self) -> usize {
+        cost::parameters(&self.variant.dimensions(), self.features)
+    }
+
+    fn operations(&self, side: usize) -> f64 {
+        cost::operations(&self.variant.dimensions(), self.features, side)
+    }
+
+    fn describe(&self) -> serde_json::Value {
+        let Dimensions { depths, widths, stem, group, final_width } = self.variant.dimensions();
+        serde_json::json!({
+            "depths": depths, "widths": widths, "stem": stem, "group": group, "final_width": final_width,
+            "features": self.features,
+        })
     }
 }
 
@@ -230,6 +265,10 @@ impl VisionEncoder for NfNet {
     fn patches(&self, height: usize, width: usize) -> usize {
         height.div_ceil(STRIDE) * width.div_ceil(STRIDE)
     }
+
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>> {
+        Ok(Box::new(NfNet::fold(*self)?))
+    }
 }
 
 struct BlockShape {
@@ -304,6 +343,11 @@ impl Block {
     }
 }
 
+/// Inner width of a squeeze-and-excitation gate: half of its width, rounded to the nearest multiple of 8.
+fn gate_width(width: usize) -> usize {
+    ((width / 2 + 4) / 8 * 8).max(8)
+}
+
 /// Squeeze-and-excitation: one gate per channel, computed from the channel means.
 struct SqueezeExcite {
     squeeze: (Tensor, Tensor),
@@ -312,7 +356,7 @@ struct SqueezeExcite {
 
 impl SqueezeExcite {
     fn new(width: usize, weights: &Weights) -> Result<Self> {
-        let inner = ((width / 2 + 4) / 8 * 8).max(8); // half, to the nearest multiple of 8
+        let inner = gate_width(width);
         let layer = |from: usize, to: usize, name: &str| -> Result<(Tensor, Tensor)> {
             let weights = weights.pp(name);
             let weight = weights.get((to, from, 1, 1), "weight", init::DEFAULT_KAIMING_NORMAL)?;
