@@ -8,7 +8,7 @@ use candle_nn::Init;
 use super::config::CrossAttentionConfig;
 use super::resampler::FeedForward;
 use crate::error::Result;
-use crate::kernels::attention::{KeysValues, attention, merge_heads, split_heads};
+use crate::kernels::attention::{Kv, attention, merge_heads, split_heads};
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
 use crate::weights::Weights;
@@ -73,7 +73,7 @@ impl GatedCrossAttention {
     ///
     /// # Errors
     /// The tokens have another width than `media_width`.
-    pub fn project_kv(&self, visual_tokens: &Tensor) -> Result<KeysValues> {
+    pub fn project_kv(&self, visual_tokens: &Tensor) -> Result<Kv> {
         let kv = self.to_kv.forward(visual_tokens)?.chunk(2, 1)?;
         Ok((split_heads(&kv[0], self.heads)?.contiguous()?, split_heads(&kv[1], self.heads)?.contiguous()?))
     }
@@ -119,7 +119,7 @@ pub struct CrossAttentionSpan<'a> {
     /// Positions in the packed axis.
     pub positions: Range<usize>,
     /// Keys and values, (h, q, d) each.
-    pub kv: &'a KeysValues,
+    pub kv: &'a Kv,
     /// Mask that is added to the scores (length of the span, q); `None`: every position attends to all visual tokens.
     pub mask: Option<&'a Tensor>,
 }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
-use crate::kernels::attention::KeysValues;
+use crate::kernels::attention::Kv;
 
 /// Keys and values of one medium at every gated cross-attention, computed once.
 #[derive(Debug, Clone)]
 pub struct MediaKv {
     /// In the order of the cross-attention layers.
-    pub(super) layers: Vec<KeysValues>,
+    pub(super) layers: Vec<Kv>,
 }
 
 impl MediaKv {
@@ -24,7 +24,7 @@ impl MediaKv {
     }
 
     /// Keys and values (h, q, d) at cross-attention `xattn`, counted from 0.
-    pub(super) fn at(&self, xattn: usize) -> &KeysValues {
+    pub(super) fn at(&self, xattn: usize) -> &Kv {
         &self.layers[xattn]
     }
 }
@@ -34,7 +34,7 @@ impl MediaKv {
 #[derive(Debug, Default)]
 pub struct BatchedMediaKv {
     media: Vec<Arc<MediaKv>>,
-    layers: Vec<KeysValues>,
+    layers: Vec<Kv>,
 }
 
 impl BatchedMediaKv {
@@ -85,13 +85,13 @@ impl BatchedMediaKv {
         Ok(Some(Tensor::from_vec(mask, (places.len(), tokens), device)?.to_dtype(dtype)?))
     }
 
-    pub(super) fn at(&self, xattn: usize) -> &KeysValues {
+    pub(super) fn at(&self, xattn: usize) -> &Kv {
         &self.layers[xattn]
     }
 }
 
 /// Concatenates the keys and values of all media at every cross-attention: (h, m * q, d) each.
-fn concatenate(media: &[&Arc<MediaKv>]) -> Result<Vec<KeysValues>> {
+fn concatenate(media: &[&Arc<MediaKv>]) -> Result<Vec<Kv>> {
     if let [only] = media {
         return Ok(only.layers.clone());
     }

@@ -234,7 +234,8 @@ fn place(device: &Device) -> String {
 /// All that another program needs to build an equal model.
 fn description(subject: &Subject) -> Value {
     let ModelShape { name, vision, model, language } = &subject.shape;
-    let (row, features) = work::network(vision);
+    let mut encoder = vision.encoder().describe();
+    encoder["size"] = vision.preprocess().size.into();
     let parameters = subject.counter().parameters();
     let layers: Vec<usize> =
         (0..language.layers).filter(|&i| model.cross_attention.placement.has(i)).collect();
@@ -249,10 +250,7 @@ fn description(subject: &Subject) -> Value {
             "cross_attention": parameters.cross_attention, "language": parameters.language,
         },
         "shape": {
-            "vision": {
-                "depths": row.depths, "widths": row.widths, "stem": row.stem, "group": row.group,
-                "final_width": row.final_width, "features": features, "size": vision.preprocess().size,
-            },
+            "vision": encoder,
             "resampler": model.resampler,
             "cross_attention": model.cross_attention,
             "cross_attention_layers": layers,

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use flamingo::generate::{
     Decoder, Generation, KvReservation, RowId, Scores, StopCriteria, Strategy, generate,
 };
-use flamingo::kernels::pool::in_the_pool;
+use flamingo::kernels::threads::on_rayon;
 use flamingo::model::{Flamingo, MediaKv};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
@@ -61,7 +61,7 @@ impl Timer<'_> {
     /// Seconds until the device has done it.
     fn time(&self, run: impl FnOnce() -> flamingo::Result<()> + Send) -> anyhow::Result<f64> {
         let start = Instant::now();
-        in_the_pool(run)?;
+        on_rayon(run)?;
         self.device.synchronize()?;
         Ok(start.elapsed().as_secs_f64())
     }
@@ -170,7 +170,7 @@ impl Reader<'_> {
         let pixels = preprocess.pixels(&frames, self.subject.device(), self.subject.options.dtype)?;
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER };
         let rules = StopCriteria { stop: Vec::new(), suppressed: vec![self.media_token] };
-        in_the_pool(|| {
+        on_rayon(|| {
             let tokens = self.model.visual_tokens(&[pixels], None)?;
             let media = [self.model.media_kv(&tokens[0])?];
             generate(self.model, &self.prompt(), &media, &generation, &rules)
