@@ -32,6 +32,10 @@ impl VisionEncoder for Blind {
     fn patches(&self, _height: usize, _width: usize) -> usize {
         1
     }
+
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>> {
+        Ok(self)
+    }
 }
 
 fn fresh() -> Weights {

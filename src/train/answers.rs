@@ -271,7 +271,7 @@ impl AnswersObjective<'_> {
         let media =
             (0..lengths.len()).map(|i| self.model.media_keys(&tokens.get(i)?)).collect::<Result<Vec<_>>>()?;
         let mut states: Vec<_> = shard
-            .rows
+            .sequences
             .iter()
             .map(|sequence| {
                 self.model.uncached_row(sequence.media.iter().map(|&i| media[i].clone()).collect())
@@ -280,7 +280,7 @@ impl AnswersObjective<'_> {
         // The last token is predicted only, never an input.
         let input_len = |sequence: &'_ Sequence| sequence.ids.len() - 1;
         let mut inputs: Vec<RowInput> = shard
-            .rows
+            .sequences
             .iter()
             .zip(&mut states)
             .map(|(sequence, state)| RowInput { ids: &sequence.ids[..input_len(sequence)], state })
