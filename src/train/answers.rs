@@ -269,7 +269,7 @@ impl AnswersObjective<'_> {
             .collect::<Result<_, _>>()?;
         let tokens = self.model.resample(&Tensor::cat(&frames, 0)?, &lengths)?; // (m, q, d)
         let media =
-            (0..lengths.len()).map(|i| self.model.media_keys(&tokens.get(i)?)).collect::<Result<Vec<_>>>()?;
+            (0..lengths.len()).map(|i| self.model.media_kv(&tokens.get(i)?)).collect::<Result<Vec<_>>>()?;
         let mut states: Vec<_> = shard
             .sequences
             .iter()

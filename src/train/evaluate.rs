@@ -95,7 +95,7 @@ const NEW_WORD: &str = "new word";
 /// `on_clip` after each clip.
 ///
 /// # Errors
-/// As [`Pipeline::look`] and [`Pipeline::ask`].
+/// As [`Pipeline::encode`] and [`Pipeline::ask`].
 pub fn evaluate(
     pipeline: &Pipeline,
     world: &World,
@@ -117,7 +117,7 @@ pub fn evaluate(
 /// clip. The likelier word counts as the answer. Calls `on_episode` after each episode.
 ///
 /// # Errors
-/// As [`Pipeline::look`] and [`Pipeline::score`].
+/// As [`Pipeline::encode`] and [`Pipeline::score`].
 pub fn evaluate_naming(
     pipeline: &Pipeline,
     world: &World,
@@ -136,7 +136,7 @@ pub fn evaluate_naming(
 
 fn ask_episode(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<QuestionResult> {
     let format = &pipeline.loaded().format;
-    let encode = |clip: &Clip| pipeline.look(&prepared(pipeline, clip, index, Condition::AsIs));
+    let encode = |clip: &Clip| pipeline.encode(&prepared(pipeline, clip, index, Condition::AsIs));
     let mut media = Vec::new();
     let mut prompt = Prompt::default();
     for (clip, caption) in &episode.support {
@@ -164,7 +164,7 @@ fn ask_all(
     index: u64,
     condition: Condition,
 ) -> Result<Vec<QuestionResult>> {
-    let medium = pipeline.look(&prepared(pipeline, clip, index, condition))?;
+    let medium = pipeline.encode(&prepared(pipeline, clip, index, condition))?;
     let write = |task: &Task| answer(pipeline, task, &[&medium]);
     let captions = clip.captions();
     let written = write(&Task::Caption {})?;

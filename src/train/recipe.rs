@@ -241,7 +241,7 @@ impl<'a> Trainee<'a> {
             quantization: Quantization::Dequantize,
         };
         let Loaded { model, tokenizer, tokens, format, .. } =
-            assemble(directory, &self.native, &options, &self.weights, Vec::new())?;
+            assemble(directory, &self.native, &options, &self.weights, Default::default())?;
         let objective = AnswersObjective {
             world,
             config: &self.config.answers,
@@ -287,7 +287,8 @@ fn lock(folder: &Path) -> Result<File> {
 fn check_language_model(directory: &Path, native: &NativeConfig, device: &Device) -> Result<()> {
     let quantization = Quantization::Keep;
     let options = LoadOptions { device: device.clone(), dtype: DType::F32, quantization };
-    assemble(directory, native, &options, &Weights::random(0, device, DType::F32), Vec::new()).map(drop)
+    assemble(directory, native, &options, &Weights::random(0, device, DType::F32), Default::default())
+        .map(drop)
 }
 
 fn open_world(config: &WorldConfig) -> Result<World> {

@@ -144,7 +144,7 @@ pub struct WorldArgs {
 impl WorldArgs {
     /// Of another world the held-out clips may be those that this model was trained on.
     fn is_the_world_of(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
-        let (world, model) = (read_config(&self.config)?.name, &pipeline.loaded().about.name);
+        let (world, model) = (read_config(&self.config)?.name, &pipeline.loaded().info.name);
         if world != *model {
             bail!(BadUse(format!(
                 "{}: trains `{world}`, and this model is `{model}`: name its own configuration with --config",

@@ -4,7 +4,7 @@
 //! and softmax are not. Of bytes are counted the weights, once per pass, the keys and values that a row reads or writes,
 //! and what goes in and comes out of a stage; what a stage keeps in between may stay in a cache.
 
-use flamingo::family::shape::Shape;
+use flamingo::family::shape::ModelShape;
 use flamingo::language::llama::LlamaConfig;
 use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
 
@@ -26,7 +26,7 @@ pub struct Parameters {
 
 /// A shape, and how its numbers are stored.
 pub struct Counter<'s> {
-    pub shape: &'s Shape,
+    pub shape: &'s ModelShape,
     /// Bytes of an activation, and of a weight that is not quantised.
     pub number: usize,
     /// Bytes of the language model's weights that every pass reads.
@@ -35,7 +35,7 @@ pub struct Counter<'s> {
 
 impl Counter<'_> {
     pub fn parameters(&self) -> Parameters {
-        let Shape { vision, model, language, .. } = self.shape;
+        let ModelShape { vision, model, language, .. } = self.shape;
         let looks = self.looks();
         Parameters {
             vision: vision.encoder().parameters(),
@@ -86,7 +86,7 @@ impl Counter<'_> {
     /// One pass of the language model and its cross-attention: `rows` rows, each with one medium, `past` cached tokens and
     /// `new` ones, the last of which is scored.
     pub fn pass(&self, rows: usize, new: usize, past: usize) -> Work {
-        let Shape { model, language, .. } = self.shape;
+        let ModelShape { model, language, .. } = self.shape;
         let (config, looks) = (&model.cross_attention, self.looks());
         let (d, inner) = (language.width, config.heads * config.head_width);
         let look = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
@@ -172,14 +172,14 @@ mod tests {
 
     use super::*;
 
-    fn counter(shape: &Shape) -> Counter<'_> {
+    fn counter(shape: &ModelShape) -> Counter<'_> {
         let language_bytes = dense_language_bytes(&shape.language, 4);
         Counter { shape, number: 4, language_bytes }
     }
 
     #[test]
     fn parameters_are_those_that_the_model_takes() {
-        let shape = Shape::named("mini").unwrap();
+        let shape = ModelShape::named("mini").unwrap();
         let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
         shape.build(&weights).unwrap();
         let (taken, counted) = (weights.parameters(), counter(&shape).parameters());
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn parameters_are_those_of_the_paper() {
         for (name, cross_attention, language) in [("3b", 1158, 1393), ("9b", 1804, 7094)] {
-            let shape = Shape::named(name).unwrap();
+            let shape = ModelShape::named(name).unwrap();
             let p = counter(&shape).parameters();
             let found =
                 [p.vision, p.resampler, p.cross_attention, p.language].map(|n| (n + 500_000) / 1_000_000);
@@ -203,8 +203,8 @@ mod tests {
 
     /// A model whose numbers fit on a page: width 4, one layer, 2 heads of 2 over one key head, feed-forward 3, 10 tokens,
     /// one cross-attention of one head of 3 and feed-forward 4 to 5 latents of width 6.
-    fn tiny() -> Shape {
-        let mut shape = Shape::named("3b").unwrap();
+    fn tiny() -> ModelShape {
+        let mut shape = ModelShape::named("3b").unwrap();
         let language = LlamaConfig { vocabulary: 10, width: 4, ffn_width: 3, layers: 1, ..shape.language };
         shape.language = LlamaConfig { heads: 2, kv_heads: 1, head_width: 2, ..language };
         let x = shape.model.cross_attention;
