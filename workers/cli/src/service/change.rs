@@ -2,9 +2,10 @@
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use jobs::job::{EarlyEnd, JobState, now};
 use jobs::ledger::JobRecord;
 use jobs::queue::{DeadLetter, Lane, Message, Settled};
+use jobs::state::{EarlyEnd, JobState};
+use jobs::time::now;
 use jobs::{Failure, JobId};
 use serde_json::{Value, json};
 use video_worker::dead::{lane_of, name_of, send_again};
@@ -194,7 +195,7 @@ impl Look {
             if self.json {
                 say(&letter_json(letter).to_string())?;
             } else {
-                let Failure { code, message } = &letter.why;
+                let Failure { code, message } = &letter.reason;
                 say(&format!("{:<44} {:<6} {code}: {}", name_of(letter), lane_of(letter), shown(message)))?;
             }
         }
@@ -209,7 +210,7 @@ fn letter_json(letter: &DeadLetter) -> Value {
         "lane": letter.lane.map(Lane::as_str),
         "kind": message.kind,
         "bytes": message.body.len(),
-        "error": letter.why,
+        "error": letter.reason,
     })
 }
 
@@ -243,7 +244,7 @@ impl Settle {
                 continue;
             }
             match letter.delivery.ack().await {
-                Settled::Known => {
+                Settled::Confirmed => {
                     say(&format!("{name}  {}", if redrive { "sent once more" } else { "dropped" }))?
                 }
                 Settled::Lost => {

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use jobs::JobId;
-use jobs::job::{Counts, JobState, Millis, now, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
+use jobs::state::{Counts, JobState};
+use jobs::time::{Millis, now, timestamp};
 use serde_json::{Map, Value, json};
 use video_worker::progress::{JobProgress, Progress};
 use video_worker::understand::human_time;
@@ -170,7 +171,7 @@ pub async fn all_items(ledger: &Ledger, id: &JobId) -> anyhow::Result<Vec<ItemRe
 }
 
 fn entered(record: &JobRecord) -> impl Iterator<Item = (JobState, Millis)> {
-    JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered(state)?)))
+    JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered_at(state)?)))
 }
 
 fn job_line(record: &JobRecord, counts: &Counts, progress: Option<JobProgress>) -> String {
@@ -218,7 +219,7 @@ fn item_json(item: &ItemRecord) -> Value {
         "item_id": item.id,
         "status": item.state,
         "attempts": item.attempts(),
-        "workers_lost": item.lost,
+        "workers_lost": item.worker_losses,
         "worker": item.worker,
         "progress": item.progress.as_deref().and_then(Progress::read),
         "ended_at": item.ended_at.map(timestamp),
