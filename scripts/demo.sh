@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Captions the clips of SpriteWorld in samples/ and asks about them; `make demo` runs it when everything is installed.
+# Captions the SpriteWorld clips in samples/ and asks questions about them. `make demo` runs it after the installation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-echo "Building Flamingo (some minutes the first time)"
+echo "Building Flamingo (the first build takes some minutes)"
 # The whole workspace: a part of it would build the dependencies with other features, and `make test` build them again.
 cargo build --locked --release --quiet --workspace
 flamingo=${CARGO_TARGET_DIR:-target}/release/flamingo
@@ -30,5 +30,5 @@ echo
 python3 scripts/table.py "$clips/clips.jsonl" <"$reports"
 echo
 
-echo "The reports (JSON) and the frames that were looked at (PNG) are in $out/"
+echo "The reports (JSON) and contact sheets of the sampled frames (PNG) are in $out/"
 exit $status

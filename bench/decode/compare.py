@@ -1,13 +1,13 @@
-"""One frame per second from the same clips: ours and the peers, one run, rounds interleaved, medians.
+"""Samples one frame per second from the same clips with flamingo and its peers in one run: interleaved rounds, medians.
 
     compare.py --ours BINARY --clips DIR --out DIR [--rounds N] [--only CLIP ...]
 
-With --only the rows of the other clips stay as the last run left them in DIR/decode.json.
+With --only, the rows of the other clips keep the values of the last run in DIR/decode.json.
 
-Contract: frame k is the first frame with pts >= k seconds, as RGB at its native size. A contestant whose frame times
-differ is reported as such and does not count. One thread each. Every contestant runs in a process of its own; the clock
-inside it starts after imports, so Python's start is not held against anyone. Ratios are of wall times; CPU seconds
-(user and system of the timed part) stand beside them, because a busy machine stretches only the former.
+Contract: frame k is the first frame with pts >= k seconds, as RGB at its native size. A contestant with other
+frame times is reported and does not count. One thread each. Every contestant runs in its own process; its clock starts after
+the imports, so the start of Python does not count. Ratios are of wall times and of CPU seconds (user and system of the timed
+part), because a busy machine stretches only the wall time.
 """
 
 import argparse, json, os, platform, resource, statistics, subprocess, sys, time
@@ -37,8 +37,8 @@ def packet_times(path):
 
 
 def ffmpeg_fps(path):
-    """The command line's fps filter. Its output carries no source times, so only the number of frames is compared: that
-    they are the contract's frames is not shown."""
+    """The fps filter of the ffmpeg program. Its output has no source times, so only the number of frames is compared, not
+    their identity."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-threads", "1", "-filter_threads", "1", "-i", path,
                "-vf", "fps=1:round=up", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     size, n = 1280 * 720 * 3, 0
@@ -49,7 +49,7 @@ def ffmpeg_fps(path):
 
 
 def pyav(path):
-    """Packet index first, then for each target either on from where we are or from its key frame."""
+    """Builds a packet index, then decodes each target from the current position or from its key frame."""
     import av
 
     with av.open(path) as container:
