@@ -6,7 +6,10 @@ The clips of samples/spriteworld are repeated under other names. The cache of vi
 encoded and answered. CPU time includes the program and its decoders. A ratio of 1 means cores that never wait.
 """
 
-import argparse, json, os, pathlib, platform, resource, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, resource, shutil, statistics, subprocess, sys, tempfile, time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import cpu  # bench/machine.py
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -43,16 +46,16 @@ def main():
         for n in range(arguments.clips):
             shutil.copy(sources[n % len(sources)], clips / f"{n:04}.mp4")
         rounds = [one_round(arguments.ours, folder, clips, more) for _ in range(arguments.rounds)]
-    ratios = [wall / (cpu / cores) for wall, cpu in rounds]
+    ratios = [wall / (cpu_s / cores) for wall, cpu_s in rounds]
     rows = "\n".join(
-        f"| {n} | {arguments.clips / wall:.2f} | {wall:.1f} | {cpu:.1f} | {ratio:.3f} |"
-        for n, ((wall, cpu), ratio) in enumerate(zip(rounds, ratios), 1)
+        f"| {n} | {arguments.clips / wall:.2f} | {wall:.1f} | {cpu_s:.1f} | {ratio:.3f} |"
+        for n, ((wall, cpu_s), ratio) in enumerate(zip(rounds, ratios), 1)
     )
     version = subprocess.run([arguments.ours, "--version"], capture_output=True, text=True).stdout.strip()
     text = (
         f"# Clips from file to answer\n\nMade by `bench/engine/clips.py`: {arguments.clips} clips of samples/spriteworld, captioned by "
         f"`flamingo run` with flamingo-mini and default settings, without the cache of visual tokens{' (' + ' '.join(more) + ')' if more else ''}. "
-        f"{cores} cores, {platform.machine()}, load average at the end {os.getloadavg()[0]:.1f}; {version}.\n\nThe ratio is wall "
+        f"{cpu()}, load average at the end {os.getloadavg()[0]:.1f}; {version}.\n\nThe ratio is wall "
         f"time divided by the CPU time of all stages (the program and its decoders) per core; 1 means cores that never wait, "
         f"including the loading of the model. Goal: at most 1.15. Median: **{statistics.median(ratios):.3f}**.\n\n"
         f"| round | clips/s | wall, s | CPU, s | ratio |\n|---|---|---|---|---|\n{rows}\n"

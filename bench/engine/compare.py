@@ -8,6 +8,9 @@ divided by those of the first subject, within a round: above 1, the first subjec
 
 import argparse, json, os, platform, shlex, statistics, subprocess, sys, tempfile
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import cpu  # bench/machine.py
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -72,6 +75,14 @@ def main():
     table = collect(rounds)
     ours, theirs = rounds[-1]
     report = next(iter(ours.values()))
+    instruction = report["peaks"]["instruction"]
+    product = statistics.median(r["peaks"]["product"] for o, _ in rounds for r in o.values()) / 1e9
+    peak = f"one large product ({product:.1f} GFLOP/s)"
+    if instruction:
+        peak = f"the larger of {peak} and the multiply-add instruction of the CPU ({instruction['name']})"
+    bf16 = (report.get("cpu") or {}).get("instruction_peaks", {}).get("bf16")
+    if bf16 and arguments.device == "cpu":
+        peak += f" (in bf16: {bf16['operations'] / 1e9:.1f} GFLOP/s, {bf16['name']})"
     peaks = [statistics.median(r["peaks"][k] for o, _ in rounds for r in o.values()) / 1e9 for k in ("operations", "bandwidth")]
     load = ", ".join(f"{r['load'][1]:.1f}" for o, _ in rounds for r in o.values())
     text = "\n".join(lines(table))
@@ -82,11 +93,11 @@ def main():
         file.write(
             f"# Throughput of each stage, next to its floor and to PyTorch\n\nMade by `bench/engine/run.sh`: `flamingo bench` and "
             f"`bench/engine/peer.py`, the same shape ({report['model']}) with the same number of parameters, on {report['device']}, "
-            f"{report['dtype']}, {os.cpu_count()} CPUs, prompts of {report['prompt_tokens']} tokens. {arguments.rounds} interleaved "
-            f"rounds, medians; load average after each run of flamingo: {load}. PyTorch computes with dense weights in every "
-            f"row; ratios are against the first flamingo configuration.\n\nThe floor of a row is the time of its operations at the "
-            f"speed of one large matrix product, {peaks[0]:.1f} GFLOP/s here, or of its bytes at the memory bandwidth, "
-            f"{peaks[1]:.1f} GB/s, whichever is longer; a share of 1 is the limit of the machine.\n\nVersions: flamingo {report['version']}, torch {theirs['torch']}, "
+            f"{report['dtype']}, {cpu()}, prompts of {report['prompt_tokens']} tokens. {arguments.rounds} interleaved "
+            f"rounds, medians; load average after each run of flamingo: {load}. PyTorch computes with dense weights in every row; "
+            f"ratios are against the first flamingo configuration.\n\nThe floor of a row is the time of its operations at the peak "
+            f"of the machine, {peaks[0]:.1f} GFLOP/s: {peak}; or the time of its bytes at the memory bandwidth, {peaks[1]:.1f} "
+            f"GB/s, whichever is longer. A share of 1 is the floor.\n\nVersions: flamingo {report['version']}, torch {theirs['torch']}, "
             f"python {platform.python_version()}.\n\n{text}\n"
         )
     print(text)

@@ -47,7 +47,7 @@ impl WorldArgs {
         if !self.icons.is_empty() {
             config.icons.clone_from(&self.icons);
         }
-        World::new(config).context("the icons are fetched with `make training`")
+        World::new(config).context("cannot open the icons of the world")
     }
 }
 

@@ -1,12 +1,13 @@
 //! `flamingo bench`: measures the throughput of each stage of a model, next to the limit of the machine (the floor).
 //!
-//! The floor of a stage is the time of its operations at the speed of one large matrix product, or the time of its bytes at
-//! the memory bandwidth, whichever is longer. Both speeds are measured in the same run.
+//! The floor of a stage is the time of its operations at the peak of the device, or the time of its bytes at the memory
+//! bandwidth, whichever is longer. The peak is the larger of one large matrix product of ours and, on a CPU, its widest
+//! multiply-add instruction. All speeds are measured in the same run.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use candle_core::{Device, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use flamingo::family::shape::Shape;
@@ -14,13 +15,16 @@ use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, UsageError, parse_positive};
 use crate::output::write_file;
+use fma::Instruction;
 use model::BenchModel;
 use peaks::Peaks;
 use stages::{LanguageBench, Measurement, Timer};
 use table::Line;
 
 mod cost;
+mod fma;
 mod peaks;
+mod machine;
 mod memory;
 mod model;
 mod stages;
@@ -87,12 +91,11 @@ impl Bench {
         let load = load_average();
         let before = peaks::operations(device, dtype)?;
         let (measured, peak) = self.measure(&target)?;
-        let peaks = Peaks {
-            // The better of two: another program may have used the machine during one of them.
-            operations: before.max(peaks::operations(device, dtype)?),
-            // Last, because its buffer must not count as memory of the model.
-            bandwidth: peaks::bandwidth(device)?,
-        };
+        // The better of two: another program may have used the machine during one of them.
+        let product = before.max(peaks::operations(device, dtype)?);
+        // Last, because its buffer must not count as memory of the model.
+        let bandwidth = peaks::bandwidth(device)?;
+        let peaks = Peaks::new(device, dtype, product, bandwidth);
         let mut lines: Vec<Line> = measured.iter().map(|row| Line::of(row, &peaks)).collect();
         lines.extend(peak.map(|peak| Line::of_memory(peak, target.bytes())));
         self.report(&target, &peaks, &lines, [load, load_average()])
@@ -175,7 +178,24 @@ impl Bench {
         let dtype = target.options.dtype.as_str();
         let mut object = description(target);
         object["device"] = device.clone().into();
-        object["peaks"] = json!({ "operations": peaks.operations, "bandwidth": peaks.bandwidth });
+        object["peaks"] = json!({
+            "operations": peaks.operations,
+            "product": peaks.product,
+            "instruction": peaks.instruction.map(|(name, operations)| json!({ "name": name, "operations": operations })),
+            "bandwidth": peaks.bandwidth,
+        });
+        if let Some((model, instructions)) = machine::cpu() {
+            let peak = |dtype| {
+                let instruction = Instruction::widest(dtype)?;
+                Some(json!({ "name": instruction.name, "operations": instruction.operations_per_second() }))
+            };
+            object["cpu"] = json!({
+                "model": model,
+                "instructions": instructions,
+                "avx512_products": cfg!(feature = "avx512"),
+                "instruction_peaks": { "f32": peak(DType::F32), "bf16": peak(DType::BF16) },
+            });
+        }
         object["load"] = json!(load);
         object["prompt_tokens"] = self.prompt_tokens.into();
         object["rows"] = lines.iter().map(Line::json).collect();
@@ -187,10 +207,15 @@ impl Bench {
             return Ok(true);
         }
         println!(
-            "{} on {device}, {dtype}, {} language model; {:.1} GFLOP/s, {:.1} GB/s\n",
+            "{} on {device}, {dtype}, {} language model; {:.1} GFLOP/s ({}), {:.1} GB/s\n",
             target.shape.name,
             target.language_weights,
             peaks.operations / 1e9,
+            peaks.instruction.map_or("a large product".into(), |(name, operations)| format!(
+                "{name} {:.1}, a large product {:.1}",
+                operations / 1e9,
+                peaks.product / 1e9
+            )),
             peaks.bandwidth / 1e9
         );
         print!("{}", table::table(lines));

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 
 use super::cost::Cost;
+use super::fma::Instruction;
 
 /// Side of the square matrices of the matrix product.
 const CPU_SIDE: usize = 1536;
@@ -21,8 +22,12 @@ const MIN_TIME: Duration = Duration::from_millis(400);
 /// Limits of device and threads, in the dtype of the measurements.
 #[derive(Debug, Clone, Copy)]
 pub struct Peaks {
-    /// Operations per second.
+    /// Operations per second: the larger of a large matrix product and the multiply-add instruction.
     pub operations: f64,
+    /// Operations per second of a large matrix product of ours.
+    pub product: f64,
+    /// The widest multiply-add instruction of the CPU for the dtype, and its operations per second.
+    pub instruction: Option<(&'static str, f64)>,
     /// Bytes per second.
     pub bandwidth: f64,
 }
@@ -55,6 +60,15 @@ pub fn bandwidth(device: &Device) -> candle_core::Result<f64> {
 }
 
 impl Peaks {
+    /// Peaks from measured products and bandwidth; measures the multiply-add instruction of a CPU.
+    pub fn new(device: &Device, dtype: DType, product: f64, bandwidth: f64) -> Self {
+        let instruction = Instruction::widest(dtype)
+            .filter(|_| device.is_cpu())
+            .map(|instruction| (instruction.name, instruction.operations_per_second()));
+        let operations = instruction.map_or(product, |(_, peak)| peak.max(product));
+        Self { operations, product, instruction, bandwidth }
+    }
+
     /// Minimum time of a stage in seconds, and the resource that limits it.
     pub fn floor(&self, cost: &Cost) -> (f64, Bound) {
         let (compute, memory) = (cost.operations / self.operations, cost.bytes / self.bandwidth);
@@ -63,7 +77,7 @@ impl Peaks {
 }
 
 /// Seconds of the fastest run, after one warm-up run.
-fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<f64> {
+pub(super) fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<f64> {
     run()?;
     device.synchronize()?;
     let (begin, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
@@ -105,7 +119,7 @@ mod tests {
 
     #[test]
     fn floor_is_the_slower_of_compute_and_memory() {
-        let peaks = Peaks { operations: 100.0, bandwidth: 10.0 };
+        let peaks = Peaks { operations: 100.0, product: 80.0, instruction: None, bandwidth: 10.0 };
         assert_eq!(peaks.floor(&Cost { operations: 300.0, bytes: 20.0 }), (3.0, Bound::Compute));
         assert_eq!(peaks.floor(&Cost { operations: 300.0, bytes: 40.0 }), (4.0, Bound::Memory));
     }
