@@ -104,8 +104,8 @@ fn jobs_begin_at_their_time_and_end_by_their_deadline() {
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
     let at = |seconds: f64| {
-        let millis = jobs::job::now() + (seconds * 1000.0) as i64;
-        jobs::job::timestamp(millis)
+        let millis = jobs::time::now() + (seconds * 1000.0) as i64;
+        jobs::time::timestamp(millis)
     };
     let mut late = slow(&world, "late", 0.1);
     late["deadline"] = json!(at(8.0));

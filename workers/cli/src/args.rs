@@ -125,7 +125,7 @@ impl ModelArgs {
     /// As [`load`](Self::load).
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
         let pipeline = self.load()?;
-        if !pipeline.loaded().about.sees {
+        if !pipeline.loaded().info.gates_open {
             eprintln!("note: {GATES_CLOSED}");
         }
         Ok(pipeline)

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::{Args, Subcommand, ValueEnum};
-use flamingo::train::evaluate::{Asked, Condition, Score, evaluate, evaluate_naming, scores, shown};
+use flamingo::train::evaluate::{
+    Condition, QuestionResult, Score, evaluate, evaluate_naming, frames_under, scores,
+};
 use flamingo::train::spriteworld::{Split, World};
 use flamingo::video::{ContactSheet, Frame, Sheet};
 
@@ -83,18 +85,18 @@ impl EvalSpriteworld {
         let bar = progress(self.clips as usize);
         let done = AtomicU64::new(0);
         let on_clip = || bar.set_position(done.fetch_add(1, Ordering::Relaxed) + 1);
-        let asked = match self.shots {
+        let results = match self.shots {
             None => evaluate(&pipeline, &world, split, condition, self.clips, &on_clip)?,
             Some(shots) => evaluate_naming(&pipeline, &world, split, shots, self.clips, &on_clip)?,
         };
         bar.finish_and_clear();
         if let Some(path) = &self.answers {
-            write_lines(path, &asked)?;
+            write_lines(path, &results)?;
         }
         if let Some(folder) = &self.failures {
-            write_failures(folder, &world, split, condition, &asked)?;
+            write_failures(folder, &world, split, condition, &results)?;
         }
-        let scores = scores(&asked);
+        let scores = scores(&results);
         if self.json {
             println!(
                 "{}",
@@ -124,8 +126,8 @@ fn json(score: &Score) -> serde_json::Value {
     serde_json::json!({ "right": score.right, "asked": score.asked, "low": low, "high": high })
 }
 
-fn write_lines(path: &Path, asked: &[Asked]) -> anyhow::Result<()> {
-    let lines = asked.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+fn write_lines(path: &Path, results: &[QuestionResult]) -> anyhow::Result<()> {
+    let lines = results.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     write_file(path, (lines.join("\n") + "\n").as_bytes())
 }
 
@@ -133,9 +135,9 @@ fn write_lines(path: &Path, asked: &[Asked]) -> anyhow::Result<()> {
 const DRAWN_FAILURES: usize = 12;
 
 /// Wrong answers spread over the kinds of question, each of another clip.
-fn spread(asked: &[Asked]) -> Vec<&Asked> {
-    let mut by_kind: BTreeMap<&str, VecDeque<&Asked>> = BTreeMap::new();
-    for wrong in asked.iter().filter(|a| !a.right) {
+fn spread(results: &[QuestionResult]) -> Vec<&QuestionResult> {
+    let mut by_kind: BTreeMap<&str, VecDeque<&QuestionResult>> = BTreeMap::new();
+    for wrong in results.iter().filter(|a| !a.right) {
         by_kind.entry(&wrong.kind).or_default().push_back(wrong);
     }
     let (mut chosen, mut clips) = (Vec::new(), BTreeSet::new());
@@ -158,19 +160,24 @@ fn write_failures(
     world: &World,
     split: Split,
     condition: Condition,
-    asked: &[Asked],
+    results: &[QuestionResult],
 ) -> anyhow::Result<()> {
     create_folder(folder)?;
-    for (i, wrong) in spread(asked).into_iter().take(DRAWN_FAILURES).enumerate() {
+    for (i, wrong) in spread(results).into_iter().take(DRAWN_FAILURES).enumerate() {
         let mut sheet = Sheet::new(ContactSheet { columns: Some(8), ..ContactSheet::default() });
-        let frames = shown(&world.clip(split, wrong.clip), wrong.clip, condition);
+        let frames = frames_under(&world.clip(split, wrong.clip), wrong.clip, condition);
         for (second, image) in frames.into_iter().enumerate() {
             sheet.add(&Frame { pts: second as f64, image });
         }
         let path = folder.join(format!("{:02}.png", i + 1));
         write_png(&path, &sheet)?;
-        let asked = if wrong.question.is_empty() { &wrong.kind } else { &wrong.question };
-        println!("{}: {asked} `{}`, not `{}`", path.display(), wrong.written, wrong.expected.join("` or `"));
+        let question = if wrong.question.is_empty() { &wrong.kind } else { &wrong.question };
+        println!(
+            "{}: {question} `{}`, not `{}`",
+            path.display(),
+            wrong.written,
+            wrong.expected.join("` or `")
+        );
     }
     Ok(())
 }

@@ -28,7 +28,7 @@ impl WorldArgs {
     /// # Errors
     /// [`UsageError`]: the names differ.
     pub fn check_trains(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
-        let (world, model) = (read_config(&self.config)?.name, &pipeline.loaded().about.name);
+        let (world, model) = (read_config(&self.config)?.name, &pipeline.loaded().info.name);
         if world != *model {
             bail!(UsageError(format!(
                 "{}: this configuration trains `{world}`, but the model is `{model}`: name its own configuration with --config",

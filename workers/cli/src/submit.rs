@@ -7,9 +7,9 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
 use jiff::{SignedDuration, Timestamp};
-use jobs::job::now;
 use jobs::ledger::Accepted;
 use jobs::queue::{Lane, Message};
+use jobs::time::now;
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
@@ -225,7 +225,7 @@ async fn submit_job(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sub
 /// Gives a job an id, if it has neither id nor key.
 fn with_id(mut job: JobMessage) -> JobMessage {
     if job.job_id.is_none() && job.idempotency_key.is_none() {
-        job.job_id = Some(JobId::mint());
+        job.job_id = Some(JobId::generate());
     }
     job
 }

@@ -52,7 +52,7 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
         () = stop.draining() => None,
     };
     if let Some(pipeline) = started {
-        status.model_is_loaded(pipeline.loaded().about.clone());
+        status.model_is_loaded(pipeline.loaded().info.clone());
         worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run().await?;
     }
     signalled.abort();
@@ -76,7 +76,7 @@ async fn start(
         tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
     waited?;
     let pipeline = loaded.map_err(|panic| anyhow!("the thread that loads the model panicked: {panic}"))??;
-    if !pipeline.loaded().about.sees {
+    if !pipeline.loaded().info.gates_open {
         // Through the log: every line of it has the same format.
         tracing::warn!("{GATES_CLOSED}");
     }

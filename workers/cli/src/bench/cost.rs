@@ -4,11 +4,9 @@
 //! softmax do not. Bytes are the weights (once per pass), the keys and values that a sequence reads or writes, and the inputs
 //! and outputs of a stage. Intermediate results do not count, because they may stay in a cache.
 
-use flamingo::family::shape::Shape;
+use flamingo::family::shape::ModelShape;
 use flamingo::language::llama::LlamaConfig;
 use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
-use flamingo::vision::VisionConfig;
-use flamingo::vision::nfnet::{Features, Row};
 
 /// Minimum operations and bytes of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -28,7 +26,7 @@ pub struct Parameters {
 
 /// Computes the costs of the stages of a shape.
 pub struct CostModel<'s> {
-    pub shape: &'s Shape,
+    pub shape: &'s ModelShape,
     /// Bytes of an activation, and of a weight that is not quantised.
     pub dtype_bytes: usize,
     /// Bytes of language model weights that every pass reads.
@@ -37,11 +35,10 @@ pub struct CostModel<'s> {
 
 impl CostModel<'_> {
     pub fn parameters(&self) -> Parameters {
-        let Shape { vision, model, language, .. } = self.shape;
+        let ModelShape { vision, model, language, .. } = self.shape;
         let xattn_count = self.xattn_count();
         Parameters {
-            vision: convolutions(vision, self.side()).iter().map(Convolution::parameters).sum::<usize>()
-                + blocks(vision),
+            vision: vision.encoder().parameters(),
             resampler: resampler_parameters(&model.resampler, self.features().1),
             cross_attention: xattn_count
                 * cross_attention_parameters(&model.cross_attention, language.width, model.resampler.width),
@@ -51,9 +48,8 @@ impl CostModel<'_> {
 
     /// Cost of the vision encoder for a batch of `n` frames.
     pub fn encoder(&self, n: usize) -> Cost {
-        let convolutions = convolutions(&self.shape.vision, self.side());
         let (patches, width) = self.features();
-        let operations = convolutions.iter().map(Convolution::operations).sum::<f64>() * n as f64;
+        let operations = self.shape.vision.encoder().operations(self.side()) * n as f64;
         let frame = 3 * self.side() * self.side() + patches * width;
         Cost { operations, bytes: self.bytes(self.parameters().vision + n * frame) }
     }
@@ -90,7 +86,7 @@ impl CostModel<'_> {
     /// Cost of one pass of the language model with cross-attention: `batch` sequences, each with one medium, `past` cached
     /// tokens and `new` ones, with logits for the last one.
     pub fn pass(&self, batch: usize, new: usize, past: usize) -> Cost {
-        let Shape { model, language, .. } = self.shape;
+        let ModelShape { model, language, .. } = self.shape;
         let (config, xattn_count) = (&model.cross_attention, self.xattn_count());
         let (d, inner) = (language.width, config.heads * config.head_width);
         let xattn = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
@@ -127,94 +123,13 @@ impl CostModel<'_> {
 
     /// Number of features per frame, and their width.
     pub fn features(&self) -> (usize, usize) {
-        let (row, features) = nfnet_variant(&self.shape.vision);
-        let width = match features {
-            Features::FinalStage => row.widths[3],
-            Features::FinalConv => row.final_width,
-        };
-        (self.side().div_ceil(32).pow(2), width)
+        self.shape.vision.encoder().features(self.side())
     }
 }
 
 /// Operations of a matrix product (m, k) x (k, n).
 fn matmul(m: usize, k: usize, n: usize) -> f64 {
     2.0 * m as f64 * k as f64 * n as f64
-}
-
-/// The NFNet variant, and the layer of its features.
-pub fn nfnet_variant(vision: &VisionConfig) -> (Row, Features) {
-    match vision {
-        VisionConfig::Nfnet(config) => (config.variant.row(), config.features),
-    }
-}
-
-/// One convolution of NFNet, or one layer of its gates (a convolution over a grid of one).
-struct Convolution {
-    from: usize,
-    to: usize,
-    kernel: usize,
-    groups: usize,
-    /// Side of the output grid.
-    side: usize,
-    gate: bool,
-}
-
-impl Convolution {
-    fn weights(&self) -> usize {
-        self.to * (self.from / self.groups) * self.kernel * self.kernel
-    }
-
-    /// Weights and biases, and a gain per output except in gates.
-    fn parameters(&self) -> usize {
-        self.weights() + self.to * if self.gate { 1 } else { 2 }
-    }
-
-    fn operations(&self) -> f64 {
-        matmul(self.side * self.side, 1, self.weights())
-    }
-}
-
-/// All convolutions of the network for a square frame of `side` pixels.
-fn convolutions(vision: &VisionConfig, side: usize) -> Vec<Convolution> {
-    let (row, features) = nfnet_variant(vision);
-    let mut all = Vec::new();
-    let conv = |from, to, kernel, groups, side| Convolution { from, to, kernel, groups, side, gate: false };
-    let (half, mut side) = (side.div_ceil(2), side.div_ceil(2).div_ceil(2));
-    let stem = [3, row.stem / 8, row.stem / 4, row.stem / 2, row.stem];
-    for (i, grid) in [half, half, half, side].into_iter().enumerate() {
-        all.push(conv(stem[i], stem[i + 1], 3, 1, grid));
-    }
-    let mut width = row.stem;
-    for (stage, (&depth, &out)) in row.depths.iter().zip(&row.widths).enumerate() {
-        for block in 0..depth {
-            let before = side;
-            let halves = stage > 0 && block == 0;
-            if halves {
-                side = side.div_ceil(2);
-            }
-            if halves || width != out {
-                all.push(conv(width, out, 1, 1, side));
-            }
-            let middle = out / 2;
-            all.push(conv(width, middle, 1, 1, before));
-            all.push(conv(middle, middle, 3, middle / row.group, side));
-            all.push(conv(middle, middle, 3, middle / row.group, side));
-            all.push(conv(middle, out, 1, 1, side));
-            let inner = ((out / 2 + 4) / 8 * 8).max(8);
-            all.push(Convolution { gate: true, ..conv(out, inner, 1, 1, 1) });
-            all.push(Convolution { gate: true, ..conv(inner, out, 1, 1, 1) });
-            width = out;
-        }
-    }
-    if features == Features::FinalConv {
-        all.push(conv(width, row.final_width, 1, 1, side));
-    }
-    all
-}
-
-/// Number of blocks; each has a scalar gain.
-fn blocks(vision: &VisionConfig) -> usize {
-    nfnet_variant(vision).0.depths.iter().sum()
 }
 
 fn resampler_parameters(config: &ResamplerConfig, features_width: usize) -> usize {
@@ -255,19 +170,18 @@ pub fn dense_language_bytes(config: &LlamaConfig, dtype_bytes: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use flamingo::vision::nfnet::{Config, Variant};
     use flamingo::weights::Weights;
 
     use super::*;
 
-    fn cost_model(shape: &Shape) -> CostModel<'_> {
+    fn cost_model(shape: &ModelShape) -> CostModel<'_> {
         let language_bytes = dense_language_bytes(&shape.language, 4);
         CostModel { shape, dtype_bytes: 4, language_bytes }
     }
 
     #[test]
     fn parameters_equal_those_of_the_built_model() {
-        let shape = Shape::named("mini").unwrap();
+        let shape = ModelShape::named("mini").unwrap();
         let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
         shape.build(&weights).unwrap();
         let (taken, counted) = (weights.parameters(), cost_model(&shape).parameters());
@@ -281,7 +195,7 @@ mod tests {
     #[test]
     fn parameters_equal_those_of_the_paper() {
         for (name, cross_attention, language) in [("3b", 1158, 1393), ("9b", 1804, 7094)] {
-            let shape = Shape::named(name).unwrap();
+            let shape = ModelShape::named(name).unwrap();
             let p = cost_model(&shape).parameters();
             let found =
                 [p.vision, p.resampler, p.cross_attention, p.language].map(|n| (n + 500_000) / 1_000_000);
@@ -289,23 +203,10 @@ mod tests {
         }
     }
 
-    /// Expected values: products that PyTorch's `FlopCounterMode` counts in timm's networks.
-    #[test]
-    fn encoder_operations_equal_those_of_pytorch() {
-        for (variant, side, products) in
-            [(Variant::F0, 192, 6_973_931_520u64), (Variant::F6, 320, 116_549_206_016)]
-        {
-            let VisionConfig::Nfnet(config) = Shape::named("3b").unwrap().vision;
-            let vision = VisionConfig::Nfnet(Config { variant, features: Features::FinalConv, ..config });
-            let operations: f64 = convolutions(&vision, side).iter().map(Convolution::operations).sum();
-            assert_eq!(operations, 2.0 * products as f64, "{variant:?}");
-        }
-    }
-
     /// A model small enough to count by hand: width 4, one layer, 2 heads of 2 over one key head, feed-forward 3, 10 tokens,
     /// one cross-attention of one head of 3 and feed-forward 4 to 5 latents of width 6.
-    fn tiny() -> Shape {
-        let mut shape = Shape::named("3b").unwrap();
+    fn tiny() -> ModelShape {
+        let mut shape = ModelShape::named("3b").unwrap();
         let language = LlamaConfig { vocabulary: 10, width: 4, ffn_width: 3, layers: 1, ..shape.language };
         shape.language = LlamaConfig { heads: 2, kv_heads: 1, head_width: 2, ..language };
         let x = shape.model.cross_attention;

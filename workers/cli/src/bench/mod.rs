@@ -10,7 +10,7 @@ use anyhow::bail;
 use candle_core::{DType, Device, DeviceLocation};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use flamingo::family::shape::Shape;
+use flamingo::family::shape::ModelShape;
 use serde_json::{Value, json};
 
 use crate::args::{ModelArgs, UsageError, parse_positive};
@@ -41,7 +41,7 @@ pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
     /// Measure a model shape with placeholder weights (dense, in the dtype) instead of a model directory.
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Shape::NAMES), help_heading = "Bench")]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ModelShape::NAMES), help_heading = "Bench")]
     shape: Option<String>,
     /// Rows to measure, separated by commas [default: all].
     #[arg(long, value_name = "ROW", value_enum, value_delimiter = ',', help_heading = "Bench")]
@@ -103,7 +103,7 @@ impl Bench {
 
     fn target(&self) -> anyhow::Result<BenchModel> {
         let options = self.model.options()?;
-        match self.shape.as_deref().and_then(Shape::named) {
+        match self.shape.as_deref().and_then(ModelShape::named) {
             Some(shape) => Ok(BenchModel::of_shape(shape, options)),
             None => {
                 self.model.check_directory()?;
@@ -233,8 +233,9 @@ fn device_name(device: &Device) -> String {
 
 /// JSON description of the model: everything that another program needs to build an equal one.
 fn description(target: &BenchModel) -> Value {
-    let Shape { name, vision, model, language } = &target.shape;
-    let (row, features) = cost::nfnet_variant(vision);
+    let ModelShape { name, vision, model, language } = &target.shape;
+    let mut encoder = vision.encoder().describe();
+    encoder["size"] = vision.preprocess().size.into();
     let parameters = target.cost_model().parameters();
     let layers: Vec<usize> =
         (0..language.layers).filter(|&i| model.cross_attention.placement.has(i)).collect();
@@ -249,10 +250,7 @@ fn description(target: &BenchModel) -> Value {
             "cross_attention": parameters.cross_attention, "language": parameters.language,
         },
         "shape": {
-            "vision": {
-                "depths": row.depths, "widths": row.widths, "stem": row.stem, "group": row.group,
-                "final_width": row.final_width, "features": features, "size": vision.preprocess().size,
-            },
+            "vision": encoder,
             "resampler": model.resampler,
             "cross_attention": model.cross_attention,
             "cross_attention_layers": layers,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use flamingo::generate::{Decoder, Demand, Generation, RowId, Scores, Strategy, TokenRules, generate};
-use flamingo::kernels::pool::in_the_pool;
-use flamingo::model::{Flamingo, MediaKeys};
+use flamingo::generate::{
+    Decoder, Generation, KvReservation, RowId, Scores, StopCriteria, Strategy, generate,
+};
+use flamingo::kernels::threads::on_rayon;
+use flamingo::model::{Flamingo, MediaKv};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
 use video_worker::decoder::{DecodeRequest, decode};
@@ -61,7 +63,7 @@ impl Timer<'_> {
     /// Seconds of one run, until the device is idle.
     fn time(&self, run: impl FnOnce() -> flamingo::Result<()> + Send) -> anyhow::Result<f64> {
         let start = Instant::now();
-        in_the_pool(run)?;
+        on_rayon(run)?;
         self.device.synchronize()?;
         Ok(start.elapsed().as_secs_f64())
     }
@@ -177,22 +179,22 @@ impl LanguageBench<'_> {
         let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
         let pixels = preprocess.pixels(&frames, self.target.device(), self.target.options.dtype)?;
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER_TOKENS };
-        let rules = TokenRules { stop: Vec::new(), forbidden: vec![self.media_token] };
-        in_the_pool(|| {
+        let rules = StopCriteria { stop: Vec::new(), suppressed: vec![self.media_token] };
+        on_rayon(|| {
             let tokens = self.model.visual_tokens(&[pixels], None)?;
-            let media = [self.model.media_keys(&tokens[0])?];
+            let media = [self.model.media_kv(&tokens[0])?];
             generate(self.model, &self.prompt(), &media, &generation, &rules)
         })?;
         Ok(frames.len())
     }
 
     fn decoder(&self, rows: usize) -> flamingo::Result<Decoder<'_>> {
-        let demand = Demand { prompt: self.prompt_tokens, new_tokens: DECODE_STEPS, rows: 1 };
+        let demand = KvReservation { prompt: self.prompt_tokens, new_tokens: DECODE_STEPS, rows: 1 };
         Decoder::new(self.model, rows * demand.blocks())
     }
 
     /// Admits a sequence per medium and runs its prefill. Returns the sequences with their next tokens.
-    fn admit(&self, decoder: &mut Decoder, media: &[Arc<MediaKeys>]) -> flamingo::Result<Vec<(RowId, u32)>> {
+    fn admit(&self, decoder: &mut Decoder, media: &[Arc<MediaKv>]) -> flamingo::Result<Vec<(RowId, u32)>> {
         for medium in media {
             decoder.admit(self.prompt(), vec![medium.clone()], DECODE_STEPS, 1)?;
         }
@@ -219,10 +221,10 @@ impl LanguageBench<'_> {
     }
 
     /// Keys and values of one medium per sequence.
-    fn media(&self, rows: usize) -> anyhow::Result<Vec<Arc<MediaKeys>>> {
+    fn media(&self, rows: usize) -> anyhow::Result<Vec<Arc<MediaKv>>> {
         let config = &self.target.shape.model.resampler;
         let tokens = random(self.target, (config.latents, config.width))?;
-        (0..rows).map(|_| Ok(self.model.media_keys(&tokens)?)).collect()
+        (0..rows).map(|_| Ok(self.model.media_kv(&tokens)?)).collect()
     }
 }
 

@@ -1,9 +1,10 @@
 //! `flamingo jobs cancel`: cancels jobs that have not ended.
 
 use clap::Args;
-use jobs::job::{EarlyEnd, JobState, now};
 use jobs::ledger::JobRecord;
 use jobs::queue::{Lane, Message};
+use jobs::state::{EarlyEnd, JobState};
+use jobs::time::now;
 use video_worker::message::JOB_SCHEMA;
 use video_worker::start::Backends;
 
@@ -51,7 +52,7 @@ impl Cancel {
 
 /// Sends a job message, so that a worker finalises the job now and not at the next sweep.
 async fn notify(backends: &Backends, JobRecord { id, message, trace, .. }: JobRecord) {
-    let message = Message { trace, ..Message::new(id.to_stnotify(), JOB_SCHEMA, message) };
+    let message = Message { trace, ..Message::new(id.to_string(), JOB_SCHEMA, message) };
     if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
         eprintln!(
             "warning: {id}: cancelled, but no message was sent; the next sweep of a worker finds it: {error}"

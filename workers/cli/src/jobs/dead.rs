@@ -81,7 +81,7 @@ impl ListDeadLetters {
             if self.json {
                 print_line(&letter_json(letter).to_string())?;
             } else {
-                let Failure { code, message } = &letter.why;
+                let Failure { code, message } = &letter.reason;
                 print_line(&format!(
                     "{:<44} {:<6} {code}: {}",
                     name_of(letter),
@@ -101,7 +101,7 @@ fn letter_json(letter: &DeadLetter) -> Value {
         "lane": letter.lane.map(Lane::as_str),
         "kind": message.kind,
         "bytes": message.body.len(),
-        "error": letter.why,
+        "error": letter.reason,
     })
 }
 
@@ -135,7 +135,7 @@ impl SettleArgs {
                 continue;
             }
             match letter.delivery.ack().await {
-                Settled::Known => {
+                Settled::Confirmed => {
                     print_line(&format!("{name}  {}", if redrive { "sent again" } else { "dropped" }))?
                 }
                 Settled::Lost => {

@@ -1,7 +1,8 @@
 //! Records of the ledger -> lines of text and JSON objects.
 
-use jobs::job::{Counts, JobState, Millis, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord};
+use jobs::state::{Counts, JobState};
+use jobs::time::{Millis, timestamp};
 use serde_json::{Map, Value, json};
 use video_worker::progress::{JobProgress, Progress};
 use video_worker::understand::human_time;
@@ -10,7 +11,7 @@ use crate::output::printable;
 
 /// The states that a job has entered, with their times.
 pub fn entered_states(record: &JobRecord) -> impl Iterator<Item = (JobState, Millis)> {
-    JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered(state)?)))
+    JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered_at(state)?)))
 }
 
 /// One line about a job.
@@ -62,7 +63,7 @@ pub fn item_json(item: &ItemRecord) -> Value {
         "item_id": item.id,
         "status": item.state,
         "attempts": item.attempts(),
-        "workers_lost": item.lost,
+        "workers_lost": item.worker_losses,
         "worker": item.worker,
         "progress": item.progress.as_deref().and_then(Progress::read),
         "ended_at": item.ended_at.map(timestamp),

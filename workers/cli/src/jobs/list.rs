@@ -2,7 +2,7 @@
 
 use clap::Args;
 use jobs::JobId;
-use jobs::job::{Millis, now};
+use jobs::time::{Millis, now};
 use video_worker::progress::JobProgress;
 
 use super::format::{job_json, job_line};

@@ -1,7 +1,7 @@
 //! `flamingo jobs show`: shows one job with its items.
 
 use clap::Args;
-use jobs::job::{now, timestamp};
+use jobs::time::{now, timestamp};
 use video_worker::progress::{JobProgress, Progress};
 
 use super::format::{entered_states, item_json, job_json, job_line};

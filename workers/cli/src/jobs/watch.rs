@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use jobs::job::{JobState, now};
+use jobs::state::JobState;
+use jobs::time::now;
 use video_worker::progress::JobProgress;
 
 use super::format::job_line;

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use clap::Args;
 use flamingo::Pipeline;
 use flamingo::family::LoadOptions;
-use flamingo::trace::{split_pixels, trace};
+use flamingo::stage_trace::{split_pixels, trace};
 use video_worker::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs};
