@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
 use crate::generate::{Completion, Finish, Generation, generate, score};
-use crate::kernels::pool::in_the_pool;
+use crate::kernels::threads::on_rayon;
 use crate::model::MediaKv;
 use crate::prompt::Prompt;
 use crate::task::Task;
@@ -106,7 +106,7 @@ impl Pipeline {
             return Err(Error::Prompt("a medium without frames".into()));
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
-        let tokens = in_the_pool(|| self.loaded.model.visual_tokens(&pixels, None))?;
+        let tokens = on_rayon(|| self.loaded.model.visual_tokens(&pixels, None))?;
         let frames = media.iter().map(|frames| frames.len()).sum::<usize>();
         tracing::debug!(media = media.len(), frames, "encoded");
         let times = media.iter().map(|frames| frames.iter().map(|f| f.pts).collect());
@@ -122,7 +122,7 @@ impl Pipeline {
     /// # Errors
     /// The visual tokens have another width than the model expects.
     pub fn media_kv(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
-        in_the_pool(|| self.loaded.model.media_kv(&medium.visual_tokens))
+        on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))
     }
 
     /// Returns the token ids of a task's prompt over `media` media.
@@ -158,7 +158,7 @@ impl Pipeline {
         let media_kv = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
         let prompt = self.prompt(task, media.len())?;
         let Loaded { model, stop_criteria, .. } = &self.loaded;
-        let completion = in_the_pool(|| generate(model, &prompt, &media_kv, generation, stop_criteria))?;
+        let completion = on_rayon(|| generate(model, &prompt, &media_kv, generation, stop_criteria))?;
         self.read(task, prompt.len(), &completion)
     }
 
@@ -177,7 +177,7 @@ impl Pipeline {
             Ok(ids)
         };
         let continuations = answers.iter().map(continuation).collect::<Result<Vec<_>>>()?;
-        in_the_pool(|| score(model, &prompt, &media_kv, &continuations))
+        on_rayon(|| score(model, &prompt, &media_kv, &continuations))
     }
 
     /// Answers a task over one video, decoded in this process: 1 frame per second, 3 beams.

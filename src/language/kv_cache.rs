@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::kernels::attention::KeysValues;
+use crate::kernels::attention::Kv;
 
 /// Tokens of one block: the most that a fork copies, and the most that a row wastes.
 pub const BLOCK: usize = 16;
@@ -50,7 +50,7 @@ pub struct KvPool(Arc<Pool>);
 struct Pool {
     shape: CacheShape,
     /// (h_kv, blocks * [`BLOCK`], d) per layer.
-    layers: Vec<KeysValues>,
+    layers: Vec<Kv>,
     blocks: usize,
     /// The lowest index is allocated first, so that a row's blocks tend to be adjacent.
     free: Mutex<BTreeSet<u32>>,
@@ -90,7 +90,7 @@ impl KvPool {
         self.free().len()
     }
 
-    pub(super) fn layer(&self, layer: usize) -> &KeysValues {
+    pub(super) fn layer(&self, layer: usize) -> &Kv {
         &self.0.layers[layer]
     }
 

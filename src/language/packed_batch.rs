@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::kv_cache::{CacheShape, KvCache, KvPool};
 use crate::error::{Error, Result};
-use crate::kernels::attention::{KeysValues, attention_of_steps, causal_attention};
+use crate::kernels::attention::{Kv, causal_attention, step_attention};
 
 /// Rows of one new token attend in one product, padded to the longest of them, while the longest has at most twice the
 /// length of the shortest plus this number of tokens.
@@ -117,7 +117,7 @@ impl<'a> PackedBatch<'a> {
 
 impl AttentionGroup {
     /// q (h, n, d) of the whole pass -> (h, length of the group, d).
-    fn attend(&self, q: &Tensor, (keys, values): &KeysValues, scale: f64) -> Result<Tensor> {
+    fn attend(&self, q: &Tensor, (keys, values): &Kv, scale: f64) -> Result<Tensor> {
         let q = q.narrow(1, self.positions.start, self.positions.len())?;
         let read = |x: &Tensor| match &self.kv {
             KvLocation::New => x.narrow(1, self.positions.start, self.positions.len()),
@@ -126,7 +126,7 @@ impl AttentionGroup {
         };
         let kv = (read(keys)?, read(values)?);
         if self.rows > 1 {
-            return attention_of_steps(&q, &kv, scale, self.mask.as_ref());
+            return step_attention(&q, &kv, scale, self.mask.as_ref());
         }
         causal_attention(&q, &[kv], scale, self.mask.as_ref())
     }

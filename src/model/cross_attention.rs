@@ -7,7 +7,7 @@ use super::config::{CrossAttentionConfig, GateShape};
 use super::feed_forward::FeedForward;
 use super::media_attention::{CrossAttentionSpan, MlpPositions};
 use crate::error::Result;
-use crate::kernels::attention::{KeysValues as Kv, attention, merge_heads, split_heads};
+use crate::kernels::attention::{Kv, attention, merge_heads, split_heads};
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::Norm;
 use crate::weights::Weights;

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::{MediaAttention, MediaAttentionConfig, VisibleMedia, WithoutMedia};
 use crate::error::{Error, Result};
-use crate::kernels::attention::KeysValues as Kv;
+use crate::kernels::attention::Kv;
 use crate::language::CacheShape;
 
 /// A [`MediaAttentionConfig`] with the token ids that it depends on.

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::*;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
-use crate::kernels::finite_differences::{check, open, random, variable};
+use crate::kernels::finite_differences::{check, random, randomise_zeros, variable};
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
 use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
@@ -31,6 +31,10 @@ impl VisionEncoder for PassThroughEncoder {
 
     fn patches(&self, _height: usize, _width: usize) -> usize {
         1
+    }
+
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>> {
+        Ok(self)
     }
 }
 
@@ -77,7 +81,7 @@ fn flamingo() -> (Flamingo, Weights) {
     let config = FlamingoConfig { resampler: resampler(), cross_attention, media_attention };
     let rule = MediaAttentionRule::last_medium(MEDIUM);
     let model = Flamingo::new(&config, Box::new(PassThroughEncoder), language, rule, &weights).unwrap();
-    open(weights.vars(), &["_gate"]);
+    randomise_zeros(weights.vars(), &["_gate"]);
     (model, weights)
 }
 

@@ -45,6 +45,10 @@ impl VisionEncoder for Pixels {
     fn patches(&self, _: usize, _: usize) -> usize {
         11
     }
+
+    fn fold(self: Box<Self>) -> flamingo::Result<Box<dyn VisionEncoder>> {
+        Ok(self)
+    }
 }
 
 fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) -> Weights) -> Flamingo {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use flamingo::Error;
 use flamingo::error::WeightsError;
-use flamingo::vision::nfnet::{Features, NfNet, Row, Variant};
+use flamingo::vision::nfnet::{Dimensions, Features, NfNet, Variant};
 use flamingo::vision::preprocess::{Fit, Preprocess};
 use flamingo::vision::resize::{bicubic, bicubic_part};
 use flamingo::vision::{VisionConfig, VisionEncoder};
@@ -29,7 +29,7 @@ fn timm_keys(variant: &str) -> Shapes {
 }
 
 /// Returns the keys of a variant with other widths: the tensors that the network gets from a random source.
-fn keys(row: &Row) -> Shapes {
+fn keys(row: &Dimensions) -> Shapes {
     let weights = Weights::random(0, &Device::Cpu, DType::F32);
     NfNet::new(row, Features::FinalConv, &weights).unwrap();
     weights.vars().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
@@ -39,15 +39,15 @@ fn strict(tensors: HashMap<String, Tensor>) -> Weights {
     Weights::from_tensors("rule", tensors, target::device(), target::dtype())
 }
 
-fn ruled(row: &Row, shapes: &Shapes) -> NfNet {
+fn ruled(row: &Dimensions, shapes: &Shapes) -> NfNet {
     let weights = strict(random_weights::tensors(shapes).unwrap());
     let net = NfNet::new(row, Features::FinalConv, &weights).unwrap();
     weights.finish().unwrap();
     net
 }
 
-fn narrow(variant: Variant) -> Row {
-    Row { widths: [32, 64, 192, 192], stem: 16, group: 16, final_width: 384, ..variant.row() }
+fn narrow(variant: Variant) -> Dimensions {
+    Dimensions { widths: [32, 64, 192, 192], stem: 16, group: 16, final_width: 384, ..variant.dimensions() }
 }
 
 /// Runs the network and compares every stage that the golden has below `prefix`.
@@ -68,7 +68,7 @@ fn pixels(batch: usize, height: usize, width: usize) -> Tensor {
 #[test]
 fn nfnet_f0_whole() {
     let shapes = timm_keys("f0").into_iter().filter(|(name, _)| !name.starts_with("head.")).collect();
-    let net = ruled(&Variant::F0.row(), &shapes).fold().unwrap();
+    let net = ruled(&Variant::F0.dimensions(), &shapes).fold().unwrap();
     let golden = Golden::load("nfnet_f0");
     for (h, w) in [(64, 40), (45, 37)] {
         compare(&net, &pixels(1, h, w), &golden, &format!("{h}x{w}"));
@@ -78,7 +78,7 @@ fn nfnet_f0_whole() {
 
 #[test]
 fn nfnet_mini_folded_and_unfolded() {
-    let row = Variant::Mini.row();
+    let row = Variant::Mini.dimensions();
     let golden = Golden::load("nfnet_mini");
     let (unfolded, folded) = (ruled(&row, &keys(&row)), ruled(&row, &keys(&row)).fold().unwrap());
     for (h, w) in [(96, 64), (75, 53)] {
@@ -104,7 +104,7 @@ fn nfnet_narrow_f1_to_f6() {
 
 #[test]
 fn final_stage_is_the_stream_before_the_final_convolution() {
-    let row = Variant::Mini.row();
+    let row = Variant::Mini.dimensions();
     let shapes: Shapes = keys(&row).into_iter().filter(|(n, _)| !n.starts_with("final_conv.")).collect();
     let weights = strict(random_weights::tensors(&shapes).unwrap());
     let net = NfNet::new(&row, Features::FinalStage, &weights).unwrap().fold().unwrap();
@@ -125,15 +125,14 @@ fn keys_and_shapes_of_all_published_variants() {
                 "preprocess": {{"fit": "crop", "size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}}}}"#
             );
             let config: VisionConfig = serde_json::from_str(&config).unwrap();
-            let VisionConfig::Nfnet(nfnet) = &config;
-            assert_eq!(nfnet.variant, variant);
+            assert_eq!(config.encoder().describe()["depths"], serde_json::json!(variant.dimensions().depths));
             let all = timm_keys(name);
             assert!(all.iter().any(|(key, _)| key.starts_with(unread)));
             // One zero, broadcast to every shape: 438M parameters take no memory.
             let zero = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
             let kept = all.into_iter().filter(|(key, _)| !config.ignores(key));
             let weights = strict(kept.map(|(key, s)| (key, zero.broadcast_as(s).unwrap())).collect());
-            NfNet::new(&variant.row(), nfnet.features, &weights).unwrap();
+            config.encoder().build(&weights).unwrap();
             weights.finish().unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
@@ -141,7 +140,7 @@ fn keys_and_shapes_of_all_published_variants() {
 
 #[test]
 fn frame_features_do_not_depend_on_batch() {
-    let row = Variant::Mini.row();
+    let row = Variant::Mini.dimensions();
     let net = ruled(&row, &keys(&row)).fold().unwrap();
     let x = pixels(3, 75, 96);
     let batched = net.encode(&x).unwrap();

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::{self, Decoder, Generation, KvReservation, Sequence};
-use flamingo::kernels::pool::in_the_pool;
+use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
@@ -206,7 +206,7 @@ impl<'p> Looks<'p> {
             for looking in self.waiting.remove_if(|looking| looking.turn.stop.is_set()) {
                 let _ = looking.answer.send(Err(ModelError::Unwanted));
             }
-            in_the_pool(|| {
+            on_rayon(|| {
                 let start = Instant::now();
                 self.look();
                 self.meter.note(|load| load.looking.busy += start.elapsed());
@@ -292,7 +292,7 @@ impl<'p> Writes<'p> {
         let mut idle = true;
         while hear(heard, idle, |writing| self.take(writing)) {
             self.let_go_of_unwanted();
-            in_the_pool(|| {
+            on_rayon(|| {
                 let start = Instant::now();
                 self.begin();
                 self.note();
