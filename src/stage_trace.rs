@@ -18,7 +18,7 @@ use crate::prompt::Prompt;
 pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[Tensor]) -> Result<Vec<(String, Tensor)>> {
     let loaded = pipeline.loaded();
     let model = &loaded.model;
-    let ids = Prompt::parse(prompt).encode(&loaded.tokenizer, &loaded.tokens, media.len())?;
+    let ids = Prompt::parse(prompt).encode(&loaded.tokenizer, &loaded.tokens, media.len())?.ids;
     if ids.is_empty() {
         return Err(Error::Prompt("no tokens".into()));
     }

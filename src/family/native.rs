@@ -193,8 +193,9 @@ pub(crate) fn assemble(
     let stop = config.tokens.stop.iter().map(|name| token(directory, name, &tokenizer));
     let stop = std::iter::once(Ok(tokens.end_of_chunk)).chain(stop).collect::<Result<Vec<_>>>()?;
     let forget_token = config.tokens.forget.as_ref();
+    let media_token = token(directory, &config.tokens.media, &tokenizer)?;
     let rule = MediaAttentionRule {
-        media_token: tokens.media,
+        media_token,
         forget_token: forget_token.map(|name| token(directory, name, &tokenizer)).transpose()?,
         config: config.model.media_attention,
     };
@@ -216,7 +217,7 @@ pub(crate) fn assemble(
         joint_space,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),
-        stop_criteria: StopCriteria { stop, suppressed: vec![tokens.media] },
+        stop_criteria: StopCriteria { stop, suppressed: tokens.media.clone() },
         tokens,
         format: config.prompt.clone(),
     })
@@ -225,7 +226,7 @@ pub(crate) fn assemble(
 fn prompt_tokens(directory: &Path, names: &TokenNames, tokenizer: &Tokenizer) -> Result<PromptTokens> {
     Ok(PromptTokens {
         begin: names.begin.as_ref().map(|name| token(directory, name, tokenizer)).transpose()?,
-        media: token(directory, &names.media, tokenizer)?,
+        media: vec![token(directory, &names.media, tokenizer)?],
         end_of_chunk: token(directory, &names.end_of_chunk, tokenizer)?,
     })
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 
@@ -44,6 +45,17 @@ pub struct CrossAttentionLayer {
 /// A vision encoder and a language model, both frozen, with resampler and gated cross-attention between them.
 pub struct Flamingo {
     parts: FlamingoParts,
+    media_encoded: AtomicU64,
+    kv_projections: AtomicU64,
+}
+
+/// Work of a model since its load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkCounts {
+    /// Media that the vision encoder has encoded.
+    pub media_encoded: u64,
+    /// Projections of a medium to keys and values, one per gated cross-attention.
+    pub kv_projections: u64,
 }
 
 /// State of one row of a batch: its KV cache, its media and its place among them. A clone forks the row: both share the
@@ -53,6 +65,13 @@ pub struct RowState {
     /// KV cache of the language model.
     pub cache: KvCache,
     media: RowMedia,
+}
+
+impl RowState {
+    /// Adds media after those of the row.
+    pub fn add_media(&mut self, media: Vec<Arc<MediaKv>>) {
+        self.media.add(media);
+    }
 }
 
 /// New tokens of one row.
@@ -121,7 +140,7 @@ impl Flamingo {
                 parts.plan
             )));
         }
-        Ok(Self { parts })
+        Ok(Self { parts, media_encoded: AtomicU64::new(0), kv_projections: AtomicU64::new(0) })
     }
 
     /// Returns the language model.
@@ -132,6 +151,14 @@ impl Flamingo {
     /// Returns the numbers of the gated cross-attentions: in the paper, the layers of the language model that they precede.
     pub fn cross_attention_layers(&self) -> Vec<usize> {
         self.parts.cross_attention.iter().map(|layer| layer.number).collect()
+    }
+
+    /// Returns the work since the load.
+    pub fn work(&self) -> WorkCounts {
+        WorkCounts {
+            media_encoded: self.media_encoded.load(Ordering::Relaxed),
+            kv_projections: self.kv_projections.load(Ordering::Relaxed),
+        }
     }
 
     /// Tells whether any attention gate differs from 0. With all gates closed the media do not change the answer.
@@ -152,6 +179,7 @@ impl Flamingo {
     /// # Errors
     /// The media differ in size, or the device refuses an operation.
     pub fn visual_tokens(&self, media: &[Tensor], mut observe: Option<Observer>) -> Result<Vec<Tensor>> {
+        self.media_encoded.fetch_add(media.len() as u64, Ordering::Relaxed);
         let frames = Tensor::cat(media, 0)?;
         let n = frames.dim(0)?;
         let features = (0..n)
@@ -202,6 +230,7 @@ impl Flamingo {
     /// The tokens have another width than the model expects.
     pub fn media_kv(&self, visual_tokens: &Tensor) -> Result<Arc<MediaKv>> {
         let blocks = self.parts.cross_attention.iter();
+        self.kv_projections.fetch_add(blocks.len() as u64, Ordering::Relaxed);
         let layers = blocks.map(|layer| layer.block.project_kv(visual_tokens)).collect::<Result<_>>()?;
         Ok(Arc::new(MediaKv { layers }))
     }
@@ -217,11 +246,21 @@ impl Flamingo {
                 "token {id} is not one of the {vocabulary} of the vocabulary"
             )));
         }
-        let markers = ids.iter().filter(|&&id| id == self.parts.rule.media_token).count();
+        let markers = self.count_markers(ids);
         if markers != media {
             return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
         }
         Ok(())
+    }
+
+    /// Returns the token that marks a medium.
+    pub fn media_token(&self) -> u32 {
+        self.parts.rule.media_token
+    }
+
+    /// Returns the number of media markers in `ids`.
+    pub fn count_markers(&self, ids: &[u32]) -> usize {
+        ids.iter().filter(|&&id| id == self.parts.rule.media_token).count()
     }
 
     /// Creates a row over `media` that caches its tokens in `pool`.

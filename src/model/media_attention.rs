@@ -143,6 +143,10 @@ impl RowMedia {
         Self { media, cursor: MediaCursor::default() }
     }
 
+    pub(super) fn add(&mut self, media: Vec<Arc<MediaKv>>) {
+        self.media.extend(media);
+    }
+
     fn advance(
         &mut self,
         ids: &[u32],

@@ -19,7 +19,7 @@ use crate::adapters::{self, WIDTH};
 
 const PLACEMENTS: [(&str, Placement); 2] =
     [("open_flamingo", Placement { every: 2, first: 1 }), ("paper", Placement { every: 2, first: 0 })];
-const MEDIA_TOKEN: u32 = 5;
+pub const MEDIA_TOKEN: u32 = 5;
 const STOP: [u32; 5] = [17, 3, 44, 71, 90];
 const FRAMES: [usize; 3] = [3, 1, 6];
 const PROMPTS: [(&str, &[u32], &[usize]); 3] = [
@@ -77,6 +77,10 @@ fn trained(placement: Placement) -> Flamingo {
     model(placement, DType::F32, |names| adapters::weights(names, DType::F32))
 }
 
+pub fn trained_paper() -> Flamingo {
+    trained(PLACEMENTS[1].1)
+}
+
 fn pixels(medium: usize) -> Tensor {
     random_weights::values(&format!("pixels.{medium}"), (FRAMES[medium], 3, 8, 11), 0.0, 1.7)
         .unwrap()
@@ -84,7 +88,7 @@ fn pixels(medium: usize) -> Tensor {
         .unwrap()
 }
 
-fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKv>>) {
+pub fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKv>>) {
     if media.is_empty() {
         return (vec![], vec![]);
     }
