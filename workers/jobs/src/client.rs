@@ -130,8 +130,8 @@ mod tests {
     use crate::trace::TraceContext;
 
     async fn client() -> Client {
-        let ledger = Ledger::open(&SecretUrl::new("sqlite::memory:"), &LedgerSettings::default());
-        let ledger = ledger.await.unwrap();
+        let url = SecretUrl::new("sqlite::memory:");
+        let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
         ledger.migrate().await.unwrap();
         Client { queue: Arc::new(MemoryQueue::new()), ledger, job_schema: "job/1" }
     }

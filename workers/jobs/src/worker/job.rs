@@ -58,22 +58,25 @@ impl<S: Service> Worker<S> {
 
     async fn continue_job(&self, record: JobRecord, delivery: Delivery) -> Result<(), WorkerFault> {
         if record.state.is_end() && delivery.message.reply_to.is_some() {
-            return Ok(self.republish_end(record, delivery).await);
+            self.republish_end(record, delivery).await;
+            return Ok(());
         }
         let Err(stopped) = self.next_step(&record).await else {
-            return Ok(self.acknowledge(delivery, Some(&record.id), None).await);
+            self.acknowledge(delivery, Some(&record.id), None).await;
+            return Ok(());
         };
         match stopped.disposition {
             Disposition::Cancelled => self.settle_stopped(delivery, &stopped, Duration::ZERO).await,
-            // A job fails in `run_phase`; an error of that needs a retry, too.
-            Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Fail => {
+            // The job itself has failed in `run_phase` by now; what is left to do is retried.
+            Disposition::Retry(_) | Disposition::Fail => {
                 self.requeue(delivery, self.settings.backoff.max, &stopped).await;
             }
+            Disposition::WorkerFault => {
+                self.requeue(delivery, self.settings.backoff.max, &stopped).await;
+                return Err(WorkerFault(stopped.failure));
+            }
         }
-        match stopped.disposition {
-            Disposition::WorkerFault => Err(WorkerFault(stopped.failure)),
-            Disposition::Retry(_) | Disposition::Fail | Disposition::Cancelled => Ok(()),
-        }
+        Ok(())
     }
 
     async fn next_step(&self, record: &JobRecord) -> Result<(), Stopped> {
