@@ -17,8 +17,8 @@ use jobs::worker::{
     EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Step, Stop, Trouble, Worker,
 };
 use jobs::{Failure, ItemId, JobId};
+use video_worker::app::Backends;
 use video_worker::settings;
-use video_worker::start::Backends;
 
 /// As large as the report of a short video.
 const REPORT: usize = 1500;

@@ -45,10 +45,10 @@ pub const TARGETS: [(&str, Target); 6] = [
 pub fn message(bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     if let Ok(job) = JobMessage::parse(&Message::new("job".into(), JOB_SCHEMA, body.clone())) {
-        let again = JobMessage::recall(&json(&job)).expect("a job that was written can be read");
+        let again = JobMessage::from_ledger(&json(&job)).expect("a job that was written can be read");
         assert_eq!(again, job);
         let new = job.to_new().expect("a job that was checked has an identity");
-        let kept = JobMessage::recall(&new.message).expect("what the ledger keeps can be read");
+        let kept = JobMessage::from_ledger(&new.message).expect("what the ledger keeps can be read");
         kept.check().expect("what the ledger keeps is still a job");
         let kept = kept.to_new().expect("what the ledger keeps has an identity");
         assert_eq!((kept.id, kept.request_sha256), (new.id, new.request_sha256));
@@ -72,7 +72,7 @@ pub fn manifest(bytes: &[u8]) {
     let inputs = Inputs::new(allow, StoreSettings::default(), disk);
     let job = r#"{"schema": "flamingo.job/1", "job_id": "m", "tasks": [{"kind": "caption"}],
         "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;
-    let job = JobMessage::recall(job).expect("a job");
+    let job = JobMessage::from_ledger(job).expect("a job");
     let id = JobId::try_from("m".to_owned()).expect("a name");
     let Ok(items) = manifest_items(&inputs, &job, &id, &place("s3://videos/open/m.jsonl"), bytes) else {
         return;
@@ -176,10 +176,10 @@ pub fn sniff(bytes: &[u8]) {
     fuzzing::packet(codec, extra, packet, sizes & 1 == 1);
 }
 
-/// What a decoder's child says: what was understood is the same after it was written and read again.
+/// What a decoder's child says: a parsed message is the same after it was written and read again.
 pub fn wire(bytes: &[u8]) {
-    let understood = decoder::fuzzing::understood(bytes, 1 << 16);
-    assert_eq!(decoder::fuzzing::understood(&understood, 1 << 16), understood);
+    let encoded = decoder::fuzzing::reencode(bytes, 1 << 16);
+    assert_eq!(decoder::fuzzing::reencode(&encoded, 1 << 16), encoded);
 }
 
 fn file(suffix: &str, bytes: &[u8]) -> NamedTempFile {

@@ -13,12 +13,12 @@ use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
+use video_worker::analysis::{AnalysisError, AnalysisRequest, Source, VideoAnalyzer};
 use video_worker::decoder::{ProcessLimits, StopFlag};
 use video_worker::engine::{Engine, EngineLimits};
 use video_worker::model::{Model, ModelError};
-use video_worker::progress::Tally;
+use video_worker::progress::ProgressCounter;
 use video_worker::report::{Outcome, Report};
-use video_worker::understand::{Request, Source, UnderstandError, Understander};
 
 use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
 use crate::inputs::{self, Input};
@@ -112,16 +112,16 @@ impl Common {
         // What is asked once needs no company.
         let at_once = if together { 1 } else { inputs.len().min(self.at_once as usize) };
         let model = self.model(&request, at_once)?;
-        let understander = Understander { model: &*model, decoder: program()? };
+        let analyzer = VideoAnalyzer { model: &*model, decoder: program()? };
         let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
         if together {
-            self.all_in_one(&inputs, &request, &understander, &output)
+            self.all_in_one(&inputs, &request, &analyzer, &output)
         } else {
-            self.each(&inputs, &request, &understander, &output, at_once)
+            self.each(&inputs, &request, &analyzer, &output, at_once)
         }
     }
 
-    fn model(&self, request: &Request, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
+    fn model(&self, request: &AnalysisRequest, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
         let pipeline: Pipeline = self.model.load_to_answer()?;
         if at_once == 1 {
             return Ok(Box::new(pipeline));
@@ -134,8 +134,8 @@ impl Common {
     fn each(
         &self,
         inputs: &[Input],
-        request: &Request,
-        understander: &Understander,
+        request: &AnalysisRequest,
+        analyzer: &VideoAnalyzer,
         output: &Output,
         at_once: usize,
     ) -> anyhow::Result<bool> {
@@ -148,7 +148,7 @@ impl Common {
                 scope.spawn(move || {
                     let _ending = EndsAll(&request.stop);
                     while let (n, Some(input)) = take(inputs, next) {
-                        let one = self.one(input, request, understander, output, bar);
+                        let one = self.one(input, request, analyzer, output, bar);
                         // Nobody listens any more after one that could not be written or told.
                         if request.stop.is_set() || answered.send((n, one)).is_err() {
                             break;
@@ -180,49 +180,49 @@ impl Common {
     fn one(
         &self,
         input: &Input,
-        request: &Request,
-        understander: &Understander,
+        request: &AnalysisRequest,
+        analyzer: &VideoAnalyzer,
         output: &Output,
         bar: &ProgressBar,
     ) -> anyhow::Result<Report> {
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-        let understood = understander.understand(&Source::file(&input.path), request, &mut |frame| {
+        let analysis = analyzer.analyze(&Source::file(&input.path), request, &mut |frame| {
             show_frame(bar, input, frame);
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
             }
             ControlFlow::Continue(())
         });
-        if let Some(UnderstandError::Model { source: ModelError::Gone, .. }) = understood.error {
+        if let Some(AnalysisError::Model { source: ModelError::Gone, .. }) = analysis.error {
             bail!("the model has failed: no more can be answered");
         }
-        output.write(&input.name, &understood.report, sheet.as_ref())?;
-        Ok(understood.report)
+        output.write(&input.name, &analysis.report, sheet.as_ref())?;
+        Ok(analysis.report)
     }
 
     fn all_in_one(
         &self,
         inputs: &[Input],
-        request: &Request,
-        understander: &Understander,
+        request: &AnalysisRequest,
+        analyzer: &VideoAnalyzer,
         output: &Output,
     ) -> anyhow::Result<bool> {
         let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-        let understood = understander.understand_together(&sources, request, &mut |frame| {
+        let analysis = analyzer.analyze_jointly(&sources, request, &mut |frame| {
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
             }
             ControlFlow::Continue(())
         });
-        let report = understood.report;
+        let report = analysis.report;
         output.write("answer", &report, sheet.as_ref())?;
         output.say(&report)?;
         Ok(!is_failure(&report.outcome))
     }
 
-    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<Request> {
-        Ok(Request {
+    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<AnalysisRequest> {
+        Ok(AnalysisRequest {
             tasks,
             sampling: self.sampling.sampling()?,
             window: self.window,
@@ -233,7 +233,7 @@ impl Common {
             job: String::new(),
             urgent: false,
             stop: StopFlag::default(),
-            tally: Tally::default(),
+            progress: ProgressCounter::default(),
         })
     }
 }

@@ -1,37 +1,36 @@
-//! How much memory a video may take in this process, told before anything of it is decoded.
+//! Memory estimate of a video, before any of it is decoded.
 //!
-//! Counted are its frames as the model wants them, of one window, up to `max_frames` and one more; one frame as it was
-//! decoded, of the largest size that is allowed; and its answers, twice: as they are and as JSON. Not counted are the
-//! decoder, a process with a limit of its own; what was seen of the video, which the cache counts; the model and what it computes.
-
+//! Counted are: the prepared frames of one window, up to `max_frames` and one more; one decoded frame of the largest allowed
+//! size; and the answers twice, as structs and as JSON. Not counted are: the decoder, a process with its own limit; visual
+//! tokens, which the cache counts; the model and its activations.
 use flamingo::video::FrameSampling;
 
-use crate::batch::LONGEST_REPORT;
-use crate::understand::Request;
+use crate::analysis::AnalysisRequest;
+use crate::batch::MAX_REPORT_BYTES;
 
-/// Bytes of a pixel: RGB.
+/// Bytes of an RGB pixel.
 const PIXEL: u64 = 3;
 
-/// Bytes of an answer beside its text and the times of its frames, and of a token of the text, about.
+/// Approximate bytes of an answer without its text and frame times, and of a token of its text.
 const ANSWER: u64 = 512;
 const TOKEN: u64 = 8;
 
-/// Bytes that the video may take while it is looked at. `frame`: of one frame as the model wants it.
-pub fn estimate(request: &Request, frame: u64) -> u64 {
+/// Estimates the bytes of a video during its analysis. `frame`: bytes of one prepared frame.
+pub fn estimate(request: &AnalysisRequest, frame: u64) -> u64 {
     let frames = frames_at_once(request);
     let decoded = request.limits.max_pixels.saturating_mul(PIXEL);
     let answer = ANSWER + TOKEN * request.generation.max_new_tokens as u64 + 8 * frames;
     let answers = windows(request).saturating_mul(request.tasks.len() as u64).saturating_mul(answer);
-    // A report that is longer is none.
-    let answers = answers.min(LONGEST_REPORT).saturating_mul(2);
+    // A longer report is rejected.
+    let answers = answers.min(MAX_REPORT_BYTES).saturating_mul(2);
     frames.saturating_mul(frame).saturating_add(decoded).saturating_add(answers)
 }
 
-/// Frames that are held together: those of a window. One too many is looked at before a video is refused.
-pub fn frames_at_once(request: &Request) -> u64 {
+/// Returns the frames of one window. One frame too many is decoded before a video is rejected.
+pub fn frames_at_once(request: &AnalysisRequest) -> u64 {
     let span = seconds(request).min(request.window.unwrap_or(f64::MAX));
     let asked = match request.sampling {
-        // The first is at the beginning, and a window begins with any.
+        // One frame at the start of the window, then `fps` per second.
         FrameSampling::Fps { fps, max_frames, .. } => {
             ((span * fps).floor() as u64).saturating_add(1).min(max_frames.map_or(u64::MAX, |n| n as u64))
         }
@@ -40,12 +39,12 @@ pub fn frames_at_once(request: &Request) -> u64 {
     asked.min(request.max_frames as u64 + 1)
 }
 
-fn windows(request: &Request) -> u64 {
+fn windows(request: &AnalysisRequest) -> u64 {
     request.window.map_or(1, |length| (seconds(request) / length).ceil().max(1.0) as u64)
 }
 
-/// Seconds that are looked at: how long the video is shows only when it is decoded.
-fn seconds(request: &Request) -> f64 {
+/// Returns the sampled seconds of the longest allowed video: the real duration is known only after decoding.
+fn seconds(request: &AnalysisRequest) -> f64 {
     let (start, end) = request.sampling.range();
     let longest = request.limits.max_duration_s;
     (end.unwrap_or(longest).min(longest) - start).max(0.0)
@@ -59,10 +58,10 @@ mod tests {
 
     use super::*;
     use crate::decoder::{ProcessLimits, StopFlag};
-    use crate::progress::Tally;
+    use crate::progress::ProgressCounter;
 
-    fn request(sampling: FrameSampling, window: Option<f64>, max_frames: usize) -> Request {
-        Request {
+    fn request(sampling: FrameSampling, window: Option<f64>, max_frames: usize) -> AnalysisRequest {
+        AnalysisRequest {
             tasks: vec![Task::Caption {}],
             sampling,
             window,
@@ -71,14 +70,14 @@ mod tests {
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
             stop: StopFlag::default(),
-            tally: Tally::default(),
+            progress: ProgressCounter::default(),
             job: String::new(),
             urgent: false,
         }
     }
 
     #[test]
-    fn frames_are_those_of_a_window() {
+    fn counts_frames_of_one_window() {
         let fps = |fps: f64, start: f64, end: Option<f64>| FrameSampling::fps(fps).within(start, end);
         let capped = FrameSampling::Fps { fps: 30.0, start: 0.0, end: None, max_frames: Some(7) };
         for (sampling, window, max_frames, expected) in [
@@ -99,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_is_the_sum_of_its_parts() {
+    fn estimate_is_sum_of_parts() {
         let mut asked = request(FrameSampling::uniform(12), None, 64);
         asked.generation.max_new_tokens = 20;
         asked.limits.max_pixels = 1000;
@@ -107,9 +106,9 @@ mod tests {
         assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + answer);
         asked.tasks.push(Task::Caption {});
         assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + 2 * answer);
-        // Four hours in windows of a hundredth of a second: no report holds that.
+        // Four hours in windows of 0.01 s exceed the largest report.
         asked.window = Some(0.01);
-        assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + 2 * LONGEST_REPORT);
+        assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + 2 * MAX_REPORT_BYTES);
         asked.limits.max_pixels = u64::MAX;
         assert_eq!(estimate(&asked, u64::MAX), u64::MAX);
     }

@@ -1,4 +1,4 @@
-//! A job's inputs become items, and the items' reports become results.
+//! Expansion of inputs into items, and collection of item reports into results.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,39 +11,39 @@ use jobs::worker::{EndedJob, Page, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Map, Value, json};
 
-use crate::fetch::{Found, Inputs};
+use crate::fetch::{Inputs, ListedObject};
 use crate::location::Location;
 use crate::message::{Input, ItemMessage, JobMessage, ManifestLine, json as to_json, matcher, sha256};
-use crate::outcome::{store_trouble, trouble};
+use crate::retry_policy::{store_trouble, trouble};
 
-/// The version of a job's manifest.
+/// Schema version of the result manifest.
 pub const MANIFEST_SCHEMA: &str = "flamingo.manifest/1";
-/// Bytes of one report.
-pub const LONGEST_REPORT: u64 = 64 << 20;
-/// Reports that are read at once, and rows of the ledger.
-const READING: usize = 16;
+/// Largest report in bytes.
+pub const MAX_REPORT_BYTES: u64 = 64 << 20;
+/// Reports read concurrently, and ledger rows per query.
+const CONCURRENT_READS: usize = 16;
 const ROWS: u32 = 500;
-/// Items of a page whose list has to be read whole each time.
-const LISTED: usize = 10_000;
+/// Items per page of an input list that is read whole for each page.
+const LIST_PAGE: usize = 10_000;
 
-/// The folder of a job's results.
-pub fn folder(output: &str, job: &JobId) -> String {
+/// Returns the result folder of a job.
+pub fn job_folder(output: &str, job: &JobId) -> String {
     if output.is_empty() { job.to_string() } else { format!("{output}/{job}") }
 }
 
-/// Where the report of an item stands.
+/// Returns the key of the report of an item.
 pub fn report_key(output: &str, job: &JobId, item: &ItemId) -> String {
-    format!("{}/items/{item}.json", folder(output, job))
+    format!("{}/items/{item}.json", job_folder(output, job))
 }
 
-/// Where the picture of an item's frames stands, if there is one.
+/// Returns the key of the contact sheet of an item.
 pub fn sheet_key(output: &str, job: &JobId, item: &ItemId) -> String {
-    format!("{}/items/{item}.jpg", folder(output, job))
+    format!("{}/items/{item}.jpg", job_folder(output, job))
 }
 
 // ---- inputs -> items ----
 
-/// What lists inputs.
+/// Lists the inputs of jobs.
 pub struct Listing<'a> {
     pub inputs: &'a Inputs,
     pub ledger: &'a Ledger,
@@ -52,12 +52,12 @@ pub struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    /// The items of a job from `cursor` on.
+    /// Returns a page of items from `cursor` on.
     ///
     /// # Errors
     /// The inputs cannot be listed.
     pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
-        let job = JobMessage::recall(&record.message).map_err(Trouble::Fatal)?;
+        let job = JobMessage::from_ledger(&record.message).map_err(Trouble::Fatal)?;
         match &job.input {
             Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
             Input::Videos(urls) => self.list(&job, record, urls, cursor),
@@ -67,8 +67,8 @@ impl Listing<'_> {
         }
     }
 
-    /// The videos of an earlier job that have no answers, each with what it was asked there. Of a video that has changed
-    /// since, the version that is there now.
+    /// Lists the videos of an earlier job without answers, each with the tasks it had there. A video that has changed since is
+    /// taken in its current version.
     async fn unfinished(
         &self,
         job: &JobMessage,
@@ -76,32 +76,37 @@ impl Listing<'_> {
         earlier: &JobId,
         cursor: Option<&str>,
     ) -> Result<Page, Trouble> {
-        let away = |e: LedgerError| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string()));
-        match self.ledger.job(earlier).await.map_err(away)? {
+        let unavailable =
+            |e: LedgerError| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string()));
+        match self.ledger.job(earlier).await.map_err(unavailable)? {
             Some(earlier) if !earlier.is_listed() => {
                 return Err(fatal(
                     "not_listed",
-                    format!("{}: ended before all of its inputs were known", earlier.id),
+                    format!("{}: the job ended before its inputs were listed completely", earlier.id),
                 ));
             }
             Some(earlier) if earlier.state.is_end() => {}
-            Some(_) => return Err(fatal("not_ended", format!("{earlier}: this job has not ended yet"))),
+            Some(_) => return Err(fatal("not_ended", format!("{earlier}: the job has not ended"))),
             None => return Err(fatal("not_found", format!("{earlier}: no such job in the ledger"))),
         }
         let cursor = cursor.and_then(|text| text.split_once(' '));
         let after = cursor
             .and_then(|(position, id)| Some((position.parse().ok()?, ItemId::try_from(id.to_owned()).ok()?)));
         let after = after.as_ref().map(|(position, id)| (*position, id));
-        let rows = self.ledger.unfinished_items(earlier, after, self.page as u32).await.map_err(away)?;
+        let rows =
+            self.ledger.unfinished_items(earlier, after, self.page as u32).await.map_err(unavailable)?;
         let next = rows.last().map(|(position, item)| format!("{position} {}", item.id));
-        let again = |row: &NewItem| {
-            let asked: ItemMessage = serde_json::from_str(&row.message).map_err(|e| {
-                fatal("malformed_message", format!("{earlier}/{}: written by another build: {e}", row.id))
+        let item = |row: &NewItem| {
+            let earlier_item: ItemMessage = serde_json::from_str(&row.message).map_err(|e| {
+                fatal(
+                    "malformed_message",
+                    format!("{earlier}/{}: written by an incompatible build: {e}", row.id),
+                )
             })?;
             let (job_id, output) = (record.id.clone(), job.output.clone());
-            Ok(new_item(&ItemMessage { job_id, output, etag: None, priority: job.priority, ..asked }))
+            Ok(new_item(&ItemMessage { job_id, output, etag: None, priority: job.priority, ..earlier_item }))
         };
-        let items = rows.iter().map(|(_, row)| again(row)).collect::<Result<_, Trouble>>()?;
+        let items = rows.iter().map(|(_, row)| item(row)).collect::<Result<_, Trouble>>()?;
         Ok(Page { items, next })
     }
 
@@ -115,7 +120,7 @@ impl Listing<'_> {
         for url in urls {
             self.inputs.locate(url).map_err(|e| trouble(&e))?;
         }
-        let items = urls.iter().map(|url| job.item(&record.id, item_id(&name_of(url)), url.clone()));
+        let items = urls.iter().map(|url| job.item(&record.id, item_id(&file_name(url)), url.clone()));
         Ok(slice(distinct(items.collect()), cursor))
     }
 
@@ -130,15 +135,15 @@ impl Listing<'_> {
         let prefix = self.inputs.locate(url).map_err(|e| trouble(&e))?;
         let matcher = matcher(glob).map_err(Trouble::Fatal)?;
         let (found, next) = self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
-        let wanted = found.into_iter().filter(|found| matcher.is_match(&found.name));
-        let items = wanted.map(|Found { name, location, etag }| {
+        let matching = found.into_iter().filter(|found| matcher.is_match(&found.name));
+        let items = matching.map(|ListedObject { name, location, etag }| {
             let item = job.item(&record.id, item_id(&name), location.to_string());
             new_item(&ItemMessage { etag, ..item })
         });
         Ok(Page { items: items.collect(), next })
     }
 
-    /// A manifest is checked whole before its first item exists.
+    /// Lists a manifest. All of it is validated before the first item exists.
     async fn manifest(
         &self,
         job: &JobMessage,
@@ -148,12 +153,12 @@ impl Listing<'_> {
     ) -> Result<Page, Trouble> {
         let location = self.inputs.locate(url).map_err(|e| trouble(&e))?;
         let bytes = self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| trouble(&e))?;
-        // The cursor knows which manifest it is a place in.
+        // The cursor names the version of the manifest it belongs to.
         let version = &sha256(&bytes)[..16];
         let place = match cursor.map(|cursor| cursor.split_once(' ').unwrap_or((cursor, ""))) {
             Some((place, of)) if of == version => Some(place),
             Some(_) => {
-                return Err(fatal("changed", format!("{location}: has changed while it was being read")));
+                return Err(fatal("changed", format!("{location}: has changed during listing")));
             }
             None => None,
         };
@@ -163,10 +168,10 @@ impl Listing<'_> {
     }
 }
 
-/// The items of a job whose manifest holds `bytes`; all of them, or none if a line is wrong.
+/// Parses a manifest into items; fails as a whole if any line is invalid.
 ///
 /// # Errors
-/// Which line is wrong, and why.
+/// The first invalid line.
 pub fn manifest_items(
     inputs: &Inputs,
     job: &JobMessage,
@@ -174,7 +179,7 @@ pub fn manifest_items(
     location: &Location,
     bytes: &[u8],
 ) -> Result<Vec<ItemMessage>, Trouble> {
-    let mut seen = HashSet::new();
+    let mut ids = HashSet::new();
     let mut items = Vec::new();
     for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
         if line.trim_ascii().is_empty() {
@@ -186,8 +191,8 @@ pub fn manifest_items(
             return Err(bad("`custom_id` is empty or longer than 512 bytes".into()));
         }
         let name = item_id(&line.custom_id);
-        if !seen.insert(name.clone()) {
-            return Err(bad(format!("custom_id {:?} stands on an earlier line too", line.custom_id)));
+        if !ids.insert(name.clone()) {
+            return Err(bad(format!("custom_id {:?} is used on an earlier line too", line.custom_id)));
         }
         inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
         let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
@@ -201,21 +206,21 @@ fn fatal(code: &str, message: String) -> Trouble {
     Trouble::Fatal(Failure::new(code, message))
 }
 
-/// An item's name made of its video's or of what the manifest calls it: itself where that is a plain name, else what is
-/// plain of it and a piece of its hash, so that two names never become one.
+/// Returns an item id for the name of a video or the `custom_id` of a manifest line: the name itself if it is a plain name,
+/// else its plain characters and part of its hash, so that two names never share an id.
 pub fn item_id(name: &str) -> ItemId {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let to_plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     ItemId::try_from(name.to_owned()).unwrap_or_else(|_| {
-        let text: String = name.chars().map(plain).collect();
-        // The end of a path tells more than its beginning.
+        let text: String = name.chars().map(to_plain).collect();
+        // The end of a path is more specific than its start.
         let end = &text[text.len().saturating_sub(120)..];
         let id = format!("{end}-{}", &sha256(name.as_bytes())[..12]);
-        ItemId::try_from(id.trim_start_matches(['.', '-']).to_owned()).expect("made of plain characters")
+        ItemId::try_from(id.trim_start_matches(['.', '-']).to_owned()).expect("only plain characters")
     })
 }
 
 /// The last part of a path.
-fn name_of(url: &str) -> String {
+fn file_name(url: &str) -> String {
     url.trim_end_matches('/').rsplit('/').next().unwrap_or(url).to_owned()
 }
 
@@ -223,36 +228,36 @@ fn new_item(item: &ItemMessage) -> NewItem {
     NewItem { id: item.item_id.clone(), message: to_json(item) }
 }
 
-/// `a/x.mp4` and `b/x.mp4` are both called `x.mp4`; then all of that name are called by their whole path.
+/// Makes ids unique: `a/x.mp4` and `b/x.mp4` share the name `x.mp4`; then all of that name get ids of their full paths.
 fn distinct(items: Vec<ItemMessage>) -> Vec<ItemMessage> {
-    let mut taken = HashMap::new();
+    let mut uses = HashMap::new();
     for item in &items {
-        *taken.entry(item.item_id.clone()).or_insert(0) += 1;
+        *uses.entry(item.item_id.clone()).or_insert(0) += 1;
     }
-    let named = items.into_iter().map(|item| match taken[&item.item_id] {
+    let named = items.into_iter().map(|item| match uses[&item.item_id] {
         1 => item,
         _ => ItemMessage { item_id: item_id(&item.video), ..item },
     });
     named.collect()
 }
 
-/// A page of a list that is known whole; the cursor is where it begins.
+/// Returns a page of a complete list; the cursor is its start index.
 fn slice(items: Vec<ItemMessage>, cursor: Option<&str>) -> Page {
     let start: usize = cursor.and_then(|text| text.parse().ok()).unwrap_or(0);
-    let end = start.saturating_add(LISTED).min(items.len());
+    let end = start.saturating_add(LIST_PAGE).min(items.len());
     let next = (end < items.len()).then(|| end.to_string());
-    Page { items: items.iter().skip(start).take(LISTED).map(new_item).collect(), next }
+    Page { items: items.iter().skip(start).take(LIST_PAGE).map(new_item).collect(), next }
 }
 
 // ---- reports -> results ----
 
-/// What gathers the reports of a job.
+/// Collects the reports of a job.
 pub struct Results<'a> {
     pub store: &'a Store,
     pub ledger: &'a Ledger,
 }
 
-/// Sums over a job's items.
+/// Token sums over the items of a job.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tokens {
     prompt: u64,
@@ -260,30 +265,30 @@ struct Tokens {
 }
 
 impl Results<'_> {
-    /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs, then `manifest.json`: where it stands the job
-    /// has ended and everything else is there.
+    /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs, then `manifest.json`. When the manifest exists, the
+    /// job has ended and all other files are complete.
     ///
     /// # Errors
-    /// Ledger or store are away.
+    /// Ledger or store are unavailable.
     pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Trouble> {
-        let job = JobMessage::recall(&ended.record.message).map_err(Trouble::Fatal)?;
-        let folder = folder(&job.output, &ended.record.id);
+        let job = JobMessage::from_ledger(&ended.record.message).map_err(Trouble::Fatal)?;
+        let folder = job_folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
         let manifest = manifest(ended, &job, model, tokens);
-        let text = serde_json::to_vec_pretty(&manifest).expect("a manifest becomes JSON");
+        let text = serde_json::to_vec_pretty(&manifest).expect("a manifest serializes");
         let key = format!("{folder}/manifest.json");
         match self.store.put_new(&key, text.into()).await.map_err(|e| store_trouble(&e))? {
             Put::Created | Put::Same => {}
-            // An earlier finaliser died before the ledger knew: its manifest says the same with other times.
-            Put::Other(_) => tracing::info!(job = %ended.record.id, "the manifest was there"),
+            // An earlier finalization died before the ledger was updated: its manifest differs only in times.
+            Put::Other(_) => tracing::info!(job = %ended.record.id, "the manifest already existed"),
         }
         Ok(())
     }
 
     async fn gather(&self, ended: &EndedJob, job: &JobMessage, folder: &str) -> Result<Tokens, Trouble> {
-        let away = |e: StoreError| store_trouble(&e);
-        let mut results = self.store.upload(&format!("{folder}/results.jsonl")).map_err(away)?;
-        let mut errors = self.store.upload(&format!("{folder}/errors.jsonl")).map_err(away)?;
+        let unavailable = |e: StoreError| store_trouble(&e);
+        let mut results = self.store.upload(&format!("{folder}/results.jsonl")).map_err(unavailable)?;
+        let mut errors = self.store.upload(&format!("{folder}/errors.jsonl")).map_err(unavailable)?;
         let mut tokens = Tokens::default();
         let mut after: Option<(i64, ItemId)> = None;
         loop {
@@ -294,37 +299,40 @@ impl Results<'_> {
             let Some(last) = rows.last() else { break };
             after = Some((last.position, last.id.clone()));
             let reading: Vec<_> = rows.iter().map(|row| self.report(job, &ended.record.id, row)).collect();
-            // One after the other: all of them at once may be more than memory holds.
-            let mut reports = stream::iter(rows.iter()).zip(stream::iter(reading).buffered(READING));
+            // Written one by one: all of them at once may exceed memory.
+            let mut reports = stream::iter(rows.iter()).zip(stream::iter(reading).buffered(CONCURRENT_READS));
             while let Some((row, report)) = reports.next().await {
                 let report = report?;
                 tokens.add(&report);
                 match row.state {
-                    ItemState::Succeeded => results.write(line(&report)).await.map_err(away)?,
-                    _ => errors.write(line(&error_line(row, &ended.record, &report))).await.map_err(away)?,
+                    ItemState::Succeeded => results.write(line(&report)).await.map_err(unavailable)?,
+                    _ => errors
+                        .write(line(&error_line(row, &ended.record, &report)))
+                        .await
+                        .map_err(unavailable)?,
                 }
             }
         }
-        results.finish().await.map_err(away)?;
-        errors.finish().await.map_err(away)?;
+        results.finish().await.map_err(unavailable)?;
+        errors.finish().await.map_err(unavailable)?;
         Ok(tokens)
     }
 
-    /// The report of an item; one that was never begun has only what the ledger knows.
+    /// Reads the report of an item; an item without one gets an entry from the ledger.
     async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Trouble> {
         if row.state == ItemState::Cancelled {
             let message = self.ledger.item_message(id, &row.id).await;
             let message =
                 message.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
-            let asked: Value = serde_json::from_str(&message).unwrap_or_default();
-            let mut report = json!({ "item_id": row.id, "input": { "url": asked["video"] } });
-            if let Some(name) = asked.get("custom_id") {
+            let item: Value = serde_json::from_str(&message).unwrap_or_default();
+            let mut report = json!({ "item_id": row.id, "input": { "url": item["video"] } });
+            if let Some(name) = item.get("custom_id") {
                 report["custom_id"] = name.clone();
             }
             return Ok(report);
         }
         let key = report_key(&job.output, id, &row.id);
-        let found = self.store.get(&key, LONGEST_REPORT).await.map_err(|e| store_trouble(&e))?;
+        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_trouble(&e))?;
         Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(
             || json!({ "job_id": id, "item_id": row.id, "status": row.state, "error": row.failure }),
         ))
@@ -352,7 +360,7 @@ fn error_line(row: &ItemRecord, job: &JobRecord, report: &Value) -> Value {
             line.insert(name.into(), value.clone());
         }
     }
-    // A cancelled item may have failed before, and would have been tried again.
+    // A cancelled item may have failed before and been due for a retry.
     let why = if row.state == ItemState::Cancelled { &job.failure } else { &row.failure };
     line.insert("error".into(), why.as_ref().map_or_else(|| report["error"].clone(), |why| json!(why)));
     Value::Object(line)
@@ -384,7 +392,7 @@ fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -
     })
 }
 
-/// How an item has ended by the report that stands in the store.
+/// Returns how an item ended according to its stored report.
 pub fn end_of(report: &[u8]) -> Option<ItemEnd> {
     let report: Value = serde_json::from_slice(report).ok()?;
     match report["status"].as_str()? {

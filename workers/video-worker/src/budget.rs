@@ -1,4 +1,4 @@
-//! Bytes of something that the videos of this process share: of its disk, of its memory. Who finds no room waits.
+//! Byte budgets that the videos of this process share: disk, memory. Requests wait in line for room.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::message::Priority;
 
-/// A limit on bytes. Clones are the same one.
+/// A limit on bytes. Clones share it.
 #[derive(Clone)]
 pub struct Budget {
     shared: Arc<Shared>,
@@ -22,104 +22,106 @@ struct Shared {
 #[derive(Default)]
 struct State {
     reserved: u64,
-    urgent: VecDeque<Waiting>,
-    normal: VecDeque<Waiting>,
+    urgent: VecDeque<WaitingRequest>,
+    normal: VecDeque<WaitingRequest>,
 }
 
-/// One who waits for room. The reservation travels through the channel, so that it is given back when nobody takes it out.
-struct Waiting {
+/// A waiting request. The reservation travels through the channel, so it is released if the receiver is gone.
+struct WaitingRequest {
     bytes: u64,
-    granted: oneshot::Sender<Reserved>,
+    granted: oneshot::Sender<Reservation>,
 }
 
-/// Bytes that are reserved until this is dropped.
-pub struct Reserved {
+/// Reserved bytes; released on drop.
+pub struct Reservation {
     bytes: u64,
     shared: Arc<Shared>,
 }
 
-/// Why there is no room.
+/// Error of a reservation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
-    #[error("it needs {asked} bytes, and {limit} are all there are")]
-    Ever { asked: u64, limit: u64 },
-    #[error("it needs {asked} of {limit} bytes, and too many were in use for {} s", waited.as_secs())]
-    Now { asked: u64, limit: u64, waited: Duration },
+    #[error("needs {asked} bytes, the limit is {limit}")]
+    NeverFits { asked: u64, limit: u64 },
+    #[error("needs {asked} of {limit} bytes, which were not free within {} s", waited.as_secs())]
+    TimedOut { asked: u64, limit: u64, waited: Duration },
 }
 
 impl Budget {
-    /// `limit` 0: none, and nobody waits.
+    /// Returns a budget of `limit` bytes; 0 means unlimited.
     pub fn new(limit: u64) -> Self {
         let limit = if limit == 0 { u64::MAX } else { limit };
         Self { shared: Arc::new(Shared { limit, state: Mutex::default() }) }
     }
 
-    /// `None`: there is none.
+    /// Returns the limit; `None` if unlimited.
     pub fn limit(&self) -> Option<u64> {
         (self.shared.limit < u64::MAX).then_some(self.shared.limit)
     }
 
-    /// What is reserved now.
+    /// Returns the reserved bytes.
     pub fn reserved(&self) -> u64 {
         self.shared.state().reserved
     }
 
-    /// How many wait for room.
+    /// Returns the number of waiting requests.
     pub fn waiting(&self) -> usize {
         let state = self.shared.state();
         state.urgent.len() + state.normal.len()
     }
 
-    /// Reserves so many bytes, and waits for them in line: behind all urgent ones, first come, first served. Dropped, the
-    /// future leaves the line.
+    /// Reserves `bytes`, and waits in line for them: urgent requests first, then first come, first served. Dropping the future
+    /// leaves the line.
     ///
     /// # Errors
-    /// There will never be so much, or there was not for as long as `patience`.
+    /// `bytes` exceed the limit, or were not free within `timeout`.
     pub async fn reserve(
         &self,
         bytes: u64,
         priority: Priority,
-        patience: Duration,
-    ) -> Result<Reserved, NoRoom> {
+        timeout: Duration,
+    ) -> Result<Reservation, NoRoom> {
         self.check(bytes)?;
-        // Declared before the channel, so dropped after it: whoever stood behind this one may have room now.
-        let _leaving = Leaving(&self.shared);
+        // Declared before the channel, so dropped after it: the next request in line may fit now.
+        let _admit = AdmitOnDrop(&self.shared);
         let (granted, room) = oneshot::channel();
-        let waiting = Waiting { bytes, granted };
+        let waiting = WaitingRequest { bytes, granted };
         match priority {
             Priority::Urgent => self.shared.state().urgent.push_back(waiting),
             Priority::Normal => self.shared.state().normal.push_back(waiting),
         }
         self.shared.admit();
-        match tokio::time::timeout(patience, room).await {
+        match tokio::time::timeout(timeout, room).await {
             Ok(Ok(reserved)) => Ok(reserved),
-            // The line lives as long as `self`, so it is the time that has passed.
+            // The queue lives as long as `self`, so a closed channel cannot happen here; both mean a timeout.
             Ok(Err(_)) | Err(_) => {
-                Err(NoRoom::Now { asked: bytes, limit: self.shared.limit, waited: patience })
+                Err(NoRoom::TimedOut { asked: bytes, limit: self.shared.limit, waited: timeout })
             }
         }
     }
 
+    /// Checks `bytes` against the limit.
+    ///
     /// # Errors
-    /// There will never be so much.
+    /// `bytes` exceed the limit.
     pub fn check(&self, bytes: u64) -> Result<(), NoRoom> {
         match self.shared.limit {
-            limit if bytes > limit => Err(NoRoom::Ever { asked: bytes, limit }),
+            limit if bytes > limit => Err(NoRoom::NeverFits { asked: bytes, limit }),
             _ => Ok(()),
         }
     }
 }
 
 impl Shared {
-    /// Every change of the state is whole before anything can panic, so a poisoned lock holds a sound state.
+    /// Locks the state. No code panics between related changes, so the state behind a poisoned lock is valid.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets in whoever stands first in line, as long as there is room.
+    /// Grants requests from the front of the line while they fit.
     fn admit(self: &Arc<Self>) {
-        // What nobody takes is given back by being dropped, which asks for the lock: after it is free.
-        let mut unwanted = Vec::new();
+        // A reservation without a receiver is released by its drop, which takes the lock: drop it after the lock is free.
+        let mut unclaimed = Vec::new();
         let mut state = self.state();
         loop {
             let State { reserved, urgent, normal } = &mut *state;
@@ -129,38 +131,39 @@ impl Shared {
             if !fits && !first.granted.is_closed() {
                 break;
             }
-            let Some(Waiting { bytes, granted }) = line.pop_front() else { break };
+            let Some(WaitingRequest { bytes, granted }) = line.pop_front() else { break };
             if !granted.is_closed() {
                 *reserved += bytes;
-                unwanted.extend(granted.send(Reserved { bytes, shared: self.clone() }).err());
+                unclaimed.extend(granted.send(Reservation { bytes, shared: self.clone() }).err());
             }
         }
         drop(state);
     }
 }
 
-impl Reserved {
+impl Reservation {
+    /// Returns the reserved bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.shared.state().reserved -= self.bytes;
         self.shared.admit();
     }
 }
 
-impl std::fmt::Debug for Reserved {
+impl std::fmt::Debug for Reservation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes", self.bytes)
     }
 }
 
-struct Leaving<'a>(&'a Arc<Shared>);
+struct AdmitOnDrop<'a>(&'a Arc<Shared>);
 
-impl Drop for Leaving<'_> {
+impl Drop for AdmitOnDrop<'_> {
     fn drop(&mut self) {
         self.0.admit();
     }
@@ -173,15 +176,15 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// Asks, and stands in line when this returns.
+    /// Starts a reservation; returns when it is granted or in line.
     async fn ask(
         budget: &Budget,
         bytes: u64,
         priority: Priority,
-    ) -> tokio::task::JoinHandle<Result<Reserved, NoRoom>> {
+    ) -> tokio::task::JoinHandle<Result<Reservation, NoRoom>> {
         let before = budget.waiting();
-        let theirs = budget.clone();
-        let asking = tokio::spawn(async move { theirs.reserve(bytes, priority, LONG).await });
+        let shared = budget.clone();
+        let asking = tokio::spawn(async move { shared.reserve(bytes, priority, LONG).await });
         while !asking.is_finished() && budget.waiting() == before {
             tokio::task::yield_now().await;
         }
@@ -189,11 +192,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_finds_no_room_waits_in_line_and_urgent_ones_come_first() {
+    async fn waits_in_line_with_urgent_requests_first() {
         let budget = Budget::new(10);
         let held = budget.reserve(7, Normal, LONG).await.unwrap();
         let large = ask(&budget, 9, Normal).await;
-        // It would fit, but then the large one might wait for ever.
+        // It would fit, but then the large request might wait for ever.
         let small = ask(&budget, 3, Normal).await;
         let urgent = ask(&budget, 8, Urgent).await;
         assert!(!small.is_finished() && !large.is_finished() && !urgent.is_finished());
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_leaves_the_line_keeps_nobody_waiting() {
+    async fn cancelled_request_unblocks_the_line() {
         let budget = Budget::new(10);
         let _held = budget.reserve(7, Normal, LONG).await.unwrap();
         let large = ask(&budget, 9, Normal).await;
@@ -222,16 +225,16 @@ mod tests {
         drop(small);
 
         let late = budget.reserve(4, Urgent, Duration::from_millis(10)).await.unwrap_err();
-        let said = "it needs 4 of 10 bytes, and too many were in use for 0 s";
-        assert_eq!(late.to_string(), said);
-        assert_eq!(budget.reserve(3, Normal, LONG).await.unwrap().bytes(), 3, "nobody stands before it");
+        let expected = "needs 4 of 10 bytes, which were not free within 0 s";
+        assert_eq!(late.to_string(), expected);
+        assert_eq!(budget.reserve(3, Normal, LONG).await.unwrap().bytes(), 3, "the line is empty");
     }
 
     #[tokio::test]
-    async fn what_never_fits_is_refused_at_once() {
+    async fn rejects_requests_above_the_limit_at_once() {
         let budget = Budget::new(10);
         let refused = budget.reserve(11, Urgent, LONG).await.unwrap_err();
-        assert_eq!(refused, NoRoom::Ever { asked: 11, limit: 10 });
+        assert_eq!(refused, NoRoom::NeverFits { asked: 11, limit: 10 });
         let unlimited = Budget::new(0);
         let all: Vec<_> = [u64::MAX >> 1, 1 << 40].into_iter().map(|n| unlimited.check(n)).collect();
         assert!(all.iter().all(Result::is_ok));
@@ -239,17 +242,17 @@ mod tests {
         assert_eq!((unlimited.reserved(), unlimited.limit()), (1 << 62, None));
     }
 
-    /// A room that was given in the moment in which its waiter left is given back.
+    /// A reservation that is granted while its receiver leaves is released.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn nothing_leaks_whenever_they_leave() {
+    async fn releases_reservations_of_dropped_requests() {
         let budget = Budget::new(10);
         let tasks: Vec<_> = (0..200)
             .map(|n| {
                 let budget = budget.clone();
                 tokio::spawn(async move {
-                    let patience = Duration::from_micros(n * 7 % 400);
+                    let timeout = Duration::from_micros(n * 7 % 400);
                     let priority = if n % 5 == 0 { Urgent } else { Normal };
-                    let held = budget.reserve(n % 10 + 1, priority, patience).await;
+                    let held = budget.reserve(n % 10 + 1, priority, timeout).await;
                     tokio::task::yield_now().await;
                     drop(held);
                 })

@@ -1,4 +1,4 @@
-//! Inputs, from where they are to a file that the decoder can be handed.
+//! Access to inputs: locating, downloading, listing.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,33 +14,33 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use crate::budget::{Budget, NoRoom, Reserved};
+use crate::budget::{Budget, NoRoom, Reservation};
 use crate::location::Location;
 use crate::message::Priority;
 
-/// How often a video may be replaced between the question for its size and the one for its bytes.
-const REPLACED: usize = 5;
+/// How often an object may change between HEAD and GET before the download is given up.
+const MAX_REPLACEMENTS: usize = 5;
 
-/// Where inputs may be read from, and how.
+/// Inputs of jobs: allowed places, stores, and the disk for downloads.
 pub struct Inputs {
-    /// Everywhere if it is empty.
+    /// Allowed places; any if empty.
     allow: Vec<Location>,
     settings: StoreSettings,
     disk: Disk,
-    /// Opened once per bucket: connections are kept.
+    /// One store per bucket, so that connections are reused.
     buckets: Mutex<HashMap<String, Store>>,
 }
 
-/// Where fetched videos lie.
+/// Disk space for downloaded videos.
 pub struct Disk {
     pub folder: PathBuf,
-    /// What all of them together may take there.
+    /// Budget of all downloads together.
     pub room: Budget,
-    /// How long a video waits for room.
-    pub patience: Duration,
+    /// How long a download waits for room.
+    pub timeout: Duration,
 }
 
-/// Which bytes an answer is about.
+/// Identity of the analysed bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InputInfo {
     pub url: String,
@@ -50,59 +50,59 @@ pub struct InputInfo {
     pub etag: Option<String>,
 }
 
-/// A video on this machine's disk.
+/// A video on the local disk.
 #[derive(Debug)]
 pub enum Fetched {
-    Here(PathBuf),
-    /// It has no name, so that nothing is left of it however this process ends.
-    Copied(File, Reserved),
+    Local(PathBuf),
+    /// A file without a name: the kernel removes it when the process ends, however it ends.
+    Downloaded(File, Reservation),
 }
 
 impl Fetched {
-    /// Where this process can open it.
+    /// Returns a path that this process can open.
     pub fn path(&self) -> PathBuf {
         match self {
-            Fetched::Here(path) => path.clone(),
-            Fetched::Copied(file, _) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+            Fetched::Local(path) => path.clone(),
+            Fetched::Downloaded(file, _) => PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
         }
     }
 }
 
-/// An input below a prefix.
+/// An object below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Its path from the prefix on.
+pub struct ListedObject {
+    /// Path relative to the prefix.
     pub name: String,
     pub location: Location,
     pub etag: Option<String>,
 }
 
-/// Why an input is not here.
+/// Error of accessing an input.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     #[error(transparent)]
     Location(#[from] Failure),
-    #[error("{0}: not among the places that inputs may be read from")]
+    #[error("{0}: not within the allowed inputs (inputs.allow)")]
     NotAllowed(Location),
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// This machine's own disk.
-    #[error("{folder}: a fetched video cannot be kept here: {source}", folder = folder.display())]
+    /// Error of the local disk.
+    #[error("{folder}: cannot store a downloaded video: {source}", folder = folder.display())]
     Temporary { folder: PathBuf, source: std::io::Error },
-    #[error("{url}: no room among the fetched videos (worker.temporary_bytes): {why}")]
+    #[error("{url}: no disk space for the download (worker.temporary_bytes): {why}")]
     NoRoom { url: String, why: NoRoom },
 }
 
 impl FetchError {
-    /// The stable code of this error, part of the public contract.
+    /// Returns the stable code of this error, part of the public contract.
     pub fn code(&self) -> &str {
         match self {
             FetchError::Location(why) => &why.code,
             FetchError::NotAllowed(_) => "input_not_allowed",
             FetchError::Store(error) => error.code(),
             FetchError::Temporary { .. } => "temporary_storage",
-            FetchError::NoRoom { why: NoRoom::Ever { .. }, .. } => "limit_temporary",
-            FetchError::NoRoom { why: NoRoom::Now { .. }, .. } => "no_room",
+            FetchError::NoRoom { why: NoRoom::NeverFits { .. }, .. } => "limit_temporary",
+            FetchError::NoRoom { why: NoRoom::TimedOut { .. }, .. } => "no_room",
         }
     }
 }
@@ -112,8 +112,10 @@ impl Inputs {
         Self { allow, settings, disk, buckets: Mutex::default() }
     }
 
+    /// Parses a location and checks that it is allowed.
+    ///
     /// # Errors
-    /// It is no location, or none that may be read.
+    /// The text is not a location, or the location is not allowed.
     pub fn locate(&self, text: &str) -> Result<Location, FetchError> {
         let location = Location::parse(text)?;
         if self.allow.is_empty() || location.is_within(&self.allow) {
@@ -122,10 +124,10 @@ impl Inputs {
         Err(FetchError::NotAllowed(location))
     }
 
-    /// Brings a video here, in the version that was listed, as soon as there is room for it.
+    /// Downloads a video in the listed version, as soon as there is disk space. A local file is used in place.
     ///
     /// # Errors
-    /// It is not there, too large, another one by now, or cannot be kept.
+    /// The video does not exist, is too large, has changed, or cannot be stored.
     pub async fn fetch(
         &self,
         location: &Location,
@@ -140,21 +142,21 @@ impl Inputs {
                 match tokio::fs::metadata(path).await {
                     Ok(file) if file.is_file() => {
                         let info = InputInfo { url, bytes: Some(file.len()), etag: None };
-                        Ok((Fetched::Here(path.clone()), info))
+                        Ok((Fetched::Local(path.clone()), info))
                     }
                     _ => Err(not_found(location).into()),
                 }
             }
             Location::S3 { bucket, key } => {
                 let bucket = self.bucket(bucket)?;
-                for _ in 0..REPLACED {
+                for _ in 0..MAX_REPLACEMENTS {
                     match self.copy(&bucket, key, etag, limit, priority).await {
-                        // Nobody has listed it, so whichever version stands there is meant.
+                        // Without a listed version, any version will do.
                         Err(FetchError::Store(StoreError::Changed { .. })) if etag.is_none() => {}
                         other => return other,
                     }
                 }
-                Err(StoreError::Unavailable { url, why: "it is replaced again and again".into() }.into())
+                Err(StoreError::Unavailable { url, why: "the object keeps changing".into() }.into())
             }
         }
     }
@@ -168,31 +170,31 @@ impl Inputs {
         priority: Priority,
     ) -> Result<(Fetched, InputInfo), FetchError> {
         let url = bucket.url(key);
-        // Its size must be known before its first byte comes; and the version of that size is the one that is read.
+        // The reservation needs the size first; the ETag then pins the version of that size.
         let there = bucket.head(key).await?.ok_or_else(|| StoreError::NotFound { url: url.clone() })?;
         if there.size > limit {
             return Err(StoreError::TooLarge { url, limit }.into());
         }
-        let room = self.disk.room.reserve(there.size, priority, self.disk.patience).await;
+        let room = self.disk.room.reserve(there.size, priority, self.disk.timeout).await;
         let room = room.map_err(|why| FetchError::NoRoom { url: url.clone(), why })?;
         let etag = etag.or(there.etag.as_deref());
-        let file = temporary_file(&self.disk.folder).map_err(|source| self.of_this_disk(source))?;
+        let file = temporary_file(&self.disk.folder).map_err(|source| self.disk_error(source))?;
         let mut file = tokio::fs::File::from_std(file);
         let ObjectInfo { size, etag, .. } = match bucket.fetch(key, etag, &mut file, there.size).await {
             Ok(info) => info,
-            // A file of this machine that cannot be written is the worker's trouble, not the bucket's.
-            Err(StoreError::Io { why, .. }) => return Err(self.of_this_disk(why)),
+            // Failure to write the local file is an error of this worker, not of the bucket.
+            Err(StoreError::Io { why, .. }) => return Err(self.disk_error(why)),
             Err(other) => return Err(other.into()),
         };
         let file = file.into_std().await;
-        Ok((Fetched::Copied(file, room), InputInfo { url, bytes: Some(size), etag }))
+        Ok((Fetched::Downloaded(file, room), InputInfo { url, bytes: Some(size), etag }))
     }
 
-    fn of_this_disk(&self, source: std::io::Error) -> FetchError {
+    fn disk_error(&self, source: std::io::Error) -> FetchError {
         FetchError::Temporary { folder: self.disk.folder.clone(), source }
     }
 
-    /// A link inside an allowed folder may lead out of it.
+    /// Rejects paths whose symbolic links lead out of the allowed folders.
     fn check_links(&self, path: &Path) -> Result<(), FetchError> {
         if self.allow.is_empty() {
             return Ok(());
@@ -208,18 +210,18 @@ impl Inputs {
         Err(FetchError::NotAllowed(Location::Local(path.into())))
     }
 
-    /// A small object, whole: a manifest.
+    /// Reads a small object into memory: a manifest.
     ///
     /// # Errors
-    /// It is not there, or larger than `limit`.
+    /// It does not exist, or is larger than `limit`.
     pub async fn read(&self, location: &Location, limit: u64) -> Result<Bytes, FetchError> {
         let (store, key) = self.open(location)?;
         let found = store.get(&key, limit).await?;
         Ok(found.ok_or_else(|| not_found(location))?)
     }
 
-    /// At most `limit` objects below a prefix, after the key `after`, in the order of their keys; and the last key that was
-    /// looked at, if there may be more.
+    /// Lists at most `limit` objects below a prefix, after the key `after`, ordered by key. Also returns the last listed key if
+    /// there may be more.
     ///
     /// # Errors
     /// The prefix cannot be listed.
@@ -228,14 +230,14 @@ impl Inputs {
         prefix: &Location,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<(Vec<Found>, Option<String>), FetchError> {
+    ) -> Result<(Vec<ListedObject>, Option<String>), FetchError> {
         let (store, folder) = match prefix {
             Location::Local(path) => (self.folder(path)?, String::new()),
             Location::S3 { bucket, key } => (self.bucket(bucket)?, key.trim_end_matches('/').to_owned()),
         };
         let objects = store.page(&folder, after, limit).await?;
         let next = (objects.len() == limit).then(|| objects[limit - 1].key.clone());
-        let found = objects.into_iter().map(|object| Found {
+        let found = objects.into_iter().map(|object| ListedObject {
             name: object.key.strip_prefix(&folder).unwrap_or(&object.key).trim_start_matches('/').to_owned(),
             location: match prefix {
                 Location::Local(path) => Location::Local(path.join(&object.key)),
@@ -279,43 +281,43 @@ impl Inputs {
     }
 }
 
-/// What the name of a fetched video begins with, for the moment in which it has one.
+/// File name prefix of downloads, for file systems that require a name.
 const PREFIX: &str = "flamingo-video-";
 
-/// A name that is older than this is nobody's who is still at work.
-const LEFT_BEHIND: Duration = Duration::from_secs(60);
+/// Files older than this belong to dead workers.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
-/// A file without a name.
+/// Creates a file without a name.
 fn temporary_file(folder: &Path) -> std::io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
         Ok(file) => Ok(file.into()),
-        // Some file systems (NFS) know no such files, and old kernels take the flag for a wish to open the folder.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => briefly_named(folder),
+        // Some file systems (NFS) do not support O_TMPFILE, and old kernels take the flag for an attempt to open the folder.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => unlinked_file(folder),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The next best: its name is taken away at once, and whoever dies between the two leaves an empty file.
-fn briefly_named(folder: &Path) -> std::io::Result<File> {
+/// Creates a file and unlinks it at once; a process that dies in between leaves an empty file.
+fn unlinked_file(folder: &Path) -> std::io::Result<File> {
     let named = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder)?;
     Ok(named.into_file())
 }
 
-/// Removes names that dead workers left in the folder for fetched videos; how many.
+/// Removes files that dead workers left in the download folder; returns their number.
 ///
 /// # Errors
 /// The folder cannot be read.
-pub fn sweep_leftovers(folder: &Path) -> std::io::Result<usize> {
+pub fn remove_abandoned_files(folder: &Path) -> std::io::Result<usize> {
     let mut removed = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
             continue;
         }
-        // Who cannot be asked or removed is another user's, or gone.
+        // Skip files we cannot stat or delete.
         let age = entry.metadata().ok().and_then(|of| of.modified().ok()?.elapsed().ok());
-        if age.is_some_and(|age| age >= LEFT_BEHIND) && std::fs::remove_file(entry.path()).is_ok() {
+        if age.is_some_and(|age| age >= ABANDONED_AFTER) && std::fs::remove_file(entry.path()).is_ok() {
             removed += 1;
         }
     }
@@ -333,34 +335,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_of_a_fetched_video() {
+    fn download_leaves_no_file_behind() {
         let folder = tempfile::tempdir().unwrap();
         let names = || std::fs::read_dir(folder.path()).unwrap().count();
-        for make in [temporary_file, briefly_named] {
+        for make in [temporary_file, unlinked_file] {
             let mut file = make(folder.path()).unwrap();
             std::io::Write::write_all(&mut file, b"bytes").unwrap();
-            assert_eq!(names(), 0, "a killed process leaves nothing");
+            assert_eq!(names(), 0, "a killed process leaves no file");
         }
-        let error = temporary_file(&folder.path().join("nowhere")).unwrap_err();
+        let error = temporary_file(&folder.path().join("missing")).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
     }
 
-    /// Where a file has a name for a moment, a worker may die in it.
+    /// A worker can die while its file has a name.
     #[test]
-    fn what_dead_workers_left_is_swept() {
+    fn removes_files_of_dead_workers() {
         let folder = tempfile::tempdir().unwrap();
         let made = |name: &str, age: Duration| {
             let file = File::create(folder.path().join(name)).unwrap();
             file.set_modified(SystemTime::now() - age).unwrap();
         };
-        made("flamingo-video-Ab12Cd", LEFT_BEHIND * 2);
+        made("flamingo-video-Ab12Cd", ABANDONED_AFTER * 2);
         made("flamingo-video-Ef34Gh", Duration::ZERO);
-        made("somebody-else", LEFT_BEHIND * 2);
-        assert_eq!(sweep_leftovers(folder.path()).unwrap(), 1);
+        made("unrelated-file", ABANDONED_AFTER * 2);
+        assert_eq!(remove_abandoned_files(folder.path()).unwrap(), 1);
         let mut left: Vec<_> =
             std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();
-        assert_eq!(left, ["flamingo-video-Ef34Gh", "somebody-else"]);
-        assert!(sweep_leftovers(&folder.path().join("nowhere")).is_err());
+        assert_eq!(left, ["flamingo-video-Ef34Gh", "unrelated-file"]);
+        assert!(remove_abandoned_files(&folder.path().join("missing")).is_err());
     }
 }

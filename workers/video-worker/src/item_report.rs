@@ -1,4 +1,4 @@
-//! What is said about one video of a job: the report, and whose it is.
+//! The report of an item of a job.
 
 use flamingo::family::About;
 use flamingo::video::VideoInfo;
@@ -10,10 +10,10 @@ use serde::Serialize;
 use crate::fetch::InputInfo;
 use crate::report::{self, ErrorReport, Outcome, Report, Timing};
 
-/// The version of [`ItemReport`].
+/// Schema version of [`ItemReport`].
 pub const SCHEMA: &str = "flamingo.item_report/1";
 
-/// The report of an item of a job, as it stands in the store.
+/// Report of an item of a job, as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ItemReport {
     pub schema: &'static str,
@@ -21,7 +21,7 @@ pub struct ItemReport {
     pub item_id: ItemId,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub custom_id: Option<String>,
-    /// Which attempt wrote it, and where.
+    /// Number of the claim that wrote it, and the worker.
     pub attempt: i64,
     pub worker: String,
     pub input: InputInfo,
@@ -30,15 +30,16 @@ pub struct ItemReport {
     pub model: About,
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
-    /// The video had been looked at before, and was not decoded again.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub recalled: bool,
-    /// Seconds until the video was here.
+    /// Whether cached visual tokens were used, so that nothing was decoded.
+    #[serde(rename = "recalled", skip_serializing_if = "std::ops::Not::not")]
+    pub cache_hit: bool,
+    /// Seconds of the download.
     pub fetch_s: f64,
     pub timing: Timing,
 }
 
 impl ItemReport {
+    /// Combines the claim, the input and the report of an analysis.
     pub fn new(
         claim: &ItemClaim,
         custom_id: Option<String>,
@@ -47,7 +48,7 @@ impl ItemReport {
         fetch_s: f64,
         report: Report,
     ) -> Self {
-        let Report { outcome, model, videos, warnings, recalled, timing, .. } = report;
+        let Report { outcome, model, videos, warnings, cache_hit, timing, .. } = report;
         Self {
             schema: SCHEMA,
             job_id: claim.job.clone(),
@@ -60,13 +61,13 @@ impl ItemReport {
             model,
             videos,
             warnings,
-            recalled,
+            cache_hit,
             fetch_s,
             timing,
         }
     }
 
-    /// Of an item that was not looked at.
+    /// Returns the report of an item that failed before its analysis.
     pub fn failed(
         claim: &ItemClaim,
         custom_id: Option<String>,
@@ -83,18 +84,18 @@ impl ItemReport {
             model,
             videos: vec![],
             warnings: vec![],
-            recalled: false,
+            cache_hit: false,
             timing: Timing::default(),
         };
         Self::new(claim, custom_id, worker, input, 0.0, report)
     }
 
-    /// As it is written: one object, indented, for people too.
+    /// Returns the report as indented JSON.
     pub fn json(&self) -> Vec<u8> {
-        serde_json::to_vec_pretty(self).expect("a report becomes JSON")
+        serde_json::to_vec_pretty(self).expect("a report serializes")
     }
 
-    /// What the ledger is told.
+    /// Returns how the item ended, for the ledger.
     pub fn end(&self) -> ItemEnd {
         match &self.outcome {
             Outcome::Succeeded { .. } => ItemEnd::Succeeded,

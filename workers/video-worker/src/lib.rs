@@ -1,12 +1,12 @@
-//! From a video that nobody trusts to a report.
+//! The video worker: from untrusted videos to reports.
 //!
-//! The bytes of a video are parsed in a child process ([`decoder`]); a [`model`] looks at what comes out
-//! ([`understand`]), for many videos side by side ([`engine`]); what is to be said about it is a [`report::Report`]. With
-//! the feature `service` the same is done for jobs of a queue: a [`message`] is read, its inputs are listed ([`batch`]),
-//! each is brought here ([`fetch`]), decoded and answered; what an error means is decided in [`outcome`].
+//! A child process parses the bytes of a video ([`decoder`]). A [`model`] encodes the frames and answers the tasks
+//! ([`analysis`]), for many videos at once ([`engine`]). The result is a [`report::Report`]. With the feature `service` the
+//! same is done for jobs of a queue: a [`message`] is parsed, its inputs are listed ([`batch`]), downloaded ([`fetch`]),
+//! decoded and answered; [`retry_policy`] decides which errors are retried.
 
 pub mod decoder;
-pub mod seen;
+pub mod encoded_video;
 pub mod model;
 pub mod engine;
 #[cfg(feature = "service")]
@@ -22,14 +22,14 @@ pub mod fetch;
 pub mod report;
 pub mod progress;
 #[cfg(feature = "service")]
-pub mod sheet;
-pub mod understand;
+pub mod contact_sheet;
+pub mod analysis;
 #[cfg(feature = "service")]
-pub mod seen_cache;
+pub mod visual_token_cache;
 #[cfg(feature = "service")]
 pub mod item_report;
 #[cfg(feature = "service")]
-pub mod outcome;
+pub mod retry_policy;
 #[cfg(feature = "service")]
 pub mod batch;
 #[cfg(feature = "service")]
@@ -37,9 +37,9 @@ pub mod admission;
 #[cfg(feature = "service")]
 pub mod service;
 #[cfg(feature = "service")]
-pub mod start;
+pub mod app;
 #[cfg(feature = "service")]
-pub mod dead;
+pub mod dead_letters;
 #[cfg(feature = "service")]
 pub mod status;
 #[cfg(feature = "service")]

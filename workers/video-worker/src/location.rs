@@ -1,4 +1,4 @@
-//! Where videos are: `s3://bucket/key`, `file:///path`, or a path.
+//! Locations of videos: `s3://bucket/key`, `file:///path`, or a path.
 
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use jobs::Failure;
 use jobs::job::SecretUrl;
 
-/// Where a video, a manifest or a prefix is.
+/// Location of a video, a manifest or a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {
     S3 { bucket: String, key: String },
@@ -14,10 +14,12 @@ pub enum Location {
 }
 
 impl Location {
+    /// Parses a location.
+    ///
     /// # Errors
-    /// `bad_location`: another scheme, no bucket, a path that climbs (`..`).
+    /// `bad_location`: another scheme, no bucket, or a path with `..`.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        // Somebody may have written a key and a secret before the bucket.
+        // The text may contain an access key and a secret before the bucket.
         let shown = if text.contains("://") { SecretUrl::new(text).to_string() } else { text.to_owned() };
         let shown: String = shown.chars().take(200).collect();
         let bad = |why: &str| Err(Failure::new("bad_location", format!("{shown:?}: {why}")));
@@ -26,28 +28,28 @@ impl Location {
             None => ("file", text),
         };
         if text.len() > 4096 || text.chars().any(char::is_control) || rest.is_empty() {
-            return bad("no location of a video");
+            return bad("not a location of a video");
         }
         match scheme {
             "s3" => {
                 let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
                 if bucket.is_empty() || bucket.contains(['@', '?', ':']) {
-                    return bad("the bucket has no name that a bucket can have");
+                    return bad("the name of the bucket is not valid");
                 }
                 if key.split('/').any(|part| part == ".." || part == ".") {
-                    return bad("a key does not climb");
+                    return bad("a key must not contain `..` or `.`");
                 }
                 Ok(Location::S3 { bucket: bucket.into(), key: key.into() })
             }
             "file" if Path::new(rest).components().any(|c| c == Component::ParentDir) => {
-                bad("a path does not climb")
+                bad("a path must not contain `..`")
             }
             "file" => Ok(Location::Local(rest.into())),
             _ => bad("videos are read from s3:// and from files"),
         }
     }
 
-    /// Whether it lies in one of the places that are allowed: buckets, prefixes and folders, whole names only.
+    /// Whether the location is within one of the allowed buckets, prefixes and folders. Only whole path segments match.
     pub fn is_within(&self, places: &[Location]) -> bool {
         places.iter().any(|place| match (self, place) {
             (Location::Local(path), Location::Local(folder)) => path.starts_with(folder),
@@ -76,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_a_location() {
+    fn parses_locations() {
         for (text, shown) in [
             ("s3://bucket/a/b c.mp4", "s3://bucket/a/b c.mp4"),
             ("s3://bucket", "s3://bucket/"),
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_within() {
+    fn matches_whole_path_segments() {
         let places = ["s3://open", "s3://shared/team/", "/videos"].map(|p| Location::parse(p).unwrap());
         for (text, expected) in [
             ("s3://open/any/key", true),

@@ -1,4 +1,4 @@
-//! What stands in the queue: jobs as people send them, items as a worker makes them. JSON, versioned, hostile until parsed.
+//! Messages of the queue: jobs as clients send them, items as workers create them. Versioned JSON, untrusted until parsed.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -25,70 +25,70 @@ mod tests;
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
 
-/// Bytes of a message; long lists of videos are manifests.
-pub const LONGEST_MESSAGE: usize = 1 << 20;
-/// For what is added to a job on its way: a name.
-const ROOM: usize = 1024;
-const LONGEST_TEXT: usize = 8192;
-/// Of all tasks together: every item of a job has a copy.
-const LONGEST_TASKS: usize = 64 << 10;
-const MOST_TASKS: usize = 64;
-const MOST_FRAMES: usize = 4096;
-const MOST_METADATA: usize = 16;
+/// Largest message in bytes; long lists of videos go into manifests.
+pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
+/// Reserve for fields that are added to a job later: its id.
+const RESERVE: usize = 1024;
+const MAX_TEXT_BYTES: usize = 8192;
+/// Bytes of all tasks together: every item of a job carries a copy.
+const MAX_TASKS_BYTES: usize = 64 << 10;
+const MAX_TASKS: usize = 64;
+const MAX_FRAMES: usize = 4096;
+const MAX_METADATA: usize = 16;
 
-/// A job as it is sent.
+/// A job as a client sends it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobMessage {
     pub schema: String,
-    /// What the job is called; may be left out if there is a key.
+    /// Id of the job; may be left out if there is a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// The same key and the same request are the same job.
+    /// Two requests with the same key and the same content are one job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
-    /// What each video is asked.
+    /// Tasks for each video.
     pub tasks: Vec<Task>,
     pub input: Input,
     #[serde(default)]
     pub sampling: FrameSampling,
-    /// Seconds of each window that has answers of its own; the whole video is one without.
+    /// Seconds of each window with answers of its own; without it the whole video is one window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<f64>,
     #[serde(default = "default_frames")]
     pub max_frames: usize,
     #[serde(default)]
     pub generation: Generation,
-    /// The model that must answer; any without.
+    /// Name of the required model; any model without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
-    /// Folders below the worker's store; the job's own folder is made in them.
+    /// Path below the store of the worker; the folder of the job is created in it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
-    /// Not to be begun before this moment.
+    /// Earliest start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// Ended at this moment when it has not ended by itself; what is done stays.
+    /// The job is ended at this time; finished items stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
-    /// The queue that is told how it ended; the message property of this name serves too.
+    /// Queue for the end event; the message property of this name serves too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
 }
 
-/// What a job may go before.
+/// Priority of a job.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
     #[default]
     Normal,
-    /// Somebody waits for it: its videos have slots of their own in every worker.
+    /// For interactive use: every worker has separate slots for urgent videos.
     Urgent,
 }
 
@@ -108,7 +108,7 @@ fn default_frames() -> usize {
 pub enum Input {
     Video(String),
     Videos(Vec<String>),
-    /// Everything below a prefix whose path from there matches a glob.
+    /// All objects below a prefix whose relative path matches a glob.
     Prefix {
         url: String,
         #[serde(default = "every_file")]
@@ -116,7 +116,7 @@ pub enum Input {
     },
     /// A JSONL file of [`ManifestLine`]s.
     Manifest(String),
-    /// What has failed or was cancelled in a job that has ended: the same videos, each with what it was asked.
+    /// Failed and cancelled items of a finished job, each with the tasks it had there.
     UnfinishedOf(JobId),
 }
 
@@ -128,17 +128,17 @@ fn every_file() -> String {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestLine {
-    /// What its result is called by; unique in its manifest.
+    /// Name of the result; unique in the manifest.
     pub custom_id: String,
     pub video: String,
-    /// Asked of this video instead of the job's tasks.
+    /// Question about this video, instead of the tasks of the job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tasks: Option<Vec<Task>>,
 }
 
-/// An item: one video with everything that is asked of it.
+/// An item: one video with all of its tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ItemMessage {
@@ -148,7 +148,7 @@ pub struct ItemMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_id: Option<String>,
     pub video: String,
-    /// The version of the video that was listed; another one is refused.
+    /// ETag of the listed version; another version is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
     pub tasks: Vec<Task>,
@@ -165,26 +165,27 @@ pub struct ItemMessage {
     pub output: String,
 }
 
-/// All that a message which cannot be taken is read for.
+/// Reply properties that are read even from a message that is rejected.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct Asker {
+pub struct ReplyProperties {
     pub reply_to: Option<String>,
     pub correlation_id: Option<String>,
 }
 
-/// Reads a message of one schema.
+/// Parses a message of one schema.
 fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
-    let hopeless = |code: &str, text: String| Refusal::Hopeless(Failure::new(code, text));
-    if body.len() > LONGEST_MESSAGE {
-        let text = format!("the message has {} bytes, {LONGEST_MESSAGE} are allowed", body.len());
-        return Err(hopeless("message_too_large", text));
+    let permanent = |code: &str, text: String| Refusal::Hopeless(Failure::new(code, text));
+    if body.len() > MAX_MESSAGE_BYTES {
+        let text = format!("the message has {} bytes, {MAX_MESSAGE_BYTES} are allowed", body.len());
+        return Err(permanent("message_too_large", text));
     }
     #[derive(Deserialize)]
     struct Head {
         schema: String,
     }
-    let malformed = |e: serde_json::Error| hopeless("malformed_message", format!("no {schema} message: {e}"));
+    let malformed =
+        |e: serde_json::Error| permanent("malformed_message", format!("not a valid {schema} message: {e}"));
     let head: Head = serde_json::from_slice(body).map_err(malformed)?;
     if head.schema != schema {
         let found: String = head.schema.chars().take(60).collect();
@@ -192,13 +193,13 @@ fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
         return Err(if is_newer(&found, schema) {
             Refusal::Newer(Failure::new("newer_schema", text))
         } else {
-            hopeless("unknown_schema", text)
+            permanent("unknown_schema", text)
         });
     }
     serde_json::from_slice(body).map_err(malformed)
 }
 
-/// The same schema in a version above ours: a newer build will be started soon.
+/// Whether the schema is ours in a higher version: during a rolling upgrade a newer build will read it.
 fn is_newer(found: &str, ours: &str) -> bool {
     let version = |schema: &str| {
         let (name, version) = schema.rsplit_once('/')?;
@@ -208,7 +209,7 @@ fn is_newer(found: &str, ours: &str) -> bool {
 }
 
 impl JobMessage {
-    /// Reads and checks a message about a job; properties of the message fill what its body leaves out.
+    /// Parses and validates a job message; message properties fill fields that the body leaves out.
     pub fn parse(message: &Message) -> Result<Self, Refusal> {
         let mut job: Self = parse(&message.body, JOB_SCHEMA)?;
         job.reply_to = job.reply_to.or_else(|| message.reply_to.clone());
@@ -217,7 +218,7 @@ impl JobMessage {
         Ok(job)
     }
 
-    /// What can be known to be wrong without looking at any video.
+    /// Validates everything that needs no access to the inputs.
     pub fn check(&self) -> Result<(), Failure> {
         let bad = |text: String| Err(Failure::new("bad_request", text));
         if self.job_id.is_none() && self.idempotency_key.is_none() {
@@ -231,28 +232,26 @@ impl JobMessage {
             ("model", &self.model),
         ];
         let strings = strings.chain(optional.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))));
-        let odd = |s: &String| s.is_empty() || s.len() > 512 || s.chars().any(char::is_control);
-        if let Some((name, _)) = { strings }.find(|(_, s)| odd(s)) {
-            return bad(format!(
-                "`{name}` has a text that is empty, longer than 512 bytes or has control characters"
-            ));
+        let invalid = |s: &String| s.is_empty() || s.len() > 512 || s.chars().any(char::is_control);
+        if let Some((name, _)) = { strings }.find(|(_, s)| invalid(s)) {
+            return bad(format!("`{name}` is empty, longer than 512 bytes, or contains control characters"));
         }
-        if self.metadata.len() > MOST_METADATA {
-            return bad(format!("more than {MOST_METADATA} entries of metadata"));
+        if self.metadata.len() > MAX_METADATA {
+            return bad(format!("`metadata` has more than {MAX_METADATA} entries"));
         }
         if self.output.split('/').any(|part| ItemId::try_from(part.to_owned()).is_err())
             && !self.output.is_empty()
         {
             return bad(format!(
-                "output {:?} is no path of plain names such as `team/captions`",
+                "`output` {:?} is not a path of plain names such as `team/captions`",
                 self.output
             ));
         }
         if self.window.is_some_and(|s| !(s.is_finite() && s >= 0.001)) {
             return bad("`window` is shorter than a millisecond".into());
         }
-        if !(1..=MOST_FRAMES).contains(&self.max_frames) {
-            return bad(format!("`max_frames` is not within 1 to {MOST_FRAMES}"));
+        if !(1..=MAX_FRAMES).contains(&self.max_frames) {
+            return bad(format!("`max_frames` is not within 1 to {MAX_FRAMES}"));
         }
         if let (Some(begin), Some(end)) = (self.not_before, self.deadline)
             && begin >= end
@@ -263,18 +262,18 @@ impl JobMessage {
         self.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         check_tasks(&self.tasks)?;
         self.input.check()?;
-        // As the ledger keeps it and workers pass it on; `submit` must not promise what no worker takes.
+        // The limit applies to the form that the ledger keeps: `submit` must not accept what no worker reads.
         let bytes = json(self).len();
-        if bytes > LONGEST_MESSAGE - ROOM {
-            let allowed = LONGEST_MESSAGE - ROOM;
+        if bytes > MAX_MESSAGE_BYTES - RESERVE {
+            let allowed = MAX_MESSAGE_BYTES - RESERVE;
             let text =
-                format!("the job has {bytes} bytes, {allowed} are allowed: name many videos in a manifest");
+                format!("the job has {bytes} bytes, {allowed} are allowed; put many videos into a manifest");
             return Err(Failure::new("message_too_large", text));
         }
         Ok(())
     }
 
-    /// The name under which it stands in the ledger.
+    /// Returns the id of the job in the ledger.
     fn id(&self) -> Result<JobId, Failure> {
         match (&self.job_id, &self.idempotency_key) {
             (Some(id), _) => Ok(id.clone()),
@@ -285,14 +284,14 @@ impl JobMessage {
         }
     }
 
-    /// As the ledger takes it.
+    /// Returns the job for the ledger.
     ///
     /// # Errors
-    /// It has no identity.
+    /// It has neither id nor key.
     pub fn to_new(&self) -> Result<NewJob, Failure> {
         let id = self.id()?;
         let key = self.idempotency_key.clone().unwrap_or_else(|| id.to_string());
-        let asked = Self {
+        let request = Self {
             job_id: None,
             idempotency_key: None,
             reply_to: None,
@@ -306,7 +305,7 @@ impl JobMessage {
         Ok(NewJob {
             id,
             key,
-            request_sha256: sha256(json(&asked).as_bytes()),
+            request_sha256: sha256(json(&request).as_bytes()),
             message: json(&named),
             not_before: self.not_before.map(Timestamp::as_millisecond),
             deadline: self.deadline.map(Timestamp::as_millisecond),
@@ -314,25 +313,25 @@ impl JobMessage {
         })
     }
 
-    /// Reads a job that has no message around it; [`check`](Self::check) it then.
+    /// Parses a job without a surrounding message; call [`check`](Self::check) on the result.
     ///
     /// # Errors
-    /// It is none, or of another version.
+    /// It is malformed, or of another version.
     pub fn read(text: &[u8]) -> Result<Self, Failure> {
         parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
             Refusal::Hopeless(why) | Refusal::Newer(why) => why,
         })
     }
 
-    /// Reads what the ledger keeps.
+    /// Parses a job from the ledger.
     ///
     /// # Errors
-    /// It was written by another build.
-    pub fn recall(message: &str) -> Result<Self, Failure> {
+    /// An incompatible build wrote it.
+    pub fn from_ledger(message: &str) -> Result<Self, Failure> {
         Self::read(message.as_bytes())
     }
 
-    /// One of its items.
+    /// Creates an item of the job.
     pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> ItemMessage {
         ItemMessage {
             schema: ITEM_SCHEMA.into(),
@@ -360,9 +359,11 @@ impl Input {
             Input::Video(url) | Input::Manifest(url) => Location::parse(url).map(|_| ()),
             Input::Videos(urls) if urls.is_empty() => bad("`videos` is empty"),
             Input::Videos(urls) => {
-                let mut seen = HashSet::new();
-                if let Some(url) = urls.iter().find(|url| !seen.insert(*url)) {
-                    return bad(&format!("{url:?} is named twice: ask several questions of it in `tasks`"));
+                let mut unique = HashSet::new();
+                if let Some(url) = urls.iter().find(|url| !unique.insert(*url)) {
+                    return bad(&format!(
+                        "{url:?} is listed twice; put several questions about it into `tasks`"
+                    ));
                 }
                 urls.iter().try_for_each(|url| Location::parse(url).map(|_| ()))
             }
@@ -376,10 +377,10 @@ impl Input {
 }
 
 impl ManifestLine {
-    /// What is asked of this video; `None`: what the job asks.
+    /// Returns the tasks of this line; `None` means those of the job.
     ///
     /// # Errors
-    /// It asks for nothing, or in two ways.
+    /// It has an empty list of tasks, or both a question and tasks.
     pub fn tasks(&self) -> Result<Option<Vec<Task>>, Failure> {
         let tasks = match (&self.question, &self.tasks) {
             (Some(_), Some(_)) => {
@@ -395,11 +396,12 @@ impl ManifestLine {
 }
 
 impl ItemMessage {
+    /// Parses an item message.
     pub fn parse(message: &Message) -> Result<Self, Refusal> {
         parse(&message.body, ITEM_SCHEMA)
     }
 
-    /// The priority of one as the ledger keeps it, whatever else it says.
+    /// Reads only the priority of an item from the ledger.
     pub fn priority_of(message: &str) -> Priority {
         #[derive(Deserialize)]
         struct Head {
@@ -412,39 +414,40 @@ impl ItemMessage {
 
 fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
     let bad = |text: String| Err(Failure::new("bad_request", text));
-    if tasks.is_empty() || tasks.len() > MOST_TASKS {
-        return bad(format!("a job has 1 to {MOST_TASKS} tasks"));
+    if tasks.is_empty() || tasks.len() > MAX_TASKS {
+        return bad(format!("a job has between 1 and {MAX_TASKS} tasks"));
     }
-    if json(&tasks).len() > LONGEST_TASKS {
-        return bad(format!("the tasks have more than {LONGEST_TASKS} bytes together"));
+    if json(&tasks).len() > MAX_TASKS_BYTES {
+        return bad(format!("the tasks have more than {MAX_TASKS_BYTES} bytes together"));
     }
     for task in tasks {
         let text = match task {
             Task::Caption {} => continue,
             Task::Question { question } => question,
             Task::Complete { prompt } if Prompt::parse(prompt).media() != 1 => {
-                return bad("a prompt of a job has exactly one place for a video (`<video>`)".into());
+                return bad("a prompt of a job needs exactly one `<video>` marker".into());
             }
             Task::Complete { prompt } => prompt,
         };
-        if text.trim().is_empty() || text.len() > LONGEST_TEXT {
-            return bad(format!("a question or prompt is empty or longer than {LONGEST_TEXT} bytes"));
+        if text.trim().is_empty() || text.len() > MAX_TEXT_BYTES {
+            return bad(format!("a question or prompt is empty or longer than {MAX_TEXT_BYTES} bytes"));
         }
     }
     Ok(())
 }
 
-/// `*` stays within a folder, `**` does not.
+/// Compiles a glob: `*` does not cross folders, `**` does.
 pub fn matcher(glob: &str) -> Result<GlobMatcher, Failure> {
     let glob = GlobBuilder::new(glob).literal_separator(true).build();
     Ok(glob.map_err(|e| Failure::new("bad_request", e.to_string()))?.compile_matcher())
 }
 
+/// Returns the SHA-256 of `bytes` in hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Our own types always become JSON: their keys are strings.
+/// Serializes our own types, which cannot fail: their keys are strings.
 pub fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("a message becomes JSON")
+    serde_json::to_string(value).expect("a message serializes")
 }

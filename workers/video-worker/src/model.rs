@@ -1,4 +1,4 @@
-//! Who looks and answers, as whoever asks sees it.
+//! The interface to a loaded model: in-process or behind the engine.
 
 use flamingo::family::About;
 use flamingo::generate::Generation;
@@ -7,60 +7,59 @@ use flamingo::video::Frame;
 use flamingo::{Error, Task};
 
 use crate::decoder::StopFlag;
-use crate::seen::SeenWindow;
+use crate::encoded_video::EncodedWindow;
 
-/// On whose behalf a model is asked, and whether it is still wanted.
+/// The job that a request belongs to, its priority, and its cancellation flag.
 #[derive(Debug, Clone, Default)]
-pub struct Turn {
+pub struct RequestContext {
     pub job: String,
     pub urgent: bool,
     pub stop: StopFlag,
 }
 
-/// What looks and answers: a [`Pipeline`] in this thread, or one that others ask too.
+/// A model: a [`Pipeline`] in the calling thread, or an [`Engine`](crate::engine::Engine) that callers share.
 pub trait Model: Sync {
-    fn about(&self) -> &About;
+    fn info(&self) -> &About;
 
-    /// As [`Pipeline::prepare`].
+    /// Resizes a frame, as [`Pipeline::prepare`].
     fn prepare(&self, frame: &Frame) -> Frame;
 
-    /// As [`Pipeline::look`].
+    /// Encodes prepared frames, as [`Pipeline::look`].
     ///
     /// # Errors
-    /// The model refuses, or is there no more.
-    fn look(&self, prepared: Vec<Frame>, turn: &Turn) -> Result<Medium, ModelError>;
+    /// The model fails, or the engine has stopped.
+    fn encode(&self, prepared: Vec<Frame>, context: &RequestContext) -> Result<Medium, ModelError>;
 
-    /// A medium that was looked at before.
+    /// Restores a medium from cached visual tokens.
     ///
     /// # Errors
-    /// The device refuses.
-    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError>;
+    /// The device fails.
+    fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError>;
 
-    /// As [`Pipeline::ask`], several tasks of the same media: -> an answer to each, in their order.
+    /// Answers several tasks about the same media, as [`Pipeline::ask`]; returns one answer per task, in their order.
     fn ask(
         &self,
         tasks: &[Task],
         media: &[&Medium],
         generation: &Generation,
-        turn: &Turn,
+        context: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>>;
 }
 
-/// Why a model has not looked or answered.
+/// Error of encoding or answering.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     #[error(transparent)]
     Refused(#[from] Error),
-    /// Whoever asked wants no answer any more.
-    #[error("nobody wants the answer any more")]
-    Unwanted,
-    /// The thread that owns it has ended.
-    #[error("the model is there no more")]
+    #[error("the request was cancelled")]
+    Cancelled,
+    /// The thread that owns the model has ended.
+    #[error("the model thread has ended")]
     Gone,
 }
 
 impl Model for Pipeline {
-    fn about(&self) -> &About {
+    fn info(&self) -> &About {
         &self.loaded().about
     }
 
@@ -68,13 +67,13 @@ impl Model for Pipeline {
         self.prepare(frame)
     }
 
-    fn look(&self, prepared: Vec<Frame>, _: &Turn) -> Result<Medium, ModelError> {
+    fn encode(&self, prepared: Vec<Frame>, _: &RequestContext) -> Result<Medium, ModelError> {
         Ok(self.look(&prepared)?)
     }
 
-    fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
-        let visual_tokens = seen.tokens.tensor(self.options())?;
-        Ok(Medium { visual_tokens, frame_times: seen.frame_times.clone() })
+    fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError> {
+        let visual_tokens = window.tokens.tensor(self.options())?;
+        Ok(Medium { visual_tokens, frame_times: window.frame_times.clone() })
     }
 
     fn ask(
@@ -82,10 +81,10 @@ impl Model for Pipeline {
         tasks: &[Task],
         media: &[&Medium],
         generation: &Generation,
-        turn: &Turn,
+        context: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>> {
-        let ask = |task| match turn.stop.is_set() {
-            true => Err(ModelError::Unwanted),
+        let ask = |task| match context.stop.is_set() {
+            true => Err(ModelError::Cancelled),
             false => Ok(self.ask(task, media, generation)?),
         };
         tasks.iter().map(ask).collect()
@@ -93,11 +92,11 @@ impl Model for Pipeline {
 }
 
 impl ModelError {
-    /// The stable code of this error, part of the public contract.
+    /// Returns the stable code of this error, part of the public contract.
     pub fn code(&self) -> &str {
         match self {
             ModelError::Refused(error) => error.code(),
-            ModelError::Unwanted => "stopped",
+            ModelError::Cancelled => "stopped",
             ModelError::Gone => "model_gone",
         }
     }

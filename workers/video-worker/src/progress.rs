@@ -1,4 +1,4 @@
-//! How far the work on a video has come, and a job with all of its videos.
+//! Progress of a video, and of a job with all of its videos.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,121 +9,124 @@ use jobs::job::{Counts, JobState, Millis};
 use jobs::ledger::{JobRecord, Ledger, LedgerError};
 use serde::{Deserialize, Serialize};
 
-/// Counts while a video is looked at and asked about. Clones count together, and all tallies that were never shared are
+/// Counter of frames, tokens and answers of a running analysis. Clones share the counts; counters with equal counts are
 /// equal.
 #[derive(Debug, Clone, Default)]
-pub struct Tally(Arc<Counted>);
+pub struct ProgressCounter(Arc<CounterState>);
 
 #[derive(Debug, Default)]
-struct Counted {
+struct CounterState {
     frames: AtomicU64,
     tokens: AtomicU64,
     answers: AtomicU64,
-    /// 0 while it is not known.
+    /// 0 while unknown.
     expected: AtomicU64,
 }
 
-impl PartialEq for Tally {
+impl PartialEq for ProgressCounter {
     fn eq(&self, other: &Self) -> bool {
         self.progress() == other.progress()
     }
 }
 
-/// How far one video has come.
+/// Progress of one video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Progress {
-    /// Of the answers that are expected.
+    /// Answers so far, in percent of the expected ones.
     pub percent: u8,
-    /// Frames that were decoded.
+    /// Decoded frames.
     pub frames: u64,
-    /// Tokens that were written.
+    /// Generated tokens.
     pub tokens: u64,
 }
 
-impl Tally {
-    /// So many answers are to come.
+impl ProgressCounter {
+    /// Sets the number of expected answers.
     pub fn expect(&self, answers: u64) {
         self.0.expected.store(answers, Ordering::Relaxed);
     }
 
+    /// Counts a decoded frame.
     pub fn frame(&self) {
         self.0.frames.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts an answer of `tokens` tokens.
     pub fn answer(&self, tokens: usize) {
         self.0.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         self.0.answers.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Returns the current progress.
     pub fn progress(&self) -> Progress {
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let Counted { frames, tokens, answers, expected } = &*self.0;
-        // Not done before its report is written.
+        let CounterState { frames, tokens, answers, expected } = &*self.0;
+        // 100 only when the report is written.
         let percent = (100 * read(answers)).checked_div(read(expected)).unwrap_or(0).min(99);
         Progress { percent: percent as u8, frames: read(frames), tokens: read(tokens) }
     }
 }
 
 impl Progress {
-    /// As a heartbeat carries it.
+    /// Returns the JSON that a heartbeat carries.
     pub fn json(&self) -> String {
         serde_json::to_string(self).expect("numbers become JSON")
     }
 
-    /// What another build said differently is unknown.
-    pub fn read(said: &str) -> Option<Self> {
-        serde_json::from_str(said).ok()
+    /// Parses the JSON of a heartbeat; `None` if another build wrote it in another format.
+    pub fn parse(text: &str) -> Option<Self> {
+        serde_json::from_str(text).ok()
     }
 }
 
-/// How far a job has come.
+/// Progress of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct JobProgress {
-    /// Of its items, those that are being worked on in part.
+    /// Percent of its items; running items count in part.
     pub percent: f64,
-    /// Seconds to its end, if it goes on as since it began; not known before something is done.
+    /// Estimated seconds to its end at the average speed so far; unknown before the first progress.
     pub left_s: Option<f64>,
 }
 
 impl JobProgress {
-    /// `ended` of `total` items, others as they said of themselves; `running_s`: seconds since its first item began.
-    pub fn of(ended: u64, total: u64, said: &[Progress], running_s: f64) -> Self {
-        let part: f64 = said.iter().map(|p| f64::from(p.percent) / 100.0).sum();
+    /// Estimates from `ended` of `total` items, the progress of `running` ones, and the seconds since the first item began.
+    pub fn estimate(ended: u64, total: u64, running: &[Progress], running_s: f64) -> Self {
+        let part: f64 = running.iter().map(|p| f64::from(p.percent) / 100.0).sum();
         let share = if total == 0 { 0.0 } else { ((ended as f64 + part) / total as f64).min(1.0) };
         let left_s = (share > 0.0 && running_s > 0.0).then(|| running_s * (1.0 - share) / share);
         Self { percent: (1000.0 * share).round() / 10.0, left_s: left_s.map(f64::round) }
     }
 }
 
-/// Running items of a job that are asked how far they have come.
+/// Largest number of running items whose progress is read.
 #[cfg(feature = "service")]
-const ASKED: u32 = 500;
+const MAX_RUNNING_ITEMS: u32 = 500;
 
 #[cfg(feature = "service")]
 impl JobProgress {
-    /// Of a job that is being worked on; `None` before its first item has begun, after its end, and while nobody knows how
-    /// many items it has.
-    pub fn of_job(record: &JobRecord, counts: &Counts, said: &[Progress], now: Millis) -> Option<Self> {
+    /// Returns the progress of a running job; `None` before its first item begins, after its end, and while the number of
+    /// its items is unknown.
+    pub fn of_job(record: &JobRecord, counts: &Counts, running: &[Progress], now: Millis) -> Option<Self> {
         let (began, total) = (record.entered(JobState::Running)?, record.total?);
         let running_s = now.saturating_sub(began) as f64 / 1000.0;
         let ended = total - counts.open().min(total);
-        (!record.state.is_end()).then(|| Self::of(ended, total, said, running_s))
+        (!record.state.is_end()).then(|| Self::estimate(ended, total, running, running_s))
     }
 
-    /// The same, with what the workers on its items said last.
+    /// Returns the progress of a job with the last reported progress of its running items.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn ask(
+    pub async fn load(
         ledger: &Ledger,
         record: &JobRecord,
         counts: &Counts,
         now: Millis,
     ) -> Result<Option<Self>, LedgerError> {
-        let said = ledger.progress(&record.id, ASKED).await?;
-        let said: Vec<_> = said.iter().filter_map(|said| Progress::read(said)).collect();
-        Ok(Self::of_job(record, counts, &said, now))
+        let running = ledger.progress(&record.id, MAX_RUNNING_ITEMS).await?;
+        let running: Vec<_> = running.iter().filter_map(|text| Progress::parse(text)).collect();
+        Ok(Self::of_job(record, counts, &running, now))
     }
 }
 
@@ -132,25 +135,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_video_is_as_far_as_its_answers() {
-        let tally = Tally::default();
-        assert_eq!(tally.progress(), Progress { percent: 0, frames: 0, tokens: 0 });
-        tally.expect(3);
-        tally.clone().frame();
-        tally.answer(7);
-        let progress = tally.progress();
+    fn progress_of_video_follows_its_answers() {
+        let counter = ProgressCounter::default();
+        assert_eq!(counter.progress(), Progress { percent: 0, frames: 0, tokens: 0 });
+        counter.expect(3);
+        counter.clone().frame();
+        counter.answer(7);
+        let progress = counter.progress();
         assert_eq!(progress, Progress { percent: 33, frames: 1, tokens: 7 });
-        assert_eq!(Progress::read(&progress.json()), Some(progress));
-        tally.answer(1);
-        tally.answer(1);
-        assert_eq!(tally.progress().percent, 99, "its report is still to be written");
-        assert_eq!(Progress::read("{}"), None);
+        assert_eq!(Progress::parse(&progress.json()), Some(progress));
+        counter.answer(1);
+        counter.answer(1);
+        assert_eq!(counter.progress().percent, 99, "the report is not written yet");
+        assert_eq!(Progress::parse("{}"), None);
     }
 
     #[test]
-    fn a_job_is_as_far_as_its_videos() {
+    fn progress_of_job_follows_its_videos() {
         let half = Progress { percent: 50, frames: 9, tokens: 9 };
-        let of = JobProgress::of;
+        let of = JobProgress::estimate;
         assert_eq!(of(0, 0, &[], 5.0), JobProgress { percent: 0.0, left_s: None });
         assert_eq!(of(0, 4, &[], 5.0), JobProgress { percent: 0.0, left_s: None });
         assert_eq!(of(1, 4, &[half, half], 30.0), JobProgress { percent: 50.0, left_s: Some(30.0) });

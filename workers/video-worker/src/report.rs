@@ -1,4 +1,4 @@
-//! What is said about a video: one JSON object, versioned, the same from the command line and from the service.
+//! The report of a video: one versioned JSON object, the same from the command line and from the service.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use flamingo::generate::Finish;
 use flamingo::video::VideoInfo;
 use serde::Serialize;
 
-/// The version of [`Report`].
+/// Schema version of [`Report`].
 pub const SCHEMA: &str = "flamingo.report/1";
 
-/// The report of one video (or image), or of several that were asked about together.
+/// Report of one video (or image), or of several in one prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub schema: &'static str,
@@ -20,22 +20,23 @@ pub struct Report {
     #[serde(flatten)]
     pub outcome: Outcome,
     pub model: About,
-    /// What was decoded, per input.
+    /// Container and codec facts, per input.
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
-    /// The video had been looked at before, and was not decoded again.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub recalled: bool,
+    /// Whether cached visual tokens were used, so that nothing was decoded.
+    #[serde(rename = "recalled", skip_serializing_if = "std::ops::Not::not")]
+    pub cache_hit: bool,
     pub timing: Timing,
 }
 
+/// Outcome of an analysis.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Outcome {
     Succeeded {
         answers: Vec<AnswerReport>,
     },
-    /// What had been answered before it failed stands beside the error.
+    /// The error, and the answers before it.
     Failed {
         error: ErrorReport,
         #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -43,16 +44,17 @@ pub enum Outcome {
     },
 }
 
-/// One answer; a video that was cut into windows has one per window and question.
+/// One answer; a video that is cut into windows has one per window and task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnswerReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     pub text: String,
-    /// Seconds of the video that the answer is about.
+    /// Start of the answered window, in seconds of the video.
     pub start: f64,
+    /// End of the answered window.
     pub end: f64,
-    /// Seconds of every frame that was looked at, per medium.
+    /// Seconds of every encoded frame, per medium.
     pub frame_times: Vec<Vec<f64>>,
     pub finish: Finish,
     pub log_likelihood: f64,
@@ -60,36 +62,36 @@ pub struct AnswerReport {
     pub completion_tokens: usize,
 }
 
+/// Code and message of an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorReport {
     pub code: String,
     pub message: String,
 }
 
-/// Seconds spent in each stage. Decoding runs beside the others: its figure is the time waited for the decoder to open
-/// the file and to send frames, and for resizing them. Where several videos are looked at side by side, waiting for the
-/// others is in each figure.
+/// Seconds of each stage. The decoder child runs in parallel: `decode_s` is the time spent waiting for it to open the file
+/// and to send frames, and resizing them. With several videos at once, each value includes the wait in the engine's queue.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Timing {
     pub decode_s: f64,
     pub encode_s: f64,
     pub answer_s: f64,
-    /// From the first look at the file to the last answer.
+    /// From opening the file to the last answer.
     pub total_s: f64,
 }
 
-/// JSON is Unicode and file names need not be.
+/// Serializes paths with replacement characters: JSON is Unicode and file names need not be.
 fn readable_paths<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
 impl Report {
-    /// As WebVTT: one cue per answer.
+    /// Returns the report as WebVTT, one cue per answer.
     pub fn web_vtt(&self) -> String {
         let mut text = String::from("WEBVTT\n");
         if let Outcome::Succeeded { answers } = &self.outcome {
             for answer in answers {
-                // A cue must not be empty, and an image lasts no time.
+                // A cue must last some time, and an image has no duration.
                 let (start, end) = (timestamp(answer.start), timestamp(answer.end.max(answer.start + 0.001)));
                 let question = answer.question.as_deref().map(|q| format!("{q}\n")).unwrap_or_default();
                 text.push_str(&format!("\n{start} --> {end}\n{}\n", cue_text(&(question + &answer.text))));
@@ -99,7 +101,7 @@ impl Report {
     }
 }
 
-/// A cue ends at an empty line, a carriage return alone ends a line, and `<`, `&` and `-->` mean something in it.
+/// Escapes cue text: an empty line ends a cue, a carriage return ends a line, and `<`, `&` and `-->` are syntax.
 fn cue_text(text: &str) -> String {
     let escaped = text.replace('\r', "\n").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
     escaped.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
@@ -110,7 +112,7 @@ fn timestamp(seconds: f64) -> String {
     format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file atomically.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -122,7 +124,7 @@ pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Temporary files are private by default; results are for others to read, within the user's umask.
+/// Returns mode 0666 (less the umask): temporary files are private by default, results are not.
 fn readable() -> std::fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
@@ -132,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_and_texts_of_cues() {
+    fn formats_cue_times_and_texts() {
         for (seconds, expected) in
             [(0.0, "00:00:00.000"), (59.9996, "00:01:00.000"), (3723.5, "01:02:03.500")]
         {

@@ -1,4 +1,4 @@
-//! Videos as jobs: what the machinery asks of a service, answered with the decoder, the model and the store.
+//! The video service: implements the job machinery's `Service` with decoder, model and store.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -20,72 +20,72 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use crate::admission::{self, frames_at_once};
-use crate::batch::{LONGEST_REPORT, Listing, Results, end_of, folder, report_key, sheet_key};
-use crate::budget::{Budget, NoRoom, Reserved};
+use crate::analysis::{Analysis, AnalysisRequest, Source, VideoAnalyzer};
+use crate::batch::{Listing, MAX_REPORT_BYTES, Results, end_of, job_folder, report_key, sheet_key};
+use crate::budget::{Budget, NoRoom, Reservation};
+use crate::contact_sheet::FrameSampler;
 use crate::decoder::{ProcessLimits, StopFlag};
-use crate::engine::{Engine, Meter};
+use crate::encoded_video::EncodedVideo;
+use crate::engine::{Engine, EngineStats};
 use crate::fetch::{FetchError, Fetched, InputInfo, Inputs};
 use crate::item_report::ItemReport;
-use crate::message::{Asker, ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, Priority};
+use crate::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, Priority, ReplyProperties};
 use crate::model::Model;
-use crate::outcome::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
-use crate::progress::Tally;
-use crate::seen::SeenVideo;
-use crate::seen_cache::{SeenCache, content_of};
-use crate::sheet::FewFrames;
-use crate::understand::{Request, Source, Understander, Understood};
+use crate::progress::ProgressCounter;
+use crate::retry_policy::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
+use crate::visual_token_cache::{VisualTokenCache, content_of};
 
-/// The version of the news about jobs.
+/// Schema version of job events.
 pub const EVENT_SCHEMA: &str = "flamingo.event/1";
 
-/// How long a picture may keep its report waiting.
-const SHEET_PATIENCE: Duration = Duration::from_secs(10);
+/// Time limit for storing the contact sheet.
+const SHEET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// One who watches the loop, and what comes of each video.
-pub trait Watcher: Observer {
-    /// A video was looked at and asked about, well or not.
-    fn looked(&self, _report: &ItemReport) {}
+/// Observer of the worker loop and of finished analyses.
+pub trait WorkerObserver: Observer {
+    /// Called after each analysis, successful or not.
+    fn record_report(&self, _report: &ItemReport) {}
 
-    /// What the videos in flight share: room on the disk and in memory, and the engine.
-    fn videos_share(&self, _disk: &Budget, _memory: &Budget, _engine: &Meter) {}
+    /// Registers what running videos share: disk budget, memory budget, engine statistics.
+    fn register_gauges(&self, _disk: &Budget, _memory: &Budget, _engine: &EngineStats) {}
 }
 
-/// Answers jobs about videos.
+/// Runs jobs about videos.
 pub struct VideoService {
     pub engine: Engine,
-    /// The binary that decodes.
+    /// The decoder binary.
     pub decoder: PathBuf,
-    /// What one of its processes may use.
+    /// Resource limits of a decoder process.
     pub process: ProcessLimits,
-    pub watcher: Arc<dyn Watcher>,
-    /// What was seen of videos before.
-    pub seen: SeenCache,
+    pub observer: Arc<dyn WorkerObserver>,
+    /// Cached visual tokens.
+    pub cache: VisualTokenCache,
     pub inputs: Inputs,
     pub store: Store,
     pub ledger: Ledger,
-    /// This worker's name.
+    /// Name of this worker.
     pub worker: String,
     pub page: usize,
     pub max_bytes: u64,
-    /// What videos may take of this process's memory while they are looked at.
+    /// Memory budget of running analyses.
     pub memory: Budget,
-    /// Bytes of a frame as the model wants it.
+    /// Bytes of a prepared frame.
     pub frame_bytes: u64,
     /// How long a video waits for memory.
-    pub patience: Duration,
+    pub retry_timeout: Duration,
     pub max_manifest_bytes: u64,
-    /// Write a picture of the frames beside each report.
+    /// Whether to store a contact sheet with each report.
     pub sheets: bool,
 }
 
-/// What is at hand of a video.
-enum Known {
-    /// Its bytes, and the name under which to keep what is seen of them.
-    File {
+/// Source of a video: its bytes, or its cached visual tokens.
+enum VideoSource {
+    /// The downloaded bytes, and the cache key for their visual tokens.
+    Fetched {
         fetched: Fetched,
         key: Option<String>,
     },
-    Seen(Arc<SeenVideo>),
+    Cached(Arc<EncodedVideo>),
 }
 
 #[async_trait]
@@ -116,44 +116,44 @@ impl Service for VideoService {
 
     async fn written(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
         let key = self.key(claim)?;
-        let found = self.store.get(&key, LONGEST_REPORT).await.map_err(|e| store_trouble(&e))?;
+        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_trouble(&e))?;
         Ok(found.and_then(|bytes| end_of(&bytes)))
     }
 
     async fn run(&self, claim: &ItemClaim, running: &Running) -> Outcome<ItemReport> {
-        let item: ItemMessage = match recall(claim) {
+        let item: ItemMessage = match item_message(claim) {
             Ok(item) => item,
             Err(why) => return Outcome::Reject(why),
         };
-        if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.about().name) {
+        if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.info().name) {
             let text =
-                format!("the job asks for model {name:?}, this worker has {:?}", self.engine.about().name);
+                format!("the job asks for model {name:?}, this worker has {:?}", self.engine.info().name);
             return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
         }
         let request = self.request(&item);
         let memory = admission::estimate(&request, self.frame_bytes);
-        // Before anything is fetched for it.
+        // Before the download.
         if let Err(why) = self.memory.check(memory) {
             return no_memory(&item, &request, &why);
         }
-        let tally = request.tally.clone();
-        running.tells(move || tally.progress().json());
+        let progress = request.progress.clone();
+        running.tells(move || progress.progress().json());
         let stop = running.stop.clone();
         let started = std::time::Instant::now();
-        let looked = tokio::select! {
-            looked = self.look(&item, &request) => looked,
+        let source = tokio::select! {
+            source = self.source(&item, &request) => source,
             () = stop.cancelled() => return Outcome::Cancelled,
         };
-        let (video, input) = match looked {
-            Ok(looked) => looked,
+        let (video, input) = match source {
+            Ok(source) => source,
             Err(error) => return fetch_failed(&error),
         };
         let fetch_s = started.elapsed().as_secs_f64();
         let admitted = match video {
-            // Nothing is decoded.
-            Known::Seen(_) => Ok(None),
-            Known::File { .. } => tokio::select! {
-                room = self.memory.reserve(memory, item.priority, self.patience) => room.map(Some),
+            // Nothing is decoded, so no memory is needed.
+            VideoSource::Cached(_) => Ok(None),
+            VideoSource::Fetched { .. } => tokio::select! {
+                room = self.memory.reserve(memory, item.priority, self.retry_timeout) => room.map(Some),
                 () = stop.cancelled() => return Outcome::Cancelled,
             },
         };
@@ -161,9 +161,9 @@ impl Service for VideoService {
             Ok(room) => room,
             Err(why) => return no_memory(&item, &request, &why),
         };
-        let (understood, sheet) = self.understand(&item, request, video, room, stop).await;
-        let verdict = understood.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
-        let why = understood.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
+        let (analysis, sheet) = self.analyze(&item, request, video, room, stop).await;
+        let verdict = analysis.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
+        let why = analysis.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
             (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, why },
             (Some(Verdict::Later), Some(why)) => Outcome::Later(why),
@@ -173,8 +173,8 @@ impl Service for VideoService {
                 if let Some(sheet) = sheet {
                     self.put_sheet(claim, &item, sheet).await;
                 }
-                let report = self.report(claim, &item, input, fetch_s, understood);
-                self.watcher.looked(&report);
+                let report = self.report(claim, &item, input, fetch_s, analysis);
+                self.observer.record_report(&report);
                 Outcome::Done(report)
             }
         }
@@ -189,9 +189,9 @@ impl Service for VideoService {
             Ok(report) => (report.json(), report.end()),
             Err(why) => (self.failed(claim, why).json(), ItemEnd::Failed(why.clone())),
         };
-        if bytes.len() as u64 > LONGEST_REPORT {
+        if bytes.len() as u64 > MAX_REPORT_BYTES {
             let text = format!(
-                "the report has {} bytes, {LONGEST_REPORT} are allowed: ask for fewer windows",
+                "the report has {} bytes, {MAX_REPORT_BYTES} are allowed; request fewer windows",
                 bytes.len()
             );
             return self.write(claim, Err(&Failure::new("report_too_large", text))).await;
@@ -200,21 +200,21 @@ impl Service for VideoService {
         match put.map_err(|e| store_trouble(&e))? {
             Put::Created | Put::Same => Ok(end),
             Put::Other(there) => {
-                tracing::info!(job = %claim.job, item = %claim.item, "another attempt's report was there");
+                tracing::info!(job = %claim.job, item = %claim.item, "another attempt had written the report");
                 Ok(end_of(&there).unwrap_or(end))
             }
         }
     }
 
     async fn finalize(&self, ended: &EndedJob) -> Result<(), Trouble> {
-        let model = serde_json::to_value(self.engine.about()).expect("a description becomes JSON");
+        let model = serde_json::to_value(self.engine.info()).expect("model info serializes");
         Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
     }
 
     fn ended(&self, ended: &EndedJob) -> Event {
         let EndedJob { record, end, counts } = ended;
         let topic = format!("job.{}", end.state().as_str());
-        let job = JobMessage::recall(&record.message).ok();
+        let job = JobMessage::from_ledger(&record.message).ok();
         let output = job.as_ref().map_or("", |job| job.output.as_str());
         let body = json!({
             "schema": EVENT_SCHEMA,
@@ -224,7 +224,7 @@ impl Service for VideoService {
             "status": end.state(),
             "counts": counts,
             "error": end.failure(),
-            "manifest": self.store.url(&format!("{}/manifest.json", folder(output, &record.id))),
+            "manifest": self.store.url(&format!("{}/manifest.json", job_folder(output, &record.id))),
             "metadata": job.as_ref().map(|job| &job.metadata),
         });
         let (reply_to, correlation_id) =
@@ -240,10 +240,10 @@ impl Service for VideoService {
             "status": "refused",
             "error": why,
         });
-        // A message that cannot be taken may still say whom to tell.
-        let said: Asker = serde_json::from_slice(&message.body).unwrap_or_default();
-        let reply_to = message.reply_to.clone().or(said.reply_to);
-        let correlation_id = message.correlation_id.clone().or(said.correlation_id);
+        // A rejected message may still name a reply queue.
+        let properties: ReplyProperties = serde_json::from_slice(&message.body).unwrap_or_default();
+        let reply_to = message.reply_to.clone().or(properties.reply_to);
+        let correlation_id = message.correlation_id.clone().or(properties.correlation_id);
         event("job.refused", message.id.clone(), reply_to, correlation_id, &body)
     }
 }
@@ -259,11 +259,11 @@ fn event(
     Event { topic: topic.into(), message }
 }
 
-fn recall(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
+fn item_message(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
     serde_json::from_str(&claim.message).map_err(|e| {
         Failure::new(
             "internal",
-            format!("{}/{}: the ledger has no readable item: {e}", claim.job, claim.item),
+            format!("{}/{}: the item in the ledger is unreadable: {e}", claim.job, claim.item),
         )
     })
 }
@@ -272,20 +272,20 @@ fn fetch_failed(error: &FetchError) -> Outcome<ItemReport> {
     not_begun(of_fetching(error), Failure::new(error.code(), error.to_string()))
 }
 
-fn no_memory(item: &ItemMessage, request: &Request, why: &NoRoom) -> Outcome<ItemReport> {
+fn no_memory(item: &ItemMessage, request: &AnalysisRequest, why: &NoRoom) -> Outcome<ItemReport> {
     let code = match why {
-        NoRoom::Ever { .. } => "limit_memory",
-        NoRoom::Now { .. } => "no_room",
+        NoRoom::NeverFits { .. } => "limit_memory",
+        NoRoom::TimedOut { .. } => "no_room",
     };
     let frames = frames_at_once(request);
     let text = format!(
-        "{}: no memory for up to {frames} frames in one answer (worker.memory): {why}; ask for fewer frames",
+        "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
         item.video
     );
     not_begun(of_room(why), Failure::new(code, text))
 }
 
-/// Why nothing was decoded.
+/// Returns the outcome of an item that failed before decoding.
 fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
     match verdict {
         Verdict::Final => Outcome::Reject(why),
@@ -298,12 +298,12 @@ fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
 
 impl VideoService {
     fn key(&self, claim: &ItemClaim) -> Result<String, Trouble> {
-        let item = recall(claim).map_err(Trouble::Fatal)?;
+        let item = item_message(claim).map_err(Trouble::Fatal)?;
         Ok(report_key(&item.output, &claim.job, &claim.item))
     }
 
-    fn request(&self, item: &ItemMessage) -> Request {
-        Request {
+    fn request(&self, item: &ItemMessage) -> AnalysisRequest {
+        AnalysisRequest {
             tasks: item.tasks.clone(),
             sampling: item.sampling.clone(),
             window: item.window,
@@ -314,12 +314,16 @@ impl VideoService {
             job: item.job_id.to_string(),
             urgent: item.priority == Priority::Urgent,
             stop: StopFlag::default(),
-            tally: Tally::default(),
+            progress: ProgressCounter::default(),
         }
     }
 
-    /// What was seen of the video before, or the video itself.
-    async fn look(&self, item: &ItemMessage, request: &Request) -> Result<(Known, InputInfo), FetchError> {
+    /// Finds cached visual tokens of the video or downloads it, within a span.
+    async fn source(
+        &self,
+        item: &ItemMessage,
+        request: &AnalysisRequest,
+    ) -> Result<(VideoSource, InputInfo), FetchError> {
         let found = async {
             let found = self.find(item, request).await;
             found.inspect_err(|error| trace::failed(error.code()))
@@ -327,93 +331,99 @@ impl VideoService {
         found.instrument(info_span!("fetch")).await
     }
 
-    async fn find(&self, item: &ItemMessage, request: &Request) -> Result<(Known, InputInfo), FetchError> {
+    async fn find(
+        &self,
+        item: &ItemMessage,
+        request: &AnalysisRequest,
+    ) -> Result<(VideoSource, InputInfo), FetchError> {
         let location = self.inputs.locate(&item.video)?;
         let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
         if let Some((url, etag)) = &version
-            && let Some(content) = self.seen.content(&(url.clone(), etag.clone()))
-            && let Some(seen) = self.seen.get(&self.seen.key(&content, request)).await
+            && let Some(content) = self.cache.content(&(url.clone(), etag.clone()))
+            && let Some(encoded) = self.cache.get(&self.cache.key(&content, request)).await
         {
             let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
-            return Ok((Known::Seen(seen), input));
+            return Ok((VideoSource::Cached(encoded), input));
         }
         let etag = item.etag.as_deref();
         let (fetched, input) = self.inputs.fetch(&location, etag, self.max_bytes, item.priority).await?;
-        if !self.seen.is_on() {
-            return Ok((Known::File { fetched, key: None }, input));
+        if !self.cache.is_enabled() {
+            return Ok((VideoSource::Fetched { fetched, key: None }, input));
         }
         let path = fetched.path();
         let content = tokio::task::spawn_blocking(move || content_of(&path));
-        // A file that cannot be read is the decoder's to name.
-        let Ok(Ok(content)) = content.await else { return Ok((Known::File { fetched, key: None }, input)) };
-        let key = self.seen.key(&content, request);
+        // The decoder reports a file that cannot be read.
+        let Ok(Ok(content)) = content.await else {
+            return Ok((VideoSource::Fetched { fetched, key: None }, input));
+        };
+        let key = self.cache.key(&content, request);
         if let Some(etag) = &input.etag {
-            self.seen.remember((input.url.clone(), etag.clone()), content);
+            self.cache.remember((input.url.clone(), etag.clone()), content);
         }
-        match self.seen.get(&key).await {
-            Some(seen) => Ok((Known::Seen(seen), input)),
-            None => Ok((Known::File { fetched, key: Some(key) }, input)),
+        match self.cache.get(&key).await {
+            Some(encoded) => Ok((VideoSource::Cached(encoded), input)),
+            None => Ok((VideoSource::Fetched { fetched, key: Some(key) }, input)),
         }
     }
 
-    /// In a thread of its own: it decodes, and waits for its turn at the model.
-    async fn understand(
+    /// Runs the analysis in a blocking thread.
+    async fn analyze(
         &self,
         item: &ItemMessage,
-        request: Request,
-        video: Known,
-        room: Option<Reserved>,
+        request: AnalysisRequest,
+        video: VideoSource,
+        room: Option<Reservation>,
         stop: CancellationToken,
-    ) -> (Understood, Option<FewFrames>) {
+    ) -> (Analysis, Option<FrameSampler>) {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
-        let (fetched, seen, key) = match video {
-            Known::File { fetched, key } => (Some(fetched), None, key),
-            Known::Seen(seen) => (None, Some(seen), None),
+        let (fetched, encoded, key) = match video {
+            VideoSource::Fetched { fetched, key } => (Some(fetched), None, key),
+            VideoSource::Cached(encoded) => (None, Some(encoded), None),
         };
-        // The thread may be waiting for its decoder; whoever waits for the thread may have let go of it.
-        let unwanted = request.stop.clone();
-        let told = tokio::spawn(async move {
+        // The thread may wait for the decoder, and its caller may be dropped: forward the cancellation to it.
+        let flag = request.stop.clone();
+        let forwarding = tokio::spawn(async move {
             stop.cancelled().await;
-            unwanted.set();
+            flag.set();
         });
-        let mut sheet = (self.sheets && seen.is_none()).then(FewFrames::default);
+        let mut sheet = (self.sheets && encoded.is_none()).then(FrameSampler::default);
         let span = Span::current();
         let work = tokio::task::spawn_blocking(move || {
-            // Until this thread has ended, even when nobody waits for it any more.
+            // Held until the thread ends, even if its caller is dropped.
             let _room = room;
             let _within = span.enter();
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
-            let understander = Understander { model: &engine, decoder };
-            if let Some(seen) = seen {
-                return (understander.understand_again(&source, &request, &seen), None);
+            let analyzer = VideoAnalyzer { model: &engine, decoder };
+            if let Some(encoded) = encoded {
+                return (analyzer.analyze_cached(&source, &request, &encoded), None);
             }
-            let mut go_on = |frame: &_| {
+            let mut on_frame = |frame: &_| {
                 if let Some(sheet) = &mut sheet {
                     sheet.add(frame);
                 }
                 if request.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            (understander.understand(&source, &request, &mut go_on), sheet)
+            (analyzer.analyze(&source, &request, &mut on_frame), sheet)
         });
-        let (mut understood, sheet) =
+        let (mut analysis, sheet) =
             work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        told.abort();
-        if let (Some(key), Some(seen)) = (key, understood.seen.take()) {
-            self.seen.put(&key, seen).await;
+        forwarding.abort();
+        if let (Some(key), Some(encoded)) = (key, analysis.encoded.take()) {
+            self.cache.put(&key, encoded).await;
         }
-        (understood, sheet)
+        (analysis, sheet)
     }
 
-    /// A picture for people: without it the report is as good.
-    async fn put_sheet(&self, claim: &ItemClaim, item: &ItemMessage, sheet: FewFrames) {
+    /// Stores the contact sheet. The report does not depend on it, so errors are only logged.
+    async fn put_sheet(&self, claim: &ItemClaim, item: &ItemMessage, sheet: FrameSampler) {
         let key = sheet_key(&item.output, &claim.job, &claim.item);
         let failed = match tokio::task::spawn_blocking(move || sheet.jpeg()).await {
             Ok(Ok(Some(jpeg))) => {
                 let put = self.store.put_new(&key, Bytes::from(jpeg));
-                match tokio::time::timeout(SHEET_PATIENCE, put).await {
+                match tokio::time::timeout(SHEET_TIMEOUT, put).await {
                     Ok(put) => put.err().map(|e| e.to_string()),
-                    Err(_) => Some("the store does not answer".into()),
+                    Err(_) => Some("the store does not respond".into()),
                 }
             }
             Ok(Ok(None)) => None,
@@ -421,7 +431,7 @@ impl VideoService {
             Err(panic) => Some(panic.to_string()),
         };
         if let Some(why) = failed {
-            tracing::warn!(job = %claim.job, item = %claim.item, why, "no sheet of frames");
+            tracing::warn!(job = %claim.job, item = %claim.item, why, "cannot store the contact sheet");
         }
     }
 
@@ -431,18 +441,18 @@ impl VideoService {
         item: &ItemMessage,
         input: InputInfo,
         fetch_s: f64,
-        understood: Understood,
+        analysis: Analysis,
     ) -> ItemReport {
         let custom_id = item.custom_id.clone();
-        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, understood.report)
+        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report)
     }
 
-    /// The report of an item that got no further than to its failure.
+    /// Returns the report of an item that failed before its analysis.
     fn failed(&self, claim: &ItemClaim, why: &Failure) -> ItemReport {
-        let item = recall(claim).ok();
+        let item = item_message(claim).ok();
         let url = item.as_ref().map(|item| item.video.clone()).unwrap_or_default();
         let custom_id = item.and_then(|item| item.custom_id);
         let input = InputInfo { url, bytes: None, etag: None };
-        ItemReport::failed(claim, custom_id, &self.worker, input, self.engine.about().clone(), why)
+        ItemReport::failed(claim, custom_id, &self.worker, input, self.engine.info().clone(), why)
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker says about itself over HTTP: whether it lives, whether it can work, and what it has done.
+//! HTTP status of a worker: `/live`, `/ready` and `/metrics`.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,42 +19,42 @@ use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+use crate::app::Backends;
 use crate::budget::Budget;
 use crate::decoder::Confinement;
-use crate::engine::Meter;
+use crate::engine::EngineStats;
 use crate::item_report::ItemReport;
-use crate::service::Watcher;
-use crate::start::Backends;
+use crate::service::WorkerObserver;
 
-mod counted;
-mod asked;
+mod metrics;
+mod scrape;
 
-use asked::Shared;
-use counted::Counted;
+use metrics::WorkerMetrics;
+use scrape::SharedResources;
 
-/// Every metric's name begins with it.
+/// Prefix of all metric names.
 const PREFIX: &str = "flamingo";
 
-/// What has been counted, and what the pages are made of.
+/// Metrics and state of a worker, for the status routes and the pages.
 pub struct Status {
     registry: Registry,
-    counted: Counted,
+    metrics: WorkerMetrics,
     backends: OnceLock<Backends>,
-    /// The model that is loaded.
+    /// Info of the loaded model.
     model: OnceLock<About>,
     confinement: OnceLock<Confinement>,
-    shared: OnceLock<Shared>,
+    shared: OnceLock<SharedResources>,
     draining: AtomicBool,
 }
 
-/// How long queue, database and store have to say that they are there.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// Time limit for a check of queue, database or store.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(6);
 
 impl Default for Status {
     fn default() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         Self {
-            counted: Counted::in_registry(&mut registry),
+            metrics: WorkerMetrics::register(&mut registry),
             registry,
             backends: OnceLock::new(),
             model: OnceLock::new(),
@@ -68,68 +68,73 @@ impl Default for Status {
 impl Observer for Status {
     fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>) {
         tracing::debug!(?step, job = job.map(JobId::as_str), item = item.map(ItemId::as_str));
-        self.counted.step(step);
+        self.metrics.record_step(step);
     }
 }
 
-impl Watcher for Status {
-    fn videos_share(&self, disk: &Budget, memory: &Budget, engine: &Meter) {
-        let _ =
-            self.shared.set(Shared { disk: disk.clone(), memory: memory.clone(), engine: engine.clone() });
+impl WorkerObserver for Status {
+    fn register_gauges(&self, disk: &Budget, memory: &Budget, engine: &EngineStats) {
+        let _ = self.shared.set(SharedResources {
+            disk: disk.clone(),
+            memory: memory.clone(),
+            engine: engine.clone(),
+        });
     }
 
-    fn looked(&self, report: &ItemReport) {
-        self.counted.looked(report);
+    fn record_report(&self, report: &ItemReport) {
+        self.metrics.record_report(report);
     }
 }
 
 impl Status {
-    /// From now on readiness is asked of these.
-    pub fn stand_on(&self, backends: Backends) {
+    /// Sets the backends that readiness checks.
+    pub fn set_backends(&self, backends: Backends) {
         let _ = self.backends.set(backends);
     }
 
-    pub fn decoders_are(&self, confinement: Confinement) {
+    /// Sets the confinement of decoders.
+    pub fn set_confinement(&self, confinement: Confinement) {
         let _ = self.confinement.set(confinement);
-        self.counted.confined(confinement);
+        self.metrics.set_confinement(confinement);
     }
 
-    pub fn model_is_loaded(&self, about: About) {
-        let _ = self.model.set(about);
+    /// Sets the info of the loaded model.
+    pub fn set_model(&self, info: About) {
+        let _ = self.model.set(info);
     }
 
-    /// No new work: not ready any more, though alive.
-    pub fn drains(&self) {
+    /// Marks the worker as draining: alive, but not ready.
+    pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// `None`: the worker is starting.
+    /// Returns the backends; `None` while the worker starts.
     pub fn backends(&self) -> Option<&Backends> {
         self.backends.get()
     }
 
-    /// `None`: it is being loaded.
+    /// Returns the model info; `None` while the model loads.
     pub fn model(&self) -> Option<&About> {
         self.model.get()
     }
 
-    /// `None`: no decoder was started yet.
+    /// Returns the confinement of decoders; `None` before the first decoder starts.
     pub fn confinement(&self) -> Option<Confinement> {
         self.confinement.get().copied()
     }
 
-    /// Items that this worker has claimed.
+    /// Returns the number of items that this worker has claimed.
     pub fn in_flight(&self) -> i64 {
-        self.counted.in_flight()
+        self.metrics.in_flight()
     }
 
-    /// Messages of each lane that nobody has taken; `None`: the queue does not say.
+    /// Returns the waiting messages of each lane; `None` if the queue does not tell.
     pub async fn waiting(&self) -> Vec<(Lane, Option<u64>)> {
-        let asked = Lane::ALL.map(|lane| async move {
+        let lanes = Lane::ALL.map(|lane| async move {
             let waiting = self.backends.get()?.queue.waiting(lane);
-            tokio::time::timeout(PATIENCE, waiting).await.ok()?.ok()
+            tokio::time::timeout(CHECK_TIMEOUT, waiting).await.ok()?.ok()
         });
-        Lane::ALL.into_iter().zip(join_all(asked).await).collect()
+        Lane::ALL.into_iter().zip(join_all(lanes).await).collect()
     }
 
     /// What is missing for work, one line each.
@@ -148,9 +153,9 @@ impl Status {
             return missing;
         };
         let (queue, ledger, store) = tokio::join!(
-            in_time(async { queue.check().await.map_err(|e| e.to_string()) }),
-            in_time(async { ledger.check().await.map_err(|e| e.to_string()) }),
-            in_time(async { store.head("manifest.json").await.map(|_| ()).map_err(|e| e.to_string()) }),
+            with_timeout(async { queue.check().await.map_err(|e| e.to_string()) }),
+            with_timeout(async { ledger.check().await.map_err(|e| e.to_string()) }),
+            with_timeout(async { store.head("manifest.json").await.map(|_| ()).map_err(|e| e.to_string()) }),
         );
         note("queue", queue);
         note("database", ledger);
@@ -159,34 +164,34 @@ impl Status {
     }
 
     async fn metrics(&self) -> Result<String, std::fmt::Error> {
-        let mut asked = Registry::with_prefix(PREFIX);
+        let mut scraped = Registry::with_prefix(PREFIX);
         if let Some(backends) = self.backends.get() {
-            let (messages, news) = tokio::join!(self.waiting(), news_waiting(backends));
-            asked::outstanding(&mut asked, &messages, news);
+            let (messages, events) = tokio::join!(self.waiting(), outbox_pending(backends));
+            scrape::backlog(&mut scraped, &messages, events);
         }
         if let Some(shared) = self.shared.get() {
-            asked::shared(&mut asked, shared);
+            scrape::resources(&mut scraped, shared);
         }
         let mut text = String::new();
         encode_registry(&mut text, &self.registry)?;
-        encode_registry(&mut text, &asked)?;
+        encode_registry(&mut text, &scraped)?;
         encode_eof(&mut text)?;
         Ok(text)
     }
 }
 
-/// `None`: the database does not say.
-async fn news_waiting(backends: &Backends) -> Option<u64> {
-    tokio::time::timeout(PATIENCE, backends.ledger.news_waiting()).await.ok()?.ok()
+/// Returns the unpublished outbox events; `None` if the database does not respond.
+async fn outbox_pending(backends: &Backends) -> Option<u64> {
+    tokio::time::timeout(CHECK_TIMEOUT, backends.ledger.news_waiting()).await.ok()?.ok()
 }
 
-/// A store tries again and again; whoever asks how things are wants to know now.
-async fn in_time(check: impl Future<Output = Result<(), String>>) -> Result<(), String> {
-    let late = || format!("does not answer within {} s", PATIENCE.as_secs());
-    tokio::time::timeout(PATIENCE, check).await.unwrap_or_else(|_| Err(late()))
+/// Bounds a check: backends retry internally for longer than a status request may take.
+async fn with_timeout(check: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let late = || format!("does not respond within {} s", CHECK_TIMEOUT.as_secs());
+    tokio::time::timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(|_| Err(late()))
 }
 
-/// `/live`, `/ready` and `/metrics`.
+/// Returns the routes `/live`, `/ready` and `/metrics`.
 pub fn routes(status: Arc<Status>) -> Router {
     Router::new()
         .route("/live", get(async || "alive\n"))
@@ -195,7 +200,7 @@ pub fn routes(status: Arc<Status>) -> Router {
         .with_state(status)
 }
 
-/// Answers until `end`.
+/// Serves requests until `end`.
 ///
 /// # Errors
 /// The listener breaks.
@@ -204,7 +209,7 @@ pub async fn serve(
     routes: Router,
     end: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    tracing::info!(address = %listener.local_addr()?, "says how it is: /live /ready /metrics");
+    tracing::info!(address = %listener.local_addr()?, "serving /live /ready /metrics");
     axum::serve(listener, routes).with_graceful_shutdown(end).await
 }
 

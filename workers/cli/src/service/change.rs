@@ -7,9 +7,9 @@ use jobs::ledger::JobRecord;
 use jobs::queue::{DeadLetter, Lane, Message, Settled};
 use jobs::{Failure, JobId};
 use serde_json::{Value, json};
-use video_worker::dead::{lane_of, name_of, send_again};
+use video_worker::app::Backends;
+use video_worker::dead_letters::{lane_name, letter_name, redrive_letter};
 use video_worker::message::{Input, JOB_SCHEMA, JobMessage};
-use video_worker::start::Backends;
 
 use super::submit::{Sent, send};
 use super::{SettingsArgs, find};
@@ -143,7 +143,7 @@ impl Retry {
             input: Input::UnfinishedOf(record.id.clone()),
             not_before: None,
             deadline: None,
-            ..JobMessage::recall(&record.message)?
+            ..JobMessage::from_ledger(&record.message)?
         };
         if !remote {
             let line = video_worker::message::json(&job);
@@ -195,7 +195,12 @@ impl Look {
                 say(&letter_json(letter).to_string())?;
             } else {
                 let Failure { code, message } = &letter.why;
-                say(&format!("{:<44} {:<6} {code}: {}", name_of(letter), lane_of(letter), shown(message)))?;
+                say(&format!(
+                    "{:<44} {:<6} {code}: {}",
+                    letter_name(letter),
+                    lane_name(letter),
+                    shown(message)
+                ))?;
             }
         }
         Ok(true)
@@ -205,7 +210,7 @@ impl Look {
 fn letter_json(letter: &DeadLetter) -> Value {
     let message = &letter.delivery.message;
     json!({
-        "message": name_of(letter),
+        "message": letter_name(letter),
         "lane": letter.lane.map(Lane::as_str),
         "kind": message.kind,
         "bytes": message.body.len(),
@@ -232,12 +237,12 @@ impl Settle {
         let mut missing = self.messages.clone();
         let mut all_well = true;
         for letter in letters {
-            let name = name_of(&letter);
+            let name = letter_name(&letter);
             if !self.all && !self.messages.contains(&name) {
                 continue;
             }
             missing.retain(|wanted| *wanted != name);
-            if redrive && let Some(why) = send_again(&backends, &letter).await? {
+            if redrive && let Some(why) = redrive_letter(&backends, &letter).await? {
                 eprintln!("error[not_sent]: {name}: {why}");
                 all_well = false;
                 continue;

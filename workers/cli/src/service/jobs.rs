@@ -7,8 +7,8 @@ use jobs::JobId;
 use jobs::job::{Counts, JobState, Millis, now, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
 use serde_json::{Map, Value, json};
+use video_worker::analysis::human_time;
 use video_worker::progress::{JobProgress, Progress};
-use video_worker::understand::human_time;
 
 use super::change::{Cancel, Dead, Retry};
 use super::{SettingsArgs, block_on, find};
@@ -97,7 +97,7 @@ impl List {
             left -= page.len() as u32;
             for record in page {
                 let counts = ledger.counts(&record.id).await?;
-                let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
+                let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
                 if self.json {
                     say(&job_json(&record, &counts, progress).to_string())?;
                 } else {
@@ -115,7 +115,7 @@ impl Show {
         let record = find(&ledger, &self.job).await?;
         let counts = ledger.counts(&record.id).await?;
         let items = all_items(&ledger, &record.id).await?;
-        let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
+        let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
         if self.json {
             let mut value = job_json(&record, &counts, progress);
             value["items"] = items.iter().map(item_json).collect();
@@ -144,7 +144,7 @@ impl Watch {
         loop {
             let record = find(&ledger, &self.job).await?;
             let counts = ledger.counts(&record.id).await?;
-            let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
+            let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
             let line = job_line(&record, &counts, progress);
             if line != said {
                 say(&line)?;

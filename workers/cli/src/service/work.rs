@@ -7,9 +7,9 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use jobs::worker::Stop;
 use tokio::signal::unix::{SignalKind, signal};
+use video_worker::app::{Backends, build_worker, check_confinement, worker_name};
 use video_worker::pages::{self, Pages};
 use video_worker::settings::Settings;
-use video_worker::start::{Backends, confined, name, worker};
 use video_worker::status::{self, Status, serve};
 
 use super::{ModelOver, SettingsArgs, block_on, model_args};
@@ -43,16 +43,16 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     // From the first moment, so that whoever waits for readiness can see what it waits for.
     let pages = listen(&settings, &status, &stop).await?;
     let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
-    status.decoders_are(confined(&settings, &program()?)?);
+    status.set_confinement(check_confinement(&settings, &program()?)?);
     let backends = Backends::open(&settings).await?;
-    status.stand_on(backends.clone());
+    status.set_backends(backends.clone());
     let started = tokio::select! {
         started = start(&settings, &backends, model) => Some(started?),
         () = stop.draining() => None,
     };
     if let Some(pipeline) = started {
-        status.model_is_loaded(pipeline.loaded().about.clone());
-        worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run().await?;
+        status.set_model(pipeline.loaded().about.clone());
+        build_worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run().await?;
     }
     signalled.abort();
     stop.abort();
@@ -95,7 +95,7 @@ async fn listen(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyho
     let mut routes = status::routes(status.clone());
     if settings.status.pages {
         let token = settings.status.token.clone();
-        routes = routes.merge(pages::routes(Pages::new(status.clone(), name(settings), token)));
+        routes = routes.merge(pages::routes(Pages::new(status.clone(), worker_name(settings), token)));
     }
     Ok(Some(tokio::spawn(serve(listener, routes, async move { end.aborted().await }))))
 }
@@ -122,7 +122,7 @@ pub fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Fut
                     }
                 );
             }
-            status.drains();
+            status.set_draining();
             if again { stop.abort() } else { stop.drain() }
         }
     })

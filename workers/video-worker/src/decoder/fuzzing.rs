@@ -1,12 +1,12 @@
-//! For `fuzz/`: what the parent understands of a child.
+//! Entry points for `fuzz/`.
 
-use super::wire;
+use super::protocol;
 
-/// All messages that `bytes` begin with, written again.
-pub fn understood(mut bytes: &[u8], max_pixels: u64) -> Vec<u8> {
+/// Parses all messages from the start of `bytes` and writes them again.
+pub fn reencode(mut bytes: &[u8], max_pixels: u64) -> Vec<u8> {
     let mut written = Vec::new();
-    while let Ok(message) = wire::read(&mut bytes, max_pixels) {
-        wire::write(&mut written, message).expect("what was read can be written");
+    while let Ok(message) = protocol::read(&mut bytes, max_pixels) {
+        protocol::write(&mut written, message).expect("a parsed message can be written");
     }
     written
 }

@@ -1,8 +1,8 @@
-//! Decoding in a child process: no video bytes are parsed where there are credentials, sockets or a loaded model.
+//! Decoding in a child process: no video bytes are parsed in a process with credentials, sockets or a loaded model.
 //!
-//! The parent opens the file and hands it to the child as standard input; the child, the same binary under a hidden
-//! subcommand, gives up what decoding does not need ([`Confinement`]), decodes, and writes messages to standard output. The
-//! child's environment is empty. A child that crashes or overstays is an error of that video and of nothing else.
+//! The parent opens the file and passes it to the child as standard input. The child is the same binary under a hidden
+//! subcommand. It drops every right that decoding does not need ([`Confinement`]), decodes, and writes messages to standard
+//! output. Its environment is empty. A child that crashes or exceeds a deadline is an error of that video only.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -20,43 +20,45 @@ use serde::{Deserialize, Serialize};
 
 mod child;
 mod sandbox;
-mod wire;
+mod protocol;
 
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
 
 pub use child::serve;
+use protocol::Message;
 pub use sandbox::Confinement;
-use wire::Message;
 
 /// The hidden subcommand under which a binary calls [`serve`].
 pub const SUBCOMMAND: &str = "decode-frames";
 
-/// What the child is asked to do.
+/// Request to the child, passed as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DecodeRequest {
-    /// The input as errors name it; the child never opens it.
+    /// Name of the input in errors; the child never opens it.
     #[serde(serialize_with = "readable_path")]
     pub name: PathBuf,
     pub sampling: FrameSampling,
     pub limits: VideoLimits,
     pub process: ProcessLimits,
-    /// The child is killed when this is set; it never hears of it.
+    /// Kills the child when set; not sent to it.
     #[serde(skip)]
     pub stop: StopFlag,
 }
 
-/// Set when nobody wants the frames any more. Clones are the same flag, and all flags that were never shared are equal.
+/// Cancellation flag. Clones share the flag. Flags with equal values are equal.
 #[derive(Debug, Clone, Default)]
 pub struct StopFlag(Arc<AtomicBool>);
 
 impl StopFlag {
+    /// Cancels.
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
+    /// Returns whether it is cancelled.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -68,13 +70,13 @@ impl PartialEq for StopFlag {
     }
 }
 
-/// JSON is Unicode and file names need not be.
+/// Serializes a path with replacement characters: JSON is Unicode and file names need not be.
 fn readable_path<S: serde::Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl DecodeRequest {
-    /// Within the default limits.
+    /// Returns a request with the default limits.
     pub fn new(name: impl Into<PathBuf>, sampling: FrameSampling) -> Self {
         Self {
             name: name.into(),
@@ -86,7 +88,7 @@ impl DecodeRequest {
     }
 }
 
-/// What the child process may use.
+/// Resource limits of the child process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProcessLimits {
@@ -94,8 +96,8 @@ pub struct ProcessLimits {
     pub memory: u64,
     /// Seconds of processor time.
     pub cpu_s: u64,
-    /// Seconds that the next frame (or the first word about the file) may take to come. Time in which the parent does
-    /// not ask, because the model is busy, does not count.
+    /// Seconds until the next message (frame or file info). Time in which the parent does not read, because the model is
+    /// busy, does not count.
     pub silence_s: u64,
 }
 
@@ -105,29 +107,29 @@ impl Default for ProcessLimits {
     }
 }
 
-/// Why a video did not come out of the child as frames.
+/// Error of decoding in the child.
 #[derive(Debug, thiserror::Error)]
 pub enum DecoderError {
     /// The file cannot be opened, or no child can be started.
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: std::io::Error },
-    /// The decoder's own word: a [`VideoError`](flamingo::error::VideoError) with its code.
+    /// Error of the decoder: a [`VideoError`](flamingo::error::VideoError) with its code.
     #[error("{message}")]
     Video { code: String, message: String },
-    /// Before it had seen anything of the file: this machine is at fault.
-    #[error("no decoder starts here: {how}")]
+    /// The child failed before it read the file: the fault lies with this machine.
+    #[error("the decoder cannot be started: {how}")]
     NotStarted { how: String },
     #[error("{path}: the decoder crashed ({how})")]
     Crashed { path: PathBuf, how: String },
-    /// By somebody else: a machine without memory kills the largest.
-    #[error("{path}: the decoder was killed, as a machine that runs out of memory does it")]
+    /// Killed by SIGKILL from outside: the kernel kills the largest process when memory runs out.
+    #[error("{path}: the decoder was killed (SIGKILL, as by the kernel out of memory)")]
     Killed { path: PathBuf },
-    #[error("{path}: the decoder was silent for longer than the {allowed} s that are allowed")]
+    #[error("{path}: the decoder sent nothing for longer than the allowed {allowed} s")]
     Deadline { path: PathBuf, allowed: u64 },
 }
 
 impl DecoderError {
-    /// The stable code of this error, part of the public contract.
+    /// Returns the stable code of this error, part of the public contract.
     pub fn code(&self) -> &str {
         match self {
             DecoderError::Io { .. } => "io",
@@ -140,25 +142,25 @@ impl DecoderError {
     }
 }
 
-/// The frames of one video, as the child decodes them. Dropping it ends the child.
+/// Frames of one video from the child. Dropping it ends the child.
 #[derive(Debug)]
 pub struct DecodedFrames {
     request: DecodeRequest,
     output: BufReader<ChildStdout>,
-    child: Guarded,
+    child: ChildGuard,
     confinement: Confinement,
     info: VideoInfo,
     summary: Option<Summary>,
     failed: bool,
 }
 
-/// Starts `program` as the decoder of a file and waits until it knows what the file is.
+/// Starts `program` as the decoder of a file and waits for the file info.
 ///
 /// # Errors
-/// The file is no video within the limits, or the child could not do its work.
+/// The file is not a video within the limits, or the child failed.
 pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<DecodedFrames, DecoderError> {
     let io = |source| DecoderError::Io { path: request.name.clone(), source };
-    // Before it is opened: opening a named pipe would wait for its writer.
+    // Checked before opening: opening a named pipe would block until a writer comes.
     match std::fs::metadata(file).map_err(io)?.file_type() {
         kind if kind.is_dir() => return Err(io(std::io::ErrorKind::IsADirectory.into())),
         kind if !kind.is_file() => return Err(io(std::io::Error::other("not a regular file"))),
@@ -167,32 +169,32 @@ pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<Dec
     let file = File::open(file).map_err(io)?;
     let text = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
     let (mut child, mut output, confinement) = start(program, text, file.into(), &request)?;
-    match child.listen(|| next(&mut output, &request)) {
+    match child.with_deadline(|| next(&mut output, &request)) {
         Ok(Message::Info(info)) => {
             Ok(DecodedFrames { request, output, child, confinement, info, summary: None, failed: false })
         }
         Ok(Message::Failed { code, message }) => Err(DecoderError::Video { code, message }),
-        Ok(_) | Err(_) => Err(child.post_mortem(&request)),
+        Ok(_) | Err(_) => Err(child.exit_error(&request)),
     }
 }
 
-/// How far a decoder that `program` starts on this machine, within these limits, is confined.
+/// Starts a decoder without input and returns its confinement on this machine.
 ///
 /// # Errors
-/// No child starts.
+/// The child cannot be started.
 pub fn confinement(program: &Path, process: ProcessLimits) -> Result<Confinement, DecoderError> {
     let request = DecodeRequest { process, ..DecodeRequest::new(program, FrameSampling::default()) };
     let text = serde_json::to_string(&request).unwrap_or_default();
     start(program, text, Stdio::null(), &request).map(|(_, _, confinement)| confinement)
 }
 
-/// A child that has said how far it is confined, and will say next what its input is.
+/// Starts the child and reads its first message, the confinement.
 fn start(
     program: &Path,
     text: String,
     input: Stdio,
     request: &DecodeRequest,
-) -> Result<(Guarded, BufReader<ChildStdout>, Confinement), DecoderError> {
+) -> Result<(ChildGuard, BufReader<ChildStdout>, Confinement), DecoderError> {
     let child = Command::new(program)
         .arg(SUBCOMMAND)
         .arg(text)
@@ -205,11 +207,11 @@ fn start(
     let mut child = child.map_err(|source| DecoderError::Io { path: request.name.clone(), source })?;
     let mut output = BufReader::with_capacity(1 << 18, child.stdout.take().expect("stdout is piped"));
     let deadline = Duration::from_secs(request.process.silence_s);
-    let mut child = Guarded::new(child, deadline, request.stop.clone())
+    let mut child = ChildGuard::new(child, deadline, request.stop.clone())
         .map_err(|e| DecoderError::NotStarted { how: e.to_string() })?;
-    match child.listen(|| next(&mut output, request)) {
+    match child.with_deadline(|| next(&mut output, request)) {
         Ok(Message::Ready(confinement)) => Ok((child, output, confinement)),
-        Ok(_) | Err(_) => Err(match child.post_mortem(request) {
+        Ok(_) | Err(_) => Err(match child.exit_error(request) {
             DecoderError::Crashed { how, .. } => DecoderError::NotStarted { how },
             DecoderError::Killed { .. } => DecoderError::NotStarted { how: "it was killed".into() },
             other => other,
@@ -218,20 +220,21 @@ fn start(
 }
 
 fn next(output: &mut impl Read, request: &DecodeRequest) -> std::io::Result<Message> {
-    wire::read(output, request.limits.max_pixels)
+    protocol::read(output, request.limits.max_pixels)
 }
 
 impl DecodedFrames {
+    /// Returns the facts about the file.
     pub fn info(&self) -> &VideoInfo {
         &self.info
     }
 
-    /// How far the child is confined.
+    /// Returns the confinement of the child.
     pub fn confinement(&self) -> Confinement {
         self.confinement
     }
 
-    /// Counts and warnings; there once the iterator has ended without an error.
+    /// Returns counts and warnings, once the iterator has ended without an error.
     pub fn summary(&self) -> Option<&Summary> {
         self.summary.as_ref()
     }
@@ -244,47 +247,47 @@ impl Iterator for DecodedFrames {
         if self.failed || self.summary.is_some() {
             return None;
         }
-        let error = match self.child.listen(|| next(&mut self.output, &self.request)) {
+        let error = match self.child.with_deadline(|| next(&mut self.output, &self.request)) {
             Ok(Message::Frame(frame)) => return Some(Ok(frame)),
             Ok(Message::End(summary)) => {
                 self.summary = Some(summary);
                 return None;
             }
             Ok(Message::Failed { code, message }) => DecoderError::Video { code, message },
-            Ok(Message::Ready(_) | Message::Info(_)) | Err(_) => self.child.post_mortem(&self.request),
+            Ok(Message::Ready(_) | Message::Info(_)) | Err(_) => self.child.exit_error(&self.request),
         };
         self.failed = true;
         Some(Err(error))
     }
 }
 
-/// A child that is killed when it is silent for too long, and when nobody needs it any more.
+/// A child with a watchdog thread that kills it after a deadline, on cancellation, and on drop.
 #[derive(Debug)]
-struct Guarded {
+struct ChildGuard {
     child: Arc<Mutex<Child>>,
-    /// Says when the parent begins and ends to wait. Dropped when the child is not needed; the watch then kills it if it
+    /// Tells the watchdog when the parent begins and ends to wait. When it is dropped, the watchdog kills the child if it
     /// still runs.
-    listening: Option<Sender<bool>>,
-    /// Says whether the deadline passed.
-    watch: Option<JoinHandle<bool>>,
+    waiting: Option<Sender<bool>>,
+    /// Returns whether the deadline passed.
+    watchdog: Option<JoinHandle<bool>>,
 }
 
-impl Guarded {
+impl ChildGuard {
     fn new(child: Child, deadline: Duration, stop: StopFlag) -> std::io::Result<Self> {
         let child = Arc::new(Mutex::new(child));
-        let (listening, heard) = channel();
+        let (waiting, parent_waits) = channel();
         let watched = child.clone();
-        let watch = std::thread::Builder::new().spawn(move || {
-            let late = silent_for_too_long(&heard, deadline, &stop);
+        let watchdog = std::thread::Builder::new().spawn(move || {
+            let late = watch_deadline(&parent_waits, deadline, &stop);
             let mut child = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            // A child that has ended by itself cannot be killed; its status says how.
+            // A child that has already exited cannot be killed; its status tells the cause.
             if late || !matches!(child.try_wait(), Ok(Some(_))) {
                 let _ = child.kill();
             }
             late
         });
-        match watch {
-            Ok(watch) => Ok(Self { child, listening: Some(listening), watch: Some(watch) }),
+        match watchdog {
+            Ok(watchdog) => Ok(Self { child, waiting: Some(waiting), watchdog: Some(watchdog) }),
             Err(error) => {
                 let mut child = child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 let _ = child.kill();
@@ -294,19 +297,19 @@ impl Guarded {
         }
     }
 
-    /// Waits for the child's next word, under the eyes of the watch.
-    fn listen<T>(&self, word: impl FnOnce() -> T) -> T {
-        let say = |waiting| self.listening.as_ref().map(|listening| listening.send(waiting));
-        say(true);
-        let heard = word();
-        say(false);
-        heard
+    /// Reads the next message while the watchdog counts the time.
+    fn with_deadline<T>(&self, read: impl FnOnce() -> T) -> T {
+        let set_waiting = |waiting| self.waiting.as_ref().map(|sender| sender.send(waiting));
+        set_waiting(true);
+        let message = read();
+        set_waiting(false);
+        message
     }
 
-    /// Why the child stopped talking in the middle of a sentence.
-    fn post_mortem(&mut self, request: &DecodeRequest) -> DecoderError {
+    /// Returns the error of a child whose output ended early.
+    fn exit_error(&mut self, request: &DecodeRequest) -> DecoderError {
         let path = request.name.clone();
-        // Its output has ended, so it is ending; give it the moment that takes.
+        // The output has ended, so the child is exiting; wait up to 0.5 s for it.
         let mut ended = None;
         for _ in 0..50 {
             ended = self.lock().try_wait().ok().flatten();
@@ -318,7 +321,7 @@ impl Guarded {
         if self.stop() {
             return DecoderError::Deadline { path, allowed: request.process.silence_s };
         }
-        // Not by us, who kill what goes on after this or is not wanted. A child that takes too long ends by SIGXCPU.
+        // Not sent by the watchdog, which kills only later or on cancellation. The CPU limit ends a child by SIGXCPU.
         if ended.is_some_and(|how| how.signal() == Some(libc::SIGKILL)) {
             return DecoderError::Killed { path };
         }
@@ -326,10 +329,10 @@ impl Guarded {
         DecoderError::Crashed { path, how }
     }
 
-    /// Ends watch and child; says whether the deadline had passed.
+    /// Ends watchdog and child; returns whether the deadline had passed.
     fn stop(&mut self) -> bool {
-        drop(self.listening.take());
-        let late = self.watch.take().is_some_and(|watch| watch.join().unwrap_or(false));
+        drop(self.waiting.take());
+        let late = self.watchdog.take().is_some_and(|watchdog| watchdog.join().unwrap_or(false));
         let _ = self.lock().wait();
         late
     }
@@ -339,14 +342,14 @@ impl Guarded {
     }
 }
 
-/// How often the watch looks whether the frames are still wanted.
-const LOOK: Duration = Duration::from_millis(100);
+/// Interval at which the watchdog checks the cancellation flag.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Follows when the parent waits; `false` when it needs the child no more.
-fn silent_for_too_long(heard: &Receiver<bool>, deadline: Duration, stop: &StopFlag) -> bool {
+/// Runs the watchdog: `true` when the deadline passes, `false` when the child is not needed any more.
+fn watch_deadline(parent_waits: &Receiver<bool>, deadline: Duration, stop: &StopFlag) -> bool {
     let mut since: Option<Instant> = None;
     loop {
-        match heard.recv_timeout(LOOK) {
+        match parent_waits.recv_timeout(POLL_INTERVAL) {
             Ok(waiting) => since = waiting.then(Instant::now),
             Err(RecvTimeoutError::Timeout) if stop.is_set() => return false,
             Err(RecvTimeoutError::Timeout) if since.is_some_and(|since| since.elapsed() >= deadline) => {
@@ -358,7 +361,7 @@ fn silent_for_too_long(heard: &Receiver<bool>, deadline: Duration, stop: &StopFl
     }
 }
 
-impl Drop for Guarded {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         self.stop();
     }

@@ -1,13 +1,12 @@
-//! Takes from this process, for good, what decoding does not need: files, sockets, other programs.
+//! Confines this process for good: no files, no sockets, no other programs.
 //!
-//! Two walls: seccomp knows the few system calls that decoding takes and answers any other as a
-//! kernel that has none, so that libraries go another way instead of dying; Landlock knows no file and no port that may be opened.
+//! Two mechanisms. seccomp allows a short list of system calls and answers any other with ENOSYS, so that libraries fall
+//! back instead of dying. Landlock gets an empty list of files and ports.
 //!
-//! There is no limit on processes (`RLIMIT_NPROC`). A decoder can start threads, which FFmpeg needs and its memory limits;
-//! it can start no process: `fork`, `vfork` and `execve` are not on seccomp's list and `clone` is there for threads only. That
-//! limit counts all threads of a user, on the whole machine and not for root, so a number that leaves FFmpeg its threads
-//! says nothing, and a smaller one lets videos fail for what others do.
-
+//! There is no limit on processes (`RLIMIT_NPROC`). A decoder can start threads, which FFmpeg needs and its memory limits.
+//! It cannot start a process: `fork`, `vfork` and `execve` are not on seccomp's list, and `clone` is there for threads
+//! only. `RLIMIT_NPROC` counts all threads of a user on the whole machine, and does not apply to root: a value that leaves
+//! FFmpeg its threads protects nothing, and a smaller one makes videos fail because of other processes.
 use std::collections::BTreeMap;
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus, Scope};
@@ -16,17 +15,18 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
-/// How far the kernel let the decoder be confined.
+/// Confinement mechanisms that are in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Confinement {
-    /// seccomp: nothing but a short list of system calls.
+    /// seccomp: a short list of system calls.
     pub system_calls: bool,
-    /// Landlock: no file and, on newer kernels, no port and no other process.
+    /// Landlock: no file and, on newer kernels, no port and no signal to another process.
     pub files: bool,
 }
 
 impl Confinement {
+    /// Returns whether all mechanisms are in force.
     pub fn is_full(self) -> bool {
         self.system_calls && self.files
     }
@@ -43,14 +43,14 @@ impl std::fmt::Display for Confinement {
     }
 }
 
-/// Confines this process. To be called before there are other threads: Landlock reaches only this one and those it starts.
+/// Confines this process. Must be called while it has one thread: Landlock reaches only this thread and its children.
 pub(super) fn enter() -> Confinement {
-    // Landlock first: its own system calls are not on the list.
-    Confinement { files: close_files(), system_calls: close_system_calls().is_ok() }
+    // Landlock first: seccomp does not allow its system calls.
+    Confinement { files: restrict_files(), system_calls: restrict_system_calls().is_ok() }
 }
 
-/// Landlock with an empty list, as much of it as the kernel knows.
-fn close_files() -> bool {
+/// Applies Landlock with an empty list, as far as the kernel supports it.
+fn restrict_files() -> bool {
     let newest = ABI::V6;
     let restricted = Ruleset::default()
         .handle_access(AccessFs::from_all(newest))
@@ -61,17 +61,17 @@ fn close_files() -> bool {
     restricted.is_ok_and(|status| status.ruleset != RulesetStatus::NotEnforced)
 }
 
-fn close_system_calls() -> Result<(), seccompiler::Error> {
+fn restrict_system_calls() -> Result<(), seccompiler::Error> {
     let architecture = std::env::consts::ARCH.try_into()?;
-    let unknown = SeccompAction::Errno(libc::ENOSYS as u32);
-    let filter = SeccompFilter::new(allowed()?, unknown, SeccompAction::Allow, architecture)?;
+    let denied = SeccompAction::Errno(libc::ENOSYS as u32);
+    let filter = SeccompFilter::new(allowed()?, denied, SeccompAction::Allow, architecture)?;
     let program: BpfProgram = filter.try_into()?;
     seccompiler::apply_filter_all_threads(&program)
 }
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Memory, threads, clocks, and reading and writing what is open already.
+/// Returns the allowed system calls: memory, threads, clocks, and I/O on open descriptors.
 fn allowed() -> Result<Rules, seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let of = |argument: u8, op: SeccompCmpOp, value: u64| {
@@ -85,7 +85,7 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
     };
     let no_program = MaskedEq(libc::PROT_EXEC as u64);
     let thread = (libc::CLONE_THREAD | libc::CLONE_VM) as u64;
-    let always = [
+    let unconditional = [
         libc::SYS_brk,
         libc::SYS_clock_getres,
         libc::SYS_clock_gettime,
@@ -123,21 +123,21 @@ fn allowed() -> Result<Rules, seccompiler::BackendError> {
         #[cfg(target_arch = "x86_64")]
         libc::SYS_poll,
     ];
-    let sometimes = [
-        // Threads of this process, not processes. (`clone3` hides its flags in memory; without it glibc takes `clone`.)
+    let conditional = [
+        // Threads of this process, not processes. (`clone3` passes its flags in memory; without it glibc uses `clone`.)
         (libc::SYS_clone, vec![of(0, MaskedEq(thread), thread)?]),
-        // Memory that holds no program.
+        // No executable memory.
         (libc::SYS_mmap, vec![of(2, no_program.clone(), 0)?]),
         (libc::SYS_mprotect, vec![of(2, no_program, 0)?]),
-        // To look at descriptors' flags and copy none.
+        // Reads flags of descriptors; duplicates none.
         (libc::SYS_fcntl, vec![of(1, Eq, libc::F_GETFD as u64)?, of(1, Eq, libc::F_GETFL as u64)?]),
-        // To name its threads.
+        // Names threads.
         (libc::SYS_prctl, vec![of(0, Eq, libc::PR_SET_NAME as u64)?]),
-        // To end itself, but not as the kernel of a machine without memory ends it.
+        // Signals to itself, except SIGKILL, which the parent takes for the kernel out of memory.
         (libc::SYS_kill, vec![signal(1)?]),
         (libc::SYS_tgkill, vec![signal(2)?]),
     ];
-    Ok(always.into_iter().map(|call| (call, Vec::new())).chain(sometimes).collect())
+    Ok(unconditional.into_iter().map(|call| (call, Vec::new())).chain(conditional).collect())
 }
 
 #[cfg(test)]
@@ -150,9 +150,9 @@ mod tests {
 
     use super::*;
 
-    const WALL: &str = "FLAMINGO_TEST_WALL";
+    const MECHANISM: &str = "FLAMINGO_TEST_MECHANISM";
 
-    /// What a decoder that was taken over would try, by name; said on standard output when it worked.
+    /// Tries what a compromised decoder would try; prints each attempt that worked.
     fn try_everything(listener: &str, folder: &str) {
         let worked: Vec<(&str, bool)> = vec![
             ("read a file", File::open("/etc/passwd").is_ok()),
@@ -165,7 +165,7 @@ mod tests {
             ("send a datagram", UdpSocket::bind("127.0.0.1:0").is_ok()),
             ("reach a local socket", UnixStream::pair().is_ok()),
             ("start a program", Command::new("/bin/true").status().is_ok()),
-            // To become a user, though it is the same, takes a `fork` and not a `posix_spawn`.
+            // A change of uid, even to the same, uses `fork` and not `posix_spawn`.
             ("fork", Command::new("/bin/true").uid(rustix::process::getuid().as_raw()).status().is_ok()),
             ("signal another process", {
                 let parent = rustix::process::getppid().expect("a test has a parent");
@@ -175,62 +175,62 @@ mod tests {
         for (what, _) in worked.iter().filter(|(_, worked)| *worked) {
             println!("\nWORKED: {what}");
         }
-        // What decoding takes must still work.
+        // Everything that decoding needs must still work.
         let threads: Vec<_> = (0..3).map(|i| std::thread::spawn(move || vec![i; 1 << 22].len())).collect();
         assert!(threads.into_iter().all(|thread| thread.join().unwrap() == 1 << 22));
         println!("\nLIVES");
     }
 
-    /// The parent takes a SIGKILL for the kernel's, and this machine for one without memory.
-    fn cannot_look_killed() {
+    /// The parent takes SIGKILL for the kernel out of memory, so a decoder must not be able to send it.
+    fn cannot_send_sigkill() {
         use rustix::process::{Signal, getpid, kill_process};
         assert!(kill_process(getpid(), Signal::KILL).is_err());
     }
 
-    /// Runs this test again in a process of its own, behind one wall or both.
-    fn behind(wall: &str) -> Vec<String> {
+    /// Runs this test in a child process with one mechanism or both; returns the attempts that worked.
+    fn attempts_that_work(mechanism: &str) -> Vec<String> {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("there"), "x").unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let output = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "decoder::sandbox::tests::nothing_is_left",
+                "decoder::sandbox::tests::confined_process_can_do_nothing_else",
                 "--nocapture",
                 "--test-threads",
                 "1",
             ])
-            .env(WALL, wall)
+            .env(MECHANISM, mechanism)
             .env("LISTENER", listener.local_addr().unwrap().to_string())
             .env("FOLDER", folder.path())
             .output()
             .unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(said.contains("LIVES"), "{wall}: {said}\n{}", String::from_utf8_lossy(&output.stderr));
-        said.lines().filter_map(|line| line.strip_prefix("WORKED: ")).map(String::from).collect()
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(text.contains("LIVES"), "{mechanism}: {text}\n{}", String::from_utf8_lossy(&output.stderr));
+        text.lines().filter_map(|line| line.strip_prefix("WORKED: ")).map(String::from).collect()
     }
 
     #[test]
-    fn nothing_is_left() {
+    fn confined_process_can_do_nothing_else() {
         let variable = |name: &str| std::env::var(name).unwrap();
-        if let Ok(wall) = std::env::var(WALL) {
+        if let Ok(mechanism) = std::env::var(MECHANISM) {
             let (listener, folder) = (variable("LISTENER"), variable("FOLDER"));
-            match wall.as_str() {
+            match mechanism.as_str() {
                 "none" => {}
-                "files" => assert!(close_files()),
-                "system calls" => close_system_calls().unwrap(),
+                "files" => assert!(restrict_files()),
+                "system calls" => restrict_system_calls().unwrap(),
                 _ => assert!(enter().is_full()),
             }
-            if wall == "system calls" || wall == "both" {
-                cannot_look_killed();
+            if mechanism == "system calls" || mechanism == "both" {
+                cannot_send_sigkill();
             }
             return try_everything(&listener, &folder);
         }
-        assert_eq!(behind("none").len(), 12, "without walls all of it works");
-        assert_eq!(behind("both"), [""; 0]);
-        assert_eq!(behind("system calls"), [""; 0]);
-        // Sockets of other kinds are not Landlock's matter, nor are programs whose files are open to all already.
-        let left = behind("files");
+        assert_eq!(attempts_that_work("none").len(), 12, "all work without confinement");
+        assert_eq!(attempts_that_work("both"), [""; 0]);
+        assert_eq!(attempts_that_work("system calls"), [""; 0]);
+        // Landlock covers neither other kinds of sockets nor programs whose files are already open.
+        let left = attempts_that_work("files");
         for closed in
             ["read a file", "list a folder", "write a file", "remove a file", "connect", "start a program"]
         {

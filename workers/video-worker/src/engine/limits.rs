@@ -1,4 +1,4 @@
-//! How much the engine does at once.
+//! Budgets of the engine.
 
 use flamingo::Task;
 use flamingo::generate::{self, Generation, Sequence};
@@ -6,17 +6,17 @@ use flamingo::model::Flamingo;
 use flamingo::pipeline::Pipeline;
 use serde::{Deserialize, Serialize};
 
-/// Budgets of what videos share in a model.
+/// Budgets that all videos share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EngineLimits {
-    /// Rows that are written side by side; each beam of an answer is one. A single answer may have more.
+    /// Rows (sequences) of one decode batch; each beam of an answer is one. A single answer may have more.
     pub rows: usize,
-    /// Frames that go through the vision encoder between two steps. A single video may have more.
+    /// Frames of one encoder batch. A single video may have more.
     pub frames: usize,
-    /// Bytes of keys and values of everything that is being read and written.
+    /// Bytes of the KV cache, for all running sequences.
     pub kv_bytes: u64,
-    /// Bytes of keys and values of media; the least recently used are made anew when they are needed again.
+    /// Bytes of cached media K/V; the least recently used are evicted and projected again on the next use.
     pub media_bytes: u64,
 }
 
@@ -27,12 +27,12 @@ impl Default for EngineLimits {
 }
 
 impl EngineLimits {
-    /// Enough for all of `tasks` about so many videos at once, as far as that is within the usual limits; always enough
-    /// for an answer to each.
+    /// Returns limits that suffice for all `tasks` about `videos` videos at once, at most the default KV budget, but
+    /// always enough for one answer to each task.
     pub fn for_videos(videos: usize, pipeline: &Pipeline, tasks: &[Task], generation: &Generation) -> Self {
         let model = &pipeline.loaded().model;
         let block = block_bytes(model);
-        // What the model refuses needs no room.
+        // A prompt that the model rejects needs no memory.
         let needed = tasks.iter().filter_map(|task| {
             let prompt = pipeline.prompt(task, 1).ok()?.len();
             generate::check_length(model, prompt, generation.max_new_tokens).ok()?;
@@ -44,7 +44,7 @@ impl EngineLimits {
     }
 }
 
-/// Keys and values of a block of tokens.
+/// Returns the bytes of one KV block.
 pub(super) fn block_bytes(model: &Flamingo) -> u64 {
     model.language().cache_shape().block_bytes() as u64
 }

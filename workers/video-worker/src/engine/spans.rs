@@ -1,4 +1,4 @@
-//! What the engine says in traces: of what is asked and answered only the size.
+//! Trace spans of the engine. They carry sizes only, no prompt and no answer.
 
 use flamingo::generate::{Finish, Generation};
 use flamingo::pipeline::Answer;
@@ -9,20 +9,20 @@ use tracing::{Span, info_span};
 
 use crate::model::ModelError;
 
-/// The span of a look at so many frames.
-pub(super) fn looking(frames: usize) -> Span {
+/// Returns the span of encoding `frames` frames.
+pub(super) fn encode(frames: usize) -> Span {
     let frames = frames as i64;
     info_span!("encode", "flamingo.frames" = frames, "error.type" = Empty, otel.status_code = Empty)
 }
 
-/// The span of bringing back what was seen of so many frames.
-pub(super) fn recalling(frames: usize) -> Span {
+/// Returns the span of restoring the visual tokens of `frames` frames.
+pub(super) fn restore(frames: usize) -> Span {
     let frames = frames as i64;
-    info_span!("recall", "flamingo.frames" = frames, "error.type" = Empty, otel.status_code = Empty)
+    info_span!("restore", "flamingo.frames" = frames, "error.type" = Empty, otel.status_code = Empty)
 }
 
-/// The span of an answer, by OpenTelemetry's conventions for generative AI.
-pub(super) fn answering(model: &str, generation: &Generation) -> Span {
+/// Returns the span of generating an answer, with the attributes of OpenTelemetry's conventions for generative AI.
+pub(super) fn generate(model: &str, generation: &Generation) -> Span {
     info_span!(
         "answer",
         otel.name = format!("generate_content {model}"),
@@ -36,9 +36,9 @@ pub(super) fn answering(model: &str, generation: &Generation) -> Span {
     )
 }
 
-/// Until here it has waited for others.
-pub(super) fn turn(span: &Span) {
-    span.in_scope(|| Context::current().span().add_event("model.turn", vec![]));
+/// Records that the request has left the queue.
+pub(super) fn scheduled(span: &Span) {
+    span.in_scope(|| Context::current().span().add_event("model.scheduled", vec![]));
 }
 
 pub(super) fn failed(span: &Span, error: &ModelError) {
@@ -46,7 +46,7 @@ pub(super) fn failed(span: &Span, error: &ModelError) {
     span.record("otel.status_code", "ERROR");
 }
 
-pub(super) fn answered(span: &Span, answer: &Result<Answer, ModelError>) {
+pub(super) fn record_answer(span: &Span, answer: &Result<Answer, ModelError>) {
     let answer = match answer {
         Ok(answer) => answer,
         Err(error) => return failed(span, error),

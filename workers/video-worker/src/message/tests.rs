@@ -1,4 +1,4 @@
-//! The format of jobs, against its documentation.
+//! Tests of the message format against its documentation.
 
 use super::*;
 use crate::batch::item_id;
@@ -10,11 +10,11 @@ fn examples() -> Vec<&'static str> {
 }
 
 #[test]
-fn the_examples_of_the_documentation_are_jobs() {
+fn documented_examples_are_valid() {
     let [job, line] = examples()[..] else { panic!("a job and a line of a manifest") };
     let job = JobMessage::read(job.as_bytes()).unwrap();
     job.check().unwrap();
-    // Every field stands in the example, and every field of the example in its table.
+    // Every field is in the example, and every field of the example in the table.
     let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json(&job)).unwrap();
     assert_eq!(fields.len(), 16);
     for field in fields.keys() {
@@ -25,7 +25,7 @@ fn the_examples_of_the_documentation_are_jobs() {
 }
 
 #[test]
-fn who_asks_and_under_which_name_is_no_part_of_the_request() {
+fn request_hash_ignores_id_and_reply_properties() {
     let job = JobMessage::read(examples()[0].as_bytes()).unwrap();
     let hash = |job: &JobMessage| job.to_new().unwrap().request_sha256;
     let renamed = JobMessage {
@@ -38,14 +38,14 @@ fn who_asks_and_under_which_name_is_no_part_of_the_request() {
     assert_eq!(hash(&job), hash(&renamed));
     let other = JobMessage { max_frames: 65, ..job.clone() };
     assert_ne!(hash(&job), hash(&other));
-    // A number that comes back otherwise from JSON would make a job conflict with itself.
+    // A number that changes in a JSON round trip would make a job conflict with itself.
     let sampling = FrameSampling::fps(0.101_666_666_666_666_67);
     let odd = JobMessage { sampling, window: Some(0.1 + 0.2), ..job };
-    assert_eq!(hash(&odd), hash(&JobMessage::recall(&json(&odd)).unwrap()));
+    assert_eq!(hash(&odd), hash(&JobMessage::from_ledger(&json(&odd)).unwrap()));
 }
 
 #[test]
-fn names_become_plain_and_stay_different() {
+fn item_ids_are_plain_and_distinct() {
     assert_eq!(item_id("a_b.mp4").as_str(), "a_b.mp4");
     let names = ["a b.mp4", "a/b.mp4", "a_b .mp4", "ä.mp4", "", ".hidden", "-.a b", ".-. ", &"x".repeat(300)];
     let ids: HashSet<_> = names.iter().map(|name| item_id(name)).collect();
@@ -53,7 +53,7 @@ fn names_become_plain_and_stay_different() {
 }
 
 #[test]
-fn newer_versions_wait() {
+fn newer_schema_is_retried_later() {
     let refusal = |schema: &str| {
         let body = format!(r#"{{"schema": "{schema}", "more": 1}}"#);
         parse::<JobMessage>(body.as_bytes(), JOB_SCHEMA).unwrap_err()

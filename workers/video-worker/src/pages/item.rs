@@ -1,4 +1,4 @@
-//! One video: what was asked and answered, how long each stage took, and the frames that were looked at.
+//! The page of one video: tasks, answers, stage times and the contact sheet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,111 +13,111 @@ use maud::{Markup, html};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::look::{code, text, time};
+use super::format::{bytes, clock, number, sampling, task};
+use super::layout::{code, text, time};
 use super::reports::{self, Answer, answers};
-use super::words::{bytes, clock, number, sampling, task};
-use super::{Pages, Sorry, item_id, item_path, job_id, job_path, look, shown};
+use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
 use crate::batch::{report_key, sheet_key};
 use crate::message::ItemMessage;
 
-/// Bytes of a sheet.
+/// Largest contact sheet in bytes.
 const LARGEST_SHEET: u64 = 1 << 20;
-/// Answers on a page.
+/// Answers per page.
 const ANSWERS: usize = 500;
-/// How long the store has to give a sheet.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for reading the contact sheet.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An item of the ledger, and its message if this build can read it.
-struct Known {
+/// An item of the ledger, with its message if this build can read it.
+struct ItemView {
     job: JobId,
     item: ItemId,
     row: ItemRecord,
-    asked: Result<ItemMessage, String>,
+    message: Result<ItemMessage, String>,
 }
 
-impl Known {
-    async fn find(ledger: &Ledger, job: String, item: String) -> Result<Self, Sorry> {
+impl ItemView {
+    async fn find(ledger: &Ledger, job: String, item: String) -> Result<Self, PageError> {
         let (job, item) = (job_id(job)?, item_id(item)?);
         let Some(row) = ledger.item(&job, &item).await? else {
-            return Err(Sorry::NotFound(format!("{job}/{item}: no such video in the ledger.")));
+            return Err(PageError::NotFound(format!("{job}/{item}: no such video in the ledger.")));
         };
-        let message = ledger.item_message(&job, &item).await?;
-        let asked = serde_json::from_str(&message).map_err(|e| e.to_string());
-        Ok(Self { job, item, row, asked })
+        let text = ledger.item_message(&job, &item).await?;
+        let message = serde_json::from_str(&text).map_err(|e| e.to_string());
+        Ok(Self { job, item, row, message })
     }
 
-    /// What `key` makes of its place.
+    /// Returns the store key that `key` derives for the item.
     fn key(&self, key: impl Fn(&str, &JobId, &ItemId) -> String) -> Option<String> {
-        self.asked.as_ref().ok().map(|asked| key(&asked.output, &self.job, &self.item))
+        self.message.as_ref().ok().map(|message| key(&message.output, &self.job, &self.item))
     }
 }
 
 pub async fn page(
     State(pages): State<Arc<Pages>>,
     Path((job, item)): Path<(String, String)>,
-) -> Result<Response, Sorry> {
+) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let known = Known::find(&backends.ledger, job, item).await?;
-    let has_ended = known.row.state.is_end();
-    let key = known.key(report_key).filter(|_| has_ended);
+    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let has_ended = view.row.state.is_end();
+    let key = view.key(report_key).filter(|_| has_ended);
     let report = reports::read(&backends.store, vec![key]).await.pop().unwrap_or(Ok(None));
-    let has_sheet = match known.key(sheet_key) {
+    let has_sheet = match view.key(sheet_key) {
         Some(key) => {
-            timeout(PATIENCE, backends.store.head(&key)).await.is_ok_and(|found| matches!(found, Ok(Some(_))))
+            timeout(TIMEOUT, backends.store.head(&key)).await.is_ok_and(|found| matches!(found, Ok(Some(_))))
         }
         None => false,
     };
     let body = html! {
-        (look::crumbs(&[("Jobs", "/".into()), (known.job.as_str(), job_path(&known.job))], known.item.as_str()))
-        div.head { h1 { (known.item) } (look::badge(known.row.state.as_str())) }
-        @if let Some(why) = &known.row.failure {
+        (layout::crumbs(&[("Jobs", "/".into()), (view.job.as_str(), job_path(&view.job))], view.item.as_str()))
+        div.head { h1 { (view.item) } (layout::badge(view.row.state.as_str())) }
+        @if let Some(why) = &view.row.failure {
             p.notice.failed { code { (why.code) } " " (why.message) }
         }
         @match &report {
             Err(why) => { p.notice { "The report cannot be shown: " (why) } }
-            Ok(None) if has_ended => { p.notice { "There is no report of this video in the store." } }
+            Ok(None) if has_ended => { p.notice { "The store has no report of this video." } }
             _ => {}
         }
-        @if has_sheet { (picture(&known)) }
-        (answered(&known, report.as_ref().ok().and_then(Option::as_ref)))
+        @if has_sheet { (contact_sheet(&view)) }
+        (answers_section(&view, report.as_ref().ok().and_then(Option::as_ref)))
         div.columns {
-            (details(&known, report.as_ref().ok().and_then(Option::as_ref)))
+            (details(&view, report.as_ref().ok().and_then(Option::as_ref)))
             @if let Ok(Some(report)) = &report { (stages(report)) }
         }
     };
-    Ok(shown(known.item.as_str(), !has_ended, body))
+    Ok(render(view.item.as_str(), !has_ended, body))
 }
 
-/// The picture of the frames, from the store.
+/// Serves the contact sheet from the store.
 pub async fn sheet(
     State(pages): State<Arc<Pages>>,
     Path((job, item)): Path<(String, String)>,
-) -> Result<Response, Sorry> {
+) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let known = Known::find(&backends.ledger, job, item).await?;
-    let none = || Sorry::NotFound("There is no sheet of this video.".into());
-    let key = known.key(sheet_key).ok_or_else(none)?;
-    let found = timeout(PATIENCE, backends.store.get(&key, LARGEST_SHEET)).await;
-    let found = found.map_err(|_| Sorry::Away("The store does not answer.".into()))?;
-    let bytes = found.map_err(|e| Sorry::Away(e.to_string()))?.ok_or_else(none)?;
+    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let none = || PageError::NotFound("There is no contact sheet of this video.".into());
+    let key = view.key(sheet_key).ok_or_else(none)?;
+    let found = timeout(TIMEOUT, backends.store.get(&key, LARGEST_SHEET)).await;
+    let found = found.map_err(|_| PageError::Unavailable("The store does not respond.".into()))?;
+    let bytes = found.map_err(|e| PageError::Unavailable(e.to_string()))?.ok_or_else(none)?;
     Ok(([(CONTENT_TYPE, "image/jpeg")], bytes).into_response())
 }
 
-fn picture(known: &Known) -> Markup {
+fn contact_sheet(view: &ItemView) -> Markup {
     html! {
         figure.card {
-            img src={ (item_path(&known.job, &known.item)) "/sheet.jpg" } alt="Frames that were looked at, with their times";
+            img src={ (item_path(&view.job, &view.item)) "/sheet.jpg" } alt="Encoded frames with their times";
         }
     }
 }
 
-/// Window by window: the tasks were asked of each in their order.
-fn answered(known: &Known, report: Option<&Value>) -> Markup {
-    let tasks = known.asked.as_ref().map_or(&[][..], |asked| &asked.tasks);
+/// Renders the answers window by window; each window answers the tasks in their order.
+fn answers_section(view: &ItemView, report: Option<&Value>) -> Markup {
+    let tasks = view.message.as_ref().map_or(&[][..], |message| &message.tasks);
     let all = report.map(answers).unwrap_or_default();
     if all.is_empty() {
         return html! {
-            section.card { h2 { "What is asked" } ul.tasks { @for task in tasks { (question(task)) } } }
+            section.card { h2 { "Tasks" } ul.tasks { @for task in tasks { (task_line(task)) } } }
         };
     }
     let shown = &all[..all.len().min(ANSWERS)];
@@ -143,8 +143,8 @@ fn one_window(answers: &[Answer], tasks: &[Task]) -> Markup {
             }
             dl {
                 @for (n, answer) in answers.iter().enumerate() {
-                    @if let Some((sort, words)) = tasks.get(n).map(task) {
-                        dt { span.sort { (sort) } @if let Some(words) = words { span.said { (words) } } }
+                    @if let Some((kind, words)) = tasks.get(n).map(task) {
+                        dt { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } }
                     }
                     dd { @if answer.text.is_empty() { span.muted { "(nothing)" } } @else { (answer.text) } }
                 }
@@ -153,33 +153,33 @@ fn one_window(answers: &[Answer], tasks: &[Task]) -> Markup {
     }
 }
 
-fn question(asked: &Task) -> Markup {
-    let (sort, words) = task(asked);
-    html! { li { span.sort { (sort) } @if let Some(words) = words { span.said { (words) } } } }
+fn task_line(asked: &Task) -> Markup {
+    let (kind, words) = task(asked);
+    html! { li { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } } }
 }
 
-fn details(known: &Known, report: Option<&Value>) -> Markup {
-    let nothing = Value::Null;
-    let report = report.unwrap_or(&nothing);
-    let asked = known.asked.as_ref().ok();
-    let said = |value: &Value| value.as_str().map(str::to_owned);
+fn details(view: &ItemView, report: Option<&Value>) -> Markup {
+    let null = Value::Null;
+    let report = report.unwrap_or(&null);
+    let message = view.message.as_ref().ok();
+    let as_text = |value: &Value| value.as_str().map(str::to_owned);
     let sha256 = report["model"]["sha256"].as_array().into_iter().flatten();
     let hashes: Vec<(&str, &str)> =
         sha256.filter_map(|pair| Some((pair[0].as_str()?, pair[1].as_str()?))).collect();
     html! {
         section.card {
             h2 { "Video" }
-            (look::facts(&[
-                ("From", asked.and_then(|asked| code(&asked.video))),
-                ("Called", asked.and_then(|asked| text(asked.custom_id.as_ref()?))),
+            (layout::facts(&[
+                ("From", message.and_then(|message| code(&message.video))),
+                ("Name", message.and_then(|message| text(message.custom_id.as_ref()?))),
                 ("Size", report["input"]["bytes"].as_u64().and_then(|n| text(bytes(n)))),
-                ("Is", film(&report["videos"][0]).and_then(text)),
-                ("Frames", asked.and_then(|asked| text(sampling(&asked.sampling)))),
-                ("Attempt", text(known.row.attempt - known.row.given_back)),
-                ("Worker", known.row.worker.clone().or_else(|| said(&report["worker"])).and_then(code)),
-                ("Claimed", known.row.claimed_at.map(time)),
-                ("Ended", known.row.ended_at.map(time)),
-                ("Model", said(&report["model"]["name"]).and_then(text)),
+                ("Format", video_format(&report["videos"][0]).and_then(text)),
+                ("Frames", message.and_then(|message| text(sampling(&message.sampling)))),
+                ("Attempts", text(view.row.attempts())),
+                ("Worker", view.row.worker.clone().or_else(|| as_text(&report["worker"])).and_then(code)),
+                ("Claimed", view.row.claimed_at.map(time)),
+                ("Ended", view.row.ended_at.map(time)),
+                ("Model", as_text(&report["model"]["name"]).and_then(text)),
             ]))
             @if !hashes.is_empty() {
                 details {
@@ -195,19 +195,19 @@ fn details(known: &Known, report: Option<&Value>) -> Markup {
 }
 
 /// `mov, h264, 640 x 360, 0:10, 25 frames per second`
-fn film(video: &Value) -> Option<String> {
+fn video_format(video: &Value) -> Option<String> {
     let (container, codec) = (video["container"].as_str()?, video["codec"].as_str()?);
     let (width, height) = (video["width"].as_u64()?, video["height"].as_u64()?);
     let (duration, fps) = (video["duration"].as_f64()?, video["average_fps"].as_f64()?);
-    let moving = if duration > 0.0 {
+    let motion = if duration > 0.0 {
         format!(", {}, {fps:.4} frames per second", clock(duration))
     } else {
         String::new()
     };
-    Some(format!("{container}, {codec}, {width} \u{d7} {height}{moving}"))
+    Some(format!("{container}, {codec}, {width} \u{d7} {height}{motion}"))
 }
 
-/// Seconds of each stage, side by side.
+/// Renders the seconds of each stage as bars.
 fn stages(report: &Value) -> Markup {
     let timing = &report["timing"];
     let stages = [
@@ -231,10 +231,10 @@ fn stages(report: &Value) -> Markup {
                 }
             }
             @if let Some(total) = timing["total_s"].as_f64() {
-                p.muted { "From the first look at the file to the last answer: " (format!("{total:.2} s")) "." }
+                p.muted { "From opening the file to the last answer: " (format!("{total:.2} s")) "." }
             }
             @if report["recalled"].as_bool() == Some(true) {
-                p.notice { "This video had been looked at before, and was not decoded again." }
+                p.notice { "Answered from cached visual tokens; the video was not decoded." }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One job: where it stands, what was asked, and its videos with their answers.
+//! The page of one job: progress, request, and videos with their answers.
 
 use std::sync::Arc;
 
@@ -11,49 +11,49 @@ use maud::{Markup, html};
 use serde_json::Value;
 use url::form_urlencoded;
 
-use super::look::{code, text, time};
+use super::format::{about_left, clock, input, number, percent, sampling, span, task};
+use super::layout::{code, text, time};
 use super::reports::{self, answers};
-use super::words::{about_left, clock, input, number, percent, sampling, span, task};
-use super::{Pages, Sorry, item_id, item_path, job_id, job_path, look, shown};
+use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
 use crate::batch::report_key;
 use crate::message::JobMessage;
 use crate::progress::{JobProgress, Progress};
 
-/// Videos on a page.
+/// Videos per page.
 const ITEMS: u32 = 50;
-/// Answers of one video on it; the video's own page has all.
+/// Answers per video; the page of the video has all.
 const ANSWERS: usize = 4;
 
 pub async fn page(
     State(pages): State<Arc<Pages>>,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
-) -> Result<Response, Sorry> {
+) -> Result<Response, PageError> {
     let backends = pages.backends()?;
     let id = job_id(id)?;
     let Some(record) = backends.ledger.job(&id).await? else {
-        return Err(Sorry::NotFound(format!("{id}: no such job in the ledger.")));
+        return Err(PageError::NotFound(format!("{id}: no such job in the ledger.")));
     };
     let counts = backends.ledger.counts(&id).await?;
-    let after = value_of(query.as_deref().unwrap_or(""), "after");
+    let after = form_value(query.as_deref().unwrap_or(""), "after");
     let rows = rows(&backends.ledger, &id, after.clone()).await?;
-    let job = JobMessage::recall(&record.message);
+    let job = JobMessage::from_ledger(&record.message);
     let key = |row: &ItemRecord| {
         let job = job.as_ref().ok().filter(|_| row.state == ItemState::Succeeded)?;
         Some(report_key(&job.output, &id, &row.id))
     };
     let reports = reports::read(&backends.store, rows.iter().map(key).collect()).await;
     let now = now();
-    let so_far = JobProgress::ask(&backends.ledger, &record, &counts, now).await?;
+    let current = JobProgress::load(&backends.ledger, &record, &counts, now).await?;
     let body = html! {
-        (look::crumbs(&[("Jobs", "/".into())], id.as_str()))
-        div.head { h1 { (id) } (look::badge(record.state.as_str())) }
+        (layout::crumbs(&[("Jobs", "/".into())], id.as_str()))
+        div.head { h1 { (id) } (layout::badge(record.state.as_str())) }
         @if let Some(why) = &record.failure {
             p.notice.failed { code { (why.code) } " " (why.message) }
         }
-        (progress(&record, &counts, so_far, now))
+        (progress(&record, &counts, current, now))
         div.columns {
-            (asked(&record, job.as_ref().map_err(|why| why.message.as_str())))
+            (request(&record, job.as_ref().map_err(|why| why.message.as_str())))
             (states(&record, now))
         }
         section {
@@ -61,26 +61,26 @@ pub async fn page(
             (table(&id, &rows, &reports, after.is_some()))
         }
     };
-    Ok(shown(id.as_str(), !record.state.is_end(), body))
+    Ok(render(id.as_str(), !record.state.is_end(), body))
 }
 
-/// A value of a query or a form.
-pub fn value_of(encoded: &str, name: &str) -> Option<String> {
+/// Returns a value of a query or a form.
+pub fn form_value(encoded: &str, name: &str) -> Option<String> {
     let mut pairs = form_urlencoded::parse(encoded.as_bytes());
     pairs.find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
 }
 
-/// A page of items, and nothing after an item that is not there.
-async fn rows(ledger: &Ledger, job: &JobId, after: Option<String>) -> Result<Vec<ItemRecord>, Sorry> {
+/// Reads a page of items; fails if `after` is not an item of the job.
+async fn rows(ledger: &Ledger, job: &JobId, after: Option<String>) -> Result<Vec<ItemRecord>, PageError> {
     let Some(after) = after else { return Ok(ledger.items(job, None, ITEMS).await?) };
     let after = item_id(after)?;
     let Some(last) = ledger.item(job, &after).await? else {
-        return Err(Sorry::NotFound(format!("{job}/{after}: no such video in the ledger.")));
+        return Err(PageError::NotFound(format!("{job}/{after}: no such video in the ledger.")));
     };
     Ok(ledger.items(job, Some((last.position, &after)), ITEMS).await?)
 }
 
-fn progress(record: &JobRecord, counts: &Counts, so_far: Option<JobProgress>, now: Millis) -> Markup {
+fn progress(record: &JobRecord, counts: &Counts, current: Option<JobProgress>, now: Millis) -> Markup {
     let began = record.accepted_at();
     let ended = record.entered(record.state).filter(|_| record.state.is_end());
     let parts = [
@@ -93,15 +93,15 @@ fn progress(record: &JobRecord, counts: &Counts, so_far: Option<JobProgress>, no
     html! {
         section.card {
             div.head {
-                p.percent { b { (so_far.map_or(percent(counts), |p| p.percent as u64)) " %" } " of " (number(counts.total, "video")) }
+                p.percent { b { (current.map_or(percent(counts), |p| p.percent as u64)) " %" } " of " (number(counts.total, "video")) }
                 p.muted {
-                    @if let Some(left) = so_far.and_then(|p| p.left_s) { (about_left(left)) }
+                    @if let Some(left) = current.and_then(|p| p.left_s) { (about_left(left)) }
                     @else if let Some(ended) = ended { "took " (span(ended - began)) }
                     @else if !record.is_listed() { "videos are being listed" }
                     @else { "for " (span(now - began)) }
                 }
             }
-            (look::bar(counts))
+            (layout::bar(counts))
             ul.legend {
                 @for (name, n) in parts.iter().filter(|(_, n)| *n > 0) {
                     li { span.dot.(name) {} (n) " " (name) }
@@ -111,19 +111,19 @@ fn progress(record: &JobRecord, counts: &Counts, so_far: Option<JobProgress>, no
     }
 }
 
-fn asked(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
+fn request(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
     html! {
         section.card {
-            h2 { "What was asked" }
+            h2 { "Request" }
             @match job {
                 Err(why) => { p.notice { "This build cannot read the job: " (why) } }
                 Ok(job) => {
                     ul.tasks {
-                        @for (sort, words) in job.tasks.iter().map(task) {
-                            li { span.sort { (sort) } @if let Some(words) = words { span.said { (words) } } }
+                        @for (kind, words) in job.tasks.iter().map(task) {
+                            li { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } }
                         }
                     }
-                    (look::facts(&[
+                    (layout::facts(&[
                         ("Videos", text(input(&job.input))),
                         ("Frames", text(sampling(&job.sampling))),
                         ("Windows", job.window.and_then(|s| text(format!("of {s} s")))),
@@ -143,7 +143,7 @@ fn asked(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
     }
 }
 
-/// Each state with its time, and how long it was the state.
+/// Renders each state with its time and duration.
 fn states(record: &JobRecord, now: Millis) -> Markup {
     let mut entered: Vec<(JobState, Millis)> =
         JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered(state)?))).collect();
@@ -156,14 +156,14 @@ fn states(record: &JobRecord, now: Millis) -> Markup {
                 @for (n, (state, at)) in entered.iter().enumerate() {
                     li {
                         span.dot.(state.as_str()) {}
-                        b { (super::words::state_words(state.as_str())) }
+                        b { (super::format::state_words(state.as_str())) }
                         (time(*at))
                         span.muted { @if !state.is_end() { (span(until(n) - at)) } }
                     }
                 }
             }
             @if let Some(worker) = &record.worker {
-                p.muted { "Held by " code { (worker) } }
+                p.muted { "Claimed by " code { (worker) } }
             }
         }
     }
@@ -187,7 +187,7 @@ fn table(job: &JobId, rows: &[ItemRecord], reports: &[Read], is_later: bool) -> 
                     @for (row, report) in rows.iter().zip(reports) {
                         tr {
                             td.name { a href=(item_path(job, &row.id)) { (row.id) } }
-                            td { (look::badge(row.state.as_str())) }
+                            td { (layout::badge(row.state.as_str())) }
                             td.number { (row.attempts()) }
                             td.answers { (cell(row, report)) }
                         }
@@ -215,7 +215,7 @@ fn cell(row: &ItemRecord, report: &Read) -> Markup {
         Ok(None) if row.state == ItemState::Succeeded => {
             html! { p.why { "The report is not in the store." } }
         }
-        Ok(None) => match row.progress.as_deref().and_then(Progress::read) {
+        Ok(None) => match row.progress.as_deref().and_then(Progress::parse) {
             Some(Progress { percent, frames, tokens }) => html! {
                 p.muted { (percent) " %, " (number(frames, "frame")) ", " (number(tokens, "token")) }
             },

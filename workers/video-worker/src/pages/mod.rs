@@ -1,13 +1,13 @@
-//! Pages for a browser: how a worker is, what its jobs do, what was answered. Rendered here, without a script; whatever a
-//! stranger may have written (names, prompts, answers) is escaped by the templates.
+//! HTML pages: worker, jobs, videos, answers, dead letters. Rendered on the server, without scripts; the templates escape
+//! untrusted text (names, prompts, answers).
 
-mod look;
-mod words;
+mod layout;
+mod format;
 mod reports;
 mod overview;
 mod job;
 mod item;
-mod dead;
+mod dead_letters;
 
 use std::sync::Arc;
 
@@ -25,25 +25,25 @@ use jobs::{ItemId, JobId};
 use maud::{Markup, html};
 use tokio::sync::Mutex;
 
+use crate::app::Backends;
 use crate::settings::Secret;
-use crate::start::Backends;
 use crate::status::Status;
 
-/// What the pages are made of.
+/// State of the pages.
 pub struct Pages {
     status: Arc<Status>,
-    /// What this worker is called.
+    /// Name of this worker.
     worker: String,
-    /// Who knows it may send dead letters once more; empty: nobody.
+    /// Required to send dead letters again; empty disables it.
     token: Secret,
-    /// Whoever looks at dead letters holds them: two at once would each see a part.
+    /// Serializes reads of dead letters: two at once would each see a part.
     letters: Mutex<()>,
 }
 
-/// Bytes of a form.
-const LONGEST_FORM: usize = 16 << 10;
+/// Largest form in bytes.
+const MAX_FORM_BYTES: usize = 16 << 10;
 
-/// No script, no frame, nothing from elsewhere, and nothing kept.
+/// Default headers: no script, no frame, nothing from other sites, no caching.
 const HEADERS: [(HeaderName, &str); 4] = [
     (
         CONTENT_SECURITY_POLICY,
@@ -60,82 +60,82 @@ impl Pages {
         Self { status, worker, token, letters: Mutex::new(()) }
     }
 
-    fn backends(&self) -> Result<&Backends, Sorry> {
-        self.status.backends().ok_or(Sorry::Away("The worker is starting.".into()))
+    fn backends(&self) -> Result<&Backends, PageError> {
+        self.status.backends().ok_or(PageError::Unavailable("The worker is starting.".into()))
     }
 }
 
-/// Every page.
+/// Returns the routes of all pages.
 pub fn routes(pages: Pages) -> Router {
     Router::new()
         .route("/", get(overview::page))
         .route("/jobs/{job}", get(job::page))
         .route("/jobs/{job}/items/{item}", get(item::page))
         .route("/jobs/{job}/items/{item}/sheet.jpg", get(item::sheet))
-        .route("/dead", get(dead::page))
-        .route("/dead/redrive", post(dead::redrive))
-        .fallback(async || Sorry::NotFound("There is no such page.".into()))
-        .layer(DefaultBodyLimit::max(LONGEST_FORM))
-        .layer(map_response(guarded))
+        .route("/dead", get(dead_letters::page))
+        .route("/dead/redrive", post(dead_letters::redrive))
+        .fallback(async || PageError::NotFound("There is no such page.".into()))
+        .layer(DefaultBodyLimit::max(MAX_FORM_BYTES))
+        .layer(map_response(with_default_headers))
         .with_state(Arc::new(pages))
 }
 
-/// A page may have set one of them otherwise.
-async fn guarded(mut response: Response) -> Response {
+/// Adds the default headers that the page has not set.
+async fn with_default_headers(mut response: Response) -> Response {
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }
 
-/// Why there is no such page.
-enum Sorry {
+/// Error page.
+enum PageError {
     NotFound(String),
     Forbidden(String),
-    /// What it is made of is not there now.
-    Away(String),
-    /// It is not to be done, as things are.
-    InVain(String),
+    /// A backend is unavailable.
+    Unavailable(String),
+    /// The current state forbids the action.
+    Conflict(String),
 }
 
-impl From<LedgerError> for Sorry {
+impl From<LedgerError> for PageError {
     fn from(error: LedgerError) -> Self {
-        tracing::warn!(%error, "a page could not be made");
-        Sorry::Away(error.to_string())
+        tracing::warn!(%error, "cannot render a page");
+        PageError::Unavailable(error.to_string())
     }
 }
 
-impl IntoResponse for Sorry {
+impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let (status, title, why) = match self {
-            Sorry::NotFound(why) => (StatusCode::NOT_FOUND, "Not found", why),
-            Sorry::Forbidden(why) => (StatusCode::FORBIDDEN, "Refused", why),
-            Sorry::Away(why) => (StatusCode::SERVICE_UNAVAILABLE, "Not available now", why),
-            Sorry::InVain(why) => (StatusCode::CONFLICT, "Not done", why),
+            PageError::NotFound(why) => (StatusCode::NOT_FOUND, "Not found", why),
+            PageError::Forbidden(why) => (StatusCode::FORBIDDEN, "Refused", why),
+            PageError::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, "Not available now", why),
+            PageError::Conflict(why) => (StatusCode::CONFLICT, "Not done", why),
         };
         let body = html! {
             h1 { (title) }
             p.notice.failed { (why) }
             p { a href="/" { "All jobs" } }
         };
-        (status, look::page(title, None, body)).into_response()
+        (status, layout::page(title, None, body)).into_response()
     }
 }
 
-/// A page that is well.
-fn shown(title: &str, refresh: bool, body: Markup) -> Response {
-    look::page(title, refresh.then_some(look::REFRESH_S), body).into_response()
+/// Renders a page.
+fn render(title: &str, refresh: bool, body: Markup) -> Response {
+    layout::page(title, refresh.then_some(layout::REFRESH_S), body).into_response()
 }
 
-fn job_id(text: String) -> Result<JobId, Sorry> {
-    JobId::try_from(text).map_err(|why| Sorry::NotFound(why.message))
+fn job_id(text: String) -> Result<JobId, PageError> {
+    JobId::try_from(text).map_err(|why| PageError::NotFound(why.message))
 }
 
-fn item_id(text: String) -> Result<ItemId, Sorry> {
-    ItemId::try_from(text).map_err(|why| Sorry::NotFound(why.message))
+fn item_id(text: String) -> Result<ItemId, PageError> {
+    ItemId::try_from(text).map_err(|why| PageError::NotFound(why.message))
 }
 
-/// An id is made of letters, digits, `.`, `_` and `-`: a URL takes them as they are.
+/// Returns the path of a job. Ids consist of letters, digits, `.`, `_` and `-`, so a URL needs no escaping.
 fn job_path(job: &JobId) -> String {
     format!("/jobs/{job}")
 }

@@ -1,4 +1,4 @@
-//! The first page: how this worker is, and the newest jobs.
+//! The overview page: state of this worker, and the newest jobs.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use jobs::ledger::{JobRecord, LedgerError};
 use jobs::queue::Lane;
 use maud::{Markup, html};
 
-use super::words::{about_left, ago, number, span, tasks};
-use super::{Pages, job_path, look, shown};
+use super::format::{about_left, ago, number, span, tasks};
+use super::{Pages, job_path, layout, render};
 use crate::message::JobMessage;
 use crate::progress::JobProgress;
 
-/// Jobs on the page.
+/// Jobs per page.
 const JOBS: u32 = 50;
 
 pub async fn page(State(pages): State<Arc<Pages>>) -> Response {
@@ -25,7 +25,7 @@ pub async fn page(State(pages): State<Arc<Pages>>) -> Response {
         tokio::join!(pages.status.missing(), pages.status.waiting(), newest(&pages));
     let is_open = match &newest {
         Ok(Some((jobs, _))) => jobs.iter().any(|job| !job.state.is_end()),
-        // Until there is something to see.
+        // Refresh until jobs can be shown.
         Ok(None) | Err(_) => true,
     };
     let body = html! {
@@ -40,12 +40,12 @@ pub async fn page(State(pages): State<Arc<Pages>>) -> Response {
         }
     };
     let status = if newest.is_err() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, shown("Jobs", is_open, body)).into_response()
+    (status, render("Jobs", is_open, body)).into_response()
 }
 
 type Newest = (Vec<JobRecord>, HashMap<JobId, Counts>);
 
-/// `None`: the worker is starting.
+/// Reads the newest jobs; `None` while the worker starts.
 async fn newest(pages: &Pages) -> Result<Option<Newest>, LedgerError> {
     let Some(backends) = pages.status.backends() else { return Ok(None) };
     let jobs = backends.ledger.jobs(None, JOBS).await?;
@@ -59,7 +59,7 @@ fn worker(pages: &Pages, missing: &[String], waiting: &[(Lane, Option<u64>)]) ->
     let model = status.model().map(|model| {
         html! {
             (model.name)
-            @if !model.sees { span.muted { " (untrained: it answers without seeing)" } }
+            @if !model.sees { span.muted { " (untrained: gates closed, answers ignore the video)" } }
         }
     });
     let decoders = status.confinement().map(|confinement| html! { (confinement.to_string()) });
@@ -67,7 +67,7 @@ fn worker(pages: &Pages, missing: &[String], waiting: &[(Lane, Option<u64>)]) ->
         section.card.worker {
             div.head {
                 h1 { "Worker " code { (pages.worker) } }
-                @if missing.is_empty() { (look::badge("ready")) } @else { (look::badge("not_ready")) }
+                @if missing.is_empty() { (layout::badge("ready")) } @else { (layout::badge("not_ready")) }
             }
             @if !missing.is_empty() {
                 ul.notice.failed { @for line in missing { li { (line) } } }
@@ -78,10 +78,10 @@ fn worker(pages: &Pages, missing: &[String], waiting: &[(Lane, Option<u64>)]) ->
                     (figure(*waiting, waiting_in(*lane)))
                 }
             }
-            (look::facts(&[
-                ("Model", model.or_else(|| look::text("is being loaded"))),
-                ("Decoders confined in", decoders),
-                ("Version", look::text(env!("CARGO_PKG_VERSION"))),
+            (layout::facts(&[
+                ("Model", model.or_else(|| layout::text("loading"))),
+                ("Decoder confinement", decoders),
+                ("Version", layout::text(env!("CARGO_PKG_VERSION"))),
             ]))
         }
     }
@@ -107,7 +107,7 @@ fn figure(value: Option<u64>, name: &str) -> Markup {
 fn table(jobs: &[JobRecord], counts: &HashMap<JobId, Counts>) -> Markup {
     if jobs.is_empty() {
         return html! {
-            p.empty { "No jobs yet. " code { "flamingo submit" } " brings one." }
+            p.empty { "No jobs yet. " code { "flamingo submit" } " adds one." }
         };
     }
     let now = now();
@@ -129,17 +129,17 @@ fn table(jobs: &[JobRecord], counts: &HashMap<JobId, Counts>) -> Markup {
 }
 
 fn row(job: &JobRecord, counts: &Counts, now: Millis) -> Markup {
-    let asked = JobMessage::recall(&job.message).map(|job| tasks(&job)).unwrap_or_default();
+    let tasks = JobMessage::from_ledger(&job.message).map(|job| tasks(&job)).unwrap_or_default();
     let ended = job.entered(job.state).filter(|_| job.state.is_end());
     html! {
         tr {
             td.name {
                 a href=(job_path(&job.id)) { (job.id) }
-                div.asked title=(asked) { (asked) }
+                div.asked title=(tasks) { (tasks) }
             }
-            td { (look::badge(job.state.as_str())) }
+            td { (layout::badge(job.state.as_str())) }
             td.progress {
-                (look::bar(counts))
+                (layout::bar(counts))
                 div.muted { (progress(job, counts, now)) }
             }
             td.when title=(timestamp(job.accepted_at())) { (ago(job.accepted_at(), now)) }

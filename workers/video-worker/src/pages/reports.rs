@@ -1,4 +1,4 @@
-//! Reports from the store, as far as a page shows them.
+//! Reads reports from the store for the pages.
 
 use std::time::Duration;
 
@@ -7,32 +7,32 @@ use jobs::store::Store;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-/// Bytes of a report that a page reads; larger ones are for programs.
-const LONGEST: u64 = 4 << 20;
-/// Reports that are read at once.
-const AT_ONCE: usize = 8;
-/// How long a page waits for all of its reports.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// Largest report that a page reads, in bytes.
+const MAX_BYTES: u64 = 4 << 20;
+/// Reports read concurrently.
+const CONCURRENT_READS: usize = 8;
+/// Time limit for all reports of a page.
+const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The reports of these keys in their order: `Ok(None)` is not there, `Err` says why it cannot be shown.
+/// Reads reports in the order of their keys: `Ok(None)` if missing, `Err` with the reason why it cannot be shown.
 pub async fn read(store: &Store, keys: Vec<Option<String>>) -> Vec<Result<Option<Value>, String>> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     let reading: Vec<_> = keys.into_iter().map(|key| one(store, key, until)).collect();
-    stream::iter(reading).buffered(AT_ONCE).collect().await
+    stream::iter(reading).buffered(CONCURRENT_READS).collect().await
 }
 
 async fn one(store: &Store, key: Option<String>, until: Instant) -> Result<Option<Value>, String> {
     let Some(key) = key else { return Ok(None) };
-    let late = |_| format!("{}: the store does not answer", store.url(&key));
-    let bytes = timeout_at(until, store.get(&key, LONGEST)).await.map_err(late)?;
+    let late = |_| format!("{}: the store does not respond", store.url(&key));
+    let bytes = timeout_at(until, store.get(&key, MAX_BYTES)).await.map_err(late)?;
     let Some(bytes) = bytes.map_err(|e| e.to_string())? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("{}: is no report: {e}", store.url(&key)))
+    serde_json::from_slice(&bytes).map(Some).map_err(|e| format!("{}: not a report: {e}", store.url(&key)))
 }
 
 /// One answer of a report.
 pub struct Answer<'r> {
     pub text: &'r str,
-    /// Seconds of the video.
+    /// Start and end in seconds of the video.
     pub start: f64,
     pub end: f64,
     pub frames: usize,

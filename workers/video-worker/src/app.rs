@@ -1,4 +1,4 @@
-//! Settings -> what a worker stands on, and the worker.
+//! Composition: from settings to backends and a worker.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use jobs::worker::{Stop, Worker};
 use crate::budget::Budget;
 use crate::decoder::{self, Confinement};
 use crate::engine::Engine;
-use crate::fetch::{Disk, FetchError, Inputs, sweep_leftovers};
+use crate::fetch::{Disk, FetchError, Inputs, remove_abandoned_files};
 use crate::model::Model;
-use crate::seen_cache::SeenCache;
-use crate::service::{VideoService, Watcher};
+use crate::service::{VideoService, WorkerObserver};
 use crate::settings::{Sandbox, Settings};
+use crate::visual_token_cache::VisualTokenCache;
 
-/// Queue, ledger and store. None of them need be there when they are opened.
+/// Queue, ledger and store. Opening does not require that they are reachable.
 #[derive(Clone)]
 pub struct Backends {
     pub queue: Arc<dyn Queue>,
@@ -27,52 +27,52 @@ pub struct Backends {
     pub store: Store,
 }
 
-/// Why there is no worker. The sentence says what is missing and what to do.
+/// Error of starting a worker. The text says what is missing and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(String);
 
-fn refused(error: impl std::fmt::Display) -> StartError {
+fn start_error(error: impl std::fmt::Display) -> StartError {
     StartError(error.to_string())
 }
 
 impl Backends {
-    /// Opens what the URLs name.
+    /// Opens the backends of the configured URLs.
     ///
     /// # Errors
-    /// A URL names nothing that this build has.
+    /// A URL names a backend that this build does not have.
     pub async fn open(settings: &Settings) -> Result<Self, StartError> {
         let url = &settings.queue.url;
         let queue: Arc<dyn Queue> = match url.scheme() {
             "memory" => Arc::new(MemoryQueue::new()),
-            "amqp" | "amqps" => Arc::new(RabbitQueue::open(rabbit(settings)?).map_err(refused)?),
+            "amqp" | "amqps" => Arc::new(RabbitQueue::open(rabbit(settings)?).map_err(start_error)?),
             _ => {
                 return Err(StartError(format!(
-                    "queue.url {url}: a queue is memory://, amqp:// or amqps://"
+                    "queue.url {url}: supported queues are memory://, amqp:// and amqps://"
                 )));
             }
         };
         let queue = Arc::new(TracedQueue::new(queue));
         let ledger =
-            Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(refused)?;
-        let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(refused)?;
+            Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(start_error)?;
+        let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(start_error)?;
         Ok(Self { queue, ledger, store })
     }
 
-    /// Waits until everything is there and fit for work, for as long as the worker's patience.
+    /// Waits up to `worker.retry_timeout` until all backends work.
     ///
     /// # Errors
-    /// What was missing at last.
+    /// The last error of a backend.
     pub async fn wait(&self, settings: &Settings) -> Result<(), StartError> {
         let backoff = settings.worker(String::new()).backoff;
-        let patience = settings.worker.patience;
-        let queue = insist(backoff, patience, |_| true, || self.queue.check());
-        let ledger = insist(backoff, patience, LedgerError::is_transient, || self.ledger.check());
-        let store = insist(backoff, patience, StoreError::is_transient, || self.store.probe());
+        let timeout = settings.worker.retry_timeout;
+        let queue = insist(backoff, timeout, |_| true, || self.queue.check());
+        let ledger = insist(backoff, timeout, LedgerError::is_transient, || self.ledger.check());
+        let store = insist(backoff, timeout, StoreError::is_transient, || self.store.probe());
         let (queue, ledger, store) = tokio::join!(queue, ledger, store);
-        queue.map_err(refused)?;
-        ledger.map_err(refused)?;
-        store.map_err(refused)
+        queue.map_err(start_error)?;
+        ledger.map_err(start_error)?;
+        store.map_err(start_error)
     }
 }
 
@@ -82,7 +82,7 @@ fn rabbit(settings: &Settings) -> Result<RabbitSettings, StartError> {
         name: queue.name.clone(),
         declare: queue.declare,
         delivery_limit: queue.delivery_limit,
-        retry_delays: settings.retry_delays().map_err(refused)?,
+        retry_delays: settings.retry_delays().map_err(start_error)?,
         ..RabbitSettings::new(queue.url.clone())
     })
 }
@@ -91,68 +91,73 @@ fn store_settings(settings: &Settings) -> StoreSettings {
     StoreSettings {
         connect_timeout: settings.store.connect_timeout,
         read_timeout: settings.store.read_timeout,
-        retry_for: settings.worker.patience,
+        retry_for: settings.worker.retry_timeout,
     }
 }
 
-/// How far the decoders that `program` starts are confined here.
+/// Starts a decoder and returns its confinement on this machine.
 ///
 /// # Errors
-/// No decoder starts, or one is confined less than the settings want.
-pub fn confined(settings: &Settings, program: &Path) -> Result<Confinement, StartError> {
-    let confinement = decoder::confinement(program, settings.process()).map_err(refused)?;
+/// The decoder cannot be started, or is confined less than the settings require.
+pub fn check_confinement(settings: &Settings, program: &Path) -> Result<Confinement, StartError> {
+    let confinement = decoder::confinement(program, settings.process()).map_err(start_error)?;
     match settings.decoder.sandbox {
         Sandbox::Full if !confinement.is_full() => Err(StartError(format!(
-            "decoder.sandbox is full, and this kernel confines a decoder to {confinement}; use another kernel or \
-             container runtime, or set decoder.sandbox to best"
+            "decoder.sandbox is full, but this kernel confines a decoder to {confinement}; use another kernel or container \
+                         runtime, or set decoder.sandbox to best"
         ))),
         _ => {
             tracing::info!(
                 system_calls = confinement.system_calls,
                 files = confinement.files,
-                "decoders are confined"
+                "decoder confinement"
             );
             Ok(confinement)
         }
     }
 }
 
-/// A worker that answers with `pipeline`, and decodes with the program `decoder`.
+/// Builds a worker that answers with `pipeline` and decodes with the program `decoder`.
 ///
 /// # Errors
-/// The settings contradict themselves.
-pub fn worker(
+/// The settings are contradictory.
+pub fn build_worker(
     settings: &Settings,
     backends: &Backends,
     pipeline: Pipeline,
     decoder: PathBuf,
-    watcher: Arc<dyn Watcher>,
+    observer: Arc<dyn WorkerObserver>,
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
-    let name = name(settings);
+    let name = worker_name(settings);
     let side = u64::from(pipeline.loaded().preprocess.size);
-    let engine = Engine::start(pipeline, settings.engine).map_err(refused)?;
-    tracing::info!(worker = name, model = engine.about().name, items = settings.worker.items, "at work");
+    let engine = Engine::start(pipeline, settings.engine).map_err(start_error)?;
+    tracing::info!(
+        worker = name,
+        model = engine.info().name,
+        items = settings.worker.items,
+        "worker started"
+    );
     let disk = Disk {
         folder: settings.temporary(),
         room: Budget::new(settings.worker.temporary_bytes),
-        patience: settings.worker.patience,
+        timeout: settings.worker.retry_timeout,
     };
-    match sweep_leftovers(&disk.folder) {
+    match remove_abandoned_files(&disk.folder) {
         Ok(0) => {}
-        Ok(files) => tracing::info!(files, "dead workers had left files, which are removed"),
-        Err(why) => return Err(refused(FetchError::Temporary { folder: disk.folder, source: why })),
+        Ok(files) => tracing::info!(files, "removed files of dead workers"),
+        Err(why) => return Err(start_error(FetchError::Temporary { folder: disk.folder, source: why })),
     }
     let memory = Budget::new(settings.worker.memory);
-    watcher.videos_share(&disk.room, &memory, engine.meter());
+    observer.register_gauges(&disk.room, &memory, engine.stats());
     let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
-        watcher: watcher.clone(),
-        seen: SeenCache::new(engine.revision(), settings.cache.memory, shared),
+        observer: observer.clone(),
+        cache: VisualTokenCache::new(engine.revision(), settings.cache.memory, shared),
         engine,
         decoder,
         process: settings.process(),
-        inputs: Inputs::new(settings.places().map_err(refused)?, store_settings(settings), disk),
+        inputs: Inputs::new(settings.places().map_err(start_error)?, store_settings(settings), disk),
         store: backends.store.clone(),
         ledger: backends.ledger.clone(),
         worker: name.clone(),
@@ -160,7 +165,7 @@ pub fn worker(
         max_bytes: settings.inputs.max_bytes,
         memory,
         frame_bytes: 3 * side * side,
-        patience: settings.worker.patience,
+        retry_timeout: settings.worker.retry_timeout,
         max_manifest_bytes: settings.inputs.max_manifest_bytes,
         sheets: settings.store.sheets,
     };
@@ -169,18 +174,18 @@ pub fn worker(
         queue: backends.queue.clone(),
         ledger: backends.ledger.clone(),
         settings: settings.worker(name),
-        observer: watcher,
+        observer,
         stop,
     })
 }
 
-/// What the worker is called.
-pub fn name(settings: &Settings) -> String {
-    if settings.worker.name.is_empty() { own_name() } else { settings.worker.name.clone() }
+/// Returns the name of the worker.
+pub fn worker_name(settings: &Settings) -> String {
+    if settings.worker.name.is_empty() { generated_name() } else { settings.worker.name.clone() }
 }
 
-/// Different on every machine and in every process.
-fn own_name() -> String {
+/// Returns a name from host and process id.
+fn generated_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}-{}", host.trim(), std::process::id())
 }
@@ -200,18 +205,18 @@ mod tests {
     }
 
     #[test]
-    fn the_example_settings_are_accepted() {
+    fn accepts_example_settings() {
         for (name, remote) in [("embedded", false), ("production", true)] {
             let (settings, _) = load(Some(&file(&format!("config/{name}.toml"))), &[]).unwrap();
             assert_eq!(settings.is_remote(), remote, "{name}");
         }
     }
 
-    /// What an operator imports is what a worker that may declare would make.
+    /// The definitions that operators import equal the topology that a worker declares.
     #[test]
-    fn the_definitions_are_the_topology() {
+    fn definitions_equal_declared_topology() {
         let (settings, _) = load(Some(&file("config/production.toml")), &[]).unwrap();
-        let wanted = topology(&rabbit(&settings).unwrap());
+        let declared = topology(&rabbit(&settings).unwrap());
         let text = std::fs::read_to_string(file("deploy/rabbitmq/definitions.json")).unwrap();
         let definitions: Value = serde_json::from_str(&text).unwrap();
         let exchange = |e: &Exchange| {
@@ -231,13 +236,13 @@ mod tests {
                 "routing_key": b.key, "arguments": {},
             })
         };
-        let wanted: [(&str, Vec<Value>); 3] = [
-            ("exchanges", wanted.exchanges.iter().map(exchange).collect()),
-            ("queues", wanted.queues.iter().map(queue).collect()),
-            ("bindings", wanted.bindings.iter().map(binding).collect()),
+        let expected: [(&str, Vec<Value>); 3] = [
+            ("exchanges", declared.exchanges.iter().map(exchange).collect()),
+            ("queues", declared.queues.iter().map(queue).collect()),
+            ("bindings", declared.bindings.iter().map(binding).collect()),
         ];
-        for (kind, wanted) in wanted {
-            assert_eq!(definitions[kind], Value::Array(wanted), "{kind}");
+        for (kind, expected) in expected {
+            assert_eq!(definitions[kind], Value::Array(expected), "{kind}");
         }
     }
 }

@@ -1,14 +1,14 @@
-//! Dead letters: how they are called, and how one gets another chance.
+//! Dead letters: names, items, redelivery.
 
 use jobs::job::ItemState;
 use jobs::ledger::LedgerError;
 use jobs::queue::{DeadLetter, Lane, QueueError};
 use jobs::{ItemId, JobId};
 
+use crate::app::Backends;
 use crate::message::sha256;
-use crate::start::Backends;
 
-/// Why a letter was not sent: what it goes through is away.
+/// Error of a redelivery: ledger or queue are unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum RedriveError {
     #[error(transparent)]
@@ -17,22 +17,23 @@ pub enum RedriveError {
     Queue(#[from] QueueError),
 }
 
-/// Its own name; one that has none is known by its body.
-pub fn name_of(letter: &DeadLetter) -> String {
+/// Returns the message id, or a name from the hash of the body.
+pub fn letter_name(letter: &DeadLetter) -> String {
     let message = &letter.delivery.message;
     match message.id.as_str() {
         "" => format!("body-{}", &sha256(&message.body)[..16]),
-        // A stranger's: it may not steer a terminal.
+        // Untrusted text: control characters could steer a terminal.
         id => id.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
     }
 }
 
-pub fn lane_of(letter: &DeadLetter) -> &'static str {
+/// Returns the name of the lane.
+pub fn lane_name(letter: &DeadLetter) -> &'static str {
     letter.lane.map_or("?", Lane::as_str)
 }
 
-/// The video that a letter is about, if it is about one.
-pub fn item_of(letter: &DeadLetter) -> Option<(JobId, ItemId)> {
+/// Returns job and item of a letter from an item lane.
+pub fn letter_item(letter: &DeadLetter) -> Option<(JobId, ItemId)> {
     if !matches!(letter.lane, Some(Lane::Items | Lane::Urgent)) {
         return None;
     }
@@ -40,28 +41,28 @@ pub fn item_of(letter: &DeadLetter) -> Option<(JobId, ItemId)> {
     Some((JobId::try_from(job.to_owned()).ok()?, ItemId::try_from(item.to_owned()).ok()?))
 }
 
-/// Sends it to where it was; or says why that would be in vain.
+/// Sends a letter to its original lane; returns the reason if that would be useless.
 ///
 /// # Errors
-/// Ledger or queue are away; the letter is still dead.
-pub fn send_again<'b>(
+/// Ledger or queue are unavailable; the letter stays dead.
+pub fn redrive_letter<'b>(
     backends: &'b Backends,
     letter: &DeadLetter,
 ) -> impl Future<Output = Result<Option<String>, RedriveError>> + Send + use<'b> {
-    // A letter cannot be shared between threads: what is needed of it is taken out first.
-    let (lane, item, message) = (letter.lane, item_of(letter), letter.delivery.message.clone());
+    // A letter is not `Sync`: copy the needed parts first.
+    let (lane, item, message) = (letter.lane, letter_item(letter), letter.delivery.message.clone());
     async move {
         let Some(lane) = lane else {
-            return Ok(Some("it does not say where it was: submit what it asks for anew".into()));
+            return Ok(Some("its original lane is unknown: submit the request again".into()));
         };
         if let Some((job, item)) = item
             && backends.ledger.item_state(&job, &item).await?.is_none_or(ItemState::is_end)
         {
             return Ok(Some(format!(
-                "this video has its report; `flamingo jobs retry {job}` does what failed anew"
+                "this video already has a report; `flamingo jobs retry {job}` repeats failed videos"
             )));
         }
-        // Acknowledged afterwards: twice is no harm, never is.
+        // The caller acknowledges afterwards: a duplicate is harmless, a loss is not.
         backends.queue.send(lane, &message).await?;
         Ok(None)
     }

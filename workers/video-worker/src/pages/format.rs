@@ -1,4 +1,4 @@
-//! Numbers and states in words for people.
+//! Formatting of numbers, times and states for people.
 
 use flamingo::Task;
 use flamingo::video::FrameSampling;
@@ -6,7 +6,7 @@ use jobs::job::{Counts, Millis};
 
 use crate::message::{Input, JobMessage};
 
-/// How a page calls a state.
+/// Formats a state.
 pub fn state_words(state: &str) -> String {
     state.replace('_', " ")
 }
@@ -17,7 +17,7 @@ pub fn plain_time(at: Millis) -> String {
     at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
-/// A length of time, in its two largest units.
+/// Formats a duration in its two largest units.
 pub fn span(millis: Millis) -> String {
     let seconds = millis.max(0) / 1000;
     match seconds {
@@ -29,7 +29,7 @@ pub fn span(millis: Millis) -> String {
     }
 }
 
-/// How long ago, in its largest unit.
+/// Formats how long ago a time was, in its largest unit.
 pub fn ago(at: Millis, now: Millis) -> String {
     let seconds = (now - at).max(0) / 1000;
     match seconds {
@@ -41,7 +41,7 @@ pub fn ago(at: Millis, now: Millis) -> String {
     }
 }
 
-/// A moment of a video: `0:07`, `1:02:03`; with tenths where a second has several frames.
+/// Formats a position in a video: `0:07`, `1:02:03`; with tenths where it has them.
 pub fn clock(seconds: f64) -> String {
     let tenths = (seconds.max(0.0) * 10.0).round() as u64;
     let (whole, tenth) = (tenths / 10, tenths % 10);
@@ -64,12 +64,12 @@ pub fn number(n: u64, thing: &str) -> String {
     format!("{n} {thing}{}", if n == 1 { "" } else { "s" })
 }
 
-/// Items that have ended, in percent; rounded down, so that 100 means all.
+/// Returns the finished items in percent, rounded down, so that 100 means all.
 pub fn percent(counts: &Counts) -> u64 {
     (counts.total - counts.open()) * 100 / counts.total.max(1)
 }
 
-/// No more exact than it is.
+/// Formats an estimated remaining time, rounded to its accuracy.
 pub fn about_left(seconds: f64) -> String {
     let rounded = |n: f64| (n.round() as u64).max(1);
     match seconds {
@@ -81,7 +81,7 @@ pub fn about_left(seconds: f64) -> String {
     }
 }
 
-/// What a task asks: the sort of it, and its words where it has some.
+/// Returns the kind of a task, and its text if it has one.
 pub fn task(task: &Task) -> (&'static str, Option<&str>) {
     match task {
         Task::Caption {} => ("Caption", None),
@@ -90,25 +90,25 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
     }
 }
 
-/// All that a job asks, on one line.
+/// Formats the tasks of a job on one line.
 pub fn tasks(job: &JobMessage) -> String {
     let Some(first) = job.tasks.first() else { return String::new() };
-    let (sort, words) = task(first);
+    let (kind, words) = task(first);
     let more = match job.tasks.len() - 1 {
         0 => String::new(),
         n => format!(" and {n} more"),
     };
-    format!("{}{more}", words.unwrap_or(sort))
+    format!("{}{more}", words.unwrap_or(kind))
 }
 
 pub fn input(input: &Input) -> String {
     match input {
         Input::Video(url) => url.clone(),
         Input::Videos(urls) => number(urls.len() as u64, "named video"),
-        Input::Prefix { url, glob } if glob == "**" => format!("everything below {url}"),
+        Input::Prefix { url, glob } if glob == "**" => format!("all objects below {url}"),
         Input::Prefix { url, glob } => format!("{glob} below {url}"),
         Input::Manifest(url) => format!("the manifest {url}"),
-        Input::UnfinishedOf(job) => format!("what was left of {job}"),
+        Input::UnfinishedOf(job) => format!("unfinished videos of {job}"),
     }
 }
 
@@ -116,7 +116,7 @@ pub fn sampling(sampling: &FrameSampling) -> String {
     let frames = match sampling {
         FrameSampling::Fps { fps: 1.0, .. } => "1 frame per second".into(),
         FrameSampling::Fps { fps, .. } => format!("{fps} frames per second"),
-        FrameSampling::Uniform { n, .. } => format!("{} over the whole", number(*n as u64, "frame")),
+        FrameSampling::Uniform { n, .. } => format!("{} evenly spaced", number(*n as u64, "frame")),
     };
     match sampling.range() {
         (0.0, None) => frames,
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_of_time() {
+    fn formats_durations() {
         for (millis, expected) in [
             (0, "0.0 s"),
             (9_940, "9.9 s"),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn shares() {
+    fn percent_is_rounded_down() {
         let counts = Counts { total: 3, queued: 1, succeeded: 1, failed: 1, ..Counts::default() };
         assert_eq!((percent(&counts), percent(&Counts::default())), (66, 0));
     }

@@ -1,4 +1,4 @@
-//! Dead letters, and the one thing that a page changes: one is sent once more.
+//! The page of dead letters, with the only form: redelivery of one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,31 +11,31 @@ use jobs::queue::{DeadLetter, Settled};
 use maud::{Markup, html};
 use tokio::time::{sleep, timeout};
 
-use super::job::value_of;
-use super::words::number;
-use super::{Pages, Sorry, item_path, shown};
-use crate::dead::{item_of, lane_of, name_of, send_again};
+use super::format::number;
+use super::job::form_value;
+use super::{PageError, Pages, item_path, render};
+use crate::dead_letters::{lane_name, letter_item, letter_name, redrive_letter};
 
-/// Letters on the page.
-const LETTERS: usize = 50;
-/// Letters among which one is looked for: looking at another page may have changed their order.
-const SEARCHED: usize = 4 * LETTERS;
-const PATIENCE: Duration = Duration::from_secs(10);
-/// The broker takes back what was only looked at in its own time.
-const BACK: Duration = Duration::from_millis(150);
-/// How often a letter is looked for.
-const LOOKS: u32 = 5;
+/// Letters per page.
+const PAGE_SIZE: usize = 50;
+/// Letters among which one is searched: an earlier page view may have changed their order.
+const SEARCH_LIMIT: usize = 4 * PAGE_SIZE;
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the broker to return letters that were only read.
+const RETURN_DELAY: Duration = Duration::from_millis(150);
+/// Attempts to find a letter.
+const FIND_ATTEMPTS: u32 = 5;
 
-pub async fn page(State(pages): State<Arc<Pages>>) -> Result<Response, Sorry> {
+pub async fn page(State(pages): State<Arc<Pages>>) -> Result<Response, PageError> {
     let queue = &pages.backends()?.queue;
-    let looking = pages.letters.lock().await;
-    let found = match timeout(PATIENCE, queue.dead_letters(LETTERS)).await {
+    let guard = pages.letters.lock().await;
+    let found = match timeout(TIMEOUT, queue.dead_letters(PAGE_SIZE)).await {
         Ok(found) => found.map_err(|e| e.to_string()),
-        Err(_) => Err("the queue does not answer".into()),
+        Err(_) => Err("the queue does not respond".into()),
     };
     let body = html! {
         h1 { "Dead letters" }
-        p.muted { "Messages that nobody can or may deliver any more; the oldest " (LETTERS) " of them." }
+        p.muted { "Messages that cannot be delivered; the oldest " (PAGE_SIZE) "." }
         @match &found {
             Err(why) => { (unreadable(why)) }
             Ok(letters) if letters.is_empty() => { p.empty { "None." } }
@@ -43,22 +43,22 @@ pub async fn page(State(pages): State<Arc<Pages>>) -> Result<Response, Sorry> {
         }
     };
     if found.is_ok_and(|letters| !letters.is_empty()) {
-        sleep(BACK).await;
+        sleep(RETURN_DELAY).await;
     }
-    drop(looking);
-    // With no referrer at all a browser would not say either where a form comes from.
-    Ok(([(REFERRER_POLICY, "same-origin")], shown("Dead letters", false, body)).into_response())
+    drop(guard);
+    // Without any referrer a browser would not send the origin of the form either.
+    Ok(([(REFERRER_POLICY, "same-origin")], render("Dead letters", false, body)).into_response())
 }
 
 fn unreadable(why: &str) -> Markup {
     html! {
         div.notice {
             @if why.contains("ACCESS_REFUSED") {
-                p { "The broker does not let this worker read dead letters: its user has no right to." }
+                p { "The broker does not let the user of this worker read dead letters." }
             } @else {
                 p { "The dead letters cannot be read now." }
             }
-            p { code { "flamingo jobs dead list" } " names them, with the broker's administrator in " code { "FLAMINGO__QUEUE__URL" } "." }
+            p { code { "flamingo jobs dead list" } " lists them, with the broker's administrator in " code { "FLAMINGO__QUEUE__URL" } "." }
             p.muted { (why) }
         }
     }
@@ -76,7 +76,7 @@ fn table(letters: &[DeadLetter], may_send: bool) -> Markup {
     if !may_send {
         return html! {
             (rows)
-            p.muted { code { "flamingo jobs dead redrive" } " sends one once more; so does this page where " code { "status.token" } " is set." }
+            p.muted { code { "flamingo jobs dead redrive" } " sends a letter again; so does this page if " code { "status.token" } " is set." }
         };
     }
     html! {
@@ -85,22 +85,22 @@ fn table(letters: &[DeadLetter], may_send: bool) -> Markup {
             p.token {
                 label for="token" { "Token" }
                 input #token name="token" type="password" required autocomplete="current-password";
-                span.muted { code { "status.token" } " of the settings: whoever knows it may send a message again." }
+                span.muted { code { "status.token" } " in the settings; it is required to send a message again." }
             }
         }
     }
 }
 
 fn row(letter: &DeadLetter, may_send: bool) -> Markup {
-    let name = name_of(letter);
+    let name = letter_name(letter);
     html! {
         tr {
             td.name {
-                @if let Some((job, item)) = item_of(letter) { a href=(item_path(&job, &item)) { (name) } }
+                @if let Some((job, item)) = letter_item(letter) { a href=(item_path(&job, &item)) { (name) } }
                 @else { (name) }
                 div.muted { (number(letter.delivery.message.body.len() as u64, "byte")) }
             }
-            td { (lane_of(letter)) }
+            td { (lane_name(letter)) }
             td.answers { p.why { code { (letter.why.code) } " " (letter.why.message) } }
             @if may_send { td { button name="letter" value=(name) { "Send again" } } }
         }
@@ -111,55 +111,55 @@ pub async fn redrive(
     State(pages): State<Arc<Pages>>,
     headers: HeaderMap,
     form: String,
-) -> Result<Response, Sorry> {
+) -> Result<Response, PageError> {
     let refused = |why: &str| {
-        tracing::warn!(why, "a dead letter is not sent once more");
-        Err(Sorry::Forbidden(why.into()))
+        tracing::warn!(why, "refused to send a dead letter again");
+        Err(PageError::Forbidden(why.into()))
     };
     if !is_from_here(&headers) {
         return refused("This form comes from another site.");
     }
     if pages.token.is_empty() {
-        return refused("Nobody may send dead letters from here: status.token is empty.");
+        return refused("Sending dead letters from here is disabled: status.token is empty.");
     }
-    if !pages.token.is(&value_of(&form, "token").unwrap_or_default()) {
+    if !pages.token.is(&form_value(&form, "token").unwrap_or_default()) {
         return refused("The token is wrong.");
     }
-    let wanted = value_of(&form, "letter").unwrap_or_default();
+    let wanted = form_value(&form, "letter").unwrap_or_default();
     let backends = pages.backends()?;
-    let _looking = pages.letters.lock().await;
+    let _guard = pages.letters.lock().await;
     let letter = find(&pages, &wanted).await?;
-    let why = send_again(backends, &letter).await.map_err(|e| Sorry::Away(e.to_string()))?;
+    let why = redrive_letter(backends, &letter).await.map_err(|e| PageError::Unavailable(e.to_string()))?;
     if let Some(why) = why {
-        return Err(Sorry::InVain(format!("{wanted}: {why}")));
+        return Err(PageError::Conflict(format!("{wanted}: {why}")));
     }
-    tracing::info!(letter = wanted, "a dead letter is sent once more");
+    tracing::info!(letter = wanted, "a dead letter was sent again");
     let gone = letter.delivery.ack().await == Settled::Known;
     let body = html! {
-        h1 { "Sent once more" }
-        p.notice.succeeded { code { (wanted) } " was sent once more." }
-        @if !gone { p.notice { "The connection was lost: it is a dead letter still." } }
+        h1 { "Sent again" }
+        p.notice.succeeded { code { (wanted) } " was sent again." }
+        @if !gone { p.notice { "The connection was lost: the message is still a dead letter too." } }
         p { a href="/dead" { "Dead letters" } }
     };
-    Ok(shown("Sent once more", false, body))
+    Ok(render("Sent again", false, body))
 }
 
-/// The others go back at once.
-async fn find(pages: &Pages, wanted: &str) -> Result<DeadLetter, Sorry> {
+/// Finds a letter by name; the others return to the queue on drop.
+async fn find(pages: &Pages, wanted: &str) -> Result<DeadLetter, PageError> {
     let queue = &pages.backends()?.queue;
-    for _ in 0..LOOKS {
-        let letters = timeout(PATIENCE, queue.dead_letters(SEARCHED)).await;
-        let letters = letters.map_err(|_| Sorry::Away("The queue does not answer.".into()))?;
-        let letters = letters.map_err(|e| Sorry::Away(e.to_string()))?;
-        if let Some(found) = letters.into_iter().find(|letter| name_of(letter) == wanted) {
+    for _ in 0..FIND_ATTEMPTS {
+        let letters = timeout(TIMEOUT, queue.dead_letters(SEARCH_LIMIT)).await;
+        let letters = letters.map_err(|_| PageError::Unavailable("The queue does not respond.".into()))?;
+        let letters = letters.map_err(|e| PageError::Unavailable(e.to_string()))?;
+        if let Some(found) = letters.into_iter().find(|letter| letter_name(letter) == wanted) {
             return Ok(found);
         }
-        sleep(BACK).await;
+        sleep(RETURN_DELAY).await;
     }
-    Err(Sorry::NotFound(format!("{wanted}: no such dead letter.")))
+    Err(PageError::NotFound(format!("{wanted}: no such dead letter.")))
 }
 
-/// A browser says which site a form comes from; what says nothing is no browser.
+/// Whether a form comes from this site. Browsers send the origin; other clients may not.
 fn is_from_here(headers: &HeaderMap) -> bool {
     let Some(origin) = headers.get(ORIGIN) else { return true };
     let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_of_other_sites_are_known() {
+    fn detects_forms_of_other_sites() {
         for (origin, from_here) in [
             (None, true),
             (Some("http://worker:9464"), true),

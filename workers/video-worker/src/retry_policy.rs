@@ -1,4 +1,4 @@
-//! What an error means for the job: the only place that knows which of them may pass.
+//! The retry policy: the only place that decides which errors may pass.
 
 use std::io;
 
@@ -8,24 +8,24 @@ use jobs::store::StoreError;
 use jobs::worker::Trouble;
 use rustix::io::Errno;
 
+use crate::analysis::AnalysisError;
 use crate::budget::NoRoom;
 use crate::decoder::DecoderError;
 use crate::fetch::FetchError;
 use crate::model::ModelError;
-use crate::understand::UnderstandError;
 
-/// What now.
+/// Decision about a failed item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It would fail again: the report says so.
+    /// It would fail again: write a failed report.
     Final,
-    /// The outside world failed: again later, counted.
+    /// The outside world failed: retry later, counted as an attempt.
     Retry,
-    /// There is no room for it here now: again later, not counted.
+    /// No room here now: retry later, not counted.
     Later,
     /// This worker is broken.
     Unfit,
-    /// Somebody wanted it to end.
+    /// Shutdown, or cancelled by the user.
     Cancelled,
 }
 
@@ -40,8 +40,8 @@ pub fn of_fetching(error: &FetchError) -> Verdict {
 
 pub fn of_room(why: &NoRoom) -> Verdict {
     match why {
-        NoRoom::Ever { .. } => Verdict::Final,
-        NoRoom::Now { .. } => Verdict::Later,
+        NoRoom::NeverFits { .. } => Verdict::Final,
+        NoRoom::TimedOut { .. } => Verdict::Later,
     }
 }
 
@@ -49,48 +49,49 @@ fn of_store(error: &StoreError) -> Verdict {
     if error.is_transient() { Verdict::Retry } else { Verdict::Final }
 }
 
-/// `on_cpu`: a processor does not break, so what a model refuses there lies in the input, unless there is no memory for it.
-pub fn of_understanding(error: &UnderstandError, on_cpu: bool) -> Verdict {
+/// Decides about an analysis error. A CPU does not fail, so with `on_cpu` a tensor error is caused by the input, unless memory
+/// ran out.
+pub fn of_understanding(error: &AnalysisError, on_cpu: bool) -> Verdict {
     match error {
-        UnderstandError::Decoder(error) => of_decoding(error),
-        UnderstandError::Model { source: ModelError::Gone, .. } => Verdict::Unfit,
-        UnderstandError::Model { source: ModelError::Unwanted, .. } => Verdict::Cancelled,
-        UnderstandError::Model { source: ModelError::Refused(Error::Tensor(error)), .. }
+        AnalysisError::Decoder(error) => of_decoding(error),
+        AnalysisError::Model { source: ModelError::Gone, .. } => Verdict::Unfit,
+        AnalysisError::Model { source: ModelError::Cancelled, .. } => Verdict::Cancelled,
+        AnalysisError::Model { source: ModelError::Refused(Error::Tensor(error)), .. }
             if !on_cpu || is_out_of_memory(error) =>
         {
             Verdict::Unfit
         }
-        UnderstandError::Model { source: ModelError::Refused(_), .. } => Verdict::Final,
-        UnderstandError::TooManyFrames { .. } | UnderstandError::NoFrames { .. } => Verdict::Final,
-        UnderstandError::Stopped { .. } => Verdict::Cancelled,
+        AnalysisError::Model { source: ModelError::Refused(_), .. } => Verdict::Final,
+        AnalysisError::TooManyFrames { .. } | AnalysisError::NoFrames { .. } => Verdict::Final,
+        AnalysisError::Cancelled { .. } => Verdict::Cancelled,
     }
 }
 
 fn of_decoding(error: &DecoderError) -> Verdict {
     match error {
         DecoderError::Video { .. } | DecoderError::Deadline { .. } => Verdict::Final,
-        // Nobody here kills a decoder whose frames are wanted, so it is the kernel of a machine without memory.
+        // This worker does not kill a decoder without cancelling, so the kernel did: out of memory.
         DecoderError::NotStarted { .. } | DecoderError::Killed { .. } => Verdict::Unfit,
-        // Also one that finds no more memory within its own limit: that is much for a video.
+        // Includes running out of its own memory limit, which is generous for a video.
         DecoderError::Crashed { .. } => Verdict::Retry,
         DecoderError::Io { source, .. } if is_this_machine(source) => Verdict::Unfit,
         DecoderError::Io { .. } => Verdict::Retry,
     }
 }
 
-/// candle has no error of its own for it: a driver's own words reach us.
+/// Whether memory ran out. candle has no error variant for it, so match the text of the driver.
 fn is_out_of_memory(error: &candle_core::Error) -> bool {
-    let said = error.to_string().to_lowercase();
-    ["out of memory", "out_of_memory", "cannot allocate memory"].iter().any(|words| said.contains(words))
+    let text = error.to_string().to_lowercase();
+    ["out of memory", "out_of_memory", "cannot allocate memory"].iter().any(|words| text.contains(words))
 }
 
-/// No memory, processes or descriptors for a decoder.
+/// Whether the machine lacks memory, processes or descriptors for a decoder.
 fn is_this_machine(error: &io::Error) -> bool {
     let short = [Errno::NOMEM, Errno::AGAIN, Errno::MFILE, Errno::NFILE];
     Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno))
 }
 
-/// For steps that have no report of their own: listing inputs, writing results.
+/// Decides about steps without a report: listing inputs, writing results.
 pub fn trouble(error: &FetchError) -> Trouble {
     let why = Failure::new(error.code(), error.to_string());
     match of_fetching(error) {
@@ -99,7 +100,7 @@ pub fn trouble(error: &FetchError) -> Trouble {
     }
 }
 
-/// Results can be written as soon as the store takes them, whatever it says now: what was worked out is not thrown away.
+/// Treats every store error as transient: finished work is not thrown away.
 pub fn store_trouble(error: &StoreError) -> Trouble {
     Trouble::Transient(Failure::new(error.code(), error.to_string()))
 }
@@ -115,50 +116,50 @@ mod tests {
         errno.into()
     }
 
-    fn tensor(said: &str) -> UnderstandError {
-        let source = ModelError::Refused(Error::Tensor(candle_core::Error::Msg(said.into())));
-        UnderstandError::Model { path: "a.mp4".into(), source }
+    fn tensor(text: &str) -> AnalysisError {
+        let source = ModelError::Refused(Error::Tensor(candle_core::Error::Msg(text.into())));
+        AnalysisError::Model { path: "a.mp4".into(), source }
     }
 
-    /// A worker that is broken ends, whatever it had in hand: each way of being broken, and what looks like one.
+    /// A broken worker must stop: each way of being broken, and errors that resemble it.
     #[test]
-    fn broken_workers_are_told_from_bad_videos() {
+    fn distinguishes_broken_workers_from_bad_videos() {
         let path = || PathBuf::from("a.mp4");
-        let decoder = |error| of_understanding(&UnderstandError::Decoder(error), true);
+        let decoder = |error| of_understanding(&AnalysisError::Decoder(error), true);
         let read = |errno| decoder(DecoderError::Io { path: path(), source: io(errno) });
         let how = String::from;
         for (case, verdict, expected) in [
-            ("its decoder was killed", decoder(DecoderError::Killed { path: path() }), Verdict::Unfit),
-            ("no decoder starts", decoder(DecoderError::NotStarted { how: how("") }), Verdict::Unfit),
+            ("decoder killed", decoder(DecoderError::Killed { path: path() }), Verdict::Unfit),
+            ("decoder does not start", decoder(DecoderError::NotStarted { how: how("") }), Verdict::Unfit),
             ("no memory to start one", read(Errno::NOMEM), Verdict::Unfit),
-            ("no process to be had", read(Errno::AGAIN), Verdict::Unfit),
-            ("no descriptor to be had", read(Errno::MFILE), Verdict::Unfit),
-            ("the file is not there", read(Errno::NOENT), Verdict::Retry),
+            ("no process available", read(Errno::AGAIN), Verdict::Unfit),
+            ("no descriptor available", read(Errno::MFILE), Verdict::Unfit),
+            ("file not found", read(Errno::NOENT), Verdict::Retry),
             (
-                "its decoder crashed, perhaps for want of memory within its limit",
+                "decoder crashed, perhaps at its memory limit",
                 decoder(DecoderError::Crashed { path: path(), how: how("signal: 6 (SIGABRT)") }),
                 Verdict::Retry,
             ),
             (
-                "the model's thread is gone",
-                of_understanding(&UnderstandError::Model { path: path(), source: ModelError::Gone }, true),
+                "model thread ended",
+                of_understanding(&AnalysisError::Model { path: path(), source: ModelError::Gone }, true),
                 Verdict::Unfit,
             ),
-            ("the device has no memory", of_understanding(&tensor("out of memory"), false), Verdict::Unfit),
-            ("a processor says so", of_understanding(&tensor("out of memory"), true), Verdict::Unfit),
-            ("a device is broken", of_understanding(&tensor("illegal address"), false), Verdict::Unfit),
-            ("a processor refuses", of_understanding(&tensor("shape mismatch"), true), Verdict::Final),
+            ("device out of memory", of_understanding(&tensor("out of memory"), false), Verdict::Unfit),
+            ("CPU out of memory", of_understanding(&tensor("out of memory"), true), Verdict::Unfit),
+            ("broken device", of_understanding(&tensor("illegal address"), false), Verdict::Unfit),
+            ("tensor error on a CPU", of_understanding(&tensor("shape mismatch"), true), Verdict::Final),
         ] {
             assert_eq!(verdict, expected, "{case}");
         }
     }
 
     #[test]
-    fn fetching_has_its_ways_too() {
+    fn classifies_fetch_errors() {
         let url = || "s3://b/a.mp4".to_owned();
         let full = |errno| FetchError::Temporary { folder: "/tmp".into(), source: io(errno) };
-        let never = NoRoom::Ever { asked: 2, limit: 1 };
-        let now = NoRoom::Now { asked: 2, limit: 3, waited: Duration::from_secs(90) };
+        let never = NoRoom::NeverFits { asked: 2, limit: 1 };
+        let now = NoRoom::TimedOut { asked: 2, limit: 3, waited: Duration::from_secs(90) };
         for (error, code, expected) in [
             (full(Errno::NOSPC), "temporary_storage", Verdict::Unfit),
             (full(Errno::DQUOT), "temporary_storage", Verdict::Unfit),

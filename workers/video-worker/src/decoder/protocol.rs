@@ -1,4 +1,4 @@
-//! What the child says to the parent. The parent does not trust it: every length is checked before it is believed.
+//! Messages from the child to the parent. The parent does not trust them: every length is checked before it is used.
 
 use std::io::{self, Read, Write};
 
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use super::sandbox::Confinement;
 
-/// A message of words is a few hundred bytes; a summary names a few warnings.
+/// Largest header in bytes. A text message has a few hundred; a summary names a few warnings.
 const HEADER_LIMIT: u32 = 1 << 20;
 
 #[derive(Debug)]
 pub(super) enum Message {
-    /// Always first, before the file is looked at.
+    /// Always first, before the file is read.
     Ready(Confinement),
     /// Always second, unless the file is refused.
     Info(VideoInfo),
     Frame(Frame),
     /// Always last.
     End(Summary),
-    /// Instead of what would have come next.
+    /// Ends the stream with an error.
     Failed {
         code: String,
         message: String,
@@ -58,6 +58,10 @@ pub(super) fn write(output: &mut impl Write, message: Message) -> io::Result<()>
     output.flush()
 }
 
+/// Reads one message.
+///
+/// # Errors
+/// The stream ends, or the message is invalid or has more than `max_pixels` pixels.
 pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message> {
     let mut length = [0; 4];
     input.read_exact(&mut length)?;
@@ -86,13 +90,13 @@ pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message
     })
 }
 
-/// Codes become labels, headers and columns.
+/// Whether a code is safe to use as a metric label, a header and a column.
 fn is_code(code: &str) -> bool {
     (1..=40).contains(&code.len())
         && code.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
-/// Seconds within a video: nothing lasts for ten years.
+/// Whether seconds are plausible: at most ten years.
 fn is_time(seconds: f64) -> bool {
     (0.0..=3.2e8).contains(&seconds)
 }
@@ -102,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_frame_arrives_as_it_was_sent() {
+    fn frame_round_trips() {
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 7]));
         let mut sent = Vec::new();
         write(&mut sent, Message::Frame(Frame { pts: 0.1 + 0.2, image: image.clone() })).unwrap();
@@ -113,11 +117,11 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_cannot_be_are_refused() {
+    fn rejects_invalid_frames() {
         let empty = Frame { pts: 0.0, image: RgbImage::new(0, 3) };
-        let timeless = Frame { pts: f64::NAN, image: RgbImage::new(1, 1) };
-        let early = Frame { pts: -1.0, image: RgbImage::new(1, 1) };
-        for frame in [empty, timeless, early] {
+        let nan_time = Frame { pts: f64::NAN, image: RgbImage::new(1, 1) };
+        let negative_time = Frame { pts: -1.0, image: RgbImage::new(1, 1) };
+        for frame in [empty, nan_time, negative_time] {
             let mut sent = Vec::new();
             write(&mut sent, Message::Frame(frame)).unwrap();
             assert!(read(&mut &sent[..], 15).is_err());
@@ -125,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_plain() {
+    fn rejects_codes_that_are_not_plain() {
         for (code, good) in
             [("no_frames", true), ("", false), ("a\0b", false), ("A", false), (&"x".repeat(41), false)]
         {
@@ -136,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_not_believed() {
+    fn rejects_invalid_lengths() {
         for bytes in [&b"\xff\xff\xff\xff{}"[..], b"\x02\0\0\0{}", b"\x05\0\0\0{\"a\""] {
             assert!(read(&mut &bytes[..], 15).is_err(), "{bytes:?}");
         }

@@ -1,17 +1,17 @@
-//! What all pages have: the frame around them, and small parts.
+//! Layout and small parts of all pages.
 
 use axum::response::Html;
 use jobs::job::{Counts, Millis, timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::words::{plain_time, state_words};
+use super::format::{plain_time, state_words};
 
-/// A page that changes is asked for again after so many seconds.
+/// Refresh interval of changing pages, in seconds.
 pub const REFRESH_S: u32 = 5;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The whole document.
+/// Returns the complete document.
 pub fn page(title: &str, refresh_s: Option<u32>, body: Markup) -> Html<String> {
     let document = html! {
         (DOCTYPE)
@@ -35,7 +35,7 @@ pub fn page(title: &str, refresh_s: Option<u32>, body: Markup) -> Html<String> {
                             a href="/dead" { "Dead letters" }
                         }
                         @if refresh_s.is_some() {
-                            span.live { "refreshes by itself" }
+                            span.live { "refreshes automatically" }
                         }
                     }
                 }
@@ -46,7 +46,7 @@ pub fn page(title: &str, refresh_s: Option<u32>, body: Markup) -> Html<String> {
     Html(document.into_string())
 }
 
-/// The way back: pages above this one, and this one.
+/// Renders breadcrumbs: the pages above this one, and this one.
 pub fn crumbs(above: &[(&str, String)], here: &str) -> Markup {
     html! {
         p.crumbs {
@@ -59,12 +59,12 @@ pub fn crumbs(above: &[(&str, String)], here: &str) -> Markup {
     }
 }
 
-/// A state, by colour and in words.
+/// Renders a state as a coloured badge.
 pub fn badge(state: &str) -> Markup {
     html! { span class={ "badge " (state) } { (state_words(state)) } }
 }
 
-/// How much of a job is done: a bar in the colours of the states.
+/// Renders the item states of a job as a bar.
 pub fn bar(counts: &Counts) -> Markup {
     let parts = [
         ("succeeded", counts.succeeded),
@@ -73,9 +73,10 @@ pub fn bar(counts: &Counts) -> Markup {
         ("running", counts.running),
         ("queued", counts.queued),
     ];
-    let said: Vec<_> = parts.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{n} {name}")).collect();
+    let labels: Vec<_> =
+        parts.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{n} {name}")).collect();
     html! {
-        div.bar role="img" aria-label=(said.join(", ")) {
+        div.bar role="img" aria-label=(labels.join(", ")) {
             @for (name, n) in parts.iter().filter(|(_, n)| *n > 0) {
                 span class=(name) style={ "flex-grow:" (n) } {}
             }
@@ -83,12 +84,12 @@ pub fn bar(counts: &Counts) -> Markup {
     }
 }
 
-/// A moment, to the second.
+/// Renders a time to the second.
 pub fn time(at: Millis) -> Markup {
     html! { time datetime=(timestamp(at)) { (plain_time(at)) } }
 }
 
-/// Facts by name; those without a value are left out.
+/// Renders named facts; those without a value are left out.
 pub fn facts(rows: &[(&str, Option<Markup>)]) -> Markup {
     html! {
         dl.facts {
@@ -101,12 +102,12 @@ pub fn facts(rows: &[(&str, Option<Markup>)]) -> Markup {
     }
 }
 
-/// A text as a value.
+/// Renders text as a value.
 pub fn text(value: impl std::fmt::Display) -> Option<Markup> {
     Some(html! { (value.to_string()) })
 }
 
-/// The same, of a machine.
+/// Renders a value as code.
 pub fn code(value: impl std::fmt::Display) -> Option<Markup> {
     Some(html! { code { (value.to_string()) } })
 }

@@ -1,49 +1,50 @@
-//! A small picture of the frames that a video was judged by, for people.
+//! A contact sheet of a few evenly spaced frames of a video, for people.
 
 use flamingo::video::{ContactSheet, Frame, Sheet};
 use image::codecs::jpeg::JpegEncoder;
 
-/// Frames on a sheet.
-const MOST: usize = 24;
+/// Largest number of frames on a sheet.
+const MAX_FRAMES: usize = 24;
 const QUALITY: u8 = 80;
 
-/// Takes every frame as it comes, and keeps a few that are spread evenly.
-pub struct FewFrames {
+/// Takes every frame of a video and keeps a few that are evenly spaced.
+pub struct FrameSampler {
     sheet: Sheet,
-    /// Every so many frames one is kept.
+    /// One frame of every `step` is kept.
     step: usize,
-    shown: usize,
+    offered: usize,
     kept: usize,
 }
 
-impl Default for FewFrames {
+impl Default for FrameSampler {
     fn default() -> Self {
         let layout = ContactSheet { columns: Some(6), thumbnail: 200, gap: 8 };
-        Self { sheet: Sheet::new(layout), step: 1, shown: 0, kept: 0 }
+        Self { sheet: Sheet::new(layout), step: 1, offered: 0, kept: 0 }
     }
 }
 
-impl FewFrames {
+impl FrameSampler {
+    /// Offers the next frame.
     pub fn add(&mut self, frame: &Frame) {
-        let wanted = self.shown.is_multiple_of(self.step);
-        self.shown += 1;
+        let wanted = self.offered.is_multiple_of(self.step);
+        self.offered += 1;
         if !wanted {
             return;
         }
-        if self.kept == MOST {
-            // How many will come is not known: with each doubling half of them make room.
+        if self.kept == MAX_FRAMES {
+            // The number of frames is unknown in advance: at each doubling, drop every other one.
             self.sheet.halve();
-            self.kept = MOST / 2;
+            self.kept = MAX_FRAMES / 2;
             self.step *= 2;
         }
         self.sheet.add(frame);
         self.kept += 1;
     }
 
-    /// As JPEG; `None`: there was no frame.
+    /// Returns the sheet as JPEG, or `None` without a frame.
     ///
     /// # Errors
-    /// The picture is larger than a JPEG may be.
+    /// The sheet is larger than a JPEG may be.
     pub fn jpeg(&self) -> image::ImageResult<Option<Vec<u8>>> {
         if self.kept == 0 {
             return Ok(None);
@@ -61,9 +62,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn few_frames_of_many_are_kept() {
+    fn keeps_at_most_24_frames() {
         for (frames, kept) in [(1, 1), (24, 24), (25, 13), (48, 24), (49, 13), (1000, 16)] {
-            let mut sheet = FewFrames::default();
+            let mut sheet = FrameSampler::default();
             for n in 0..frames {
                 sheet.add(&Frame { pts: f64::from(n), image: RgbImage::new(64, 48) });
             }
@@ -71,6 +72,6 @@ mod tests {
             let jpeg = sheet.jpeg().unwrap().unwrap();
             assert_eq!(image::guess_format(&jpeg).unwrap(), image::ImageFormat::Jpeg);
         }
-        assert!(FewFrames::default().jpeg().unwrap().is_none());
+        assert!(FrameSampler::default().jpeg().unwrap().is_none());
     }
 }
