@@ -24,7 +24,7 @@ fn it_opens_and_sees() {
     let inspected =
         run(command().args(["model", "inspect", "--json", "--model"]).arg(mini())).exits(0).report();
     assert_eq!(inspected["about"]["name"], "flamingo-mini");
-    assert_eq!(inspected["about"]["sees"], true);
+    assert_eq!(inspected["about"]["gates_open"], true);
     let bytes = fs::metadata(mini().join("adapters.safetensors")).unwrap().len();
     assert!(bytes <= 32 << 20, "{bytes} bytes stay in every clone for ever");
 }

@@ -1,6 +1,6 @@
 //! The report of an item of a job.
 
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use flamingo::video::VideoInfo;
 use jobs::job::ItemEnd;
 use jobs::ledger::ItemClaim;
@@ -27,7 +27,7 @@ pub struct ItemReport {
     pub input: InputInfo,
     #[serde(flatten)]
     pub outcome: Outcome,
-    pub model: About,
+    pub model: ModelInfo,
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
     /// Whether cached visual tokens were used, so that nothing was decoded.
@@ -73,7 +73,7 @@ impl ItemReport {
         custom_id: Option<String>,
         worker: &str,
         input: InputInfo,
-        model: About,
+        model: ModelInfo,
         why: &Failure,
     ) -> Self {
         let error = ErrorReport { code: why.code.clone(), message: why.message.clone() };

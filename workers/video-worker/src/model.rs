@@ -1,6 +1,6 @@
 //! The interface to a loaded model: in-process or behind the engine.
 
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use flamingo::generate::Generation;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
@@ -19,12 +19,12 @@ pub struct RequestContext {
 
 /// A model: a [`Pipeline`] in the calling thread, or an [`Engine`](crate::engine::Engine) that callers share.
 pub trait Model: Sync {
-    fn info(&self) -> &About;
+    fn info(&self) -> &ModelInfo;
 
     /// Resizes a frame, as [`Pipeline::prepare`].
     fn prepare(&self, frame: &Frame) -> Frame;
 
-    /// Encodes prepared frames, as [`Pipeline::look`].
+    /// Encodes prepared frames, as [`Pipeline::encode`].
     ///
     /// # Errors
     /// The model fails, or the engine has stopped.
@@ -59,8 +59,8 @@ pub enum ModelError {
 }
 
 impl Model for Pipeline {
-    fn info(&self) -> &About {
-        &self.loaded().about
+    fn info(&self) -> &ModelInfo {
+        &self.loaded().info
     }
 
     fn prepare(&self, frame: &Frame) -> Frame {
@@ -68,7 +68,7 @@ impl Model for Pipeline {
     }
 
     fn encode(&self, prepared: Vec<Frame>, _: &RequestContext) -> Result<Medium, ModelError> {
-        Ok(self.look(&prepared)?)
+        Ok(self.encode(&prepared)?)
     }
 
     fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError> {

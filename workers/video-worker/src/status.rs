@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use futures_util::future::join_all;
 use jobs::queue::Lane;
 use jobs::worker::{Observer, Step};
@@ -41,7 +41,7 @@ pub struct Status {
     metrics: WorkerMetrics,
     backends: OnceLock<Backends>,
     /// Info of the loaded model.
-    model: OnceLock<About>,
+    model: OnceLock<ModelInfo>,
     confinement: OnceLock<Confinement>,
     shared: OnceLock<SharedResources>,
     draining: AtomicBool,
@@ -99,7 +99,7 @@ impl Status {
     }
 
     /// Sets the info of the loaded model.
-    pub fn set_model(&self, info: About) {
+    pub fn set_model(&self, info: ModelInfo) {
         let _ = self.model.set(info);
     }
 
@@ -114,7 +114,7 @@ impl Status {
     }
 
     /// Returns the model info; `None` while the model loads.
-    pub fn model(&self) -> Option<&About> {
+    pub fn model(&self) -> Option<&ModelInfo> {
         self.model.get()
     }
 

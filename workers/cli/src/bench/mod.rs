@@ -1,26 +1,30 @@
 //! `flamingo bench`: how fast a model runs on this machine, row by row beside a floor that no program goes below.
 //!
-//! The floor of a row is the time of its matrix products at the speed of one large product, or that of its bytes at the
-//! speed of memory, whichever is longer; both speeds are measured in the same run.
+//! The floor of a row is the time of its matrix products at the peak of the device, or that of its bytes at the speed of
+//! memory, whichever is longer. The peak is the larger of one large product of ours and, on a CPU, its widest multiply-add
+//! instruction. All speeds are measured in the same run.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use candle_core::{Device, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use flamingo::family::shape::Shape;
+use flamingo::family::shape::ModelShape;
 use serde_json::{Value, json};
 
 use crate::args::{BadUse, ModelArgs, parse_positive};
 use crate::output::write;
+use fma::Instruction;
 use peaks::Peaks;
 use rows::{Reader, Row, Timer};
 use subject::Subject;
 use table::Line;
 
 mod work;
+mod fma;
 mod peaks;
+mod machine;
 mod memory;
 mod subject;
 mod rows;
@@ -37,7 +41,7 @@ pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
     /// A shape without its weights instead of a model directory: numbers of no meaning, dense, in the dtype.
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Shape::NAMES), help_heading = "Bench")]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ModelShape::NAMES), help_heading = "Bench")]
     shape: Option<String>,
     /// Rows to measure; all by default.
     #[arg(long, value_name = "ROW", value_enum, value_delimiter = ',', help_heading = "Bench")]
@@ -87,12 +91,11 @@ impl Bench {
         let load = load_average();
         let before = peaks::operations(device, dtype)?;
         let (measured, peak) = self.measure(&subject)?;
-        let peaks = Peaks {
-            // The better of two: another program may have been busy during one.
-            operations: before.max(peaks::operations(device, dtype)?),
-            // Last, because the memory for it is not the model's.
-            bandwidth: peaks::bandwidth(device)?,
-        };
+        // The better of two: another program may have been busy during one.
+        let product = before.max(peaks::operations(device, dtype)?);
+        // Last, because the memory for it is not the model's.
+        let bandwidth = peaks::bandwidth(device)?;
+        let peaks = Peaks::new(device, dtype, product, bandwidth);
         let mut lines: Vec<Line> = measured.iter().map(|row| Line::of(row, &peaks)).collect();
         lines.extend(peak.map(|peak| Line::of_memory(peak, subject.bytes())));
         self.report(&subject, &peaks, &lines, [load, load_average()])
@@ -100,7 +103,7 @@ impl Bench {
 
     fn subject(&self) -> anyhow::Result<Subject> {
         let options = self.model.options()?;
-        match self.shape.as_deref().and_then(Shape::named) {
+        match self.shape.as_deref().and_then(ModelShape::named) {
             Some(shape) => Ok(Subject::of_shape(shape, options)),
             None => {
                 self.model.check_directory()?;
@@ -175,7 +178,24 @@ impl Bench {
         let dtype = subject.options.dtype.as_str();
         let mut object = description(subject);
         object["device"] = device.clone().into();
-        object["peaks"] = json!({ "operations": peaks.operations, "bandwidth": peaks.bandwidth });
+        object["peaks"] = json!({
+            "operations": peaks.operations,
+            "product": peaks.product,
+            "instruction": peaks.instruction.map(|(name, operations)| json!({ "name": name, "operations": operations })),
+            "bandwidth": peaks.bandwidth,
+        });
+        if let Some((model, instructions)) = machine::cpu() {
+            let peak = |dtype| {
+                let instruction = Instruction::widest(dtype)?;
+                Some(json!({ "name": instruction.name, "operations": instruction.operations_per_second() }))
+            };
+            object["cpu"] = json!({
+                "model": model,
+                "instructions": instructions,
+                "avx512_products": cfg!(feature = "avx512"),
+                "instruction_peaks": { "f32": peak(DType::F32), "bf16": peak(DType::BF16) },
+            });
+        }
         object["load"] = json!(load);
         object["prompt_tokens"] = self.prompt_tokens.into();
         object["rows"] = lines.iter().map(Line::json).collect();
@@ -187,10 +207,15 @@ impl Bench {
             return Ok(true);
         }
         println!(
-            "{} on {device}, {dtype}, {} language model; {:.1} GFLOP/s, {:.1} GB/s\n",
+            "{} on {device}, {dtype}, {} language model; {:.1} GFLOP/s ({}), {:.1} GB/s\n",
             subject.shape.name,
             subject.language_weights,
             peaks.operations / 1e9,
+            peaks.instruction.map_or("a large product".into(), |(name, operations)| format!(
+                "{name} {:.1}, a large product {:.1}",
+                operations / 1e9,
+                peaks.product / 1e9
+            )),
             peaks.bandwidth / 1e9
         );
         print!("{}", table::table(lines));
@@ -208,8 +233,9 @@ fn place(device: &Device) -> String {
 
 /// All that another program needs to build an equal model.
 fn description(subject: &Subject) -> Value {
-    let Shape { name, vision, model, language } = &subject.shape;
-    let (row, features) = work::network(vision);
+    let ModelShape { name, vision, model, language } = &subject.shape;
+    let mut encoder = vision.encoder().describe();
+    encoder["size"] = vision.preprocess().size.into();
     let parameters = subject.counter().parameters();
     let layers: Vec<usize> =
         (0..language.layers).filter(|&i| model.cross_attention.placement.has(i)).collect();
@@ -224,10 +250,7 @@ fn description(subject: &Subject) -> Value {
             "cross_attention": parameters.cross_attention, "language": parameters.language,
         },
         "shape": {
-            "vision": {
-                "depths": row.depths, "widths": row.widths, "stem": row.stem, "group": row.group,
-                "final_width": row.final_width, "features": features, "size": vision.preprocess().size,
-            },
+            "vision": encoder,
             "resampler": model.resampler,
             "cross_attention": model.cross_attention,
             "cross_attention_layers": layers,

@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use flamingo::kernels::pool::in_the_pool;
+use flamingo::kernels::threads::on_rayon;
 use flamingo::pipeline::{Medium, Pipeline};
 use flamingo::video::Frame;
 use tracing::Span;
@@ -44,7 +44,7 @@ impl<'p> EncoderThread<'p> {
             for request in self.waiting.remove_if(|request| request.context.stop.is_set()) {
                 let _ = request.reply.send(Err(ModelError::Cancelled));
             }
-            in_the_pool(|| {
+            on_rayon(|| {
                 let start = Instant::now();
                 self.encode_batch();
                 self.stats.update(|snapshot| snapshot.encoder.busy += start.elapsed());
@@ -69,7 +69,7 @@ impl<'p> EncoderThread<'p> {
             return;
         }
         let prepared: Vec<&[Frame]> = batch.iter().map(|request| &request.prepared[..]).collect();
-        match self.pipeline.look_at_all(&prepared) {
+        match self.pipeline.encode_batch(&prepared) {
             Ok(media) => {
                 for (request, medium) in batch.iter().zip(media) {
                     let _ = request.reply.send(Ok(medium));
@@ -78,7 +78,7 @@ impl<'p> EncoderThread<'p> {
             // On error, encode each request alone so that one bad request does not fail the batch.
             Err(_) => {
                 for request in &batch {
-                    let encoded = self.pipeline.look(&request.prepared).map_err(ModelError::from);
+                    let encoded = self.pipeline.encode(&request.prepared).map_err(ModelError::from);
                     let _ = request.reply.send(encoded);
                 }
             }

@@ -3,8 +3,8 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use flamingo::generate::{self, Decoder, Demand, Generation, Sequence};
-use flamingo::kernels::pool::in_the_pool;
+use flamingo::generate::{self, Decoder, KvReservation, Generation, Sequence};
+use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::{Error, Result, Task};
@@ -36,7 +36,7 @@ pub(super) struct GenerateRequest {
 /// An admitted sequence.
 struct RunningSequence {
     request: GenerateRequest,
-    reservation: Demand,
+    reservation: KvReservation,
     sequence: Sequence,
 }
 
@@ -77,7 +77,7 @@ impl<'p> GeneratorThread<'p> {
         let mut idle = true;
         while receive(requests, idle, |request| self.enqueue(request)) {
             self.drop_cancelled();
-            in_the_pool(|| {
+            on_rayon(|| {
                 let start = Instant::now();
                 self.admit();
                 self.update_stats();
@@ -112,7 +112,7 @@ impl<'p> GeneratorThread<'p> {
     }
 
     /// Returns an error for a request that could never run.
-    fn check(&self, request: &GenerateRequest, reservation: &Demand) -> Option<Error> {
+    fn check(&self, request: &GenerateRequest, reservation: &KvReservation) -> Option<Error> {
         let model = &self.pipeline.loaded().model;
         let checked = request
             .generation
@@ -165,7 +165,7 @@ impl<'p> GeneratorThread<'p> {
             .iter()
             .map(|medium| self.media_kv.get(self.pipeline, medium))
             .collect::<Result<Vec<_>>>()?;
-        let rules = &self.pipeline.loaded().rules;
+        let rules = &self.pipeline.loaded().stop_criteria;
         Sequence::begin(&mut self.decoder, &request.prompt, &media_kv, &request.generation, rules)
     }
 
@@ -205,8 +205,8 @@ impl<'p> GeneratorThread<'p> {
     }
 }
 
-fn reservation(request: &GenerateRequest) -> Demand {
-    Sequence::demand(request.prompt.len(), &request.generation)
+fn reservation(request: &GenerateRequest) -> KvReservation {
+    Sequence::reservation(request.prompt.len(), &request.generation)
 }
 
 fn reply(request: &GenerateRequest, answer: Result<Answer, ModelError>) {

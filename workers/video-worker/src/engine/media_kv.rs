@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::TensorId;
 use flamingo::Result;
-use flamingo::model::MediaKeys;
+use flamingo::model::MediaKv;
 use flamingo::pipeline::{Medium, Pipeline};
 
 /// K/V of the media that were used last. An evicted entry is projected again from the visual tokens; a running sequence
@@ -18,7 +18,7 @@ pub(super) struct MediaKvCache {
 }
 
 struct Entry {
-    kv: Arc<MediaKeys>,
+    kv: Arc<MediaKv>,
     last_used: u64,
 }
 
@@ -28,14 +28,14 @@ impl MediaKvCache {
     }
 
     /// Returns the K/V of a medium, cached or projected.
-    pub(super) fn get(&mut self, pipeline: &Pipeline, medium: &Medium) -> Result<Arc<MediaKeys>> {
+    pub(super) fn get(&mut self, pipeline: &Pipeline, medium: &Medium) -> Result<Arc<MediaKv>> {
         self.clock += 1;
         let id = medium.visual_tokens.id();
         if let Some(entry) = self.entries.get_mut(&id) {
             entry.last_used = self.clock;
             return Ok(entry.kv.clone());
         }
-        let kv = pipeline.media_keys(medium)?;
+        let kv = pipeline.media_kv(medium)?;
         self.entries.insert(id, Entry { kv: kv.clone(), last_used: self.clock });
         self.evict();
         Ok(kv)

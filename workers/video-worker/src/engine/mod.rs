@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use flamingo::generate::Generation;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
@@ -81,14 +81,14 @@ impl Engine {
 
     /// Returns the part of a cache key that names the model: name, weight hashes, dtype.
     pub fn revision(&self) -> String {
-        let About { name, sha256, .. } = self.info();
+        let ModelInfo { name, sha256, .. } = self.info();
         format!("{name} {sha256:?} {:?}", self.pipeline.options().dtype)
     }
 }
 
 impl Model for Engine {
-    fn info(&self) -> &About {
-        &self.pipeline.loaded().about
+    fn info(&self) -> &ModelInfo {
+        &self.pipeline.loaded().info
     }
 
     fn prepare(&self, frame: &Frame) -> Frame {
