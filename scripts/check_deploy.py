@@ -157,7 +157,7 @@ for name in ("kind", "apiVersion"):
 
 # ---- monitoring uses exported metrics only ----
 
-counted, scraped = (read(f"workers/video-worker/src/status/{name}.rs") for name in ("metrics", "scrape"))
+counted, scraped = (read(f"workers/video-worker/src/http/metrics/{name}.rs") for name in ("mod", "scrape"))
 kinds = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|StageSeconds)\b", counted, re.M)) | {"build": "Gauge"}
 suffixes = {"Counter": ["_total"], "Gauge": [""], "StageSeconds": ["_bucket", "_sum", "_count"]}
 exported = {f"flamingo_{name}" for name in re.findall(r'gauges?\(registry,\s*"(\w+)"', scraped)}

@@ -16,16 +16,16 @@ use flamingo::language::Tokenizer;
 use flamingo::language::gguf::Gguf;
 use flamingo::video::fuzzing;
 use flamingo::weights::{Quantization, Rename, Weights};
+use inference::decoder;
 use jobs::JobId;
 use jobs::queue::Message;
 use jobs::store::StoreSettings;
 use tempfile::NamedTempFile;
-use video_worker::batch::manifest_items;
-use video_worker::budget::Budget;
-use video_worker::decoder;
-use video_worker::fetch::{Disk, Inputs};
-use video_worker::location::Location;
-use video_worker::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
+use video_worker::admission::Budget;
+use video_worker::api::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
+use video_worker::inputs::Location;
+use video_worker::inputs::{Disk, Inputs};
+use video_worker::jobs::expand::manifest_items;
 use video_worker::settings;
 
 /// Function that accepts any bytes and panics only on a defect.

@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flamingo::video::{FrameSampling, VideoLimits};
+use inference::decoder::{DecodeRequest, ProcessLimits, decode};
 use serde_json::Value;
 use support::clips::{clip, run};
-use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
 
 use crate::program::{QUICK, binary, command, quick};
 

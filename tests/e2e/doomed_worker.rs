@@ -10,7 +10,7 @@ use flamingo::Pipeline;
 use jobs::worker::{Observer, Step, Stop};
 use jobs::{ItemId, JobId};
 use video_worker::app::{Backends, build_worker};
-use video_worker::service::WorkerObserver;
+use video_worker::jobs::WorkerObserver;
 use video_worker::settings;
 
 struct DieAfter(String);

@@ -10,12 +10,12 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
+use inference::decoder::StopFlag;
+use inference::engine::{Engine, EngineLimits, EngineSnapshot};
+use inference::model::{Model, ModelError, RequestContext};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::likelihood;
-use video_worker::decoder::StopFlag;
-use video_worker::engine::{Engine, EngineLimits, EngineSnapshot};
-use video_worker::model::{Model, ModelError, RequestContext};
 
 fn pipeline() -> Pipeline {
     let mini: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/flamingo-mini");

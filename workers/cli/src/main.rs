@@ -72,8 +72,8 @@ enum Command {
     /// Show which settings are in force, and where each was set.
     #[cfg(feature = "service")]
     Config(service::Config),
-    /// The decoder's end of `video_worker::decoder`.
-    #[command(name = video_worker::decoder::SUBCOMMAND, hide = true)]
+    /// The decoder's end of `inference::decoder`.
+    #[command(name = inference::decoder::SUBCOMMAND, hide = true)]
     DecodeFrames { request: String },
 }
 
@@ -103,7 +103,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     if let Command::DecodeFrames { request } = &command {
         // Nothing but the decoder runs in its process: no logging, no model, no settings.
-        return exit(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
+        return exit(inference::decoder::serve(request).map(|()| true).map_err(Into::into));
     }
     // Dropped last: it sends the last spans.
     let _traces = match observe(&command) {

@@ -10,7 +10,7 @@ use flamingo::Pipeline;
 use flamingo::family::native::{NativeConfig, create, relative};
 use flamingo::family::{CONFIG, LoadOptions};
 use flamingo::stage_trace::{split_pixels, trace};
-use video_worker::decoder::{DecodeRequest, decode};
+use inference::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs, make_folder, program};
 use crate::output::write;

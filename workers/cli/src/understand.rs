@@ -13,12 +13,12 @@ use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
-use video_worker::analysis::{AnalysisError, AnalysisRequest, Source, VideoAnalyzer};
-use video_worker::decoder::{ProcessLimits, StopFlag};
-use video_worker::engine::{Engine, EngineLimits};
-use video_worker::model::{Model, ModelError};
-use video_worker::progress::ProgressCounter;
-use video_worker::report::{Outcome, Report};
+use inference::analysis::{AnalysisError, AnalysisRequest, Source, VideoAnalyzer};
+use inference::decoder::{ProcessLimits, StopFlag};
+use inference::engine::{Engine, EngineLimits};
+use inference::model::{Model, ModelError};
+use inference::progress::ProgressCounter;
+use inference::report::{Outcome, Report};
 
 use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
 use crate::inputs::{self, Input};

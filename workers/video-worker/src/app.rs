@@ -10,14 +10,14 @@ use jobs::retry::insist;
 use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Stop, Worker};
 
-use crate::budget::Budget;
-use crate::decoder::{self, Confinement};
-use crate::engine::Engine;
-use crate::fetch::{Disk, FetchError, Inputs, remove_abandoned_files};
-use crate::model::Model;
-use crate::service::{VideoService, WorkerObserver};
+use crate::admission::Budget;
+use crate::cache::VisualTokenCache;
+use crate::inputs::{Disk, FetchError, Inputs, remove_abandoned_files};
+use crate::jobs::{VideoService, WorkerObserver};
 use crate::settings::{Sandbox, Settings};
-use crate::visual_token_cache::VisualTokenCache;
+use inference::decoder::{self, Confinement};
+use inference::engine::Engine;
+use inference::model::Model;
 
 /// Queue, ledger and store. Opening does not require that they are reachable.
 #[derive(Clone)]

@@ -1,46 +1,14 @@
-//! The video worker: from untrusted videos to reports.
+//! The video worker: a service that runs jobs about videos.
 //!
-//! A child process parses the bytes of a video ([`decoder`]). A [`model`] encodes the frames and answers the tasks
-//! ([`analysis`]), for many videos at once ([`engine`]). The result is a [`report::Report`]. With the feature `service` the
-//! same is done for jobs of a queue: a [`message`] is parsed, its inputs are listed ([`batch`]), downloaded ([`fetch`]),
-//! decoded and answered; [`retry_policy`] decides which errors are retried.
+//! A job message is parsed ([`api`]). Its inputs are listed and downloaded ([`inputs`]) within budgets ([`admission`]). Each
+//! video is analysed, or answered from the cache of visual tokens ([`cache`]); [`jobs`] runs items, writes results and decides
+//! which errors are retried. [`settings`] configure the worker, [`app`] composes it, [`http`] serves its state.
 
-pub mod decoder;
-pub mod encoded_video;
-pub mod model;
-pub mod engine;
-#[cfg(feature = "service")]
-pub mod location;
-#[cfg(feature = "service")]
-pub mod message;
-#[cfg(feature = "service")]
-pub mod settings;
-#[cfg(feature = "service")]
-pub mod budget;
-#[cfg(feature = "service")]
-pub mod fetch;
-pub mod report;
-pub mod progress;
-#[cfg(feature = "service")]
-pub mod contact_sheet;
-pub mod analysis;
-#[cfg(feature = "service")]
-pub mod visual_token_cache;
-#[cfg(feature = "service")]
-pub mod item_report;
-#[cfg(feature = "service")]
-pub mod retry_policy;
-#[cfg(feature = "service")]
-pub mod batch;
-#[cfg(feature = "service")]
+pub mod inputs;
+pub mod api;
 pub mod admission;
-#[cfg(feature = "service")]
-pub mod service;
-#[cfg(feature = "service")]
+pub mod cache;
+pub mod jobs;
+pub mod settings;
 pub mod app;
-#[cfg(feature = "service")]
-pub mod dead_letters;
-#[cfg(feature = "service")]
-pub mod status;
-#[cfg(feature = "service")]
-pub mod pages;
+pub mod http;

@@ -7,9 +7,9 @@ use jobs::ledger::JobRecord;
 use jobs::queue::{DeadLetter, Lane, Message, Settled};
 use jobs::{Failure, JobId};
 use serde_json::{Value, json};
+use video_worker::api::{Input, JOB_SCHEMA, JobMessage};
 use video_worker::app::Backends;
-use video_worker::dead_letters::{lane_name, letter_name, redrive_letter};
-use video_worker::message::{Input, JOB_SCHEMA, JobMessage};
+use video_worker::jobs::dead_letters::{lane_name, letter_name, redrive_letter};
 
 use super::submit::{Sent, send};
 use super::{SettingsArgs, find};
@@ -146,7 +146,7 @@ impl Retry {
             ..JobMessage::from_ledger(&record.message)?
         };
         if !remote {
-            let line = video_worker::message::json(&job);
+            let line = video_worker::api::json(&job);
             bail!(BadUse(format!(
                 "queue.url is memory://, where nobody waits for jobs: put this line into a file for `flamingo run`: {line}"
             )));

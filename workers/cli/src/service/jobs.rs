@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use inference::analysis::human_time;
+use inference::progress::Progress;
 use jobs::JobId;
 use jobs::job::{Counts, JobState, Millis, now, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerSettings};
 use serde_json::{Map, Value, json};
-use video_worker::analysis::human_time;
-use video_worker::progress::{JobProgress, Progress};
+use video_worker::jobs::progress::JobProgress;
 
 use super::change::{Cancel, Dead, Retry};
 use super::{SettingsArgs, block_on, find};

@@ -10,11 +10,11 @@ use jobs::JobId;
 use jobs::job::{Counts, ItemState, JobState};
 use jobs::ledger::JobRecord;
 use jobs::worker::Stop;
+use video_worker::api::job_folder;
+use video_worker::api::{JobMessage, json, sha256};
 use video_worker::app::{Backends, build_worker, check_confinement};
-use video_worker::batch::job_folder;
-use video_worker::message::{JobMessage, json, sha256};
+use video_worker::http::health::Status;
 use video_worker::settings::Settings;
-use video_worker::status::Status;
 
 use super::jobs::all_items;
 use super::submit::{Sent, read, send};

@@ -13,8 +13,8 @@ use jobs::queue::{Lane, Message};
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
+use video_worker::api::{Input, JOB_SCHEMA, JobMessage, Priority};
 use video_worker::app::Backends;
-use video_worker::message::{Input, JOB_SCHEMA, JobMessage, Priority};
 
 use super::{SettingsArgs, block_on};
 use crate::args::{BadUse, GenerationArgs, SamplingArgs, parse_length};

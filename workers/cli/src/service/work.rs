@@ -8,9 +8,10 @@ use clap::Args;
 use jobs::worker::Stop;
 use tokio::signal::unix::{SignalKind, signal};
 use video_worker::app::{Backends, build_worker, check_confinement, worker_name};
-use video_worker::pages::{self, Pages};
+use video_worker::http::health::{self, Status};
+use video_worker::http::pages::{self, Pages};
+use video_worker::http::serve;
 use video_worker::settings::Settings;
-use video_worker::status::{self, Status, serve};
 
 use super::{ModelOver, SettingsArgs, block_on, model_args};
 use crate::args::{BLIND, ModelArgs, program};
@@ -92,7 +93,7 @@ async fn listen(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyho
     let end = stop.clone();
     let listener = tokio::net::TcpListener::bind(&address).await;
     let listener = listener.with_context(|| format!("status.address {address}: nothing can listen there"))?;
-    let mut routes = status::routes(status.clone());
+    let mut routes = health::routes(status.clone());
     if settings.status.pages {
         let token = settings.status.token.clone();
         routes = routes.merge(pages::routes(Pages::new(status.clone(), worker_name(settings), token)));

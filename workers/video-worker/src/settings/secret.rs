@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use crate::message::sha256;
+use crate::api::sha256;
 
 /// A text that is never displayed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,5 +1,6 @@
 //! Tests of loading settings.
 
+use super::load::DEFAULTS;
 use super::*;
 
 #[test]
