@@ -179,8 +179,8 @@ pub fn sniff(bytes: &[u8]) {
 
 /// Messages of the decoder process: a parsed message survives writing and parsing again.
 pub fn wire(bytes: &[u8]) {
-    let encoded = decoder::fuzzing::reencode(bytes, 1 << 16);
-    assert_eq!(decoder::fuzzing::reencode(&encoded, 1 << 16), encoded);
+    let understood = decoder::fuzzing::reencode(bytes, 1 << 16);
+    assert_eq!(decoder::fuzzing::reencode(&understood, 1 << 16), understood);
 }
 
 fn file(suffix: &str, bytes: &[u8]) -> NamedTempFile {
