@@ -15,12 +15,10 @@ use jobs::queue::{Event, Lane, Message};
 use jobs::state::ItemEnd;
 use jobs::store::{Put, Store, StoreError};
 use jobs::trace::TraceContext;
-use jobs::worker::{
-    Claimed, EndedJob, Observer, Page, RunContext, Service, Step, Stop, Worker,
-};
+use jobs::worker::{Claimed, EndedJob, Observer, Page, RunContext, Service, Step, Stop, Worker};
 use jobs::{Failure, ItemId, JobId, Stopped};
+use video_worker::app::Backends;
 use video_worker::settings;
-use video_worker::start::Backends;
 
 /// Bytes of a report, as large as that of a short video.
 const REPORT: usize = 1500;

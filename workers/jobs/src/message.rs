@@ -94,7 +94,8 @@ fn check_schema(found: &str, schema: &str) -> Result<(), Stopped> {
 }
 
 fn parse_as<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Stopped> {
-    serde_json::from_slice(body).map_err(|e| fail("malformed_message", format!("no {schema} message: {e}")))
+    serde_json::from_slice(body)
+        .map_err(|e| fail("malformed_message", format!("not a valid {schema} message: {e}")))
 }
 
 fn fail(code: &str, text: String) -> Stopped {

@@ -6,8 +6,8 @@ use jobs::Failure;
 use jobs::client::Redriven;
 use jobs::queue::{DeadLetter, Lane, Settled};
 use serde_json::{Value, json};
-use video_worker::dead::{lane_of, name_of, not_redriven};
-use video_worker::start::Backends;
+use video_worker::app::Backends;
+use video_worker::jobs::dead_letters::{lane_name, letter_name, not_redriven};
 
 use super::open_backends;
 use crate::args::UsageError;
@@ -85,8 +85,8 @@ impl ListDeadLetters {
                 let Failure { code, message } = &letter.reason;
                 print_line(&format!(
                     "{:<44} {:<6} {code}: {}",
-                    name_of(letter),
-                    lane_of(letter),
+                    letter_name(letter),
+                    lane_name(letter),
                     printable(message)
                 ))?;
             }
@@ -98,7 +98,7 @@ impl ListDeadLetters {
 fn letter_json(letter: &DeadLetter) -> Value {
     let message = &letter.delivery.message;
     json!({
-        "message": name_of(letter),
+        "message": letter_name(letter),
         "lane": letter.lane.map(Lane::as_str),
         "kind": message.kind,
         "bytes": message.body.len(),
@@ -125,7 +125,7 @@ impl SettleArgs {
         let mut missing = self.messages.clone();
         let mut all_well = true;
         for letter in letters {
-            let name = name_of(&letter);
+            let name = letter_name(&letter);
             if !self.all && !self.messages.contains(&name) {
                 continue;
             }

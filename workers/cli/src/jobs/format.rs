@@ -1,11 +1,12 @@
 //! Records of the ledger -> lines of text and JSON objects.
 
+use inference::analysis::human_time;
+use inference::progress::Progress;
 use jobs::ledger::{ItemRecord, JobRecord};
 use jobs::state::{Counts, JobState};
 use jobs::time::{Millis, timestamp};
 use serde_json::{Map, Value, json};
-use video_worker::progress::{JobProgress, Progress};
-use video_worker::understand::human_time;
+use video_worker::jobs::progress::JobProgress;
 
 use crate::output::printable;
 

@@ -34,7 +34,7 @@ impl List {
             left -= page.len() as u32;
             for record in page {
                 let counts = ledger.counts(&record.id).await?;
-                let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
+                let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
                 if self.json {
                     print_line(&job_json(&record, &counts, progress).to_string())?;
                 } else {

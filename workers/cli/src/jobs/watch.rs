@@ -27,7 +27,7 @@ impl Watch {
         loop {
             let record = find_job(&ledger, &self.job).await?;
             let counts = ledger.counts(&record.id).await?;
-            let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
+            let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
             let line = job_line(&record, &counts, progress);
             if line != printed {
                 print_line(&line)?;
