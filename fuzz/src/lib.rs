@@ -75,7 +75,7 @@ fn check_item(item: &Item) {
 pub fn manifest(bytes: &[u8]) {
     let place = |text| Location::parse(text).expect("a location");
     let allow = vec![place("s3://videos/open"), place("/videos")];
-    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), patience: Duration::ZERO };
+    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), timeout: Duration::ZERO };
     let inputs = Inputs::new(allow, StoreSettings::default(), disk);
     let job = r#"{"schema": "flamingo.job/1", "job_id": "m", "tasks": [{"kind": "caption"}],
         "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;

@@ -66,7 +66,7 @@ pub fn item_json(item: &ItemRecord) -> Value {
         "attempts": item.attempts(),
         "workers_lost": item.worker_losses,
         "worker": item.worker,
-        "progress": item.progress.as_deref().and_then(Progress::read),
+        "progress": item.progress.as_deref().and_then(Progress::parse),
         "ended_at": item.ended_at.map(timestamp),
         "error": item.failure,
     })

@@ -3,7 +3,7 @@
 use clap::Args;
 use jobs::JobId;
 use jobs::time::{Millis, now};
-use video_worker::progress::JobProgress;
+use video_worker::jobs::progress::JobProgress;
 
 use super::format::{job_json, job_line};
 use super::{PAGE_SIZE, open_ledger};

@@ -41,7 +41,7 @@ impl Show {
         for item in items {
             let why = item.failure.as_ref().map(|why| format!("{}: {}", why.code, printable(&why.message)));
             let progress =
-                item.progress.as_deref().and_then(Progress::read).filter(|_| item.worker.is_some());
+                item.progress.as_deref().and_then(Progress::parse).filter(|_| item.worker.is_some());
             let progress =
                 progress.map(|p| format!("{} %, {} frames, {} tokens", p.percent, p.frames, p.tokens));
             let note = why.or(progress).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use jobs::state::JobState;
 use jobs::time::now;
-use video_worker::progress::JobProgress;
+use video_worker::jobs::progress::JobProgress;
 
 use super::format::job_line;
 use super::open_ledger;
