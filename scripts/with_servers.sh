@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs COMMAND with the tests' servers: scripts/with_servers.sh cargo test --workspace -- --include-ignored
 #
-# RabbitMQ, Postgres and S3 start side by side in target/servers/, COMMAND finds them through its environment. Whatever
-# happens, they are stopped at the end, and so are the servers that tests started there themselves.
+# RabbitMQ, Postgres and S3 start concurrently in target/servers/; COMMAND gets their addresses in its environment. At the end,
+# in any case, the script stops them and the servers that tests started in that folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ shared=(rabbitmq postgres s3)
 starts=()
 command=""
 
-# Every server below the folder, at once.
+# Runs a command of server.sh for every server in the folder, concurrently.
 all() {
     local folder
     for folder in "$servers"/*/; do
@@ -25,7 +25,7 @@ finish() {
     # A second Ctrl-C must not leave servers behind.
     trap '' INT TERM
     [ -z "$command" ] || kill -TERM -- "-$command" 2>/dev/null || true
-    # A start that is under way ends first: it could bring up a server behind our back.
+    # Wait for running starts: otherwise a server could start after this.
     wait "${starts[@]}" || true
     all stop
 }
@@ -52,8 +52,8 @@ for kind in "${shared[@]}"; do
 done
 set +a
 
-# In the background, for a shell that waits for a foreground command hears no signal; with job control, so that the
-# command has a process group of its own, which ends as a whole.
+# In the background, because a shell that waits for a foreground command handles no signal; with job control, so that the
+# command has its own process group, which can be terminated as a whole.
 set -m
 "$@" &
 command=$!

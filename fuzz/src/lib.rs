@@ -68,7 +68,7 @@ fn check_item(item: &ItemMessage) {
 pub fn manifest(bytes: &[u8]) {
     let place = |text| Location::parse(text).expect("a location");
     let allow = vec![place("s3://videos/open"), place("/videos")];
-    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), patience: Duration::ZERO };
+    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), timeout: Duration::ZERO };
     let inputs = Inputs::new(allow, StoreSettings::default(), disk);
     let job = r#"{"schema": "flamingo.job/1", "job_id": "m", "tasks": [{"kind": "caption"}],
         "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;
@@ -179,8 +179,8 @@ pub fn sniff(bytes: &[u8]) {
 
 /// Messages of the decoder process: a parsed message survives writing and parsing again.
 pub fn wire(bytes: &[u8]) {
-    let encoded = decoder::fuzzing::reencode(bytes, 1 << 16);
-    assert_eq!(decoder::fuzzing::reencode(&encoded, 1 << 16), encoded);
+    let understood = decoder::fuzzing::reencode(bytes, 1 << 16);
+    assert_eq!(decoder::fuzzing::reencode(&understood, 1 << 16), understood);
 }
 
 fn file(suffix: &str, bytes: &[u8]) -> NamedTempFile {

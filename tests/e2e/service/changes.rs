@@ -77,7 +77,7 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
     let nothing = world.flamingo(&["jobs", "retry", "long.retry"]).exits(1);
     assert!(nothing.err.contains("nothing failed"), "{nothing:?}");
     let twice = world.flamingo(&["jobs", "retry", "long"]).exits(1);
-    assert!(twice.err.contains("long.retry: was begun before and is succeeded"), "{twice:?}");
+    assert!(twice.err.contains("long.retry: exists already and is succeeded"), "{twice:?}");
 }
 
 #[test]
@@ -104,8 +104,8 @@ fn jobs_begin_at_their_time_and_end_by_their_deadline() {
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
     let at = |seconds: f64| {
-        let millis = jobs::job::now() + (seconds * 1000.0) as i64;
-        jobs::job::timestamp(millis)
+        let millis = jobs::time::now() + (seconds * 1000.0) as i64;
+        jobs::time::timestamp(millis)
     };
     let mut late = slow(&world, "late", 0.1);
     late["deadline"] = json!(at(8.0));
@@ -155,7 +155,7 @@ fn dead_letters_are_seen_sent_again_and_dropped() {
     wait("it to be there still", || (seen().len() == 2).then_some(()));
     let refused = worker.log().matches("malformed_message").count();
     let sent = world.flamingo(&["jobs", "dead", "redrive", "strange"]).exits(0);
-    assert_eq!(sent.out, "strange  sent once more\n");
+    assert_eq!(sent.out, "strange  sent again\n");
     wait("it to be refused again", || {
         (worker.log().matches("malformed_message").count() > refused).then_some(())
     });

@@ -22,7 +22,7 @@ const STEPS: [&str; 13] = [
     "Acknowledged",
     "ResultsGathered",
     "Finished",
-    "Announced",
+    "EventPublished",
 ];
 
 #[test]
@@ -50,10 +50,10 @@ fn killed_after(steps: &[&str]) {
         let broker = Broker::of(&world);
         broker.listen(&events, Some("job.*"));
         let mut doomed = Command::new(binary().with_file_name("doomed-worker"));
-        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("DIE_AFTER", step);
+        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
         let mut doomed = world.spawn("doomed", &mut doomed);
         assert_eq!(doomed.wait(), None, "it did not die of {step}: {}", doomed.log());
-        assert!(doomed.log().contains(&format!("dies after {step}")), "{}", doomed.log());
+        assert!(doomed.log().contains(&format!("crashes after {step}")), "{}", doomed.log());
 
         let heir = world.worker("heir");
         world.check_whole(&id, "succeeded", 3, 0);
@@ -62,7 +62,7 @@ fn killed_after(steps: &[&str]) {
             items.as_array().unwrap().iter().map(|i| i["attempts"].as_i64().unwrap()).collect();
         assert!(attempts.iter().all(|n| *n == 1), "a lost worker is no attempt: after {step}: {attempts:?}");
         // Nobody knew that the news had been sent when their worker died before it said so.
-        let times = if *step == "Announced" { 2 } else { 1 };
+        let times = if *step == "EventPublished" { 2 } else { 1 };
         for _ in 0..times {
             assert_eq!(broker.take(&events).json()["job_id"], id.as_str(), "after {step}");
         }

@@ -122,7 +122,7 @@ fn a_worker_whose_disk_is_full_ends_and_another_answers() {
     full.wait_for_log("at work");
     world.submit(&[world.job("moved", json!({}))]).exits(0);
     assert_eq!(full.wait(), Some(1), "{}", full.log());
-    let said = format!("this worker cannot go on: {folder}: cannot store a downloaded video: ");
+    let said = format!("this worker cannot continue: {folder}: cannot store a downloaded video: ");
     assert!(full.log().contains(&said), "{}", full.log());
     let shown = world.show("moved");
     let item = &shown["items"][0];

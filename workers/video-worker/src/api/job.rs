@@ -112,7 +112,7 @@ impl JobMessage {
         let mut job: Self = parse(&message.body, JOB_SCHEMA)?;
         job.reply_to = job.reply_to.or_else(|| message.reply_to.clone());
         job.correlation_id = job.correlation_id.or_else(|| message.correlation_id.clone());
-        job.check().map_err(Refusal::Hopeless)?;
+        job.check().map_err(Refusal::Permanent)?;
         Ok(job)
     }
 
@@ -162,7 +162,7 @@ impl JobMessage {
     /// It is malformed, or of another version.
     pub fn read(text: &[u8]) -> Result<Self, Failure> {
         parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
-            Refusal::Hopeless(why) | Refusal::Newer(why) => why,
+            Refusal::Permanent(why) | Refusal::NewerSchema(why) => why,
         })
     }
 

@@ -28,7 +28,7 @@ pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 
 /// Parses a message of one schema.
 fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
-    let permanent = |code: &str, text: String| Refusal::Hopeless(Failure::new(code, text));
+    let permanent = |code: &str, text: String| Refusal::Permanent(Failure::new(code, text));
     if body.len() > MAX_MESSAGE_BYTES {
         let text = format!("the message has {} bytes, {MAX_MESSAGE_BYTES} are allowed", body.len());
         return Err(permanent("message_too_large", text));
@@ -44,7 +44,7 @@ fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
         let found: String = head.schema.chars().take(60).collect();
         let text = format!("schema {found:?}, this build reads {schema:?}");
         return Err(if is_newer(&found, schema) {
-            Refusal::Newer(Failure::new("newer_schema", text))
+            Refusal::NewerSchema(Failure::new("newer_schema", text))
         } else {
             permanent("unknown_schema", text)
         });

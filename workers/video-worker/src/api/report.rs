@@ -3,8 +3,8 @@
 use flamingo::family::ModelInfo;
 use flamingo::video::VideoInfo;
 use inference::report::{self, ErrorReport, Outcome, Report, Timing};
-use jobs::job::ItemEnd;
 use jobs::ledger::ItemClaim;
+use jobs::state::ItemEnd;
 use jobs::{Failure, ItemId, JobId};
 use serde::Serialize;
 use serde_json::Value;

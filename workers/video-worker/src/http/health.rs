@@ -177,7 +177,7 @@ impl Status {
 
 /// Returns the unpublished outbox events; `None` if the database does not respond.
 async fn outbox_pending(backends: &Backends) -> Option<u64> {
-    tokio::time::timeout(CHECK_TIMEOUT, backends.ledger.news_waiting()).await.ok()?.ok()
+    tokio::time::timeout(CHECK_TIMEOUT, backends.ledger.outbox_pending()).await.ok()?.ok()
 }
 
 /// Bounds a check: backends retry internally for longer than a status request may take.

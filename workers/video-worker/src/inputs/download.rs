@@ -65,7 +65,7 @@ impl Inputs {
                         other => return other,
                     }
                 }
-                Err(StoreError::Unavailable { url, why: "the object keeps changing".into() }.into())
+                Err(StoreError::Unavailable { url, reason: "the object keeps changing".into() }.into())
             }
         }
     }
@@ -92,7 +92,7 @@ impl Inputs {
         let ObjectInfo { size, etag, .. } = match bucket.fetch(key, etag, &mut file, there.size).await {
             Ok(info) => info,
             // Failure to write the local file is an error of this worker, not of the bucket.
-            Err(StoreError::Io { why, .. }) => return Err(self.disk_error(why)),
+            Err(StoreError::Io { reason, .. }) => return Err(self.disk_error(reason)),
             Err(other) => return Err(other.into()),
         };
         let file = file.into_std().await;

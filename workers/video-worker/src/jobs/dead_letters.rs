@@ -1,8 +1,8 @@
 //! Dead letters: names, items, redelivery.
 
-use jobs::job::ItemState;
 use jobs::ledger::LedgerError;
 use jobs::queue::{DeadLetter, Lane, QueueError};
+use jobs::state::ItemState;
 use jobs::{ItemId, JobId};
 
 use crate::api::sha256;

@@ -10,7 +10,7 @@ use crate::api::{EVENT_SCHEMA, JobMessage, ReplyProperties, job_folder};
 
 impl VideoService {
     /// Returns the event of a finished job.
-    pub(super) fn end_event(&self, ended: &EndedJob) -> Event {
+    pub(super) fn job_event(&self, ended: &EndedJob) -> Event {
         let EndedJob { record, end, counts } = ended;
         let topic = format!("job.{}", end.state().as_str());
         let job = JobMessage::from_ledger(&record.message).ok();

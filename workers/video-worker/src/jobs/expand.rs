@@ -28,7 +28,7 @@ impl Listing<'_> {
     /// # Errors
     /// The inputs cannot be listed.
     pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
-        let job = JobMessage::from_ledger(&record.message).map_err(Trouble::Fatal)?;
+        let job = JobMessage::from_ledger(&record.message).map_err(Trouble::Permanent)?;
         match &job.input {
             Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
             Input::Videos(urls) => self.list(&job, record, urls, cursor),
@@ -104,7 +104,7 @@ impl Listing<'_> {
         cursor: Option<&str>,
     ) -> Result<Page, Trouble> {
         let prefix = self.inputs.locate(url).map_err(|e| trouble(&e))?;
-        let matcher = matcher(glob).map_err(Trouble::Fatal)?;
+        let matcher = matcher(glob).map_err(Trouble::Permanent)?;
         let (found, next) = self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
         let matching = found.into_iter().filter(|found| matcher.is_match(&found.name));
         let items = matching.map(|ListedObject { name, location, etag }| {
@@ -174,7 +174,7 @@ pub fn manifest_items(
 }
 
 fn fatal(code: &str, message: String) -> Trouble {
-    Trouble::Fatal(Failure::new(code, message))
+    Trouble::Permanent(Failure::new(code, message))
 }
 
 /// Returns an item id for the name of a video or the `custom_id` of a manifest line: the name itself if it is a plain name,

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use jobs::job::{ItemState, now, timestamp};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::state::ItemState;
 use jobs::store::{Put, Store, StoreError};
+use jobs::time::{now, timestamp};
 use jobs::worker::{EndedJob, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Map, Value, json};
@@ -36,7 +37,7 @@ impl Results<'_> {
     /// # Errors
     /// Ledger or store are unavailable.
     pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Trouble> {
-        let job = JobMessage::from_ledger(&ended.record.message).map_err(Trouble::Fatal)?;
+        let job = JobMessage::from_ledger(&ended.record.message).map_err(Trouble::Permanent)?;
         let folder = job_folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
         let manifest = manifest(ended, &job, model, tokens);
@@ -133,8 +134,8 @@ fn error_line(row: &ItemRecord, job: &JobRecord, report: &Value) -> Value {
 
 fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -> Value {
     let EndedJob { record, end, counts } = ended;
-    let entered = jobs::job::JobState::ALL.iter().filter_map(|state| {
-        Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered(*state)?))))
+    let entered = jobs::state::JobState::ALL.iter().filter_map(|state| {
+        Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered_at(*state)?))))
     });
     json!({
         "schema": MANIFEST_SCHEMA,

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use inference::decoder::ProcessLimits;
 use inference::engine::{Engine, EngineStats};
 use inference::model::Model;
-use jobs::job::{ItemEnd, NewJob};
+use jobs::job::NewJob;
 use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
+use jobs::state::ItemEnd;
 use jobs::store::Store;
-use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Trouble};
+use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Trouble};
 use jobs::{Failure, ItemId, JobId};
 
 use crate::admission::Budget;
@@ -75,11 +76,11 @@ impl Service for VideoService {
     const JOB_KIND: &'static str = JOB_SCHEMA;
     const ITEM_KIND: &'static str = ITEM_SCHEMA;
 
-    fn job(&self, message: &Message) -> Result<NewJob, Refusal> {
-        JobMessage::parse(message)?.to_new().map_err(Refusal::Hopeless)
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
+        JobMessage::parse(message)?.to_new().map_err(Refusal::Permanent)
     }
 
-    fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
+    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
         let item = ItemMessage::parse(message)?;
         Ok((item.job_id, item.item_id))
     }
@@ -94,11 +95,11 @@ impl Service for VideoService {
         listing.page(job, cursor).await
     }
 
-    async fn written(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+    async fn find_report(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
         self.written_end(claim).await
     }
 
-    async fn run(&self, claim: &ItemClaim, running: &Running) -> Outcome<ItemReport> {
+    async fn run(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
         self.run_item(claim, running).await
     }
 
@@ -115,11 +116,11 @@ impl Service for VideoService {
         Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
     }
 
-    fn ended(&self, ended: &EndedJob) -> Event {
-        self.end_event(ended)
+    fn end_event(&self, ended: &EndedJob) -> Event {
+        self.job_event(ended)
     }
 
-    fn refused(&self, message: &Message, why: &Failure) -> Event {
+    fn refusal_event(&self, message: &Message, why: &Failure) -> Event {
         events::refusal_event(message, why)
     }
 }

@@ -1,8 +1,9 @@
 //! Progress of a job with all of its videos.
 
 use inference::progress::Progress;
-use jobs::job::{Counts, JobState, Millis};
 use jobs::ledger::{JobRecord, Ledger, LedgerError};
+use jobs::state::{Counts, JobState};
+use jobs::time::Millis;
 use serde::Serialize;
 
 /// Progress of a job.
@@ -31,7 +32,7 @@ impl JobProgress {
     /// Returns the progress of a running job; `None` before its first item begins, after its end, and while the number of
     /// its items is unknown.
     pub fn of_job(record: &JobRecord, counts: &Counts, running: &[Progress], now: Millis) -> Option<Self> {
-        let (began, total) = (record.entered(JobState::Running)?, record.total?);
+        let (began, total) = (record.entered_at(JobState::Running)?, record.total?);
         let running_s = now.saturating_sub(began) as f64 / 1000.0;
         let ended = total - counts.open().min(total);
         (!record.state.is_end()).then(|| Self::estimate(ended, total, running, running_s))

@@ -14,11 +14,11 @@ use inference::model::Model;
 use inference::progress::ProgressCounter;
 use inference::report::contact_sheet::FrameSampler;
 use jobs::Failure;
-use jobs::job::ItemEnd;
 use jobs::ledger::ItemClaim;
+use jobs::state::ItemEnd;
 use jobs::store::Put;
 use jobs::trace;
-use jobs::worker::{Outcome, Running, Trouble};
+use jobs::worker::{Outcome, RunContext, Trouble};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
@@ -53,7 +53,7 @@ impl VideoService {
     }
 
     /// Runs an item: download, memory reservation, analysis.
-    pub(super) async fn run_item(&self, claim: &ItemClaim, running: &Running) -> Outcome<ItemReport> {
+    pub(super) async fn run_item(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
         let item: ItemMessage = match item_message(claim) {
             Ok(item) => item,
             Err(why) => return Outcome::Reject(why),
@@ -61,7 +61,7 @@ impl VideoService {
         if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.info().name) {
             let text =
                 format!("the job asks for model {name:?}, this worker has {:?}", self.engine.info().name);
-            return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
+            return Outcome::Retry { after: None, reason: Failure::new("other_model", text) };
         }
         let request = self.request(&item);
         let memory = admission::estimate(&request, self.frame_bytes);
@@ -70,7 +70,7 @@ impl VideoService {
             return no_memory(&item, &request, &why);
         }
         let progress = request.progress.clone();
-        running.tells(move || progress.progress().json());
+        running.report_progress_with(move || progress.progress().json());
         let stop = running.stop.clone();
         let started = std::time::Instant::now();
         let source = tokio::select! {
@@ -98,9 +98,9 @@ impl VideoService {
         let verdict = analysis.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
         let why = analysis.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
-            (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, why },
+            (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, reason: why },
             (Some(Verdict::Later), Some(why)) => Outcome::Later(why),
-            (Some(Verdict::Unfit), Some(why)) => Outcome::Unfit(why),
+            (Some(Verdict::Unfit), Some(why)) => Outcome::WorkerFault(why),
             (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
             _ => {
                 if let Some(sheet) = sheet {
@@ -141,7 +141,7 @@ impl VideoService {
     }
 
     fn key(&self, claim: &ItemClaim) -> Result<String, Trouble> {
-        let item = item_message(claim).map_err(Trouble::Fatal)?;
+        let item = item_message(claim).map_err(Trouble::Permanent)?;
         Ok(report_key(&item.output, &claim.job, &claim.item))
     }
 
@@ -169,7 +169,7 @@ impl VideoService {
     ) -> Result<(VideoSource, InputInfo), FetchError> {
         let found = async {
             let found = self.find(item, request).await;
-            found.inspect_err(|error| trace::failed(error.code()))
+            found.inspect_err(|error| trace::mark_failed(error.code()))
         };
         found.instrument(info_span!("fetch")).await
     }
@@ -330,9 +330,9 @@ fn no_memory(item: &ItemMessage, request: &AnalysisRequest, why: &NoRoom) -> Out
 fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
     match verdict {
         Verdict::Final => Outcome::Reject(why),
-        Verdict::Retry => Outcome::Retry { after: None, why },
+        Verdict::Retry => Outcome::Retry { after: None, reason: why },
         Verdict::Later => Outcome::Later(why),
-        Verdict::Unfit => Outcome::Unfit(why),
+        Verdict::Unfit => Outcome::WorkerFault(why),
         Verdict::Cancelled => Outcome::Cancelled,
     }
 }

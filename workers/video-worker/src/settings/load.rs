@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Source, Value, ValueKind};
-use jobs::job::SecretUrl;
+use jobs::secret_url::SecretUrl;
 
 use super::{Secret, Settings, SettingsError};
 

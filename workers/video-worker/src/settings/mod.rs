@@ -6,8 +6,8 @@ use std::time::Duration;
 use inference::decoder::ProcessLimits;
 use inference::engine::EngineLimits;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as human;
-use jobs::job::SecretUrl;
 use jobs::retry::Backoff;
+use jobs::secret_url::SecretUrl;
 use jobs::worker;
 use serde::{Deserialize, Serialize};
 
@@ -221,18 +221,18 @@ impl Settings {
         } = self.worker;
         worker::WorkerSettings {
             name,
-            items,
-            urgent,
+            slots: items,
+            urgent_slots: urgent,
             lease,
             heartbeat,
             deadline: item_deadline,
             grace,
-            attempts,
-            losses,
-            backoff: Backoff { first: self.worker.backoff_first, most: self.worker.backoff_most },
-            patience: retry_timeout,
-            sweep,
-            forgotten,
+            max_attempts: attempts,
+            max_worker_losses: losses,
+            backoff: Backoff { first: self.worker.backoff_first, max: self.worker.backoff_most },
+            retry_timeout,
+            sweep_interval: sweep,
+            message_lost_after: forgotten,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A metric or label with a new name is exported under the old one too, for one version.
 
-use jobs::job::ItemEnd;
+use jobs::state::ItemEnd;
 use jobs::worker::Step;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -165,10 +165,10 @@ impl WorkerMetrics {
                 self.retries.get_or_create(&CodeLabel { code: why.code.clone() }).inc();
                 self.in_flight.dec();
             }
-            Step::GivenBack | Step::Unsettled => {
+            Step::Released | Step::Unsettled => {
                 self.in_flight.dec();
             }
-            Step::FencedOff => {
+            Step::StaleClaim => {
                 self.stale_claims.inc();
                 self.in_flight.dec();
             }
@@ -181,7 +181,7 @@ impl WorkerMetrics {
             Step::ReportFound => {
                 self.reports_reused.inc();
             }
-            Step::Swept(sent) => {
+            Step::Republished(sent) => {
                 self.republished.inc_by(sent as u64);
             }
             Step::Finished(state) => {
@@ -194,7 +194,7 @@ impl WorkerMetrics {
             | Step::PageSent
             | Step::Expanded
             | Step::ResultsGathered
-            | Step::Announced => {}
+            | Step::EventPublished => {}
         }
     }
 

@@ -1,7 +1,8 @@
 //! Layout and small parts of all pages.
 
 use axum::response::Html;
-use jobs::job::{Counts, Millis, timestamp};
+use jobs::state::Counts;
+use jobs::time::{Millis, timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::format::{plain_time, state_words};

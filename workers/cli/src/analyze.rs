@@ -1,4 +1,4 @@
-//! `flamingo caption` and `flamingo ask`.
+//! Common part of `flamingo caption` and `flamingo ask`: options, analysis of all inputs, output.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -8,7 +8,6 @@ use std::sync::mpsc::channel;
 
 use anyhow::bail;
 use clap::Args;
-use clap::builder::NonEmptyStringValueParser;
 use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use flamingo::{Pipeline, Task};
@@ -20,105 +19,83 @@ use inference::model::{Model, ModelError};
 use inference::progress::ProgressCounter;
 use inference::report::{Outcome, Report};
 
-use crate::args::{BadUse, GenerationArgs, ModelArgs, SamplingArgs, make_folder, parse_length, program};
+use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
 use crate::inputs::{self, Input};
-use crate::output::{Output, progress, show_frame};
+use crate::output::{Output, create_folder, progress, show_frame};
+use crate::process::own_executable;
 
-/// Inputs at once: one is decoded while another is looked at and others are answered.
+/// Inputs in flight: one is decoded while another is encoded and others are answered.
 const AT_ONCE: u32 = 4;
 
 #[derive(Debug, Args)]
-pub struct Caption {
-    #[command(flatten)]
-    common: Common,
-}
-
-#[derive(Debug, Args)]
-pub struct Ask {
-    #[command(flatten)]
-    common: Common,
-    /// A question about each input; may be given several times, the video is looked at once.
-    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt", help_heading = "Question")]
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    question: Vec<String>,
-    /// One prompt about all inputs together, with `<image>` or `<video>` where each goes, in order, and `<EOC>` after
-    /// each example: `<image>A cat.<EOC><video>`.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window"], help_heading = "Question")]
-    prompt: Option<String>,
-}
-
-#[derive(Debug, Args)]
-struct Common {
-    /// Videos, images, and directories of them.
+pub struct AnalyzeArgs {
+    /// Videos, images, and directories of them; directories are searched recursively.
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Cut the video into consecutive windows of this length, each with an answer of its own (`8s`, `1:30`).
+    /// Split the video into consecutive windows of this length, with one answer per window (`8s`, `1:30`).
     #[arg(long, value_parser = parse_length, value_name = "TIME", help_heading = "Frames")]
     window: Option<f64>,
-    /// Most frames that one answer may look at.
+    /// Maximum number of frames per answer; more are an error.
     #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Frames")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     max_frames: u32,
     #[command(flatten)]
     generation: GenerationArgs,
-    /// Inputs that are decoded, looked at and answered side by side. With 1, an answer is the same to the last bit of its
-    /// likelihood whatever the other inputs are.
+    /// Inputs that are decoded, encoded and answered concurrently. With 1, the log-likelihood of an answer is bit-equal
+    /// whatever the other inputs are.
     #[arg(long, default_value_t = AT_ONCE, value_name = "N", help_heading = "Model")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     at_once: u32,
-    /// One JSON object per input and line on standard output.
+    /// Print one JSON object per input and line.
     #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Write one JSON file per input here, and WebVTT if windows were asked for.
+    /// Folder for one JSON report per input, and a WebVTT file each with --window.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
-    /// Write the frames that were looked at as a contact sheet beside it.
+    /// Write a contact sheet (PNG) of the sampled frames next to each report.
     #[arg(long, requires = "out", help_heading = "Output")]
     sheet: bool,
 }
 
-impl Caption {
-    pub fn run(self) -> anyhow::Result<bool> {
-        self.common.run(vec![Task::Caption {}], false)
-    }
-}
-
-impl Ask {
-    pub fn run(self) -> anyhow::Result<bool> {
-        match self.prompt {
-            Some(prompt) => self.common.run(vec![Task::Complete { prompt }], true),
-            None => {
-                let tasks = self.question.into_iter().map(|question| Task::Question { question });
-                self.common.run(tasks.collect(), false)
-            }
-        }
-    }
-}
-
-impl Common {
-    fn run(self, tasks: Vec<Task>, together: bool) -> anyhow::Result<bool> {
+impl AnalyzeArgs {
+    /// Runs the tasks on each input separately. `Ok(false)`: some inputs failed.
+    ///
+    /// # Errors
+    /// Wrong usage, a model that does not load, or an output that cannot be written.
+    pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
         let request = self.request(tasks)?;
         let inputs = inputs::find(&self.inputs)?;
-        if together {
-            check_places(&request.tasks, inputs.len())?;
-        }
-        if let Some(folder) = &self.out {
-            make_folder(folder)?;
-        }
-        // What is asked once needs no company.
-        let at_once = if together { 1 } else { inputs.len().min(self.at_once as usize) };
+        self.create_output_folder()?;
+        let at_once = inputs.len().min(self.at_once as usize);
         let model = self.model(&request, at_once)?;
-        let analyzer = VideoAnalyzer { model: &*model, decoder: program()? };
-        let output = Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() };
-        if together {
-            self.all_in_one(&inputs, &request, &analyzer, &output)
-        } else {
-            self.each(&inputs, &request, &analyzer, &output, at_once)
-        }
+        let analyzer = VideoAnalyzer { model: &*model, decoder: own_executable()? };
+        self.analyze_each(&inputs, &request, &analyzer, at_once)
+    }
+
+    /// Runs one free prompt on all inputs together. `Ok(false)`: it failed.
+    ///
+    /// # Errors
+    /// As [`run_each`](Self::run_each), and a prompt whose places do not match the number of inputs.
+    pub fn run_joint(self, task: Task) -> anyhow::Result<bool> {
+        let request = self.request(vec![task])?;
+        let inputs = inputs::find(&self.inputs)?;
+        check_places(&request.tasks, inputs.len())?;
+        self.create_output_folder()?;
+        let model = self.model(&request, 1)?;
+        let analyzer = VideoAnalyzer { model: &*model, decoder: own_executable()? };
+        self.analyze_jointly(&inputs, &request, &analyzer)
+    }
+
+    fn create_output_folder(&self) -> anyhow::Result<()> {
+        self.out.as_deref().map_or(Ok(()), create_folder)
+    }
+
+    fn output(&self) -> Output {
+        Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() }
     }
 
     fn model(&self, request: &AnalysisRequest, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
@@ -130,41 +107,41 @@ impl Common {
         Ok(Box::new(Engine::start(pipeline, limits)?))
     }
 
-    /// Several at once, written as soon as they are done and told in the order in which they were named.
-    fn each(
+    /// Analyses inputs concurrently. Report files are written at once, reports are printed in the order of the inputs.
+    fn analyze_each(
         &self,
         inputs: &[Input],
         request: &AnalysisRequest,
         analyzer: &VideoAnalyzer,
-        output: &Output,
         at_once: usize,
     ) -> anyhow::Result<bool> {
+        let output = &self.output();
         let bar = &progress(inputs.len());
         let next = &AtomicUsize::new(0);
-        let (answered, heard) = channel();
+        let (sender, receiver) = channel();
         let failed = std::thread::scope(|scope| {
             for _ in 0..at_once {
-                let answered = answered.clone();
+                let sender = sender.clone();
                 scope.spawn(move || {
-                    let _ending = EndsAll(&request.stop);
+                    let _guard = StopOnPanic(&request.stop);
                     while let (n, Some(input)) = take(inputs, next) {
-                        let one = self.one(input, request, analyzer, output, bar);
-                        // Nobody listens any more after one that could not be written or told.
-                        if request.stop.is_set() || answered.send((n, one)).is_err() {
+                        let report = self.analyze(input, request, analyzer, output, bar);
+                        // After a report that could not be written or printed, the others are not wanted any more.
+                        if request.stop.is_set() || sender.send((n, report)).is_err() {
                             break;
                         }
                     }
                 });
             }
-            drop(answered);
-            let _ending = EndsAll(&request.stop);
-            let (mut early, mut told, mut failed) = (BTreeMap::new(), 0, 0);
-            for (n, one) in heard {
-                early.insert(n, one.inspect_err(|_| request.stop.set())?);
-                while let Some(report) = early.remove(&told) {
-                    bar.suspend(|| output.say(&report)).inspect_err(|_| request.stop.set())?;
+            drop(sender);
+            let _guard = StopOnPanic(&request.stop);
+            let (mut pending, mut printed, mut failed) = (BTreeMap::new(), 0, 0);
+            for (n, report) in receiver {
+                pending.insert(n, report.inspect_err(|_| request.stop.set())?);
+                while let Some(report) = pending.remove(&printed) {
+                    bar.suspend(|| output.print(&report)).inspect_err(|_| request.stop.set())?;
                     failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
-                    told += 1;
+                    printed += 1;
                     bar.inc(1);
                 }
             }
@@ -177,7 +154,7 @@ impl Common {
         Ok(failed == 0)
     }
 
-    fn one(
+    fn analyze(
         &self,
         input: &Input,
         request: &AnalysisRequest,
@@ -194,18 +171,17 @@ impl Common {
             ControlFlow::Continue(())
         });
         if let Some(AnalysisError::Model { source: ModelError::Gone, .. }) = analysis.error {
-            bail!("the model has failed: no more can be answered");
+            bail!("the model has failed: the remaining inputs cannot be answered");
         }
-        output.write(&input.name, &analysis.report, sheet.as_ref())?;
+        output.write_files(&input.name, &analysis.report, sheet.as_ref())?;
         Ok(analysis.report)
     }
 
-    fn all_in_one(
+    fn analyze_jointly(
         &self,
         inputs: &[Input],
         request: &AnalysisRequest,
         analyzer: &VideoAnalyzer,
-        output: &Output,
     ) -> anyhow::Result<bool> {
         let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
@@ -215,9 +191,9 @@ impl Common {
             }
             ControlFlow::Continue(())
         });
-        let report = analysis.report;
-        output.write("answer", &report, sheet.as_ref())?;
-        output.say(&report)?;
+        let (output, report) = (self.output(), analysis.report);
+        output.write_files("answer", &report, sheet.as_ref())?;
+        output.print(&report)?;
         Ok(!is_failure(&report.outcome))
     }
 
@@ -238,10 +214,10 @@ impl Common {
     }
 }
 
-/// Whoever panics ends the others: they would wait for its report, or go on for nobody.
-struct EndsAll<'s>(&'s StopFlag);
+/// Sets the stop flag when its thread panics: the other threads would wait for its report, or work for nothing.
+struct StopOnPanic<'s>(&'s StopFlag);
 
-impl Drop for EndsAll<'_> {
+impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.set();
@@ -249,18 +225,19 @@ impl Drop for EndsAll<'_> {
     }
 }
 
+/// Takes the next input, with its number.
 fn take<'i>(inputs: &'i [Input], next: &AtomicUsize) -> (usize, Option<&'i Input>) {
     let n = next.fetch_add(1, Ordering::Relaxed);
     (n, inputs.get(n))
 }
 
-/// A prompt over all inputs has a place for each: said before anything is loaded or decoded.
+/// Checks that a free prompt has one place per input, before anything is loaded or decoded.
 fn check_places(tasks: &[Task], inputs: usize) -> anyhow::Result<()> {
     for task in tasks {
         let Task::Complete { prompt } = task else { continue };
         let places = Prompt::parse(prompt).media();
         if places != inputs {
-            bail!(BadUse(format!(
+            bail!(UsageError(format!(
                 "the prompt has places (`<image>`, `<video>`) for {places} inputs, but there are {inputs}"
             )));
         }
@@ -268,12 +245,13 @@ fn check_places(tasks: &[Task], inputs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether an analysis failed; prints a hint where an option would help.
 fn is_failure(outcome: &Outcome) -> bool {
     if let Outcome::Failed { error, .. } = outcome
         && error.code == "limit_frames"
     {
         eprintln!(
-            "hint: cut long videos with --window, look at fewer frames with --frames or --fps, or raise --max-frames"
+            "hint: cut long videos with --window, sample fewer frames with --frames or --fps, or raise --max-frames"
         );
     }
     matches!(outcome, Outcome::Failed { .. })
