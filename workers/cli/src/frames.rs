@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flamingo::video::{ContactSheet, Sheet};
-use video_worker::decoder::{DecodeRequest, decode};
+use inference::decoder::{DecodeRequest, decode};
 
 use crate::args::SamplingArgs;
 use crate::output::{printable, write_png};

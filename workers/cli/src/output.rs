@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use flamingo::video::{Frame, Sheet};
 use indicatif::{ProgressBar, ProgressStyle};
-use video_worker::decoder::DecoderError;
-use video_worker::report::{Outcome, Report, write_whole};
-use video_worker::understand::human_time;
+use inference::analysis::human_time;
+use inference::decoder::DecoderError;
+use inference::report::{Outcome, Report, write_whole};
 
 use crate::inputs::Input;
 

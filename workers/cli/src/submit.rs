@@ -13,8 +13,8 @@ use jobs::time::now;
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
-use video_worker::message::{Input, JOB_SCHEMA, JobMessage, Priority};
-use video_worker::start::Backends;
+use video_worker::api::{Input, JOB_SCHEMA, JobMessage, Priority};
+use video_worker::app::Backends;
 
 use crate::args::{GenerationArgs, SamplingArgs, UsageError, parse_length};
 use crate::output::{print_line, printable};
