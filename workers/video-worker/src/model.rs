@@ -74,7 +74,7 @@ impl Model for Pipeline {
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {
         let visual_tokens = seen.tokens.tensor(self.options())?;
-        Ok(Medium { visual_tokens, frame_times: seen.frame_times.clone() })
+        Ok(Medium::new(visual_tokens, seen.frame_times.clone()))
     }
 
     fn ask(

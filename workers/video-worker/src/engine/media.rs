@@ -34,7 +34,7 @@ impl KeysInUse {
             held.used = self.now;
             return Ok(held.keys.clone());
         }
-        let keys = pipeline.media_kv(medium)?;
+        let keys = pipeline.project_media(medium)?;
         self.held.insert(id, Held { keys: keys.clone(), used: self.now });
         self.keep_within_budget();
         Ok(keys)
