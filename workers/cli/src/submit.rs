@@ -26,7 +26,7 @@ pub struct Submit {
     #[command(flatten)]
     job: JobArgs,
     /// Print one JSON object per job.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
     #[command(flatten)]
     settings: SettingsArgs,

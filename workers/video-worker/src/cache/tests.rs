@@ -1,13 +1,16 @@
 //! Tests of the cache.
 
+use bytes::Bytes;
 use flamingo::generate::Generation;
-use flamingo::video::{FrameSampling, Orientation, VideoLimits};
+use flamingo::video::{FrameSampling, Orientation, VideoInfo, VideoLimits, Warning};
+use inference::analysis::AnalysisRequest;
+use inference::decoder::{ProcessLimits, StopFlag};
+use inference::encoded_video::{EncodedWindow, VisualTokens};
+use inference::progress::ProgressCounter;
 use jobs::store::StoreSettings;
 
 use super::format::{parse, write};
 use super::*;
-use inference::decoder::{ProcessLimits, StopFlag};
-use inference::progress::ProgressCounter;
 
 fn example(windows: usize) -> EncodedVideo {
     let info = VideoInfo {

@@ -141,7 +141,7 @@ impl Status {
             }
         };
         let flag = |set: bool, text: &str| if set { Err(text.to_owned()) } else { Ok(()) };
-        note("worker", flag(self.draining.load(Ordering::Relaxed), "is told to end"));
+        note("worker", flag(self.draining.load(Ordering::Relaxed), "is draining"));
         note("model", flag(self.model.get().is_none(), "is being loaded"));
         let Some(Backends { queue, ledger, store }) = self.backends.get() else {
             note("worker", Err("is starting".into()));

@@ -37,7 +37,7 @@ impl From<ConfigError> for SettingsError {
 /// Removes values from an error text. serde puts unexpected values between double quotes and names between backticks; the
 /// text about an unknown variant quotes it in other ways.
 fn without_values(text: &str) -> String {
-    if ["variant constructor ", "unknown variant "].iter().any(|said| text.contains(said)) {
+    if ["variant constructor ", "unknown variant "].iter().any(|prefix| text.contains(prefix)) {
         return "not one of the values of this setting".into();
     }
     match (text.find('"'), text.rfind('"')) {
