@@ -1,6 +1,7 @@
 //! Dead letters: names for people, and reasons not to redrive one.
 
 use jobs::client::Redriven;
+use jobs::failure::printable;
 use jobs::queue::{DeadLetter, Lane};
 
 use crate::api::sha256;
@@ -10,8 +11,7 @@ pub fn letter_name(letter: &DeadLetter) -> String {
     let message = &letter.delivery.message;
     match message.id.as_str() {
         "" => format!("body-{}", &sha256(&message.body)[..16]),
-        // Untrusted text: control characters could steer a terminal.
-        id => id.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        id => printable(id),
     }
 }
 
