@@ -10,12 +10,12 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
+use inference::decoder::StopFlag;
+use inference::engine::{Engine, EngineLimits, EngineSnapshot};
+use inference::model::{Model, ModelError, RequestContext};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::likelihood;
-use video_worker::decoder::StopFlag;
-use video_worker::engine::{Engine, EngineLimits, Load};
-use video_worker::model::{Model, ModelError, Turn};
 
 fn pipeline() -> Pipeline {
     let mini: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/flamingo-mini");
@@ -38,7 +38,7 @@ fn ask(
     medium: &Medium,
     task: &Task,
     generation: &Generation,
-    turn: &Turn,
+    turn: &RequestContext,
 ) -> Result<Answer, ModelError> {
     model.ask(std::slice::from_ref(task), &[medium], generation, turn).remove(0)
 }
@@ -64,7 +64,7 @@ fn task(i: usize) -> Task {
 #[test]
 fn a_batch_answers_what_each_alone_is_answered() {
     let alone = pipeline();
-    let turn = Turn::default();
+    let turn = RequestContext::default();
     let expected: Vec<(Answer, f64)> = (0..16)
         .map(|i| {
             let prepared = frames(i, 1 + i % 4).iter().map(|frame| alone.prepare(frame)).collect::<Vec<_>>();
@@ -85,7 +85,7 @@ fn a_batch_answers_what_each_alone_is_answered() {
             scope.spawn(move || {
                 std::thread::sleep(delay);
                 let prepared = frames(i, 1 + i % 4).iter().map(|frame| engine.prepare(frame)).collect();
-                let medium = engine.look(prepared, turn).unwrap();
+                let medium = engine.encode(prepared, turn).unwrap();
                 let answer = ask(engine, &medium, &task(i), &strategy(i), turn).unwrap();
                 assert_eq!((&answer.text, answer.finish), (&expected.text, expected.finish), "request {i}");
                 assert_eq!(answer.completion_tokens, expected.completion_tokens, "request {i}");
@@ -94,18 +94,18 @@ fn a_batch_answers_what_each_alone_is_answered() {
         }
     });
     let load = until(&engine, at_rest);
-    assert!(load.writing.passes < tokens as u64, "{tokens} tokens took {} steps", load.writing.passes);
+    assert!(load.generator.passes < tokens as u64, "{tokens} tokens took {} steps", load.generator.passes);
     assert!(
-        load.looking.passes > 0 && load.writing.busy > Duration::ZERO && load.media_bytes > 0,
+        load.encoder.passes > 0 && load.generator.busy > Duration::ZERO && load.media_bytes > 0,
         "{load:?}"
     );
 }
 
 /// Waits until so much is said of the engine: an answer is told before its room is counted as free.
-fn until(engine: &Engine, true_of: impl Fn(&Load) -> bool) -> Load {
+fn until(engine: &Engine, true_of: impl Fn(&EngineSnapshot) -> bool) -> EngineSnapshot {
     let start = Instant::now();
     loop {
-        let load = engine.meter().read();
+        let load = engine.stats().snapshot();
         if true_of(&load) {
             return load;
         }
@@ -114,8 +114,8 @@ fn until(engine: &Engine, true_of: impl Fn(&Load) -> bool) -> Load {
     }
 }
 
-fn at_rest(load: &Load) -> bool {
-    (load.rows, load.kv_bytes, load.looking.waiting, load.writing.waiting) == (0, 0, 0, 0)
+fn at_rest(load: &EngineSnapshot) -> bool {
+    (load.rows, load.kv_bytes, load.encoder.waiting, load.generator.waiting) == (0, 0, 0, 0)
 }
 
 /// What could never be written is refused with its numbers; the others are answered.
@@ -123,8 +123,8 @@ fn at_rest(load: &Load) -> bool {
 fn what_cannot_fit_is_refused_and_the_others_go_on() {
     let small = EngineLimits { kv_bytes: 8 << 20, ..LIMITS };
     let engine = Engine::start(pipeline(), small).unwrap();
-    let turn = Turn::default();
-    let medium = engine.look(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let turn = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
     let long =
         Generation { strategy: Strategy::Beam { beams: 16, length_penalty: 0.0 }, max_new_tokens: 200 };
     let refused = ask(&engine, &medium, &Task::Caption {}, &long, &turn).unwrap_err();
@@ -144,13 +144,13 @@ fn a_cancelled_answer_frees_its_memory() {
     // Room for one of the two.
     let block = pipeline().loaded().model.language().cache_shape().block_bytes() as u64;
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
-    let turn = Turn::default();
-    let medium = engine.look(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let turn = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
     let endless = Generation {
         strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
         max_new_tokens: 500,
     };
-    let unwanted = Turn { stop: StopFlag::default(), ..turn.clone() };
+    let unwanted = RequestContext { stop: StopFlag::default(), ..turn.clone() };
     std::thread::scope(|scope| {
         let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
         let one = until(&engine, |load| load.rows == 1);
@@ -159,10 +159,10 @@ fn a_cancelled_answer_frees_its_memory() {
                 Generation { strategy: Strategy::Beam { beams: 5, length_penalty: 0.0 }, max_new_tokens: 60 };
             ask(&engine, &medium, &Task::Caption {}, &wide, &turn)
         });
-        let two = until(&engine, |load| load.writing.waiting == 1);
+        let two = until(&engine, |load| load.generator.waiting == 1);
         assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was room for both");
         unwanted.stop.set();
-        assert!(matches!(long.join().unwrap(), Err(ModelError::Unwanted)));
+        assert!(matches!(long.join().unwrap(), Err(ModelError::Cancelled)));
         next.join().unwrap().unwrap();
     });
     until(&engine, at_rest);
@@ -173,9 +173,9 @@ fn a_cancelled_answer_frees_its_memory() {
 fn a_small_job_is_not_starved_by_a_large_one() {
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 4 };
-    let large = Turn { job: "large".into(), ..Turn::default() };
-    let small = Turn { job: "small".into(), ..Turn::default() };
-    let medium = engine.look(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
+    let large = RequestContext { job: "large".into(), ..RequestContext::default() };
+    let small = RequestContext { job: "small".into(), ..RequestContext::default() };
+    let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
     let (answered, before) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     std::thread::scope(|scope| {
         for _ in 0..10 {

@@ -191,7 +191,7 @@ fn a_dead_letter_is_sent_again_by_who_knows_the_token() {
     site.post(&format!("letter=nobody&token={TOKEN}"), "").is(404);
     let refused = || worker.log().matches("malformed_message").count();
     let before = refused();
-    site.post(&right, "Origin: http://worker\r\n").is(200).says(&[ESCAPED, "sent once more"]);
+    site.post(&right, "Origin: http://worker\r\n").is(200).says(&[ESCAPED, "was sent again"]);
     wait("it to be refused again", || (refused() > before).then_some(()));
 
     assert!(!worker.log().contains(TOKEN), "the token stands in the log");

@@ -204,7 +204,7 @@ fn logs_in_json(log: &str, trace: &BTreeMap<&[u8], &Span>) {
         ("trace_id", hex(&span.trace)),
         ("span_id", hex(&span.id)),
         ("level", "DEBUG".into()),
-        ("target", "video_worker::status".into()),
+        ("target", "video_worker::http::health".into()),
     ] {
         assert_eq!(about[0][name], value, "{:#}", about[0]);
     }

@@ -6,15 +6,14 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
+use inference::time::parse_seconds;
 use jiff::{SignedDuration, Timestamp};
-use jobs::ledger::Accepted;
-use jobs::queue::{Lane, Message};
-use jobs::time::now;
+use jobs::client::{self, Notification};
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
-use video_worker::message::{Input, JOB_SCHEMA, JobMessage, Priority};
-use video_worker::start::Backends;
+use video_worker::api::{Input, JOB_SCHEMA, JobMessage, Priority};
+use video_worker::app::Backends;
 
 use crate::args::{GenerationArgs, SamplingArgs, UsageError, parse_length};
 use crate::output::{print_line, printable};
@@ -28,7 +27,7 @@ pub struct Submit {
     #[command(flatten)]
     job: JobArgs,
     /// Print one JSON object per job.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -103,11 +102,8 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
             "{text:?} is neither a point in time such as 2026-12-24T18:00:00Z nor a time from now such as 90s or 2h"
         )
     };
-    let from_now: SignedDuration = text.parse().map_err(|_| wrong())?;
-    if from_now.is_negative() {
-        return Err(format!("{text:?} is in the past"));
-    }
-    Timestamp::now().checked_add(from_now).map_err(|_| wrong())
+    let from_now = parse_seconds(text).ok().and_then(|s| SignedDuration::try_from_secs_f64(s).ok());
+    from_now.and_then(|from_now| Timestamp::now().checked_add(from_now).ok()).ok_or_else(wrong)
 }
 
 impl JobArgs {
@@ -200,26 +196,18 @@ pub async fn submit(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sub
 }
 
 async fn submit_job(backends: &Backends, job: &JobMessage) -> anyhow::Result<Submitted> {
-    let new = job.to_new()?;
-    let (record, is_new) = match backends.ledger.accept(&new, now()).await? {
-        Accepted::New(record) => (record, true),
-        Accepted::Same(record) => (record, false),
-        Accepted::Conflict { existing } => {
-            return Ok(Submitted::Refused(new.conflict_with(&existing)));
-        }
-    };
-    if !record.state.is_end() {
-        let message = Message::new(record.id.to_string(), JOB_SCHEMA, record.message);
-        let message = Message { trace: record.trace, ..message };
-        // Without a message, the next sweep of a worker finds the job in the ledger.
-        if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
-            eprintln!(
-                "warning: {}: is in the ledger, but no message was sent; the next sweep of a worker finds it: {error}",
-                record.id
-            );
+    match backends.client().submit(&job.to_new()?).await? {
+        client::Submitted::Conflict(failure) => Ok(Submitted::Refused(failure)),
+        client::Submitted::Accepted { record, is_new, notification } => {
+            if let Notification::Failed(error) = notification {
+                eprintln!(
+                    "warning: {}: is in the ledger, but no message was sent; the next sweep of a worker finds it: {error}",
+                    record.id
+                );
+            }
+            Ok(Submitted::Job { id: record.id, new: is_new })
         }
     }
-    Ok(Submitted::Job { id: record.id, new: is_new })
 }
 
 /// Gives a job an id, if it has neither id nor key.

@@ -1,0 +1,31 @@
+//! Wire types: messages of the queue, manifests, reports and events. Versioned JSON, untrusted until parsed.
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+mod event;
+mod item;
+mod job;
+mod manifest;
+mod report;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use event::{EVENT_SCHEMA, ReplyProperties};
+pub use item::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item};
+pub use job::{Input, JOB_SCHEMA, JobMessage, Priority};
+pub use manifest::{MANIFEST_SCHEMA, ManifestLine};
+pub use report::{InputInfo, ItemReport, MAX_REPORT_BYTES, end_of, job_folder, report_key, sheet_key};
+pub use validate::matcher;
+
+/// Returns the SHA-256 of `bytes` in hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Serializes our own types, which cannot fail: their keys are strings.
+pub fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("a message serializes")
+}

@@ -1,0 +1,123 @@
+//! The video service: implements the job machinery's `Service` with inference, inputs and the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use inference::decoder::ProcessLimits;
+use inference::engine::{Engine, EngineStats};
+use inference::model::Model;
+use jobs::job::NewJob;
+use jobs::ledger::{ItemClaim, JobRecord, Ledger};
+use jobs::queue::{Event, Message};
+use jobs::state::ItemEnd;
+use jobs::store::Store;
+use jobs::worker::{Claimed, EndedJob, Observer, Page, RunContext, Service};
+use jobs::{Failure, Stopped};
+
+use crate::admission::Budget;
+use crate::api::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item, ItemReport, JOB_SCHEMA, JobMessage};
+use crate::cache::VisualTokenCache;
+use crate::inputs::Inputs;
+
+pub mod progress;
+pub mod retry_policy;
+pub mod expand;
+mod run_item;
+mod finalize;
+mod events;
+pub mod dead_letters;
+
+use expand::Listing;
+use finalize::Results;
+
+/// Observer of the worker loop and of finished analyses.
+pub trait WorkerObserver: Observer {
+    /// Called after each analysis, successful or not.
+    fn record_report(&self, _report: &ItemReport) {}
+
+    /// Registers what running videos share: disk budget, memory budget, engine statistics.
+    fn register_gauges(&self, _disk: &Budget, _memory: &Budget, _engine: &EngineStats) {}
+}
+
+/// Runs jobs about videos.
+pub struct VideoService {
+    pub engine: Engine,
+    /// The decoder binary.
+    pub decoder: PathBuf,
+    /// Resource limits of a decoder process.
+    pub process: ProcessLimits,
+    pub observer: Arc<dyn WorkerObserver>,
+    /// Cached visual tokens.
+    pub cache: VisualTokenCache,
+    pub inputs: Inputs,
+    pub store: Store,
+    pub ledger: Ledger,
+    /// Name of this worker.
+    pub worker: String,
+    pub page: usize,
+    pub max_bytes: u64,
+    /// Memory budget of running analyses.
+    pub memory: Budget,
+    /// Bytes of a prepared frame.
+    pub frame_bytes: u64,
+    /// How long a video waits for memory.
+    pub retry_timeout: Duration,
+    pub max_manifest_bytes: u64,
+    /// Whether to store a contact sheet with each report.
+    pub sheets: bool,
+}
+
+#[async_trait]
+impl Service for VideoService {
+    type Item = Item;
+    type Report = ItemReport;
+
+    const JOB_SCHEMA: &'static str = JOB_SCHEMA;
+    const ITEM_SCHEMA: &'static str = ITEM_MESSAGE_SCHEMA;
+    const PREVIOUS_ITEM_SCHEMA: Option<&'static str> = Some(ITEM_SCHEMA);
+
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Stopped> {
+        JobMessage::parse(message)?.to_new().map_err(Stopped::fail)
+    }
+
+    fn parse_item(&self, claim: &ItemClaim) -> Result<Item, Stopped> {
+        Item::parse(&claim.message)
+    }
+
+    async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
+        let Self { inputs, ledger, page, max_manifest_bytes, .. } = self;
+        let listing = Listing { inputs, ledger, page: *page, max_manifest_bytes: *max_manifest_bytes };
+        listing.page(job, cursor).await
+    }
+
+    async fn find_report(&self, item: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
+        self.written_end(item).await
+    }
+
+    async fn run(&self, item: &Claimed<Item>, context: &RunContext) -> Result<ItemReport, Stopped> {
+        self.run_item(item, context).await
+    }
+
+    async fn write(
+        &self,
+        item: &Claimed<Item>,
+        result: Result<&ItemReport, &Failure>,
+    ) -> Result<ItemEnd, Stopped> {
+        self.write_report(item, result).await
+    }
+
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
+        let model = serde_json::to_value(self.engine.info()).expect("model info serializes");
+        Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
+    }
+
+    fn end_event(&self, ended: &EndedJob) -> Event {
+        self.job_event(ended)
+    }
+
+    fn refusal_event(&self, message: &Message, why: &Failure) -> Event {
+        events::refusal_event(message, why)
+    }
+}
