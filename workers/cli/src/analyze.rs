@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 use anyhow::bail;
 use clap::Args;
 use flamingo::prompt::Prompt;
-use flamingo::video::{ContactSheet, Sheet, VideoLimits};
+use flamingo::video::VideoLimits;
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
 use inference::analysis::{AnalysisError, AnalysisRequest, Source, VideoAnalyzer};
@@ -17,6 +17,7 @@ use inference::decoder::{ProcessLimits, StopFlag};
 use inference::engine::{Engine, EngineLimits};
 use inference::model::{Model, ModelError};
 use inference::progress::ProgressCounter;
+use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
 
 use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
@@ -162,7 +163,7 @@ impl AnalyzeArgs {
         output: &Output,
         bar: &ProgressBar,
     ) -> anyhow::Result<Report> {
-        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let mut sheet = self.sheet.then(|| ContactSheet::new(Layout::default()));
         let analysis = analyzer.analyze(&Source::file(&input.path), request, &mut |frame| {
             show_frame(bar, input, frame);
             if let Some(sheet) = &mut sheet {
@@ -184,7 +185,7 @@ impl AnalyzeArgs {
         analyzer: &VideoAnalyzer,
     ) -> anyhow::Result<bool> {
         let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
-        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let mut sheet = self.sheet.then(|| ContactSheet::new(Layout::default()));
         let analysis = analyzer.analyze_jointly(&sources, request, &mut |frame| {
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
