@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 use support::icons::icon_sets;
 use support::language_model::{all_minilm, smollm2};
 
@@ -141,40 +142,61 @@ near_misses = 2
     assert!(refused.errors()[0].contains("`step`") || refused.err.contains("steps"), "{refused:?}");
 }
 
-/// Eight clips are learnt by heart; what is frozen stays as it was, to the bit.
+/// Updates of the last stage. Which of the eight clips is learnt last hangs on the last bits of every sum, and so on the
+/// processor: a run that has not learnt all of them is followed by a longer one, from the same encoder and resampler.
+const UPDATES: [u64; 3] = [100, 200, 400];
+
+/// Eight clips are learnt by heart; what is frozen stays as it was, to the bit. With the answers of other clips as
+/// labels, the longest run knows no caption (measured: see the notes of the commit that brought this sentence).
 #[test]
 fn eight_clips_are_learnt_without_an_error() {
-    const STAGES: &str = r#"
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let model = out.join("model");
+    let mut tried = Vec::new();
+    for updates in UPDATES {
+        let stages = format!(
+            r#"
 [contrastive]
 batch = 24
 steps = 40
-optimiser = { rate = 2e-3, warm_up = 5, adaptive_clip = 0.02 }
+optimiser = {{ rate = 2e-3, warm_up = 5, adaptive_clip = 0.02 }}
 [warm_up]
 batch = 8
 steps = 60
 near_misses = 4
-optimiser = { rate = 2e-3, warm_up = 5 }
+optimiser = {{ rate = 2e-3, warm_up = 5 }}
 [answers]
 clips = 4
 questions = 1
-steps = 100
-optimiser = { rate = 2e-3, warm_up = 5, gate_rate = 5.0 }
-"#;
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), STAGES);
-    let out = folder.path().join("run");
-    finish(train(&config, &out));
-    let model = out.join("model");
-    let mut eval = command();
-    eval.args(["eval", "spriteworld", "--split", "train", "--clips", "8", "--json", "--config"]).arg(&config);
-    let scores = run(eval.arg("--model").arg(&model)).exits(0).report();
-    let scores = scores.as_object().unwrap();
-    assert!(scores.len() >= 4, "{scores:?}");
-    for (kind, score) in scores {
-        assert_eq!(score["right"], score["asked"], "{kind}: {scores:?}");
+steps = {updates}
+optimiser = {{ rate = 2e-3, warm_up = 5, gate_rate = 5.0 }}
+"#
+        );
+        let config = config(folder.path(), &stages);
+        // Another number of updates is another schedule, whose checkpoint the trainer would refuse.
+        let _ = fs::remove_file(out.join("answers.safetensors"));
+        finish(train(&config, &out));
+        let scores = scores_of_eight_clips(&config, &model);
+        println!("{updates} updates: {scores:?}");
+        if scores.values().all(|score| score["right"] == score["asked"]) {
+            frozen_parts_are_unchanged(&out, &model);
+            assert!(out.join("curves.svg").is_file());
+            return;
+        }
+        tried.push(scores);
     }
-    frozen_parts_are_unchanged(&out, &model);
-    assert!(out.join("curves.svg").is_file());
+    panic!("not learnt after {UPDATES:?} updates: {tried:#?}");
+}
+
+/// Answers about the clips that were trained on, by kind of question.
+fn scores_of_eight_clips(config: &Path, model: &Path) -> BTreeMap<String, Value> {
+    let mut eval = command();
+    eval.args(["eval", "spriteworld", "--split", "train", "--clips", "8", "--json", "--config"]).arg(config);
+    let report = run(eval.arg("--model").arg(model)).exits(0).report();
+    let scores: BTreeMap<_, _> = report.as_object().unwrap().clone().into_iter().collect();
+    assert!(scores.len() >= 4 && scores.values().all(|score| score["asked"] != 0), "{scores:?}");
+    scores
 }
 
 fn frozen_parts_are_unchanged(out: &Path, model: &Path) {

@@ -13,7 +13,7 @@ const SKIPPED: [&str; 5] = [".git", ".venv", "target", "out", "__pycache__"];
 const BINARY: [&str; 7] = ["safetensors", "gguf", "mp4", "webm", "png", "jpg", "gif"];
 
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/tidy lies in the repository")
 }
 
 /// Every text file below `folder`, in order of its path.

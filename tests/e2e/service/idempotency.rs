@@ -44,7 +44,7 @@ fn the_same_key_again() {
     assert_eq!(fresh.out.trim(), "fresh");
     world.check_whole("fresh", "succeeded", 2, 0);
 
-    let claims = worker.log().lines().filter(|line| line.contains("step=Claimed")).count();
+    let claims = worker.logged("step=Claimed");
     assert_eq!(claims, 4, "two jobs of two videos, each done once");
     let listed = world.flamingo(&["jobs", "list", "--json"]).exits(0).reports();
     assert_eq!(listed.iter().map(|job| &job["job_id"]).collect::<Vec<_>>(), ["fresh", "first"]);

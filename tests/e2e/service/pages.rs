@@ -82,8 +82,7 @@ impl Site {
 }
 
 /// A world with pages, and where they are.
-fn world() -> (World, Site) {
-    let mut world = World::new("pages");
+fn with_pages(mut world: World) -> (World, Site) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     world.set("FLAMINGO__STATUS__ADDRESS", &format!("127.0.0.1:{port}"));
     world.set("FLAMINGO__STATUS__TOKEN", TOKEN);
@@ -94,7 +93,7 @@ fn world() -> (World, Site) {
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
 fn a_job_is_seen_with_its_answers_and_its_errors() {
-    let (world, site) = world();
+    let (world, site) = with_pages(World::new("pages"));
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8")]);
     world.upload("<script>bad.mp4", b"no video".to_vec());
     let _worker = world.worker("seen-worker");
@@ -173,7 +172,7 @@ fn a_job_is_seen_with_its_answers_and_its_errors() {
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
 fn a_dead_letter_is_sent_again_by_who_knows_the_token() {
-    let (world, site) = world();
+    let (world, site) = with_pages(World::loud("pages"));
     let worker = world.worker("worker");
     let named = BasicProperties::default().with_message_id(HOSTILE.into());
     Broker::of(&world).send(b"{\"schema\": \"flamingo.job/1\", ", named);
@@ -189,7 +188,7 @@ fn a_dead_letter_is_sent_again_by_who_knows_the_token() {
     site.post(&right, "Origin: http://elsewhere\r\n").is(403).says(&["another site"]);
     site.post(&right, "Origin: null\r\n").is(403);
     site.post(&format!("letter=nobody&token={TOKEN}"), "").is(404);
-    let refused = || worker.log().matches("malformed_message").count();
+    let refused = || worker.logged("malformed_message");
     let before = refused();
     site.post(&right, "Origin: http://worker\r\n").is(200).says(&[ESCAPED, "sent once more"]);
     wait("it to be refused again", || (refused() > before).then_some(()));
@@ -202,7 +201,7 @@ fn a_dead_letter_is_sent_again_by_who_knows_the_token() {
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
 fn without_pages_there_is_health_only_and_without_a_database_a_sentence() {
-    let (mut world, site) = world();
+    let (mut world, site) = with_pages(World::new("pages"));
     let off = world.spawn("off", world.command().args(["work", "--set", "status.pages=false"]));
     wait("a listener", || TcpStream::connect(("127.0.0.1", site.port)).ok());
     site.get("/live").is(200);

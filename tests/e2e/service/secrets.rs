@@ -8,7 +8,7 @@ use crate::program::run;
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
 fn nothing_that_is_said_is_a_secret() {
-    let mut world = World::new("secrets");
+    let mut world = World::loud("secrets");
     world.upload_clips(&[("a.mp4", "short")]);
     world.set("FLAMINGO__WORKER__PATIENCE", "1s");
     let secrets = secrets(&world);
@@ -16,7 +16,7 @@ fn nothing_that_is_said_is_a_secret() {
     let worker = world.worker("worker");
     world.submit(&[world.job("job", json!({}))]).exits(0);
     world.check_whole("job", "succeeded", 1, 0);
-    let mut said = vec![worker.log(), world.flamingo(&["config"]).exits(0).out];
+    let mut said = vec![worker.log().to_owned(), world.flamingo(&["config"]).exits(0).out];
     drop(worker);
 
     // Wrong in many ways, each with the secret in it.

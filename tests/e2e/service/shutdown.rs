@@ -16,7 +16,7 @@ fn what_is_in_flight_is_finished_or_given_back() {
         world.upload_clips(&CLIPS);
         let mut worker = world.worker("first");
         world.submit(&[world.job(id, json!({ "sampling": { "fps": { "fps": 4.0 } } }))]).exits(0);
-        wait("a claim", || worker.log().contains("step=Claimed").then_some(()));
+        worker.wait_for_log("step=Claimed");
         worker.signal("TERM");
         assert_eq!(worker.wait(), Some(0), "{}", worker.log());
         let shown = world.show(id);

@@ -1,17 +1,16 @@
 //! Everything at once, for long: small here, in full by `make soak`.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::clips::clip;
 use support::relay::Relay;
 use support::servers::{Kind, Server};
 
+use super::outages::{address, variable};
 use super::world::{WorkerProcess, World, wait_for};
 
 /// Sizes: what every run of the tests does, and what `make soak` does.
@@ -19,21 +18,9 @@ fn size<T>(small: T, full: T) -> T {
     if std::env::var_os("FLAMINGO_SOAK").is_some() { full } else { small }
 }
 
-fn variable(env: &[(String, String)], name: &str) -> String {
-    env.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
-}
-
-/// The jobs that have ended, by name, as `jobs list` says.
-fn ended(world: &World, jobs: usize) -> BTreeMap<String, Value> {
-    let listed =
-        world.flamingo(&["jobs", "list", "--json", "--limit", &(jobs + 1).to_string()]).exits(0).reports();
-    let name = |job: &Value| job["job_id"].as_str().unwrap().to_owned();
-    let open = ["accepted", "validating", "queued", "running", "finalizing"];
-    listed
-        .into_iter()
-        .filter(|job| !open.contains(&job["status"].as_str().unwrap()))
-        .map(|job| (name(&job), job))
-        .collect()
+/// How many jobs have ended.
+fn ended(world: &World, jobs: usize) -> usize {
+    world.records(jobs as u32 + 1).iter().filter(|job| job.state.is_end()).count()
 }
 
 /// Workers are killed, connections cut and the broker restarted at random while jobs are done. What is true afterwards is
@@ -45,10 +32,9 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
     let restarts = size(1, 4);
     let mut broker = Server::start(Kind::RabbitMq, "soak");
     let url = variable(&broker.env(), "FLAMINGO_TEST_AMQP");
-    let address = url.rsplit_once('@').unwrap().1.split('/').next().unwrap();
-    let relay = Relay::to(address.parse::<SocketAddr>().unwrap());
-    let through = url.replace(address, &relay.addr().to_string());
-    let world = World::with("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
+    let relay = Relay::to(address(&url));
+    let through = url.replace(&address(&url).to_string(), &relay.addr().to_string());
+    let world = World::loud_with("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
     let clips = [("a.mp4", "short"), ("b.mp4", "one_frame"), ("c.mkv", "three_streams")];
     world.upload_clips(&clips);
     let lines: Vec<_> = (0..jobs).map(|n| world.job(&format!("job-{n:03}"), json!({}))).collect();
@@ -61,7 +47,7 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
     let start = Instant::now();
     let patience = Duration::from_secs(size(400, 5400));
     loop {
-        let done = ended(&world, jobs).len();
+        let done = ended(&world, jobs);
         if done == jobs && restarted >= restarts {
             break;
         }
@@ -74,7 +60,7 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
         match event {
             0..5 if done < jobs => {
                 let victim = rng.random_range(0..workers.len());
-                fenced += workers[victim].log().matches("step=FencedOff").count();
+                fenced += workers[victim].logged("step=FencedOff");
                 // Dropped, the old one is killed with -9.
                 workers[victim] = world.spawn(&format!("w{born}"), world.command().arg("work"));
                 (kills, born) = (kills + 1, born + 1);
@@ -139,7 +125,7 @@ fn memory_stays_and_nothing_is_left_behind() {
     }
     let worker = world.worker("worker");
     world.submit(&[world.job("many", json!({}))]).exits(0);
-    let done = || world.show("many")["counts"]["succeeded"].as_u64().unwrap() as usize;
+    let done = || world.counts("many").succeeded as usize;
     wait_for("a third of them", Duration::from_secs(3600), &mut || (done() >= videos / 3).then_some(()));
     let before = resident(&worker);
     wait_for("all of them", Duration::from_secs(3600), &mut || (done() >= videos).then_some(()));

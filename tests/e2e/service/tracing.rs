@@ -16,7 +16,7 @@ const SECRET: &str = "hunter2-0123456789abcdef01234567";
 
 /// Jobs that are done, tried in vain, and found by the sweep; what was said of them, and the worker's log.
 fn traced(collector: &Collector) -> (World, String) {
-    let mut world = World::new("tracing");
+    let mut world = World::loud("tracing");
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8")]);
     world.upload("broken.mp4", b"no video".to_vec());
     for (name, value) in [
@@ -47,7 +47,7 @@ fn traced(collector: &Collector) -> (World, String) {
     world.check_whole("retried", "failed", 0, 1);
     worker.signal("TERM");
     assert_eq!(worker.wait(), Some(0));
-    let log = worker.log();
+    let log = worker.log().to_owned();
     (world, log)
 }
 

@@ -1,10 +1,15 @@
 //! A deployment of its own for each test: a queue, a database and a folder of the store that nobody else uses, on servers
 //! that all share or that the test has for itself.
 
+use std::cell::{Ref, RefCell};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jobs::job::{Counts, JobId, SecretUrl};
+use jobs::ledger::{JobRecord, Ledger, LedgerSettings};
 use jobs::store::{Store, StoreSettings};
 use serde_json::{Value, json};
 use support::clips::clip;
@@ -31,6 +36,7 @@ pub struct World {
     pub folder: PathBuf,
     pub env: Vec<(String, String)>,
     runtime: tokio::runtime::Runtime,
+    ledger: Ledger,
     inputs: Store,
     results: Store,
 }
@@ -38,9 +44,32 @@ pub struct World {
 /// A worker that runs. Dropped, it is killed.
 pub struct WorkerProcess {
     child: Child,
-    log: PathBuf,
+    log: RefCell<Log>,
     name: String,
 }
+
+/// A log that still grows: each part of it is read once.
+struct Log {
+    path: PathBuf,
+    file: File,
+    text: String,
+    /// The beginning of a character that was not whole yet.
+    rest: Vec<u8>,
+}
+
+impl Log {
+    fn read(&mut self) {
+        self.file.read_to_end(&mut self.rest).unwrap();
+        let whole = std::str::from_utf8(&self.rest).map_or_else(|e| e.valid_up_to(), str::len);
+        let part = self.rest.drain(..whole).collect();
+        self.text.push_str(&String::from_utf8(part).expect("this part is whole"));
+    }
+}
+
+/// What programs log: the steps of every worker. Tests wait for these lines.
+const STEPS: &str = "info,jobs=debug,video_worker=debug";
+/// Everything that could say a secret says it.
+const EVERYTHING: &str = "trace";
 
 /// Waits until `seen` sees something.
 #[track_caller]
@@ -66,8 +95,22 @@ impl World {
         Self::with(name, &[])
     }
 
-    /// The same, but some variables lead elsewhere.
+    /// The same, and its programs log all that they can. Few tests need that: writing it takes time from the others.
+    pub fn loud(name: &str) -> Self {
+        Self::make(name, &[], EVERYTHING)
+    }
+
+    /// Some variables lead elsewhere.
     pub fn with(name: &str, over: &[(String, String)]) -> Self {
+        Self::make(name, over, STEPS)
+    }
+
+    /// Both.
+    pub fn loud_with(name: &str, over: &[(String, String)]) -> Self {
+        Self::make(name, over, EVERYTHING)
+    }
+
+    fn make(name: &str, over: &[(String, String)], log: &str) -> Self {
         let name = format!("{name}-{:08x}", rand::random::<u32>());
         let mut env: Vec<_> =
             [Kind::RabbitMq, Kind::Postgres, Kind::S3].into_iter().flat_map(shared).collect();
@@ -85,7 +128,7 @@ impl World {
             ("FLAMINGO__QUEUE__URL", variable("FLAMINGO_TEST_AMQP")),
             ("FLAMINGO__QUEUE__NAME", name.clone()),
             ("FLAMINGO__QUEUE__RETRY_DELAYS", "1s,5s".into()),
-            ("FLAMINGO__DATABASE__URL", database),
+            ("FLAMINGO__DATABASE__URL", database.clone()),
             ("FLAMINGO__STORE__URL", format!("{bucket}/{name}/results")),
             ("FLAMINGO__INPUTS__ALLOW", format!("{bucket}/{name}")),
             ("FLAMINGO__INPUTS__PAGE", "7".into()),
@@ -96,8 +139,7 @@ impl World {
             ("FLAMINGO__WORKER__BACKOFF_FIRST", "200ms".into()),
             ("FLAMINGO__WORKER__BACKOFF_MOST", "2s".into()),
             ("FLAMINGO__STATUS__ADDRESS", String::new()),
-            // Everything that could say a secret says it.
-            ("FLAMINGO_LOG", "trace".into()),
+            ("FLAMINGO_LOG", log.into()),
         ];
         env.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -106,7 +148,10 @@ impl World {
         let (inputs, results) = (open("videos"), open("results"));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e/service").join(&name);
         std::fs::create_dir_all(&folder).unwrap();
-        let world = Self { name, folder, env, runtime, inputs, results };
+        let url = SecretUrl::new(database);
+        let settings = LedgerSettings { connections: 1, ..LedgerSettings::default() };
+        let ledger = runtime.block_on(Ledger::open(&url, &settings)).unwrap();
+        let world = Self { name, folder, env, runtime, ledger, inputs, results };
         world.flamingo(&["migrate"]).exits(0);
         world
     }
@@ -149,9 +194,11 @@ impl World {
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("FLAMINGO__WORKER__NAME", name)
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let file = File::open(&log).unwrap();
+        let log = RefCell::new(Log { path: log, file, text: String::new(), rest: Vec::new() });
         WorkerProcess { child, log, name: name.into() }
     }
 
@@ -199,11 +246,32 @@ impl World {
     /// Waits until a job has ended; what `jobs show` says then.
     #[track_caller]
     pub fn ended(&self, job: &str) -> Value {
-        let ends = ["succeeded", "partially_succeeded", "failed", "cancelled", "expired"];
-        wait(&format!("the end of {job}"), || {
-            let shown = self.show(job);
-            ends.iter().any(|end| shown["status"] == **end).then_some(shown)
-        })
+        self.ended_within(job, LONG)
+    }
+
+    #[track_caller]
+    pub fn ended_within(&self, job: &str, patience: Duration) -> Value {
+        wait_for(&format!("the end of {job}"), patience, &mut || {
+            self.record(job).is_some_and(|record| record.state.is_end()).then_some(())
+        });
+        self.show(job)
+    }
+
+    /// A job in the ledger; none also while the ledger is away.
+    pub fn record(&self, job: &str) -> Option<JobRecord> {
+        let id = JobId::try_from(job.to_owned()).unwrap();
+        self.runtime.block_on(self.ledger.job(&id)).unwrap_or_default()
+    }
+
+    /// How many items of a job are in which state; none of any while the ledger is away.
+    pub fn counts(&self, job: &str) -> Counts {
+        let id = JobId::try_from(job.to_owned()).unwrap();
+        self.runtime.block_on(self.ledger.counts(&id)).unwrap_or_default()
+    }
+
+    /// Jobs in the ledger, the newest first.
+    pub fn records(&self, most: u32) -> Vec<JobRecord> {
+        self.runtime.block_on(self.ledger.jobs(None, most)).unwrap_or_default()
     }
 
     /// An object among the results.
@@ -269,14 +337,22 @@ fn own_database(server: &str, name: &str) -> String {
 }
 
 impl WorkerProcess {
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+    /// All that it has logged so far.
+    pub fn log(&self) -> Ref<'_, str> {
+        self.log.borrow_mut().read();
+        Ref::map(self.log.borrow(), |log| log.text.as_str())
+    }
+
+    /// How often a text stands in its log.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log().matches(text).count()
     }
 
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
-        wait(&format!("{text:?} in the log of {} ({})", self.name, self.log.display()), || {
-            self.log().contains(text).then_some(())
+        let path = self.log.borrow().path.display().to_string();
+        wait(&format!("{text:?} in the log of {} ({path})", self.name), || {
+            (self.logged(text) > 0).then_some(())
         });
     }
 
