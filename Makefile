@@ -8,6 +8,11 @@
 #
 # All install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
+# `make test AVX512=off` builds and tests everything with the products for CPUs without AVX-512.
+AVX512 ?= on
+features = $(if $(filter off,$(AVX512)),--no-default-features --features flamingo-cli/video$(,)flamingo-cli/service$(,)flamingo-cli/train$(,)flamingo-tests/video)
+, := ,
+
 .PHONY: demo test soak fuzz cuda lint fmt bench-decode bench-engine bench-service packages servers model training
 
 demo: packages model
@@ -15,9 +20,9 @@ demo: packages model
 
 # The end-to-end tests run the program itself, which `cargo test` does not build.
 test: lint model training servers
-	cargo build --locked --release --workspace
+	cargo build --locked --release --workspace $(features)
 	rm -rf target/e2e/service
-	scripts/with_servers.sh sh -c 'cargo test --locked --release --workspace -- --include-ignored && scripts/check_secrets.sh'
+	scripts/with_servers.sh sh -c 'cargo test --locked --release --workspace $(features) -- --include-ignored && scripts/check_secrets.sh'
 
 # The long tests in their full sizes: some hours.
 soak: model training servers
@@ -72,7 +77,6 @@ servers: packages .venv/bin/pip
 model: packages .venv/bin/pip
 	.venv/bin/python scripts/fetch_models.py language
 
-# What SpriteWorld is drawn with, and the text tower.
+# The text tower that captions are learned with.
 training: packages .venv/bin/pip
-	python3 scripts/fetch_icons.py
 	.venv/bin/python scripts/fetch_models.py text

@@ -4,8 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 echo "Building Flamingo (some minutes the first time)"
-# The whole workspace: a part of it would build the dependencies with other features, and `make test` build them again.
-cargo build --locked --release --quiet --workspace
+# One program, but with the features of the whole workspace: so `make test` builds no dependency again.
+cargo build --locked --release --quiet --workspace --bin flamingo
 flamingo=${CARGO_TARGET_DIR:-target}/release/flamingo
 model=models/flamingo-mini
 clips=samples/spriteworld

@@ -1,8 +1,15 @@
 #!/usr/bin/env python3
-"""Fetches the icon sets that SpriteWorld draws with: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent Emoji Flat (MIT).
+"""Fetches the complete icon sets of SpriteWorld: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent Emoji Flat (MIT).
 
-They travel as Iconify JSON in npm packages; the registry is that of npm_config_registry, if set. Each package is
-checked against its SHA-512. All three sets are put in place, or none; a second run finds them there and does nothing.
+The repository ships the drawings that both training configurations name (data/icons); demo, tests and training need no
+more. This script fetches the complete sets into data/icons-full, for other things to draw:
+`icons = ["data/icons-full/noto.json", ...]` in the `[world]` of a configuration.
+
+The sets are Iconify JSON in npm packages; the registry is that of npm_config_registry, if set. The script checks each
+package against its SHA-512. It puts all three sets in place, or none; a second run does nothing.
+
+    scripts/fetch_icons.py                 fetch the complete sets
+    scripts/fetch_icons.py --write-shipped fetch them, then write data/icons anew: the concepts of config/train/*.toml
 """
 
 import argparse
@@ -28,7 +35,16 @@ SETS = {
         "1.2.6", "RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
         "f5f4cf457c0db2ad5a2e42e033e02e0c87d10e43d0164cfffb3bb84914970a63"),
 }
-DEFAULT = Path(__file__).resolve().parent.parent / "data" / "icons"
+# What each licence asks of copies, beside the attribution.
+TERMS = {
+    "noto": lambda: "A copy of the licence is LICENSE-APACHE in the root folder of this repository.\n",
+    "twemoji": lambda: "The drawings were selected from the complete set and put into one file; none was changed.\n",
+    "fluent-emoji-flat": lambda: "\nCopyright (c) Microsoft Corporation.\n\n"
+    + (ROOT / "LICENSE-MIT").read_text().split("\n\n", 2)[-1],
+}
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT = ROOT / "data" / "icons-full"
+SHIPPED = ROOT / "data" / "icons"
 
 
 def fail(sentence):
@@ -74,10 +90,29 @@ def contents(name, package):
     return {f"{name}.README.md": readme, f"{name}.LICENSE": attribution.encode(), f"{name}.json": icons}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT, help="where the sets go")
-    folder = parser.parse_args().folder
+def write_shipped(folder):
+    """Writes the drawings of all concepts of the training configurations, one per line, and their licences."""
+    import tomllib  # Python 3.11; only this mode needs it
+
+    concepts = set()
+    for config in sorted((ROOT / "config" / "train").glob("*.toml")):
+        concepts |= set(tomllib.loads(config.read_text())["world"]["concepts"])
+    SHIPPED.mkdir(parents=True, exist_ok=True)
+    for name in SETS:
+        whole = json.loads((folder / f"{name}.json").read_text())
+        head = {key: whole[key] for key in ("prefix", "width", "height") if key in whole}
+        icons = {concept: whole["icons"][concept] for concept in sorted(concepts)}
+        lines = ",\n".join(f"{json.dumps(key)}:{json.dumps(icon, separators=(',', ':'))}" for key, icon in icons.items())
+        text = json.dumps(head, separators=(",", ":"))[:-1] + ',"icons":{\n' + lines + "\n}}\n"
+        (SHIPPED / f"{name}.json").write_text(text)
+        attribution = (folder / f"{name}.LICENSE").read_text()
+        changed = attribution.replace(", unchanged.", f": {len(icons)} of {len(whole['icons'])} icons, each unchanged.")
+        (SHIPPED / f"{name}.LICENSE").write_text(changed + TERMS[name]())
+    print(f"{len(concepts)} drawings of each set written to {SHIPPED.relative_to(ROOT)}")
+
+
+def fetch(folder):
+    """Puts all sets into `folder`, or none."""
     try:
         if is_there(folder):
             print(f"{folder} has all icon sets already, their SHA-256 are right")
@@ -86,7 +121,7 @@ def main():
         for name in SETS:
             files |= contents(name, download(name))
         folder.mkdir(parents=True, exist_ok=True)
-        # Written beside their places and then renamed, so that nobody reads half a file.
+        # Written to a folder of their own and then renamed, so that no reader sees half a file.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
             for file, content in files.items():
                 (Path(part) / file).write_bytes(content)
@@ -95,6 +130,16 @@ def main():
     except (OSError, KeyError, AttributeError, ValueError, tarfile.TarError) as error:
         fail(f"the icon sets did not come to {folder}: {error}")
     print(f"{', '.join(SETS)} fetched to {folder}, their SHA-512 are right")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=DEFAULT, help="where the complete sets go")
+    parser.add_argument("--write-shipped", action="store_true", help="then write data/icons from them")
+    arguments = parser.parse_args()
+    fetch(arguments.folder)
+    if arguments.write_shipped:
+        write_shipped(arguments.folder)
 
 
 if __name__ == "__main__":

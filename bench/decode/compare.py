@@ -12,6 +12,9 @@ inside it starts after imports, so Python's start is not held against anyone. Ra
 
 import argparse, json, os, platform, resource, statistics, subprocess, sys, time
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import cpu  # bench/machine.py
+
 PEERS = ["ffmpeg_fps", "pyav", "decord", "torchcodec"]
 GOALS = {"gop250": (1.7, 1.7), "gop60": (1.6, 2.5), "gop30": (1.5, 6.0)}  # against the fastest peer, against fps=1
 
@@ -238,8 +241,8 @@ def main():
     with open(os.path.join(arguments.out, "decode.md"), "w") as out:
         out.write(f"# One frame per second, 120 s of 720p H.264, one thread\n\nMade by `bench/decode/run.sh`. "
                   f"Interleaved rounds; medians; ratios are theirs / ours within a round, so more is better for us. "
-                  f"CPU seconds tell more than wall seconds when the load average is above the number of CPUs, "
-                  f"{os.cpu_count()} here.\nRounds and load average: {loads}.\n"
+                  f"CPU seconds tell more than wall seconds when the load average is above the number of CPUs: "
+                  f"{cpu()}.\nRounds and load average: {loads}.\n"
                   f"Versions: {', '.join(f'{k} {v}' for k, v in about.items())}.\n\n## Goals\n{goals}\n\n## All\n{rows}\n")
     print(goals)
 

@@ -6,7 +6,10 @@ The clips of samples/spriteworld again and again under other names; visual token
 answered. Processor time is the program's and its decoders'. 1 would be cores that never wait.
 """
 
-import argparse, json, os, pathlib, platform, resource, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, pathlib, resource, shutil, statistics, subprocess, sys, tempfile, time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import cpu  # bench/machine.py
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -52,7 +55,7 @@ def main():
     text = (
         f"# Clips from file to answer\n\nMade by `bench/engine/clips.py`: {arguments.clips} clips of samples/spriteworld, captioned by "
         f"`flamingo run` with flamingo-mini as its settings are, visual tokens not kept{' (' + ' '.join(more) + ')' if more else ''}. "
-        f"{cores} cores, {platform.machine()}, load average at the end {os.getloadavg()[0]:.1f}; {version}.\n\nThe ratio is wall "
+        f"{cpu()}, load average at the end {os.getloadavg()[0]:.1f}; {version}.\n\nThe ratio is wall "
         f"time over processor time of all stages (the program and its decoders) spread over the cores: 1 would be cores that "
         f"never wait, the loading of the model included. Goal: at most 1.15. Median: **{statistics.median(ratios):.3f}**.\n\n"
         f"| round | clips/s | wall, s | processors, s | ratio |\n|---|---|---|---|---|\n{rows}\n"

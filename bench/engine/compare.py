@@ -8,6 +8,9 @@ round, against the first subject: more is better for us.
 
 import argparse, json, os, platform, shlex, statistics, subprocess, sys, tempfile
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import cpu  # bench/machine.py
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -72,6 +75,14 @@ def main():
     table = collect(rounds)
     ours, theirs = rounds[-1]
     report = next(iter(ours.values()))
+    instruction = report["peaks"]["instruction"]
+    product = statistics.median(r["peaks"]["product"] for o, _ in rounds for r in o.values()) / 1e9
+    peak = f"one large product ({product:.1f} GFLOP/s)"
+    if instruction:
+        peak = f"the larger of {peak} and the multiply-add instruction of the CPU ({instruction['name']})"
+    bf16 = (report.get("cpu") or {}).get("instruction_peaks", {}).get("bf16")
+    if bf16 and arguments.device == "cpu":
+        peak += f" (in bf16: {bf16['operations'] / 1e9:.1f} GFLOP/s, {bf16['name']})"
     peaks = [statistics.median(r["peaks"][k] for o, _ in rounds for r in o.values()) / 1e9 for k in ("operations", "bandwidth")]
     load = ", ".join(f"{r['load'][1]:.1f}" for o, _ in rounds for r in o.values())
     text = "\n".join(lines(table))
@@ -82,11 +93,11 @@ def main():
         file.write(
             f"# The model beside its floors and beside PyTorch\n\nMade by `bench/engine/run.sh`: `flamingo bench` and "
             f"`bench/engine/peer.py`, the same shape ({report['model']}) with the same number of parameters, on {report['device']}, "
-            f"{report['dtype']}, {os.cpu_count()} CPUs, prompts of {report['prompt_tokens']} tokens. {arguments.rounds} interleaved "
+            f"{report['dtype']}, {cpu()}, prompts of {report['prompt_tokens']} tokens. {arguments.rounds} interleaved "
             f"rounds, medians; load average after each run of ours: {load}. PyTorch computes with dense weights in every row; "
-            f"ratios are against the first of ours.\n\nThe floor of a row is what its matrix products take at the speed of one "
-            f"large product, {peaks[0]:.1f} GFLOP/s here, or its bytes at the speed of memory, {peaks[1]:.1f} GB/s; 1 is all "
-            f"that the machine has.\n\nVersions: flamingo {report['version']}, torch {theirs['torch']}, "
+            f"ratios are against the first of ours.\n\nThe floor of a row is the time of its matrix products at the peak of the "
+            f"machine, {peaks[0]:.1f} GFLOP/s: {peak}; or the time of its bytes at the speed of memory, {peaks[1]:.1f} GB/s, "
+            f"whichever is longer. 1 is the floor.\n\nVersions: flamingo {report['version']}, torch {theirs['torch']}, "
             f"python {platform.python_version()}.\n\n{text}\n"
         )
     print(text)

@@ -5,6 +5,9 @@ import os
 import statistics
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from machine import cpu  # bench/machine.py
+
 runs = {}
 for line in sys.stdin:
     run = json.loads(line)
@@ -15,7 +18,7 @@ print("# What the machinery costs per item\n")
 print(
     "Made by `bench/service/run.sh`: one job whose items do nothing but leave a report of 1500 bytes. Queue, database and store "
     "as named; servers are private ones on the same machine (RabbitMQ with a quorum queue, Postgres with fsync off, "
-    f"SeaweedFS). Medians; {os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.1f} at the end. From the start of the worker to the "
+    f"SeaweedFS). Medians; {cpu()}, load average {os.getloadavg()[0]:.1f} at the end. From the start of the worker to the "
     "end of the job: listing, entering and sending the items included. Goal with servers: at least 200 items/s, and less "
     "than 10 ms for an item.\n"
 )

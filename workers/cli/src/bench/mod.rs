@@ -1,12 +1,13 @@
 //! `flamingo bench`: how fast a model runs on this machine, row by row beside a floor that no program goes below.
 //!
-//! The floor of a row is the time of its matrix products at the speed of one large product, or that of its bytes at the
-//! speed of memory, whichever is longer; both speeds are measured in the same run.
+//! The floor of a row is the time of its matrix products at the peak of the device, or that of its bytes at the speed of
+//! memory, whichever is longer. The peak is the larger of one large product of ours and, on a CPU, its widest multiply-add
+//! instruction. All speeds are measured in the same run.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use candle_core::{Device, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
 use flamingo::family::shape::Shape;
@@ -14,13 +15,16 @@ use serde_json::{Value, json};
 
 use crate::args::{BadUse, ModelArgs, parse_positive};
 use crate::output::write;
+use fma::Instruction;
 use peaks::Peaks;
 use rows::{Reader, Row, Timer};
 use subject::Subject;
 use table::Line;
 
 mod work;
+mod fma;
 mod peaks;
+mod machine;
 mod memory;
 mod subject;
 mod rows;
@@ -87,12 +91,11 @@ impl Bench {
         let load = load_average();
         let before = peaks::operations(device, dtype)?;
         let (measured, peak) = self.measure(&subject)?;
-        let peaks = Peaks {
-            // The better of two: another program may have been busy during one.
-            operations: before.max(peaks::operations(device, dtype)?),
-            // Last, because the memory for it is not the model's.
-            bandwidth: peaks::bandwidth(device)?,
-        };
+        // The better of two: another program may have been busy during one.
+        let product = before.max(peaks::operations(device, dtype)?);
+        // Last, because the memory for it is not the model's.
+        let bandwidth = peaks::bandwidth(device)?;
+        let peaks = Peaks::new(device, dtype, product, bandwidth);
         let mut lines: Vec<Line> = measured.iter().map(|row| Line::of(row, &peaks)).collect();
         lines.extend(peak.map(|peak| Line::of_memory(peak, subject.bytes())));
         self.report(&subject, &peaks, &lines, [load, load_average()])
@@ -175,7 +178,24 @@ impl Bench {
         let dtype = subject.options.dtype.as_str();
         let mut object = description(subject);
         object["device"] = device.clone().into();
-        object["peaks"] = json!({ "operations": peaks.operations, "bandwidth": peaks.bandwidth });
+        object["peaks"] = json!({
+            "operations": peaks.operations,
+            "product": peaks.product,
+            "instruction": peaks.instruction.map(|(name, operations)| json!({ "name": name, "operations": operations })),
+            "bandwidth": peaks.bandwidth,
+        });
+        if let Some((model, instructions)) = machine::cpu() {
+            let peak = |dtype| {
+                let instruction = Instruction::widest(dtype)?;
+                Some(json!({ "name": instruction.name, "operations": instruction.operations_per_second() }))
+            };
+            object["cpu"] = json!({
+                "model": model,
+                "instructions": instructions,
+                "avx512_products": cfg!(feature = "avx512"),
+                "instruction_peaks": { "f32": peak(DType::F32), "bf16": peak(DType::BF16) },
+            });
+        }
         object["load"] = json!(load);
         object["prompt_tokens"] = self.prompt_tokens.into();
         object["rows"] = lines.iter().map(Line::json).collect();
@@ -187,10 +207,15 @@ impl Bench {
             return Ok(true);
         }
         println!(
-            "{} on {device}, {dtype}, {} language model; {:.1} GFLOP/s, {:.1} GB/s\n",
+            "{} on {device}, {dtype}, {} language model; {:.1} GFLOP/s ({}), {:.1} GB/s\n",
             subject.shape.name,
             subject.language_weights,
             peaks.operations / 1e9,
+            peaks.instruction.map_or("a large product".into(), |(name, operations)| format!(
+                "{name} {:.1}, a large product {:.1}",
+                operations / 1e9,
+                peaks.product / 1e9
+            )),
             peaks.bandwidth / 1e9
         );
         print!("{}", table::table(lines));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::fma::Instruction;
 use super::work::Work;
 
 /// Side of the square matrices that are multiplied.
@@ -17,11 +18,15 @@ const CUDA_BYTES: usize = 1 << 30;
 const LEAST: usize = 3;
 const TIME: Duration = Duration::from_millis(400);
 
-/// Both with the device and the threads, and the operations in the dtype, of the rows.
+/// The peaks of the device, with the threads and the dtype of the rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Peaks {
-    /// Per second.
+    /// Operations per second: the larger of a large matrix product and the multiply-add instruction.
     pub operations: f64,
+    /// Operations per second of a large matrix product of ours.
+    pub product: f64,
+    /// The widest multiply-add instruction of the CPU for the dtype, and its operations per second.
+    pub instruction: Option<(&'static str, f64)>,
     /// Bytes per second.
     pub bandwidth: f64,
 }
@@ -54,6 +59,15 @@ pub fn bandwidth(device: &Device) -> candle_core::Result<f64> {
 }
 
 impl Peaks {
+    /// Peaks from measured products and bandwidth; measures the multiply-add instruction of a CPU.
+    pub fn new(device: &Device, dtype: DType, product: f64, bandwidth: f64) -> Self {
+        let instruction = Instruction::widest(dtype)
+            .filter(|_| device.is_cpu())
+            .map(|instruction| (instruction.name, instruction.operations_per_second()));
+        let operations = instruction.map_or(product, |(_, peak)| peak.max(product));
+        Self { operations, product, instruction, bandwidth }
+    }
+
     /// Seconds that `work` takes at least, and why.
     pub fn floor(&self, work: &Work) -> (f64, Bound) {
         let (compute, memory) = (work.operations / self.operations, work.bytes / self.bandwidth);
@@ -62,7 +76,7 @@ impl Peaks {
 }
 
 /// Seconds of the fastest of some runs after one that warms up.
-fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<f64> {
+pub(super) fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<f64> {
     run()?;
     device.synchronize()?;
     let (begin, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
@@ -104,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_slower_of_products_and_bytes_is_the_floor() {
-        let peaks = Peaks { operations: 100.0, bandwidth: 10.0 };
+        let peaks = Peaks { operations: 100.0, product: 80.0, instruction: None, bandwidth: 10.0 };
         assert_eq!(peaks.floor(&Work { operations: 300.0, bytes: 20.0 }), (3.0, Bound::Compute));
         assert_eq!(peaks.floor(&Work { operations: 300.0, bytes: 40.0 }), (4.0, Bound::Memory));
     }

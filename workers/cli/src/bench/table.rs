@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn line() -> Line {
-        let peaks = Peaks { operations: 1e9, bandwidth: 1e6 };
+        let peaks = Peaks { operations: 1e9, product: 1e9, instruction: None, bandwidth: 1e6 };
         let row = Row {
             name: "decode",
             batch: 8,
