@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# One private server for the tests. Its state, log, ports and password stand in FOLDER; it listens on 127.0.0.1 only.
+# Runs one private server for the tests. FOLDER holds its state, log, ports and password; it listens on 127.0.0.1 only.
 #
-#   scripts/server.sh start rabbitmq|postgres|s3 FOLDER   prints what FOLDER/env holds: how to reach the server
+#   scripts/server.sh start rabbitmq|postgres|s3 FOLDER   prints FOLDER/env: the variables that describe the server
 #   scripts/server.sh stop FOLDER                         gracefully; all data stay
 #   scripts/server.sh kill FOLDER                         as a crash does it; all data stay
 #   scripts/server.sh remove FOLDER                       stops it and deletes FOLDER
 #
 # `start` again on the same FOLDER is a restart: same data, same ports, same password.
-# scripts/servers/ has what differs between the three: run_as, n_ports, stop_signal, prepare, command, answers, after.
+# scripts/servers/ defines for each kind: run_as, n_ports, stop_signal, prepare, command, answers, after.
 
-# shellcheck disable=SC2034,SC2154 # they pass from one of these files to the other
+# shellcheck disable=SC2034,SC2154 # the files in scripts/servers/ set or use these variables
 set -euo pipefail
 scripts=$(cd "$(dirname "$0")" && pwd)
 
@@ -18,13 +18,13 @@ say() {
     exit 2
 }
 
-# Ends with a sentence and what the server said last.
+# Exits with an error and the end of the server's log.
 fail() {
     tail -n 25 "$folder/log" >&2 || true
     say "$kind in $folder $1; its log is $folder/log"
 }
 
-# Below the range from which the kernel takes the ports of outgoing connections: nobody gets one while its server is down.
+# Below the range of ephemeral ports: the kernel gives these ports to no connection while their server is down.
 free_ports() {
     python3 - "$1" <<'PYTHON'
 import random, socket, sys
@@ -40,7 +40,7 @@ print(*(s.getsockname()[1] for s in held))
 PYTHON
 }
 
-# When a process began, in ticks since boot; nothing when it has ended. A bare pid may by now be somebody else's.
+# Prints the start time of a process in ticks since boot; nothing if it has ended. A pid alone may belong to a new process.
 began() {
     local stat
     stat=$(cat "/proc/$1/stat" 2>/dev/null) || return 0
@@ -52,11 +52,11 @@ began() {
 running() {
     [ -f "$folder/pid" ] || return 1
     read -r pid time <"$folder/pid"
-    # One that ended before it could be asked has no time.
+    # A process that ended at once has no start time.
     [ -n "$time" ] && [ "$(began "$pid")" = "$time" ]
 }
 
-# A process and all below it.
+# Prints a process and all its descendants.
 family() {
     local child
     echo "$1"
@@ -85,14 +85,14 @@ load() {
     . "$folder/env"
     # shellcheck source=/dev/null
     . "$scripts/servers/$kind.sh"
-    # RabbitMQ and Postgres want no root; a server that root starts gives it up first.
+    # RabbitMQ and Postgres must not run as root: drop the privileges first.
     as_user=()
     if [ -n "$run_as" ] && [ "$(id -u)" -eq 0 ]; then
         as_user=(setpriv "--reuid=$run_as" "--regid=$run_as" --clear-groups)
     fi
 }
 
-# The first start: everything that a restart finds again.
+# Prepares the first start. A restart uses the same files.
 create() {
     # shellcheck source=/dev/null
     . "$scripts/servers/$kind.sh"
@@ -104,7 +104,7 @@ create() {
     (umask 077 && : >"$folder/env")
     load
     if [ ${#as_user[@]} -gt 0 ]; then
-        # Below a home of root's the other user gets nowhere.
+        # The other user cannot enter the home folder of root.
         if ! "${as_user[@]}" test -x "$folder"; then
             rmdir "$folder/state"
             ln -s "$(mktemp -d /tmp/flamingo-server.XXXXXX)" "$folder/state"
@@ -112,25 +112,25 @@ create() {
         fi
         chown "$run_as:" "$state"
     fi
-    # A word that no log would hold by chance: a test looks for it in all of them.
+    # The password has a prefix that no log contains by chance: check_secrets.sh searches for it.
     (cd "$state" && prepare "hunter2-$(python3 -c 'import secrets; print(secrets.token_hex(12))')") >>"$folder/log" 2>&1 ||
         fail "could not be set up"
 }
 
 launch() {
     command
-    # A session of its own: a Ctrl-C in the terminal is for the tests, the servers are stopped after them.
+    # A new session: a Ctrl-C in the terminal ends the tests first, the servers after them.
     (cd "$state" && exec setsid "${as_user[@]}" "${run[@]}") >>"$folder/log" 2>&1 </dev/null &
     echo "$! $(began $!)" >"$folder/pid"
 }
 
-# Only what this script made; a folder given by mistake stays.
+# Deletes only folders of this script, no other folder given by mistake.
 delete() {
     if [ -f "$folder/kind" ]; then
         if [ -L "$folder/state" ]; then rm -rf "$(readlink -f "$folder/state")"; fi
         rm -rf "$folder"
     elif [ -n "$(ls -A "$folder" 2>/dev/null)" ]; then
-        say "$folder holds something else than a server"
+        say "$folder contains other files than a server"
     fi
 }
 
@@ -154,7 +154,7 @@ start() {
     cat "$folder/env"
 }
 
-# Sends a signal and waits; a server that does not listen to it is killed.
+# Sends a signal and waits; kills the server if it does not end.
 end() {
     local members
     if running; then
@@ -163,7 +163,7 @@ end() {
             kill "-$1" "$pid" 2>/dev/null || true
             ended_within 200 || echo "server.sh: $kind in $folder did not stop within 20 s and is killed" >&2
         fi
-        # Those below go with it: what is left of a dead Postgres keeps a new one from starting.
+        # Kill the descendants too: processes of a dead Postgres prevent a new start.
         # shellcheck disable=SC2086
         if running; then kill -KILL $members 2>/dev/null || true; fi
         ended_within 100 || fail "could not be killed"

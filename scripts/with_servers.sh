@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs COMMAND with the tests' servers: scripts/with_servers.sh cargo test --workspace -- --include-ignored
 #
-# RabbitMQ, Postgres and S3 start side by side in target/servers/, COMMAND finds them through its environment. Whatever
-# happens, they are stopped at the end, and so are the servers that tests started there themselves.
+# Starts RabbitMQ, Postgres and S3 concurrently in target/servers/ and passes their addresses to COMMAND as environment
+# variables. At the end it always stops them, and the servers that tests have started there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ shared=(rabbitmq postgres s3)
 starts=()
 command=""
 
-# Every server below the folder, at once.
+# Applies a verb of server.sh to every server in the folder, concurrently.
 all() {
     local folder
     for folder in "$servers"/*/; do
@@ -22,10 +22,10 @@ all() {
 
 # shellcheck disable=SC2329 # the trap calls it
 finish() {
-    # A second Ctrl-C must not leave servers behind.
+    # A second Ctrl-C must not interrupt the cleanup.
     trap '' INT TERM
     [ -z "$command" ] || kill -TERM -- "-$command" 2>/dev/null || true
-    # A start that is under way ends first: it could bring up a server behind our back.
+    # Running starts end first: a late start would leave a server running.
     wait "${starts[@]}" || true
     all stop
 }
@@ -52,8 +52,8 @@ for kind in "${shared[@]}"; do
 done
 set +a
 
-# In the background, for a shell that waits for a foreground command hears no signal; with job control, so that the
-# command has a process group of its own, which ends as a whole.
+# In the background: a shell that waits for a foreground command handles no signals. With job control: the command has its
+# own process group, which the cleanup can signal as a whole.
 set -m
 "$@" &
 command=$!

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Postgres for scripts/server.sh: the newest that the Debian packages installed; their cluster is left alone.
+# Postgres for scripts/server.sh: the newest version of the Debian packages; it does not use their cluster.
 
 run_as=postgres
 n_ports=1
@@ -17,7 +17,7 @@ prepare() {
     "${as_user[@]}" "$bin/initdb" --pgdata=data --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync ||
         return 1
     echo "host all all 127.0.0.1/32 scram-sha-256" >data/pg_hba.conf
-    # A server for one user, without a listener: nobody can come in before there is a password.
+    # A single-user server without a listener: no connection is possible before there is a password.
     "${as_user[@]}" "$bin/postgres" --single -D data postgres <<SQL || return 1
 CREATE ROLE flamingo LOGIN CREATEDB PASSWORD '$1'
 CREATE DATABASE flamingo OWNER flamingo
@@ -26,15 +26,15 @@ SQL
 }
 
 command() {
-    # Called only when the server has ended. Postgres would take a killed one for alive as long as nobody has reaped it,
-    # which the first process of a container may never do.
+    # Called only when the server has ended. Postgres considers a killed server alive until its parent reaps it, and the
+    # first process of a container may never do that.
     rm -f "$state/data/postmaster.pid"
     run=(
         "$(programs)/postgres" -D "$state/data" -p "${ports[0]}"
         -c listen_addresses=127.0.0.1
         # No Unix socket: its path may be too long for one.
         -c unix_socket_directories=
-        # A killed server keeps what the kernel has; only a power cut would lose it.
+        # After a kill the kernel still has all writes; only a power cut would lose them.
         -c fsync=off -c full_page_writes=off
         -c shared_buffers=32MB -c max_connections=200
     )

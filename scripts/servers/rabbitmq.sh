@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# RabbitMQ for scripts/server.sh, from the Debian package; the daemon of the package is left alone.
+# RabbitMQ for scripts/server.sh, from the Debian package; it does not use the daemon of the package.
 #
-#   RABBITMQ_CONSUMER_TIMEOUT_MS   how long a consumer may hold a message, looked at once a second; else 30 minutes
+#   RABBITMQ_CONSUMER_TIMEOUT_MS   how long a consumer may hold a message, checked once a second; default 30 minutes
 #   RABBITMQ_MANAGEMENT=1          with the HTTP API
-#   RABBITMQ_CONF=FILE             with the settings of a rabbitmq.conf too, where ours do not say otherwise
+#   RABBITMQ_CONF=FILE             with the settings of a rabbitmq.conf too; ours take precedence
 
 run_as=rabbitmq
 n_ports=4
@@ -16,7 +16,7 @@ prepare() {
 
 configuration() {
     local timeout=""
-    # RabbitMQ looks once a minute, too seldom for a test.
+    # RabbitMQ checks once a minute, too rarely for a test.
     [ -z "${RABBITMQ_CONSUMER_TIMEOUT_MS:-}" ] ||
         timeout="{consumer_timeout, $RABBITMQ_CONSUMER_TIMEOUT_MS}, {channel_tick_interval, 1000},"
     # The alarms block publishers; a small machine must not raise them.
@@ -34,12 +34,13 @@ ERLANG
 }
 
 command() {
-    # Written anew at each start, for a restart may ask for another timeout. In Erlang's own syntax, which needs no
-    # second file for the interval and is read faster.
+    # Written at each start, because a restart may set another timeout. In Erlang syntax, which needs no second file for
+    # the interval and is parsed faster.
     configuration >"$state/rabbitmq.config"
     local main="$state/rabbitmq.config" over="$state/none"
     if [ -n "${RABBITMQ_CONF:-}" ]; then
-        # A copy, for the server's user may not get to the file itself. Erlang's syntax is over it as the second file.
+        # A copy, because the user of the server may not read the file itself. The second file, in Erlang syntax, takes
+        # precedence.
         main="$state/main.conf" over="$state/rabbitmq.config"
         install -m 644 "$RABBITMQ_CONF" "$main"
     fi
@@ -47,13 +48,13 @@ command() {
     : >"$state/rabbitmq-env.conf"
     local password=${FLAMINGO_TEST_AMQP#*flamingo:}
     local erlang=(
-        # Idle schedulers that spin would take the processor from the tests.
+        # Idle schedulers must not spin: they would use processor time of the tests.
         +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none
         -kernel inet_dist_use_interface '{127,0,0,1}'
     )
     run=(
         env
-        # Without it, /etc/rabbitmq/rabbitmq-env.conf would have its say.
+        # Without it, RabbitMQ would read /etc/rabbitmq/rabbitmq-env.conf.
         "RABBITMQ_CONF_ENV_FILE=$state/rabbitmq-env.conf"
         "RABBITMQ_CONFIG_FILE=$main"
         "RABBITMQ_ADVANCED_CONFIG_FILE=$over"
@@ -61,7 +62,7 @@ command() {
         "RABBITMQ_MNESIA_BASE=$state/mnesia"
         "RABBITMQ_LOG_BASE=$state"
         RABBITMQ_LOGS=-
-        # Own node name, cookie (in HOME), epmd and port between nodes: any number of them run side by side.
+        # Own node name, cookie (in HOME), epmd and distribution port: several brokers can run at the same time.
         "HOME=$state"
         "RABBITMQ_NODENAME=flamingo-${ports[0]}@localhost"
         "RABBITMQ_DIST_PORT=${ports[1]}"
@@ -71,7 +72,7 @@ command() {
         # In the environment, so that no file holds the password.
         RABBITMQ_DEFAULT_USER=flamingo
         "RABBITMQ_DEFAULT_PASS=${password%@*}"
-        # The start script becomes the server instead of watching over it: its pid is ours to signal.
+        # The start script executes the server instead of supervising it: our pid is the server's.
         detached=1
         # Not the command of that name in /usr/sbin, which writes its log to /var/log.
         /usr/lib/rabbitmq/bin/rabbitmq-server

@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # SeaweedFS, which speaks S3, for scripts/server.sh: `weed` from .venv.
 
-# Nobody else: the program may lie where only the caller gets.
+# No other user: the program may be in a folder that only the caller can read.
 run_as=""
 n_ports=8
-# It would wait 15 s for streams between its own parts, which never end. What was written, the kernel has.
+# On other signals it waits 15 s for internal streams that never end. The kernel has all writes.
 stop_signal=KILL
 
 prepare() {
@@ -30,21 +30,21 @@ command() {
         "-volume.port=${ports[2]}" "-volume.port.grpc=${ports[3]}"
         "-filer.port=${ports[4]}" "-filer.port.grpc=${ports[5]}"
         -s3 "-s3.port=${ports[6]}" "-s3.port.grpc=${ports[7]}"
-        # Two more doors, which would take 8181 and 9101.
+        # Two more listeners, which would use the ports 8181 and 9101.
         -s3.port.iceberg=0 -s3.port.lance=0
         # Else in /tmp. Relative to the state, where the server starts: a whole path may be too long for a socket.
         -filer.localSocket=filer.sock -s3.localSocket=s3.sock
-        # On by default, and it calls home.
+        # Telemetry is on by default.
         -master.telemetry=false
         # Small volumes, as many as the disk has room for; nothing is allocated before it is used.
         -volume.max=0 -master.volumeSizeLimitMB=64 -volume.minFreeSpace=100MiB
-        # There are no others to elect.
+        # There are no other masters to elect.
         -master.electionTimeout=1s
     )
 }
 
-# One object through the filer, where buckets are folders: the bucket is there, a volume too. Then S3 knows the bucket
-# when it asks strangers for their key instead of saying that there is none.
+# Writes one object through the filer, where buckets are folders: this makes the bucket and a volume. S3 knows the bucket
+# once it answers a request without a key with 403 instead of 404.
 answers() {
     python3 - "${ports[4]}" "${ports[6]}" <<'PYTHON'
 import sys, urllib.error, urllib.request

@@ -1,4 +1,5 @@
-//! The engine: many questions at once are answered as each alone, and nobody is starved, forgotten or refused for another.
+//! The engine: concurrent requests get the same answers as single ones, and no request starves, is lost or fails because of
+//! another.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -23,7 +24,7 @@ fn pipeline() -> Pipeline {
 
 const LIMITS: EngineLimits = EngineLimits { rows: 12, frames: 6, kv_bytes: 64 << 20, media_bytes: 1 << 20 };
 
-/// Frames of a colour that changes.
+/// Returns frames of a changing colour.
 fn frames(seed: usize, n: usize) -> Vec<Frame> {
     let pixel =
         |t: usize, x: u32, y: u32| [(40 * seed + 9 * t) as u8, (x * 5) as u8, (y * 3 + seed as u32) as u8];
@@ -51,7 +52,7 @@ fn strategy(i: usize) -> Generation {
     Generation { strategy, max_new_tokens: 8 + i }
 }
 
-/// Captions have some ten tokens, answers one or two.
+/// Returns a task. Captions have about ten tokens, answers one or two.
 fn task(i: usize) -> Task {
     match i % 4 {
         0 => Task::Question { question: format!("What is this{}?", " and what is that".repeat(i % 5)) },
@@ -59,9 +60,9 @@ fn task(i: usize) -> Task {
     }
 }
 
-/// 16 requests of different lengths, media and strategies, at random moments.
+/// 16 requests of different lengths, media and strategies, at random times.
 #[test]
-fn a_batch_answers_what_each_alone_is_answered() {
+fn batched_answers_equal_single_answers() {
     let alone = pipeline();
     let turn = Turn::default();
     let expected: Vec<(Answer, f64)> = (0..16)
@@ -74,7 +75,7 @@ fn a_batch_answers_what_each_alone_is_answered() {
         })
         .collect();
     let tokens = expected.iter().map(|(answer, _)| answer.completion_tokens).sum::<usize>();
-    assert!(tokens > 80, "answers of {tokens} tokens are hardly ever written side by side");
+    assert!(tokens > 80, "answers of {tokens} tokens hardly ever share a step");
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let rng = &mut StdRng::seed_from_u64(3);
     std::thread::scope(|scope| {
@@ -100,7 +101,7 @@ fn a_batch_answers_what_each_alone_is_answered() {
     );
 }
 
-/// Waits until so much is said of the engine: an answer is told before its room is counted as free.
+/// Waits until the statistics of the engine match: it returns an answer before it counts its memory as free.
 fn until(engine: &Engine, true_of: impl Fn(&Load) -> bool) -> Load {
     let start = Instant::now();
     loop {
@@ -117,9 +118,9 @@ fn at_rest(load: &Load) -> bool {
     (load.rows, load.kv_bytes, load.looking.waiting, load.writing.waiting) == (0, 0, 0, 0)
 }
 
-/// What could never be written is refused with its numbers; the others are answered.
+/// A request that can never fit is rejected with its numbers; the others are answered.
 #[test]
-fn what_cannot_fit_is_refused_and_the_others_go_on() {
+fn rejects_too_large_requests_and_answers_the_others() {
     let small = EngineLimits { kv_bytes: 8 << 20, ..LIMITS };
     let engine = Engine::start(pipeline(), small).unwrap();
     let turn = Turn::default();
@@ -134,13 +135,13 @@ fn what_cannot_fit_is_refused_and_the_others_go_on() {
     ask(&engine, &medium, &Task::Caption {}, &strategy(0), &turn).unwrap();
 
     let none = EngineLimits { kv_bytes: 1, ..LIMITS };
-    assert!(Engine::start(pipeline(), none).is_err(), "an engine without memory answers nothing");
+    assert!(Engine::start(pipeline(), none).is_err(), "an engine without memory started");
 }
 
-/// An answer that nobody wants any more gives its room to one that waits for it.
+/// A cancelled request frees its memory for a waiting one.
 #[test]
-fn a_cancelled_answer_frees_its_memory() {
-    // Room for one of the two.
+fn cancelled_requests_free_their_memory() {
+    // Memory for one of the two requests.
     let block = pipeline().loaded().model.language().cache_shape().block_bytes() as u64;
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
     let turn = Turn::default();
@@ -159,7 +160,7 @@ fn a_cancelled_answer_frees_its_memory() {
             ask(&engine, &medium, &Task::Caption {}, &wide, &turn)
         });
         let two = until(&engine, |load| load.writing.waiting == 1);
-        assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was room for both");
+        assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was memory for both");
         unwanted.stop.set();
         assert!(matches!(long.join().unwrap(), Err(ModelError::Unwanted)));
         next.join().unwrap().unwrap();
@@ -167,10 +168,10 @@ fn a_cancelled_answer_frees_its_memory() {
     until(&engine, at_rest);
 }
 
-/// A thousand questions of one job are waiting when another job asks its first. Its answer comes while most of them still
-/// wait: a queue in the order of arrival would come to it last. No clock decides: the test counts what waits.
+/// 1000 requests of one job wait when another job sends its first. The answer comes while most of the 1000 still wait: a
+/// queue in order of arrival would answer it last. The test counts waiting requests, so it does not depend on the clock.
 #[test]
-fn a_small_job_is_not_starved_by_a_large_one() {
+fn a_large_job_does_not_starve_a_small_one() {
     const QUESTIONS: usize = 1000;
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 24 };
@@ -180,14 +181,17 @@ fn a_small_job_is_not_starved_by_a_large_one() {
     std::thread::scope(|scope| {
         let answers =
             scope.spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[&medium], &generation, &large));
-        // Some of them are being answered, and all others wait.
+        // The decoder is full, and all other requests wait.
         until(&engine, |load| load.rows == LIMITS.rows && load.writing.waiting == QUESTIONS - LIMITS.rows);
         ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();
         let waiting = engine.meter().read().writing.waiting;
         large.stop.set();
         let answers = answers.join().unwrap();
-        assert!(waiting >= QUESTIONS / 2, "only {waiting} of {QUESTIONS} were left for after the small job");
+        assert!(
+            waiting >= QUESTIONS / 2,
+            "only {waiting} of {QUESTIONS} requests waited when the small job had its answer"
+        );
         let unwanted = answers.iter().filter(|answer| matches!(answer, Err(ModelError::Unwanted))).count();
-        assert!(unwanted >= QUESTIONS / 4, "{unwanted} were let go");
+        assert!(unwanted >= QUESTIONS / 4, "only {unwanted} requests were cancelled");
     });
 }

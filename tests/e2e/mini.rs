@@ -1,4 +1,4 @@
-//! flamingo-mini, the model that ships: it opens strictly, and knows what its card says.
+//! flamingo-mini, the model in the repository: it loads strictly and reaches the scores of its model card.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ fn json(path: &Path) -> Value {
 }
 
 #[test]
-fn it_opens_and_sees() {
+fn the_model_loads_with_open_gates() {
     let inspected =
         run(command().args(["model", "inspect", "--json", "--model"]).arg(mini())).exits(0).report();
     assert_eq!(inspected["about"]["name"], "flamingo-mini");
     assert_eq!(inspected["about"]["sees"], true);
     let bytes = fs::metadata(mini().join("adapters.safetensors")).unwrap().len();
-    assert!(bytes <= 32 << 20, "{bytes} bytes stay in every clone for ever");
+    assert!(bytes <= 32 << 20, "{bytes} bytes are too many for the repository");
 }
 
 /// Greedy answers are the same everywhere but where two words are all but equally likely.
 #[test]
-fn it_knows_what_its_card_says() {
+fn scores_equal_the_model_card() {
     const LEEWAY: i64 = 2;
     let metrics = json(&mini().join("metrics.json"));
     let sample = &metrics["sample"];
@@ -50,16 +50,16 @@ fn it_knows_what_its_card_says() {
     }
 }
 
-/// The kinds of question that the card says it can answer.
+/// Kinds of question that the model card lists as answerable.
 const KNOWN: [&str; 5] = ["what", "what it does", "which way", "where", "when"];
 
-/// The clips of the demo, as files: decoded, sampled and asked like anybody's.
+/// Answers about the clips of the demo, decoded and sampled from files.
 #[test]
-fn it_is_right_about_the_clips_of_the_demo() {
+fn answers_about_the_demo_clips_are_right() {
     let folder = root().join("samples/spriteworld");
-    let told = fs::read_to_string(folder.join("clips.jsonl")).unwrap();
+    let clips = fs::read_to_string(folder.join("clips.jsonl")).unwrap();
     let (mut asked, mut wrong) = (0, Vec::new());
-    for line in told.lines() {
+    for line in clips.lines() {
         let clip: Value = serde_json::from_str(line).unwrap();
         let questions = clip["questions"].as_array().unwrap().iter();
         let questions: Vec<_> = questions.filter(|q| KNOWN.iter().any(|kind| q["kind"] == *kind)).collect();

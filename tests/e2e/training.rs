@@ -1,4 +1,4 @@
-//! `flamingo train` and `flamingo eval`: small runs from the first stage to a model that answers.
+//! `flamingo train` and `flamingo eval`: small runs through all stages.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ use support::language_model::{all_minilm, smollm2};
 
 use crate::program::{command, run};
 
-/// A world of one moving thing, four of them in all, and a model that sees 64 x 64 pixels.
+/// Writes a configuration: clips of one of four moving things, and a model with inputs of 64 x 64 pixels.
 fn config(folder: &Path, stages: &str) -> PathBuf {
     let icons = icon_sets();
     let text = format!(
@@ -56,20 +56,20 @@ fn finish(mut child: Child) {
     assert!(child.wait().unwrap().success());
 }
 
-/// Every column of the stage's record but the last, which is the seconds.
+/// Returns every column of the record of a stage but the last, the seconds.
 fn record(out: &Path, stage: &str) -> Vec<String> {
     let text = fs::read_to_string(out.join(format!("{stage}.csv"))).unwrap();
     text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_string()).collect()
 }
 
-/// Kills the training as soon as the stage's record has so many updates; with none, before the first is done.
+/// Kills the training once the record of the stage has `updates` updates; with 0, before the first.
 fn kill_at(mut child: Child, out: &Path, stage: &str, updates: usize) {
     let path = out.join(format!("{stage}.csv"));
     let start = Instant::now();
     let begun = |text: String| updates == 0 || text.lines().count() > updates;
     while !fs::read_to_string(&path).is_ok_and(begun) {
         assert!(child.try_wait().unwrap().is_none(), "the training ended before it could be killed");
-        assert!(start.elapsed() < Duration::from_secs(300), "{stage} does not come to update {updates}");
+        assert!(start.elapsed() < Duration::from_secs(300), "{stage} does not reach update {updates}");
         sleep(Duration::from_millis(20));
     }
     child.kill().unwrap();
@@ -77,7 +77,7 @@ fn kill_at(mut child: Child, out: &Path, stage: &str, updates: usize) {
 }
 
 #[test]
-fn a_killed_training_goes_on_as_if_nothing_had_happened() {
+fn a_killed_training_resumes_bit_for_bit() {
     const STAGES: &str = r#"
 [contrastive]
 batch = 6
@@ -124,14 +124,14 @@ near_misses = 2
     let weights = |out: &Path| fs::read(out.join("model/adapters.safetensors")).unwrap();
     assert!(weights(&killed) == weights(&unbroken), "the models differ");
 
-    // Nor do two run in one folder: the second would overwrite what the first writes.
+    // A second training in the same folder is rejected: it would overwrite the files of the first.
     let lock = fs::File::open(killed.join("lock")).unwrap();
     lock.lock().unwrap();
     let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
     assert!(refused.errors()[0].contains("another training runs here"), "{refused:?}");
     drop(lock);
 
-    // Another configuration does not go on from these checkpoints.
+    // Another configuration does not resume from these checkpoints.
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("seed = 3", "seed = 4")).unwrap();
     let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
@@ -215,7 +215,7 @@ fn frozen_parts_are_unchanged(out: &Path, model: &Path) {
         }
     }
     assert!(frozen > 50, "{frozen} tensors of the encoder");
-    // A quantised language model would have let no gradient through, and said nothing.
+    // A quantised language model has no gradient and gives no error; then the gates stay closed.
     let gates: Vec<_> = trained.iter().filter(|(name, _)| name.ends_with("_gate")).collect();
     assert_eq!(gates.len(), 10);
     for (name, gate) in gates {
@@ -225,6 +225,6 @@ fn frozen_parts_are_unchanged(out: &Path, model: &Path) {
     let latents = "resampler.latents";
     assert!(
         bits(&trained[latents]) != bits(&resampler[&format!("parameter.{latents}")]),
-        "stage 2 trains it"
+        "stage 2 did not train the latents"
     );
 }

@@ -21,7 +21,11 @@ fn check(what: &str, ids: &[u32], got: &Tensor, want: &Tensor) {
     assert_eq!(best(got).unwrap(), best(want).unwrap(), "{what}: best ids");
     let largest = want.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
     let (got, want) = (log_likelihoods(got, ids).unwrap(), log_likelihoods(want, ids).unwrap());
-    println!("PROBE {what}: abs/largest {:.2e}, abs/max(1) {:.2e}, largest {largest}", got.iter().zip(&want).map(|(a,b)| (a-b).abs()/largest).fold(0.0, f32::max), got.iter().zip(&want).map(|(a,b)| (a-b).abs()/b.abs().max(1.0)).fold(0.0, f32::max));
+    println!(
+        "PROBE {what}: abs/largest {:.2e}, abs/max(1) {:.2e}, largest {largest}",
+        got.iter().zip(&want).map(|(a, b)| (a - b).abs() / largest).fold(0.0, f32::max),
+        got.iter().zip(&want).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f32::max)
+    );
     let errors = got.iter().zip(&want).map(|(a, b)| (a - b).abs() / b.abs());
     println!("{what}: worst relative error {:.1e}", errors.fold(0.0, f32::max));
     for (i, (a, b)) in got.iter().zip(&want).enumerate() {

@@ -1,4 +1,4 @@
-//! Everything at once, for long: small here, in full by `make soak`.
+//! Long tests with all faults at once: small sizes here, full sizes in `make soak`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,34 +7,34 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use support::clips::clip;
-use support::relay::Relay;
+use support::proxy::Proxy;
 use support::servers::{Kind, Server};
 
 use super::outages::{address, variable};
 use super::world::{WorkerProcess, World, wait_for};
 
-/// Sizes: what every run of the tests does, and what `make soak` does.
+/// Returns the size for this run: small for `make test`, full for `make soak`.
 fn size<T>(small: T, full: T) -> T {
     if std::env::var_os("FLAMINGO_SOAK").is_some() { full } else { small }
 }
 
-/// How many jobs have ended.
+/// Returns the number of ended jobs.
 fn ended(world: &World, jobs: usize) -> usize {
     world.records(jobs as u32 + 1).iter().filter(|job| job.state.is_end()).count()
 }
 
-/// Workers are killed, connections cut and the broker restarted at random while jobs are done. What is true afterwards is
-/// read from the outside: from queue, store and ledger.
+/// Workers are killed, connections cut and the broker restarted at random while jobs run. The test then reads store and
+/// ledger from the outside.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn nothing_is_lost_and_nothing_is_there_twice() {
+fn no_item_is_lost_or_reported_twice() {
     let jobs = size(10, 300);
     let restarts = size(1, 4);
     let mut broker = Server::start(Kind::RabbitMq, "soak");
     let url = variable(&broker.env(), "FLAMINGO_TEST_AMQP");
-    let relay = Relay::to(address(&url));
-    let through = url.replace(&address(&url).to_string(), &relay.addr().to_string());
-    let world = World::loud_with("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
+    let proxy = Proxy::to(address(&url));
+    let through = url.replace(&address(&url).to_string(), &proxy.addr().to_string());
+    let world = World::with_variables_and_trace_log("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
     let clips = [("a.mp4", "short"), ("b.mp4", "one_frame"), ("c.mkv", "three_streams")];
     world.upload_clips(&clips);
     let lines: Vec<_> = (0..jobs).map(|n| world.job(&format!("job-{n:03}"), json!({}))).collect();
@@ -61,12 +61,12 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
             0..5 if done < jobs => {
                 let victim = rng.random_range(0..workers.len());
                 fenced += workers[victim].logged("step=FencedOff");
-                // Dropped, the old one is killed with -9.
+                // Drop kills the old worker with SIGKILL.
                 workers[victim] = world.spawn(&format!("w{born}"), world.command().arg("work"));
                 (kills, born) = (kills + 1, born + 1);
             }
             5..9 => {
-                relay.cut();
+                proxy.cut();
                 cuts += 1;
             }
             _ if restarted < restarts => {
@@ -95,10 +95,10 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
          {cuts} times cut off, {restarted} restarts of the broker, in {:.0} s",
         start.elapsed().as_secs_f64()
     );
-    assert!(kills > 0 && cuts > 0, "nothing happened to the workers");
+    assert!(kills > 0 && cuts > 0, "no worker was killed or cut off");
 }
 
-/// Resident memory in KiB.
+/// Returns the resident memory in KiB.
 fn resident(worker: &WorkerProcess) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -111,12 +111,12 @@ fn files_below(folder: &Path) -> usize {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn memory_stays_and_nothing_is_left_behind() {
+fn memory_does_not_grow_and_no_file_is_left() {
     let videos = size(60, 1000);
     let mut world = World::new("flat");
     let temporary = tempfile::tempdir().unwrap();
     world.set("FLAMINGO__WORKER__TEMPORARY", temporary.path().to_str().unwrap());
-    // What is kept on purpose has a budget of its own, and would hide what is not.
+    // Caches have their own budgets and would hide a leak.
     world.set("FLAMINGO__CACHE__MEMORY", "0");
     world.set("FLAMINGO__ENGINE__MEDIA_BYTES", "1048576");
     let bytes = std::fs::read(clip("short")).unwrap();

@@ -1,5 +1,4 @@
-//! A deployment of its own for each test: a queue, a database and a folder of the store that nobody else uses, on servers
-//! that all share or that the test has for itself.
+//! A separate deployment for each test: its own queue, database and folder of the store, on shared or private servers.
 
 use std::cell::{Ref, RefCell};
 use std::fs::File;
@@ -17,10 +16,10 @@ use support::servers::{Kind, shared};
 
 use crate::program::{Ran, command, run};
 
-/// How long anything may take on a machine that is busy with everything at once.
+/// Upper bound of every wait on a busy machine.
 const LONG: Duration = Duration::from_secs(300);
 
-/// Names of videos, and the sample clips that they are copies of.
+/// Names of videos and of their sample clips.
 pub const CLIPS: [(&str, &str); 6] = [
     ("a.mp4", "short"),
     ("b.webm", "vp8"),
@@ -32,7 +31,7 @@ pub const CLIPS: [(&str, &str); 6] = [
 
 pub struct World {
     pub name: String,
-    /// Where the logs of its programs go.
+    /// Folder for the logs of its programs.
     pub folder: PathBuf,
     pub env: Vec<(String, String)>,
     runtime: tokio::runtime::Runtime,
@@ -41,19 +40,19 @@ pub struct World {
     results: Store,
 }
 
-/// A worker that runs. Dropped, it is killed.
+/// Running worker. It is killed on drop.
 pub struct WorkerProcess {
     child: Child,
     log: RefCell<Log>,
     name: String,
 }
 
-/// A log that still grows: each part of it is read once.
+/// Growing log file. Each part of it is read once.
 struct Log {
     path: PathBuf,
     file: File,
     text: String,
-    /// The beginning of a character that was not whole yet.
+    /// Bytes of an incomplete character at the end.
     rest: Vec<u8>,
 }
 
@@ -62,51 +61,51 @@ impl Log {
         self.file.read_to_end(&mut self.rest).unwrap();
         let whole = std::str::from_utf8(&self.rest).map_or_else(|e| e.valid_up_to(), str::len);
         let part = self.rest.drain(..whole).collect();
-        self.text.push_str(&String::from_utf8(part).expect("this part is whole"));
+        self.text.push_str(&String::from_utf8(part).expect("this part is valid UTF-8"));
     }
 }
 
-/// What programs log: the steps of every worker. Tests wait for these lines.
+/// Default log filter: the steps of every worker, which tests wait for.
 const STEPS: &str = "info,jobs=debug,video_worker=debug";
-/// Everything that could say a secret says it.
+/// Log filter of tests that search logs for secrets.
 const EVERYTHING: &str = "trace";
 
-/// Waits until `seen` sees something.
+/// Polls `poll` until it returns a value.
 #[track_caller]
-pub fn wait<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
-    wait_for(what, LONG, &mut seen)
+pub fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    wait_for(what, LONG, &mut poll)
 }
 
 #[track_caller]
-pub fn wait_for<T>(what: &str, patience: Duration, seen: &mut dyn FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, limit: Duration, poll: &mut dyn FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(thing) = seen() {
-            return thing;
+        if let Some(value) = poll() {
+            return value;
         }
-        assert!(start.elapsed() < patience, "waited {patience:?} for {what}");
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 impl World {
-    /// On the servers that all tests share.
+    /// Makes a deployment on the shared servers.
     pub fn new(name: &str) -> Self {
         Self::with(name, &[])
     }
 
-    /// The same, and its programs log all that they can. Few tests need that: writing it takes time from the others.
-    pub fn loud(name: &str) -> Self {
+    /// Makes a deployment whose programs log at the level `trace`. Such logs are slow; use it only to search for secrets.
+    pub fn with_trace_log(name: &str) -> Self {
         Self::make(name, &[], EVERYTHING)
     }
 
-    /// Some variables lead elsewhere.
+    /// Makes a deployment with some variables of the servers replaced.
     pub fn with(name: &str, over: &[(String, String)]) -> Self {
         Self::make(name, over, STEPS)
     }
 
-    /// Both.
-    pub fn loud_with(name: &str, over: &[(String, String)]) -> Self {
+    /// Makes a deployment with replaced variables and the level `trace`.
+    pub fn with_variables_and_trace_log(name: &str, over: &[(String, String)]) -> Self {
         Self::make(name, over, EVERYTHING)
     }
 
@@ -156,7 +155,7 @@ impl World {
         world
     }
 
-    /// Where the videos of this test are.
+    /// Returns the URL of the videos.
     pub fn videos(&self) -> String {
         let bucket = self.env.iter().find(|(name, _)| name == "FLAMINGO_TEST_S3").unwrap().1.clone();
         format!("{bucket}/{}/videos", self.name)
@@ -172,7 +171,7 @@ impl World {
         command
     }
 
-    /// Runs the program; what it says on standard error is kept as a log too.
+    /// Runs the program. Saves its standard error as a log.
     pub fn flamingo(&self, arguments: &[&str]) -> Ran {
         let ran = run(self.command().args(arguments));
         let log = self.folder.join(format!("{}-{:08x}.log", arguments[0], rand::random::<u32>()));
@@ -180,14 +179,14 @@ impl World {
         ran
     }
 
-    /// Starts a worker, and waits until it takes messages.
+    /// Starts a worker and waits until it consumes messages.
     pub fn worker(&self, name: &str) -> WorkerProcess {
         let worker = self.spawn(name, self.command().arg("work"));
         worker.wait_for_log("at work");
         worker
     }
 
-    /// Starts a program whose log is kept.
+    /// Starts a program and saves its log.
     pub fn spawn(&self, name: &str, command: &mut Command) -> WorkerProcess {
         let log = self.folder.join(format!("{name}-{:08x}.log", rand::random::<u32>()));
         let child = command
@@ -202,19 +201,19 @@ impl World {
         WorkerProcess { child, log, name: name.into() }
     }
 
-    /// Puts a file among the videos.
+    /// Uploads a video.
     pub fn upload(&self, key: &str, bytes: Vec<u8>) {
         self.runtime.block_on(self.inputs.put(key, bytes.into())).unwrap();
     }
 
-    /// Puts sample clips among the videos.
+    /// Uploads sample clips as videos.
     pub fn upload_clips(&self, clips: &[(&str, &str)]) {
         for (key, name) in clips {
             self.upload(key, std::fs::read(clip(name)).unwrap());
         }
     }
 
-    /// A job that asks little of the model, with any fields set otherwise.
+    /// Returns a cheap job; `over` replaces some of its fields.
     pub fn job(&self, id: &str, over: Value) -> Value {
         let mut job = json!({
             "schema": "flamingo.job/1",
@@ -229,7 +228,7 @@ impl World {
         job
     }
 
-    /// Submits jobs as a file.
+    /// Submits jobs from a file.
     pub fn submit(&self, jobs: &[Value]) -> Ran {
         let file = self.folder.join(format!("jobs-{:08x}.jsonl", rand::random::<u32>()));
         let lines: String = jobs.iter().map(|job| format!("{job}\n")).collect();
@@ -237,70 +236,70 @@ impl World {
         self.flamingo(&["submit", file.to_str().unwrap()])
     }
 
-    /// What `jobs show` says.
+    /// Returns the output of `jobs show`.
     pub fn show(&self, job: &str) -> Value {
         let ran = self.flamingo(&["jobs", "show", job, "--json"]).exits(0);
         serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
     }
 
-    /// Waits until a job has ended; what `jobs show` says then.
+    /// Waits until a job has ended. Returns the output of `jobs show`.
     #[track_caller]
     pub fn ended(&self, job: &str) -> Value {
         self.ended_within(job, LONG)
     }
 
     #[track_caller]
-    pub fn ended_within(&self, job: &str, patience: Duration) -> Value {
-        wait_for(&format!("the end of {job}"), patience, &mut || {
+    pub fn ended_within(&self, job: &str, limit: Duration) -> Value {
+        wait_for(&format!("the end of {job}"), limit, &mut || {
             self.record(job).is_some_and(|record| record.state.is_end()).then_some(())
         });
         self.show(job)
     }
 
-    /// A job in the ledger; none also while the ledger is away.
+    /// Returns a job of the ledger; `None` also if the ledger is unreachable.
     pub fn record(&self, job: &str) -> Option<JobRecord> {
         let id = JobId::try_from(job.to_owned()).unwrap();
         self.runtime.block_on(self.ledger.job(&id)).unwrap_or_default()
     }
 
-    /// How many items of a job are in which state; none of any while the ledger is away.
+    /// Returns the number of items per state; zeros if the ledger is unreachable.
     pub fn counts(&self, job: &str) -> Counts {
         let id = JobId::try_from(job.to_owned()).unwrap();
         self.runtime.block_on(self.ledger.counts(&id)).unwrap_or_default()
     }
 
-    /// Jobs in the ledger, the newest first.
+    /// Returns the newest jobs of the ledger.
     pub fn records(&self, most: u32) -> Vec<JobRecord> {
         self.runtime.block_on(self.ledger.jobs(None, most)).unwrap_or_default()
     }
 
-    /// An object among the results.
+    /// Returns an object of the results.
     pub fn result(&self, key: &str) -> Option<Vec<u8>> {
         self.runtime.block_on(self.results.get(key, 1 << 26)).unwrap().map(|bytes| bytes.to_vec())
     }
 
     #[track_caller]
     pub fn result_json(&self, key: &str) -> Value {
-        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is not there"));
+        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is missing"));
         serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{key}: {e}"))
     }
 
-    /// The lines of a JSONL object among the results.
+    /// Returns the lines of a JSONL object of the results.
     #[track_caller]
     pub fn result_lines(&self, key: &str) -> Vec<Value> {
-        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is not there"));
+        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is missing"));
         let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
-    /// The keys of everything that a job left in the store, without the job's own folder.
+    /// Returns the keys of all results of a job, relative to the folder of the job.
     pub fn results(&self, job: &str) -> Vec<String> {
         let page = self.runtime.block_on(self.results.page(job, None, 10_000)).unwrap();
         let strip = |key: &str| key.strip_prefix(&format!("{job}/")).unwrap_or(key).to_owned();
         page.iter().map(|object| strip(&object.key)).collect()
     }
 
-    /// A job has ended as it should: one report for each of its items and nothing else, gathered, and nothing is open.
+    /// Waits for the end of a job and checks its results: one report per item, results, errors and manifest, and no others.
     #[track_caller]
     pub fn check_whole(&self, job: &str, status: &str, succeeded: usize, failed: usize) {
         let shown = self.ended(job);
@@ -325,7 +324,7 @@ impl World {
     }
 }
 
-/// Postgres can make databases, and one for each test keeps them apart.
+/// Makes a database for one test.
 fn own_database(server: &str, name: &str) -> String {
     let database = name.replace('-', "_");
     let made =
@@ -337,13 +336,13 @@ fn own_database(server: &str, name: &str) -> String {
 }
 
 impl WorkerProcess {
-    /// All that it has logged so far.
+    /// Returns its log so far.
     pub fn log(&self) -> Ref<'_, str> {
         self.log.borrow_mut().read();
         Ref::map(self.log.borrow(), |log| log.text.as_str())
     }
 
-    /// How often a text stands in its log.
+    /// Returns the number of occurrences of a text in its log.
     pub fn logged(&self, text: &str) -> usize {
         self.log().matches(text).count()
     }
@@ -365,7 +364,7 @@ impl WorkerProcess {
         assert!(sent.unwrap().success());
     }
 
-    /// Its exit status; `None`: a signal ended it.
+    /// Waits for its end. Returns the exit status, or `None` if a signal ended it.
     #[track_caller]
     pub fn wait(&mut self) -> Option<i32> {
         let name = self.name.clone();
@@ -380,7 +379,7 @@ impl Drop for WorkerProcess {
     }
 }
 
-/// Equal to the last letter; likelihoods within what the company of other answers in a batch may change.
+/// Asserts equal answers. Log-likelihoods may differ by the rounding of another batch.
 #[track_caller]
 pub fn same_answers(one: &Value, other: &Value) {
     let (mut one, mut other) = (one.clone(), other.clone());
