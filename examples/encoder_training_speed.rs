@@ -1,5 +1,5 @@
-//! A training step of the mini vision encoder (forward, and backward to all weights) with this library's kernels and in
-//! candle's own operations, on the CPU: `encoder_training_speed [BATCH [SIDE]]`.
+//! Measures a training step of the mini vision encoder (forward, and backward to all weights) on the CPU,
+//! with the kernels of this library and with candle's operations: `encoder_training_speed [BATCH [SIDE]]`.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -7,21 +7,21 @@ use std::time::Instant;
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use flamingo::kernels::{conv, standardise};
 use flamingo::vision::VisionEncoder;
-use flamingo::vision::nfnet::{Features, NfNet, Row, Variant};
+use flamingo::vision::nfnet::{Dimensions, Features, NfNet, Variant};
 use flamingo::weights::Weights;
 
 const STEPS: usize = 5;
 const GAMMA: f64 = 1.701_504_349_708_557_1;
 
 /// The network of `src/vision/nfnet.rs` in candle's operations.
-struct InCandle {
+struct CandleNet {
     vars: BTreeMap<String, Var>,
-    row: Row,
-    /// Products and sums of all convolutions of one pass.
+    dimensions: Dimensions,
+    /// Multiplications and additions of all convolutions of one pass.
     operations: std::cell::Cell<f64>,
 }
 
-impl InCandle {
+impl CandleNet {
     fn var(&self, name: &str, leaf: &str) -> &Tensor {
         self.vars[&format!("{name}.{leaf}")].as_tensor()
     }
@@ -60,7 +60,7 @@ impl InCandle {
         y.broadcast_mul(&gate)? + shortcut
     }
 
-    /// (n, 3, h, w), sides divisible by 32 -> (n, d, h / 32, w / 32).
+    /// Encodes (n, 3, h, w), with sides divisible by 32, -> (n, d, h / 32, w / 32).
     fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
         self.operations.set(0.0);
         let mut x = pixels.clone();
@@ -68,7 +68,7 @@ impl InCandle {
             x = self.conv(&if i > 0 { gelu(&x)? } else { x }, &format!("stem.conv{}", i + 1), stride)?;
         }
         let mut variance = 1.0f64;
-        for (s, &depth) in self.row.depths.iter().enumerate() {
+        for (s, &depth) in self.dimensions.depths.iter().enumerate() {
             for b in 0..depth {
                 let stride = if s > 0 && b == 0 { 2 } else { 1 };
                 x = self.block(&x, &format!("stages.{s}.{b}"), stride, variance.sqrt().recip())?;
@@ -83,7 +83,7 @@ fn gelu(x: &Tensor) -> Result<Tensor> {
     x.gelu_erf()? * GAMMA
 }
 
-/// Medians of the seconds of (forward, backward), after a pass that warms up.
+/// Measures the median seconds of (forward, backward), after a warm-up pass.
 fn seconds(forward: impl Fn() -> Result<Tensor>) -> Result<(f64, f64)> {
     let mut times: [Vec<f64>; 2] = Default::default();
     for step in 0..=STEPS {
@@ -107,24 +107,24 @@ fn main() -> flamingo::Result<()> {
     let mut arguments = std::env::args().skip(1).map(|a| a.parse::<usize>().expect("a number"));
     let (batch, side) = (arguments.next().unwrap_or(16), arguments.next().unwrap_or(128));
     let weights = Weights::random(1, &Device::Cpu, DType::F32);
-    let row = Variant::Mini.row();
-    let net = NfNet::new(&row, Features::FinalConv, &weights)?;
+    let dimensions = Variant::Mini.dimensions();
+    let net = NfNet::new(&dimensions, Features::FinalConv, &weights)?;
     for (name, var) in weights.vars() {
         if name.ends_with("skipinit_gain") {
-            var.set(&var.ones_like()?)?; // as initialised, nothing would reach the branches
+            var.set(&var.ones_like()?)?; // the initial 0 blocks the residual branches
         }
     }
-    let in_candle = InCandle { vars: weights.vars(), row, operations: Default::default() };
+    let in_candle = CandleNet { vars: weights.vars(), dimensions, operations: Default::default() };
     let pixels = Tensor::randn(0f32, 1.0, (batch, 3, side, side), &Device::Cpu)?;
 
     let ours = || net.encode(&pixels).map_err(|e| candle_core::Error::Msg(e.to_string()));
     let theirs = || in_candle.forward(&pixels)?.flatten_from(2)?.transpose(1, 2)?.contiguous();
-    let apart = (ours()? - theirs()?)?.abs()?.max_all()?.to_scalar::<f32>()?;
+    let difference = (ours()? - theirs()?)?.abs()?.max_all()?.to_scalar::<f32>()?;
     println!(
-        "batch {batch}, {side} x {side}, {} threads, outputs {apart:.1e} apart",
+        "batch {batch}, {side} x {side}, {} threads, outputs differ by {difference:.1e}",
         rayon::current_num_threads()
     );
-    // A backward pass has the products of two forward passes.
+    // A backward pass has twice the operations of a forward pass.
     let giga = 3.0 * in_candle.operations.get() / 1e9;
     let report = |name: &str, (forward, backward): (f64, f64)| {
         let step = forward + backward;

@@ -1,7 +1,7 @@
-//! Draws the sample clips of `samples/` and has the `ffmpeg` program encode them.
+//! Draws the sample clips of `samples/` and encodes them with the `ffmpeg` program.
 //!
-//! `cargo run --release --example render_samples [FOLDER]`: every scene is a function from a time to a picture, made
-//! of a few soft-edged shapes. Nothing is random, so that a second run draws the same pictures.
+//! `cargo run --release --example render_samples [FOLDER]`: every scene is a function from a time to a
+//! picture of a few soft-edged shapes. The pictures are not random, so each run draws the same ones.
 
 use std::f32::consts::{PI, TAU};
 use std::io::Write;
@@ -32,7 +32,7 @@ struct Clip {
     file: &'static str,
     fps: u32,
     seconds: u32,
-    /// Time in seconds, and as a share of the clip.
+    /// Draws the picture at a time, given in seconds and as a share of the clip.
     scene: fn(f32, f32) -> Canvas,
     codec: &'static [&'static str],
 }
@@ -78,7 +78,11 @@ fn render(clip: &Clip, path: &Path) -> std::io::Result<()> {
         pipe.write_all((clip.scene)(time, time / clip.seconds as f32).0.as_raw())?;
     }
     drop(pipe);
-    if ffmpeg.wait()?.success() { Ok(()) } else { Err(std::io::Error::other("ffmpeg could not encode it")) }
+    if ffmpeg.wait()?.success() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("ffmpeg failed to encode the clip"))
+    }
 }
 
 // ---- scenes ----
@@ -242,12 +246,13 @@ fn fish(time: f32, share: f32) -> Canvas {
 struct Canvas(RgbImage);
 
 impl Canvas {
-    /// From the colour at the top to the colour at the bottom.
+    /// Fills the canvas with a gradient from the top colour to the bottom colour.
     fn gradient(top: Colour, bottom: Colour) -> Self {
         Self(RgbImage::from_fn(WIDTH, HEIGHT, |_, y| Rgb(mix(top, bottom, y as f32 / HEIGHT as f32))))
     }
 
-    /// Paints where `distance` (in pixels, negative inside) says so, with a soft edge; looks only at the given box.
+    /// Paints the pixels inside a shape with a soft edge. `distance` gives the distance of a point to the
+    /// shape in pixels, negative inside; only pixels of the given box are tested.
     fn paint(&mut self, (x0, y0): Point, (x1, y1): Point, colour: Colour, distance: impl Fn(Point) -> f32) {
         let range = |from: f32, to: f32, end: u32| {
             (from - 1.0).max(0.0) as u32..((to + 2.0).max(0.0) as u32).min(end)
@@ -277,7 +282,7 @@ impl Canvas {
         self.polygon(&[from, (to.0, from.1), to, (from.0, to.1)], colour);
     }
 
-    /// A line with round ends, `radius` pixels to each side.
+    /// Draws a line with round ends, `radius` pixels to each side.
     fn line(&mut self, a: Point, b: Point, radius: f32, colour: Colour) {
         let (low, high) = ((a.0.min(b.0), a.1.min(b.1)), (a.0.max(b.0), a.1.max(b.1)));
         let reach = ((low.0 - radius, low.1 - radius), (high.0 + radius, high.1 + radius));
@@ -306,7 +311,7 @@ impl Canvas {
         }
     }
 
-    /// A flamingo that walks to the right; `at` is the middle of its body.
+    /// Draws a flamingo that walks to the right; the point is the middle of its body.
     fn wading_bird(&mut self, (x, y): Point, time: f32) {
         let step = time * 5.0;
         let bob = (step * 2.0).sin() * 1.5;
@@ -326,7 +331,7 @@ impl Canvas {
         self.ellipse((x, y), (40.0, 24.0), PINK);
         self.ellipse((x - 10.0, y - 1.0), (29.0, 15.0), ROSE);
         self.ellipse((x - 6.0, y - 4.0), (26.0, 12.0), [255, 158, 186]);
-        // The neck is an S: forwards, back, and forwards again to the head.
+        // The neck has the shape of an S.
         let nod = (step * 2.0 + 0.6).sin() * 2.5;
         let curve = |s: f32| {
             let bow = (s * TAU * 0.9).sin() * 15.0;
@@ -351,7 +356,7 @@ impl Canvas {
         self.ellipse((hx + 3.5, hy - 3.0), (1.5, 1.5), INK);
     }
 
-    /// A bee that flies to the left.
+    /// Draws a bee that flies to the left.
     fn bee(&mut self, (x, y): Point, time: f32) {
         let beat = (time * 40.0).sin() * 5.0;
         self.ellipse((x + 2.0, y - 15.0 + beat * 0.4), (8.0, 12.0 + beat), [226, 238, 250]);

@@ -1,28 +1,33 @@
-//! One variant per stage. An error says what happened to which input; what to do about it is the caller's business.
+//! Errors, one variant per stage. An error says what happened to which input; the caller decides what to do about it.
 
 use std::path::PathBuf;
 
+/// Result with [`Error`] as the default error.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Error of any stage.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A video or an image could not be decoded.
     #[error(transparent)]
     Video(#[from] VideoError),
+    /// A checkpoint could not be loaded.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// A model directory whose description contradicts itself or names what this build does not have.
+    /// The description of a model contradicts itself or needs a part that this build lacks.
     #[error("{path}: {reason}")]
     Config { path: PathBuf, reason: String },
+    /// The tokenizer is malformed or refuses a text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// A prompt that cannot be asked of this model: media without a marker, too many tokens, an unknown marker.
+    /// The prompt does not fit the model: media without a marker, too many tokens, an unknown marker.
     #[error("prompt: {0}")]
     Prompt(String),
-    /// More memory is asked for than there is for it: what was asked, and how much there is.
+    /// The request needs more memory than its budget: both are named.
     #[error("budget: {0}")]
     OverBudget(String),
-    /// A training that cannot begin or go on: what was found, and in which file or at which step.
+    /// The training cannot begin or continue: the message names the file or the step.
     #[error("training: {0}")]
     Training(String),
     /// The tensor library refused an operation: a bug, a broken device or out of memory.
@@ -31,7 +36,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The stable code of this error, part of the public contract (`snake_case`, never renamed).
+    /// Returns the stable code of the error, part of the public contract (`snake_case`, never renamed).
     pub fn code(&self) -> &'static str {
         match self {
             Error::Video(e) => e.code(),
@@ -46,8 +51,8 @@ impl Error {
     }
 }
 
-/// Why a video did not become frames. Limits say what was found and what was allowed; `path` is the name the caller
-/// gave to the input.
+/// Reason why a video did not become frames. Limits state the value found and the value allowed; `path` is the caller's
+/// name of the input.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VideoError {
@@ -55,10 +60,10 @@ pub enum VideoError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{path}: the file is empty")]
     EmptyFile { path: PathBuf },
-    /// The first bytes belong to no image or video container that is known here.
+    /// The first bytes belong to no known image or video container.
     #[error("{path}: not a video or an image: {found}")]
     UnknownContainer { path: PathBuf, found: String },
-    /// The first bytes belong to a format that is known and refused: it names other files or is not on the list.
+    /// The first bytes belong to a known format that is refused: it can name other files, or it is not on the list.
     #[error("{path}: this is {found}, which is not an allowed container")]
     ContainerNotAllowed { path: PathBuf, found: String },
     #[error("{path}: codec `{codec}` is not allowed")]
@@ -95,7 +100,7 @@ pub enum VideoError {
 }
 
 impl VideoError {
-    /// The stable code of this error, part of the public contract (`snake_case`, never renamed).
+    /// Returns the stable code of the error, part of the public contract (`snake_case`, never renamed).
     pub fn code(&self) -> &'static str {
         match self {
             VideoError::Io { .. } => "io",
@@ -120,7 +125,7 @@ impl VideoError {
     }
 }
 
-/// A frame sampling that means nothing.
+/// Invalid frame sampling.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SamplingError {
@@ -138,7 +143,7 @@ pub enum SamplingError {
     TooMany { fps: f64, span: f64, allowed: u64 },
 }
 
-/// Why a checkpoint did not become a model. Every message names the tensors or the file.
+/// Reason why a checkpoint did not become a model. Every message names the tensors or the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {

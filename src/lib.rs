@@ -1,11 +1,11 @@
-//! Flamingo (arXiv 2204.14198) from a video file to an answer.
+//! Flamingo (arXiv 2204.14198): from a video file to an answer.
 //!
 //! A job names a **video** and a **task**; the video is sampled into **frames**, the **vision encoder** turns
 //! frames into **visual features**, learned **temporal embeddings** are added, the **Perceiver resampler** turns
 //! them into a fixed number of **visual tokens**, the task writes a **prompt** that places media among the text,
 //! and the frozen **language model** with tanh-gated cross-attention continues it into an **answer**.
 //!
-//! The modules stand in that order, and each uses only those above it.
+//! The modules are listed in that order, and each uses only those above it.
 //!
 //! Axis letters, everywhere: b batch · m media · t frames · s patches · q visual tokens per medium ·
 //! l text positions · h heads · d width.
@@ -22,7 +22,7 @@ pub mod generate;
 pub mod family;
 pub mod task;
 pub mod pipeline;
-pub mod trace;
+pub mod stage_trace;
 #[cfg(feature = "train")]
 pub mod train;
 

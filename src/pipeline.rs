@@ -1,4 +1,4 @@
-//! The whole way in, from frames to an answer.
+//! Pipeline: from frames to an answer.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,42 +7,46 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
-use crate::generate::{Finish, Generated, Generation, generate, score};
-use crate::kernels::pool::in_the_pool;
-use crate::model::MediaKeys;
+use crate::generate::{Completion, Finish, Generation, generate, score};
+use crate::kernels::threads::on_rayon;
+use crate::model::MediaKv;
 use crate::prompt::Prompt;
 use crate::task::Task;
 use crate::video::Frame;
 use crate::weights::Quantization;
 
-/// A loaded model, ready to be asked. Immutable and shareable between threads.
+/// A loaded model with the whole way from frames to answers. Immutable, shared between threads.
 pub struct Pipeline {
     loaded: Loaded,
     options: LoadOptions,
 }
 
-/// A medium that the model has looked at: ask it as often as you like, the video is not looked at again.
+/// Visual tokens of one video or image, reusable for any number of prompts.
 #[derive(Debug, Clone)]
 pub struct Medium {
-    /// All that need be kept of it. (q, d)
+    /// Visual tokens (q, d).
     pub visual_tokens: Tensor,
-    /// Seconds from the first presented frame, of every frame that was looked at.
+    /// Presentation time of every encoded frame, in seconds after the first frame of the video.
     pub frame_times: Vec<f64>,
 }
 
-/// What the model said.
+/// Answer to a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
+    /// Text of the answer.
     pub text: String,
+    /// Reason for the end.
     pub finish: Finish,
-    /// Natural logarithm, of all written tokens together.
+    /// Natural log-likelihood of all generated tokens together.
     pub log_likelihood: f64,
+    /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Generated tokens.
     pub completion_tokens: usize,
 }
 
 impl Pipeline {
-    /// Opens a model directory on `device`: f32, quantised matrices kept as they are.
+    /// Loads a model directory on `device`, in f32 and with quantised matrices as stored.
     ///
     /// # Errors
     /// As [`family::open`].
@@ -53,7 +57,7 @@ impl Pipeline {
         )
     }
 
-    /// Opens a model directory as `options` say.
+    /// Loads a model directory with `options`.
     ///
     /// # Errors
     /// As [`family::open`].
@@ -61,47 +65,50 @@ impl Pipeline {
         Ok(Self { loaded: family::open(directory, &options)?, options })
     }
 
-    /// What was loaded.
+    /// Returns the loaded model and its parts.
     pub fn loaded(&self) -> &Loaded {
         &self.loaded
     }
 
-    /// Where and how it runs.
+    /// Returns the options of the load.
     pub fn options(&self) -> &LoadOptions {
         &self.options
     }
 
-    /// Resizes a frame for the encoder, so that the frame itself need not be kept.
+    /// Resizes a frame for the encoder, so that the caller can drop the original.
     pub fn prepare(&self, frame: &Frame) -> Frame {
         Frame { pts: frame.pts, image: self.loaded.preprocess.frame(&frame.image) }
     }
 
-    /// Normalised pixels of prepared frames: (t, 3, h, w).
+    /// Returns the normalised pixels of prepared frames: (t, 3, h, w).
+    ///
+    /// # Errors
+    /// The device refuses an operation.
     pub fn pixels(&self, prepared: &[Frame]) -> Result<Tensor> {
         let images: Vec<_> = prepared.iter().map(|f| &f.image).collect();
         self.loaded.preprocess.pixels(&images, &self.options.device, self.options.dtype)
     }
 
-    /// Looks at a medium: prepared frames -> visual tokens.
+    /// Encodes one medium: prepared frames -> visual tokens.
     ///
     /// # Errors
-    /// There are no frames, or the device refuses.
-    pub fn look(&self, prepared: &[Frame]) -> Result<Medium> {
-        Ok(self.look_at_all(&[prepared])?.remove(0))
+    /// There are no frames, or the device refuses an operation.
+    pub fn encode(&self, prepared: &[Frame]) -> Result<Medium> {
+        Ok(self.encode_batch(&[prepared])?.remove(0))
     }
 
-    /// Looks at several media, their frames side by side in the vision encoder.
+    /// Encodes several media, with their frames in the same passes of the vision encoder.
     ///
     /// # Errors
-    /// One of them has no frames, or the device refuses.
-    pub fn look_at_all(&self, media: &[&[Frame]]) -> Result<Vec<Medium>> {
+    /// A medium has no frames, or the device refuses an operation.
+    pub fn encode_batch(&self, media: &[&[Frame]]) -> Result<Vec<Medium>> {
         if media.iter().any(|frames| frames.is_empty()) {
             return Err(Error::Prompt("a medium without frames".into()));
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
-        let tokens = in_the_pool(|| self.loaded.model.visual_tokens(&pixels, None))?;
+        let tokens = on_rayon(|| self.loaded.model.visual_tokens(&pixels, None))?;
         let frames = media.iter().map(|frames| frames.len()).sum::<usize>();
-        tracing::debug!(media = media.len(), frames, "looked");
+        tracing::debug!(media = media.len(), frames, "encoded");
         let times = media.iter().map(|frames| frames.iter().map(|f| f.pts).collect());
         Ok(tokens
             .into_iter()
@@ -110,59 +117,59 @@ impl Pipeline {
             .collect())
     }
 
-    /// Keys and values of a medium at every gated cross-attention: once for all that is asked of it together.
+    /// Projects a medium to keys and values at every gated cross-attention, for all prompts over the medium.
     ///
     /// # Errors
-    /// The tokens are another model's.
-    pub fn media_keys(&self, medium: &Medium) -> Result<Arc<MediaKeys>> {
-        in_the_pool(|| self.loaded.model.media_keys(&medium.visual_tokens))
+    /// The visual tokens have another width than the model expects.
+    pub fn media_kv(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
+        on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))
     }
 
-    /// The token ids of a task that is asked of so many media.
+    /// Returns the token ids of a task's prompt over `media` media.
     ///
     /// # Errors
-    /// Its prompt has places for another number of media.
+    /// The prompt has another number of media markers.
     pub fn prompt(&self, task: &Task, media: usize) -> Result<Vec<u32>> {
         let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
         task.prompt(format).encode(tokenizer, tokens, media)
     }
 
-    /// What was written after a prompt of so many tokens, read as an answer to `task`.
+    /// Reads the answer to `task` from the tokens generated after a prompt of `prompt_tokens` tokens.
     ///
     /// # Errors
-    /// The tokenizer does not know what was written.
-    pub fn read(&self, task: &Task, prompt_tokens: usize, written: &Generated) -> Result<Answer> {
+    /// The tokenizer lacks a generated token.
+    pub fn read(&self, task: &Task, prompt_tokens: usize, completion: &Completion) -> Result<Answer> {
         let Loaded { tokenizer, format, .. } = &self.loaded;
-        tracing::debug!(prompt_tokens, completion_tokens = written.ids.len(), finish = ?written.finish, "answered");
+        tracing::debug!(prompt_tokens, completion_tokens = completion.ids.len(), finish = ?completion.finish, "answered");
         Ok(Answer {
-            text: task.read(format, &tokenizer.decode(&written.ids, true)?),
-            finish: written.finish,
-            log_likelihood: written.log_likelihood,
+            text: task.read(format, &tokenizer.decode(&completion.ids, true)?),
+            finish: completion.finish,
+            log_likelihood: completion.log_likelihood,
             prompt_tokens,
-            completion_tokens: written.ids.len(),
+            completion_tokens: completion.ids.len(),
         })
     }
 
-    /// Asks a task of media, in the order in which its prompt places them.
+    /// Answers a task over media, in the order of the markers in its prompt.
     ///
     /// # Errors
-    /// The prompt has places for another number of media, or is too long.
+    /// The prompt has another number of media markers, or is too long.
     pub fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer> {
-        let keys = media.iter().map(|medium| self.media_keys(medium)).collect::<Result<Vec<_>>>()?;
+        let media_kv = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
         let prompt = self.prompt(task, media.len())?;
-        let Loaded { model, rules, .. } = &self.loaded;
-        let written = in_the_pool(|| generate(model, &prompt, &keys, generation, rules))?;
-        self.read(task, prompt.len(), &written)
+        let Loaded { model, stop_criteria, .. } = &self.loaded;
+        let completion = on_rayon(|| generate(model, &prompt, &media_kv, generation, stop_criteria))?;
+        self.read(task, prompt.len(), &completion)
     }
 
-    /// Log-likelihood of each answer, the end of the chunk included, after a prompt.
+    /// Computes the log-likelihood of each answer after a prompt, including the end of the chunk.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
     pub fn score(&self, prompt: &Prompt, media: &[&Medium], answers: &[impl AsRef<str>]) -> Result<Vec<f64>> {
         let Loaded { model, tokenizer, tokens, format, .. } = &self.loaded;
         let prompt = prompt.encode(tokenizer, tokens, media.len())?;
-        let keys = media.iter().map(|medium| self.media_keys(medium)).collect::<Result<Vec<_>>>()?;
+        let media_kv = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
         let continuation = |answer: &_| {
             let mut ids =
                 tokenizer.encode_plain(&format!("{}{}", format.before_answer, AsRef::as_ref(answer)))?;
@@ -170,19 +177,19 @@ impl Pipeline {
             Ok(ids)
         };
         let continuations = answers.iter().map(continuation).collect::<Result<Vec<_>>>()?;
-        in_the_pool(|| score(model, &prompt, &keys, &continuations))
+        on_rayon(|| score(model, &prompt, &media_kv, &continuations))
     }
 
-    /// One video in, one answer out, decoded in this process: 1 frame per second, 3 beams.
+    /// Answers a task over one video, decoded in this process: 1 frame per second, 3 beams.
     ///
     /// # Errors
-    /// The video cannot be decoded within the default limits; else as [`look`](Self::look) and [`ask`](Self::ask).
+    /// The video cannot be decoded within the default limits; else as [`encode`](Self::encode) and [`ask`](Self::ask).
     #[cfg(feature = "video")]
     pub fn run(&self, video: &Path, task: &Task) -> Result<Answer> {
         use crate::video::{FrameSampling, Video, VideoLimits};
 
         let frames = Video::open(video, &VideoLimits::default())?.frames(&FrameSampling::fps(1.0))?;
         let prepared = frames.map(|frame| Ok(self.prepare(&frame?))).collect::<Result<Vec<_>>>()?;
-        self.ask(task, &[&self.look(&prepared)?], &Generation::default())
+        self.ask(task, &[&self.encode(&prepared)?], &Generation::default())
     }
 }

@@ -1,17 +1,18 @@
-//! Interleaved media and text -> token ids.
+//! Prompts: interleaved media and text -> token ids.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::language::Tokenizer;
 
-/// Where a medium goes in a written prompt; both words mean the same, a medium is what it is.
+/// Markers of a medium in a prompt's text. Both are equivalent.
 const MEDIUM_MARKERS: [&str; 2] = ["<image>", "<video>"];
-/// Where a chunk (one medium and its text) ends.
+/// Marker of the end of a chunk (one medium and its text).
 const END_OF_CHUNK_MARKER: &str = "<EOC>";
+/// Placeholder of the question in a prompt format.
 const QUESTION: &str = "{question}";
 
-/// Text and media in the order in which the model reads them.
+/// A prompt: text and media in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     pieces: Vec<Piece>,
@@ -24,28 +25,33 @@ enum Piece {
     EndOfChunk,
 }
 
-/// The ids that stand for what is not text.
+/// Token ids of media markers and ends of chunks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PromptTokens {
+    /// Token at the beginning of a prompt.
     pub begin: Option<u32>,
+    /// Token that marks a medium.
     pub media: u32,
+    /// Token that ends a chunk.
     pub end_of_chunk: u32,
 }
 
-/// The words around media and answers. Written with the markers of [`Prompt::parse`]; `{question}` stands for the
-/// question. The default is the paper's (section 4.1.3 and figure 8 of its first version).
+/// Prompt format of the tasks, with the markers of [`Prompt::parse`] and `{question}` for the question. The default is the
+/// paper's (section 4.1.3 and figure 8 of its first version).
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PromptFormat {
+    /// Prompt of a caption.
     pub caption: String,
+    /// Prompt of a question.
     pub question: String,
-    /// Between a prompt and its answer.
+    /// Text between a prompt and its answer.
     pub before_answer: String,
-    /// An answer is cut where one of these begins: the model has gone on to write the next example.
+    /// Texts that end an answer: the model has begun the next example.
     pub keywords: Vec<String>,
-    /// Answers for text-only examples that show the form of a caption without showing a medium (the paper gives two).
+    /// Answers of text-only examples, which show the form of a caption without a medium (the paper uses two).
     pub example_captions: Vec<String>,
-    /// The same for questions: question and answer.
+    /// Questions and answers of text-only examples.
     pub example_answers: Vec<(String, String)>,
 }
 
@@ -63,7 +69,7 @@ impl Default for PromptFormat {
 }
 
 impl Prompt {
-    /// Reads a prompt in which `<image>` or `<video>` marks where each medium goes and `<EOC>` the end of a chunk.
+    /// Parses a prompt in which `<image>` or `<video>` marks the place of each medium and `<EOC>` the end of a chunk.
     pub fn parse(text: &str) -> Self {
         let mut prompt = Self::default();
         let mut rest = text;
@@ -75,28 +81,30 @@ impl Prompt {
         prompt.text(rest)
     }
 
-    /// Appends text. Nothing in it is a marker.
+    /// Appends text. Markers in it stay text.
     pub fn text(mut self, text: &str) -> Self {
         match self.pieces.last_mut() {
             _ if text.is_empty() => {}
-            // One run of text is tokenised as one, wherever its parts came from.
+            // Adjacent texts are tokenised as one.
             Some(Piece::Text(last)) => last.push_str(text),
             _ => self.pieces.push(Piece::Text(text.into())),
         }
         self
     }
 
+    /// Appends a medium.
     pub fn medium(mut self) -> Self {
         self.pieces.push(Piece::Medium);
         self
     }
 
+    /// Appends the end of a chunk.
     pub fn end_of_chunk(mut self) -> Self {
         self.pieces.push(Piece::EndOfChunk);
         self
     }
 
-    /// Appends all of `other`.
+    /// Appends another prompt.
     pub fn then(mut self, other: Prompt) -> Self {
         for piece in other.pieces {
             match piece {
@@ -107,25 +115,26 @@ impl Prompt {
         self
     }
 
-    /// The same without its media: what the paper shows a model zero-shot.
+    /// Removes all media, as in the text-only examples of the paper's zero-shot prompt.
     pub fn without_media(self) -> Self {
         let pieces = self.pieces.into_iter().filter(|p| *p != Piece::Medium).collect();
         Self { pieces }
     }
 
-    /// How many media it places.
+    /// Returns the number of media.
     pub fn media(&self) -> usize {
         self.pieces.iter().filter(|p| **p == Piece::Medium).count()
     }
 
-    /// The ids of the prompt. Text cannot forge a medium or an end of chunk: it is never parsed for special tokens.
+    /// Encodes the prompt as token ids. Text cannot forge a medium or an end of chunk: it is never parsed for special
+    /// tokens.
     ///
     /// # Errors
-    /// The prompt places another number of media than there are, or the tokenizer refuses the text.
+    /// The prompt has another number of media than `media`, or the tokenizer refuses the text.
     pub fn encode(&self, tokenizer: &Tokenizer, tokens: &PromptTokens, media: usize) -> Result<Vec<u32>> {
         if self.media() != media {
-            let places = self.media();
-            return Err(Error::Prompt(format!("it has places for {places} media, but there are {media}")));
+            let markers = self.media();
+            return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
         }
         let mut ids: Vec<u32> = tokens.begin.into_iter().collect();
         for piece in &self.pieces {
@@ -140,16 +149,16 @@ impl Prompt {
 }
 
 impl PromptFormat {
-    /// Refuses a format that could not ask.
+    /// Checks the format.
     ///
     /// # Errors
-    /// What is wrong, in words.
+    /// The description of the first mistake.
     pub fn check(&self) -> Result<(), String> {
         for (name, prompt) in
             [("caption", Prompt::parse(&self.caption)), ("question", Prompt::parse(&self.question))]
         {
             if prompt.media() != 1 {
-                return Err(format!("prompt.{name} places {} media instead of one", prompt.media()));
+                return Err(format!("prompt.{name} has {} media markers instead of one", prompt.media()));
             }
         }
         if !self.question.contains(QUESTION) {
@@ -161,27 +170,28 @@ impl PromptFormat {
         Ok(())
     }
 
-    /// Asks for a caption of one medium.
+    /// Returns the prompt that asks for a caption of one medium.
     pub fn ask_caption(&self) -> Prompt {
         let example = |caption: &String| self.example(Prompt::parse(&self.caption), caption);
         self.zero_shot(self.example_captions.iter().map(example), Prompt::parse(&self.caption))
     }
 
-    /// Asks a question about one medium.
+    /// Returns the prompt that asks a question about one medium.
     pub fn ask_question(&self, question: &str) -> Prompt {
-        let example = |(question, answer): &(String, String)| self.example(self.pose(question), answer);
-        self.zero_shot(self.example_answers.iter().map(example), self.pose(question))
+        let example =
+            |(question, answer): &(String, String)| self.example(self.question_prompt(question), answer);
+        self.zero_shot(self.example_answers.iter().map(example), self.question_prompt(question))
     }
 
-    /// The question in its words; whatever it contains stays text.
-    fn pose(&self, question: &str) -> Prompt {
+    /// Returns the prompt of a question; markers in the question stay text.
+    fn question_prompt(&self, question: &str) -> Prompt {
         match self.question.split_once(QUESTION) {
             Some((before, after)) => Prompt::parse(before).text(question.trim()).then(Prompt::parse(after)),
             None => Prompt::parse(&self.question),
         }
     }
 
-    /// A prompt with its answer, as an example in a longer prompt.
+    /// Returns a prompt with its answer, as an example in a longer prompt.
     pub fn example(&self, prompt: Prompt, answer: &str) -> Prompt {
         prompt.text(&self.before_answer).text(answer).end_of_chunk()
     }
@@ -190,11 +200,10 @@ impl PromptFormat {
         examples.fold(Prompt::default(), |all, example| all.then(example.without_media())).then(prompt)
     }
 
-    /// The answer in what the model wrote: up to the first keyword, without white space around it.
-    pub fn read_answer(&self, written: &str) -> String {
-        let end =
-            self.keywords.iter().filter_map(|k| written.find(k.as_str())).min().unwrap_or(written.len());
-        written[..end].trim().to_string()
+    /// Reads the answer from generated text: up to the first keyword, trimmed.
+    pub fn read_answer(&self, text: &str) -> String {
+        let end = self.keywords.iter().filter_map(|k| text.find(k.as_str())).min().unwrap_or(text.len());
+        text[..end].trim().to_string()
     }
 }
 
@@ -216,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn markers_become_media_and_ends_of_chunks() {
+    fn parses_markers_of_media_and_chunks() {
         check(Prompt::parse(""), &[]);
         check(Prompt::parse("<image>Output:"), &[Piece::Medium, text("Output:")]);
         check(
@@ -235,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_question_cannot_forge_a_medium() {
+    fn question_cannot_forge_medium() {
         check(
             PromptFormat::default().ask_question(" is it <image>?<EOC> "),
             &[Piece::Medium, text("Question: is it <image>?<EOC> Answer:")],
@@ -243,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_shot_examples_lose_their_media() {
+    fn zero_shot_examples_have_no_media() {
         let format = PromptFormat { example_captions: vec!["A dog.".into()], ..PromptFormat::default() };
         check(
             format.ask_caption(),
@@ -252,16 +261,16 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_where_the_next_example_begins() {
+    fn answer_ends_at_first_keyword() {
         let format = PromptFormat::default();
-        for (written, answer) in [
+        for (generated, answer) in [
             (" a cat", "a cat"),
             (" a cat\nQuestion: and", "a cat"),
             ("Output: x", ""),
             (" two Answer: b Output: c", "two"),
             ("", ""),
         ] {
-            assert_eq!(format.read_answer(written), answer, "{written:?}");
+            assert_eq!(format.read_answer(generated), answer, "{generated:?}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! Strict reading of checkpoints: every tensor of the file is used exactly once, with the shape the model expects,
-//! or the load fails and names it.
+//! Strict reader of checkpoints: every tensor of a file is used exactly once, with the shape that the model expects, or
+//! the load fails and names the tensor.
 //!
-//! A layer asks for what it needs by name (`weights.pp("attn").get((d, d), "to_q.weight", init)`); it does not know
-//! whether a safetensors file, a GGUF file, a PyTorch pickle or a random initialiser answers. Foreign names are
-//! translated once, when the file is opened, by a table from the file's names to ours.
+//! A layer gets its tensors by name (`weights.pp("attn").get((d, d), "to_q.weight", init)`). The source is a safetensors
+//! file, a GGUF file, a PyTorch pickle or a random initialiser; the layer does not see the difference. A table maps the
+//! names of a file to ours, once, when the file is opened.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -20,35 +20,37 @@ mod pickle;
 mod files;
 mod init;
 
-pub use files::{Packed, kept_as, open_gguf, sha256, verify_sha256};
+pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
 
-/// What becomes of a tensor's name when a file is opened.
+/// Treatment of a tensor of a file, decided by its name.
 pub enum Rename {
-    /// The tensor is known to the model under this name.
+    /// The model knows the tensor under this name.
     To(String),
-    /// The tensor is known and deliberately not loaded (a classifier head, a buffer that is recomputed).
+    /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
     Ignore,
 }
 
-/// Whether quantised tensors stay quantised.
+/// Treatment of quantised tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quantization {
-    /// Matrices stay quantised; everything else is dequantised. On the CPU, formats without a fast kernel (Q5_0, Q5_1,
-    /// Q8_1) are stored as Q8_0, and Q4_0, Q4_1 and Q8_0 stay where they are: in the file, which is mapped.
+    /// Matrices stay quantised, all other tensors are dequantised. On the CPU, formats without a fast kernel (Q5_0, Q5_1,
+    /// Q8_1) are converted to Q8_0, and Q4_0, Q4_1 and Q8_0 are read from the mapped file.
     #[default]
     Keep,
-    /// Everything is dequantised at load: more memory, exact matrix products, differentiable.
+    /// All tensors are dequantised at load: more memory, exact matrix products, differentiable.
     Dequantize,
 }
 
-/// A matrix as a layer receives it: dense in the weights' dtype, or quantised.
+/// A matrix for a layer.
 #[derive(Debug, Clone)]
 pub enum Matrix {
+    /// Dense, in the weights' dtype.
     Dense(Tensor),
+    /// Quantised.
     Quantized(Packed),
 }
 
-/// A cursor into a source of tensors: cheap to clone, one clone per path segment.
+/// A handle to a source of tensors with a name prefix: cheap to clone, one clone per path segment.
 #[derive(Clone)]
 pub struct Weights {
     source: Arc<Source>,
@@ -61,28 +63,28 @@ struct Source {
     dtype: DType,
     quantization: Quantization,
     tensors: Tensors,
-    /// Names that were asked for, and how many numbers each holds.
+    /// Names of the tensors handed out, with the number of elements of each.
     taken: Mutex<BTreeMap<String, usize>>,
 }
 
 enum Tensors {
-    /// Our name -> where it lies. More than one place means aliases, which must agree.
+    /// Our name -> location. Several locations are aliases, which must be equal.
     Stored(HashMap<String, Vec<Stored>>),
     Random {
         seed: u64,
         vars: Mutex<BTreeMap<String, Var>>,
     },
-    /// A short run of numbers in -1..1 on the device, of which every tensor is made.
+    /// A short sequence of numbers in -1..1 on the device, repeated to make every tensor.
     Placeholder(Tensor),
 }
 
 impl Weights {
     /// Opens checkpoint files (`.safetensors`, `.gguf`, `.pt`/`.pth`/`.bin`; shards together form one checkpoint).
     ///
-    /// `rename` maps each name in the files to ours. Nothing is read beyond the headers yet.
+    /// `rename` maps each name in the files to ours. Reads the headers only.
     ///
     /// # Errors
-    /// A missing, truncated or malformed file.
+    /// A file is missing, truncated or malformed.
     pub fn open(
         files: &[PathBuf],
         device: &Device,
@@ -102,7 +104,7 @@ impl Weights {
         Ok(Self::from_source(origin, device, dtype, quantization, Tensors::Stored(stored)))
     }
 
-    /// Tensors that are already in memory, under our names.
+    /// Makes a source of tensors in memory, under our names.
     pub fn from_tensors(
         origin: &str,
         tensors: HashMap<String, Tensor>,
@@ -113,18 +115,18 @@ impl Weights {
         Self::from_source(origin.into(), device, dtype, Quantization::Keep, Tensors::Stored(stored))
     }
 
-    /// Every tensor from its initialiser, as a trainable variable. The values depend on the seed and the tensor's
-    /// name alone, not on the order in which layers ask.
+    /// Makes a source that initialises every tensor as a trainable variable. The values depend on the seed and the tensor's
+    /// name only, not on the order of requests.
     pub fn random(seed: u64, device: &Device, dtype: DType) -> Self {
         let tensors = Tensors::Random { seed, vars: Mutex::default() };
         Self::from_source(format!("seed {seed}"), device, dtype, Quantization::Dequantize, tensors)
     }
 
-    /// Every tensor made on the device from one short run of numbers, as large as its initialiser's: for measuring how
-    /// fast a model of some shape is that nobody has trained. Frozen, and made as fast as memory is written.
+    /// Makes a source that repeats one short sequence of numbers on the device, scaled as each initialiser says: for speed
+    /// measurements of shapes without trained weights. The tensors are frozen and made as fast as memory is written.
     ///
     /// # Errors
-    /// The device refuses.
+    /// The device refuses an operation.
     pub fn placeholder(device: &Device, dtype: DType) -> Result<Self> {
         let tensors = Tensors::Placeholder(
             Tensor::rand(-1f32, 1f32, PATTERN, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)?,
@@ -144,21 +146,22 @@ impl Weights {
         Self { source: Arc::new(source), prefix: String::new() }
     }
 
-    /// The weights below `segment`.
+    /// Returns the weights below the name segment `segment`.
     pub fn pp(&self, segment: impl ToString) -> Self {
         Self { source: self.source.clone(), prefix: self.full_name(&segment.to_string()) }
     }
 
+    /// Returns the device of every tensor.
     pub fn device(&self) -> &Device {
         &self.source.device
     }
 
-    /// The dtype of every tensor handed out by [`get`](Self::get).
+    /// Returns the dtype of every tensor from [`get`](Self::get).
     pub fn dtype(&self) -> DType {
         self.source.dtype
     }
 
-    /// The tensor `name`, on the weights' device and in their dtype. `init` is used by a random source only.
+    /// Returns the tensor `name`, on the weights' device and in their dtype. `init` matters for a source without files only.
     ///
     /// # Errors
     /// The tensor is missing, has another shape, or has aliases that differ.
@@ -177,15 +180,14 @@ impl Weights {
             }
             Tensors::Placeholder(pattern) => Ok(repeated(pattern, &shape, init)?),
             Tensors::Stored(stored) => {
-                let place = self.place(stored, &full, &shape)?;
+                let place = self.locate(stored, &full, &shape)?;
                 let tensor = place.read(self.device()).map_err(|e| self.unreadable(&full, e))?;
                 Ok(tensor.to_dtype(self.dtype())?)
             }
         }
     }
 
-    /// The matrix `name`, kept quantised if the file has it so and the source was opened with
-    /// [`Quantization::Keep`].
+    /// Returns the matrix `name`, quantised if the file stores it so and the source was opened with [`Quantization::Keep`].
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -195,7 +197,7 @@ impl Weights {
             && self.source.quantization == Quantization::Keep
         {
             let full = self.full_name(name);
-            let quantized = self.place(stored, &full, &shape)?.read_quantized(self.device());
+            let quantized = self.locate(stored, &full, &shape)?.read_quantized(self.device());
             if let Some(quantized) = quantized.map_err(|e| self.unreadable(&full, e))? {
                 self.take(name, &shape);
                 return Ok(Matrix::Quantized(quantized));
@@ -204,10 +206,10 @@ impl Weights {
         Ok(Matrix::Dense(self.get(shape, name, init)?))
     }
 
-    /// To be called when the model is built: every tensor of the files must have been taken.
+    /// Checks that every tensor of the files was used. Call it when the model is built.
     ///
     /// # Errors
-    /// [`WeightsError::Unused`] with the names of the rest.
+    /// [`WeightsError::Unused`] with the names of the unused tensors.
     pub fn finish(&self) -> Result<()> {
         let Tensors::Stored(stored) = &self.source.tensors else { return Ok(()) };
         let taken = self.source.taken.lock().expect("weights lock");
@@ -219,7 +221,7 @@ impl Weights {
         Err(WeightsError::Unused { origin: self.source.origin.clone(), names }.into())
     }
 
-    /// How many parameters have been taken so far, by the first part of their names.
+    /// Returns the number of parameters handed out so far, by the first segment of their names.
     pub fn parameters(&self) -> BTreeMap<String, usize> {
         let mut parts = BTreeMap::new();
         for (name, n) in self.source.taken.lock().expect("weights lock").iter() {
@@ -229,7 +231,7 @@ impl Weights {
         parts
     }
 
-    /// The variables that a random source has handed out, by name: what there is to train and to save.
+    /// Returns the variables that a random source has handed out, by name: the parameters to train and to save.
     pub fn vars(&self) -> BTreeMap<String, Var> {
         match &self.source.tensors {
             Tensors::Random { vars, .. } => vars.lock().expect("weights lock").clone(),
@@ -247,8 +249,8 @@ impl Weights {
         full
     }
 
-    /// Where a tensor lies, its shape and its aliases checked before anything is read by its size.
-    fn place<'s>(
+    /// Returns the location of a tensor. Checks its shape and its aliases before any allocation depends on its size.
+    fn locate<'s>(
         &self,
         stored: &'s HashMap<String, Vec<Stored>>,
         full: &str,
@@ -257,7 +259,7 @@ impl Weights {
         let origin = || self.source.origin.clone();
         let places =
             stored.get(full).ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
-        let (first, aliases) = places.split_first().expect("a stored name has a place");
+        let (first, aliases) = places.split_first().expect("a stored name has a location");
         for place in places {
             self.check_shape(full, shape, &place.shape().map_err(|e| self.unreadable(full, e))?)?;
         }

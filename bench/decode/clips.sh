@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the clips of this table into DIR, those that are not there yet: 720p, 120 s, x264 medium, crf 30, moving
-# test picture with noise. `cuts` inverts the picture every 4.3 s and lets x264 place key frames there.
+# Makes the missing clips of the benchmark in DIR: 720p, 120 s, x264 medium, crf 30, a moving test picture with noise.
+# `cuts` inverts the picture every 4.3 s, and x264 places key frames there.
 set -eu
 dir=${1:?usage: clips.sh DIR}
 mkdir -p "$dir"

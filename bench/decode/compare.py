@@ -1,13 +1,13 @@
-"""One frame per second from the same clips: ours and the peers, one run, rounds interleaved, medians.
+"""Decodes one frame per second of the same clips with this decoder and its peers: one run, interleaved rounds, medians.
 
     compare.py --ours BINARY --clips DIR --out DIR [--rounds N] [--only CLIP ...]
 
-With --only the rows of the other clips stay as the last run left them in DIR/decode.json.
+With --only, the results of the other clips are kept from the last run in DIR/decode.json.
 
-Contract: frame k is the first frame with pts >= k seconds, as RGB at its native size. A contestant whose frame times
-differ is reported as such and does not count. One thread each. Every contestant runs in a process of its own; the clock
-inside it starts after imports, so Python's start is not held against anyone. Ratios are of wall times; CPU seconds
-(user and system of the timed part) stand beside them, because a busy machine stretches only the former.
+Contract: frame k is the first frame with pts >= k seconds, as RGB at its native size. A contestant with other frame times
+is reported and not counted. Each uses one thread and a separate process. The clock starts after the imports, so the start
+of Python is not measured. The table has ratios of wall times and of CPU seconds (user and system of the timed part),
+because a busy machine changes only the wall times.
 """
 
 import argparse, json, os, platform, resource, statistics, subprocess, sys, time
@@ -20,7 +20,7 @@ GOALS = {"gop250": (1.7, 1.7), "gop60": (1.6, 2.5), "gop30": (1.5, 6.0)}  # agai
 
 
 def targets(times):
-    """Indices of the contract's frames, given all pts."""
+    """Returns the indices of the frames that the contract selects, given all pts."""
     zero, found, k, i = times[0], [], 0, 0
     while i < len(times):
         if times[i] - zero >= k - 1e-9:
@@ -40,8 +40,8 @@ def packet_times(path):
 
 
 def ffmpeg_fps(path):
-    """The command line's fps filter. Its output carries no source times, so only the number of frames is compared: that
-    they are the contract's frames is not shown."""
+    """Runs the fps filter of the command line. Its output has no source times, so only the number of frames is compared,
+    not the frames themselves."""
     command = ["ffmpeg", "-nostdin", "-v", "error", "-threads", "1", "-filter_threads", "1", "-i", path,
                "-vf", "fps=1:round=up", "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
     size, n = 1280 * 720 * 3, 0
@@ -52,7 +52,7 @@ def ffmpeg_fps(path):
 
 
 def pyav(path):
-    """Packet index first, then for each target either on from where we are or from its key frame."""
+    """Reads a packet index, then decodes each target from the current position or from its key frame."""
     import av
 
     with av.open(path) as container:
@@ -88,7 +88,7 @@ def decord(path):
     times = reader.get_frame_timestamp(range(len(reader)))[:, 0].tolist()
     wanted = targets(times)
     found = []
-    for index in wanted:  # one by one: get_batch holds all frames in memory and is not faster
+    for index in wanted:  # singly: get_batch holds all frames in memory and is not faster
         reader[index].asnumpy()
         found.append(times[index] - times[0])
     return found, "times"
@@ -102,21 +102,21 @@ def torchcodec(path):
     decoder = VideoDecoder(path, num_ffmpeg_threads=1, dimension_order="NHWC", seek_mode="exact")
     duration, fps = decoder.metadata.duration_seconds, decoder.metadata.average_fps
     times, k = [], 0
-    # Which frame is the first at or after k: these clips have a constant rate, and `same` checks the answer.
+    # Index of the first frame at or after k. These clips have a constant rate, and `same` checks the times.
     wanted = []
     while k < duration:
         index = -int(-(k * fps - 1e-6) // 1)
         if index < decoder.metadata.num_frames:
             wanted.append(index)
         k += 1
-    for start in range(0, len(wanted), 16):  # batches bound the memory, as ours is bounded
+    for start in range(0, len(wanted), 16):  # batches limit the memory, as in this decoder
         batch = decoder.get_frames_at(wanted[start:start + 16])
         times.extend(batch.pts_seconds.tolist())
     return times, "times"
 
 
 def one(name, path):
-    """Runs in a child: imports first, then the clock."""
+    """Runs one contestant in a child process. The clock starts after the imports."""
     if name == "pyav":
         import av  # noqa: F401
     elif name == "decord":
@@ -186,7 +186,7 @@ def compare(arguments):
 
 
 def summarise(table):
-    """Medians, and ratios as the median over rounds of (theirs / ours in the same round)."""
+    """Computes medians, and ratios as the median over rounds of (peer / ours in the same round)."""
     lines = ["| clip | decoded of packets | contestant | wall s | CPU s | wall ratio | CPU ratio | note |",
              "|---|---|---|---|---|---|---|---|"]
     verdicts = []

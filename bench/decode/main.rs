@@ -1,5 +1,5 @@
-//! One pass over a clip at 1 frame per second, as `compare.py` asks of every contestant: one JSON object on stdout.
-//! `bench-decode FILE [--full] [--hash] [--sheet OUT.png]`
+//! Decodes a clip at 1 frame per second for `compare.py` and writes one JSON object with times and counts to
+//! stdout. `bench-decode FILE [--full] [--hash] [--sheet OUT.png]`
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use flamingo::video::{ContactSheet, FrameSampling, Sheet, Video, VideoLimits};
 use sha2::{Digest, Sha256};
 
-/// CPU seconds of this thread, which decodes too when the decoder has one thread. Zero where there is no /proc.
+/// CPU seconds of this thread, which also decodes if the decoder has one thread. Zero without /proc.
 fn cpu_seconds() -> f64 {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9

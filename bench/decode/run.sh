@@ -1,6 +1,6 @@
 #!/bin/sh
-# Ours against FFmpeg's fps filter, PyAV, decord and torchcodec on the same clips; results in bench/results.
-# PYTHON names an interpreter that has them; without it a venv is made in target/.
+# Compares this decoder with FFmpeg's fps filter, PyAV, decord and torchcodec on the same clips. Results: bench/results.
+# PYTHON is an interpreter with these packages; without it the script makes a venv in target/.
 set -eu
 cd "$(dirname "$0")/../.."
 venv=target/bench-venv

@@ -1,6 +1,6 @@
-//! What is done with bytes from outside, one function per fuzz target. Each ends without a panic whatever the bytes are.
+//! Parsers of untrusted bytes, one function per fuzz target. Each must end without a panic for any input.
 //!
-//! `tests/e2e/fuzz_seeds.rs` includes this file and feeds it the seeds.
+//! `tests/e2e/fuzz_seeds.rs` includes this file and runs it on the seeds.
 
 use std::collections::HashSet;
 use std::io::{Cursor, Write};
@@ -28,10 +28,10 @@ use video_worker::location::Location;
 use video_worker::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
 use video_worker::settings;
 
-/// Takes any bytes, and panics only over a defect.
+/// Function that accepts any bytes and panics only on a defect.
 pub type Target = fn(&[u8]);
 
-/// Every target with its name.
+/// All targets by name.
 pub const TARGETS: [(&str, Target); 6] = [
     ("message", message),
     ("manifest", manifest),
@@ -41,16 +41,16 @@ pub const TARGETS: [(&str, Target); 6] = [
     ("wire", wire),
 ];
 
-/// Jobs and items of the queue: what was read is the same after it was written and read again.
+/// Job and item messages of the queue: a parsed message survives writing and parsing again.
 pub fn message(bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     if let Ok(job) = JobMessage::parse(&Message::new("job".into(), JOB_SCHEMA, body.clone())) {
-        let again = JobMessage::recall(&json(&job)).expect("a job that was written can be read");
+        let again = JobMessage::recall(&json(&job)).expect("a written job can be parsed");
         assert_eq!(again, job);
-        let new = job.to_new().expect("a job that was checked has an identity");
-        let kept = JobMessage::recall(&new.message).expect("what the ledger keeps can be read");
-        kept.check().expect("what the ledger keeps is still a job");
-        let kept = kept.to_new().expect("what the ledger keeps has an identity");
+        let new = job.to_new().expect("a checked job has an id");
+        let kept = JobMessage::recall(&new.message).expect("the ledger's copy can be parsed");
+        kept.check().expect("the ledger's copy is a valid job");
+        let kept = kept.to_new().expect("the ledger's copy has an id");
         assert_eq!((kept.id, kept.request_sha256), (new.id, new.request_sha256));
     }
     if let Ok(item) = ItemMessage::parse(&Message::new("item".into(), ITEM_SCHEMA, body)) {
@@ -60,11 +60,11 @@ pub fn message(bytes: &[u8]) {
 
 fn check_item(item: &ItemMessage) {
     let message = Message::new("item".into(), ITEM_SCHEMA, json(item));
-    let Ok(again) = ItemMessage::parse(&message) else { panic!("an item that was written cannot be read") };
+    let Ok(again) = ItemMessage::parse(&message) else { panic!("a written item cannot be parsed") };
     assert_eq!(again, *item);
 }
 
-/// The lines of a manifest: every item has a name of its own and can be sent.
+/// The lines of a manifest: every item has a unique id and can be sent.
 pub fn manifest(bytes: &[u8]) {
     let place = |text| Location::parse(text).expect("a location");
     let allow = vec![place("s3://videos/open"), place("/videos")];
@@ -82,19 +82,20 @@ pub fn manifest(bytes: &[u8]) {
     items.iter().for_each(check_item);
 }
 
-/// The text of a settings file: whatever is wrong with it is said without the passwords that stand in it.
+/// The text of a settings file: an error message contains no password of the file.
 pub fn settings(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let file = file(".toml", bytes);
     if let Err(error) = settings::load(Some(file.path()), &[]) {
-        let said = error.to_string();
+        let message = error.to_string();
         for password in passwords(text) {
-            assert!(!said.contains(password), "{password:?} is in: {said}");
+            assert!(!message.contains(password), "{password:?} is in: {message}");
         }
     }
 }
 
-/// What stands between `://name:` and `@` in the value of a line, where it is long enough to be told from other words.
+/// Passwords of a settings file: the text between `://name:` and `@` in the value of a line, if it is long
+/// enough to differ from other words.
 fn passwords(text: &str) -> Vec<&str> {
     let of = |line| {
         let (_, value): (&str, &str) = str::split_once(line, '=')?;
@@ -107,12 +108,12 @@ fn passwords(text: &str) -> Vec<&str> {
     text.lines().filter_map(of).collect()
 }
 
-/// A checkpoint of any format: its header, and every tensor that is small.
+/// A checkpoint of any format: its header and its small tensors.
 pub fn weights(bytes: &[u8]) {
     let file = match bytes {
         [b'G', b'G', b'U', b'F', ..] => file(".gguf", bytes),
         [b'P', b'K', ..] => file(".pt", bytes),
-        // A pickle, in the archive that it comes in: its checksums are right here.
+        // A pickle, packed into an archive with correct checksums.
         [0x80, ..] => file(".pt", &archive(bytes)),
         _ => file(".safetensors", bytes),
     };
@@ -140,7 +141,7 @@ fn read_tensors(path: &Path, quantization: Quantization) {
     let files: [PathBuf; 1] = [path.into()];
     let Ok(weights) = Weights::open(&files, &Device::Cpu, DType::F32, quantization, &rename) else { return };
     for name in names.into_inner().expect("one thread") {
-        // The error about a wrong shape says the right one.
+        // The error for a wrong shape contains the right one.
         let Err(Error::Weights(WeightsError::Shape { found, .. })) =
             weights.get((1, 2, 3, 4, 5), &name, UNUSED)
         else {
@@ -154,7 +155,7 @@ fn read_tensors(path: &Path, quantization: Quantization) {
     let _ = weights.finish();
 }
 
-/// As `torch.save` packs a pickle, with one storage.
+/// Packs a pickle into an archive with one storage, as `torch.save` does.
 fn archive(pickle: &[u8]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
@@ -165,7 +166,7 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
     zip.finish().expect("memory takes it").into_inner()
 }
 
-/// What a file is by its first bytes, and what its packets say about themselves.
+/// Format detection from the first bytes, and the parsing of packets.
 pub fn sniff(bytes: &[u8]) {
     const CODECS: [&str; 9] =
         ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg", "something else"];
@@ -176,7 +177,7 @@ pub fn sniff(bytes: &[u8]) {
     fuzzing::packet(codec, extra, packet, sizes & 1 == 1);
 }
 
-/// What a decoder's child says: what was understood is the same after it was written and read again.
+/// Messages of the decoder process: a parsed message survives writing and parsing again.
 pub fn wire(bytes: &[u8]) {
     let understood = decoder::fuzzing::understood(bytes, 1 << 16);
     assert_eq!(decoder::fuzzing::understood(&understood, 1 << 16), understood);

@@ -1,4 +1,4 @@
-//! The shape of `flamingo-mini`: small enough for a CPU, cut to SmolLM2-135M.
+//! Sizes of `flamingo-mini`: small enough for a CPU, made for SmolLM2-135M.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,8 @@ use crate::prompt::PromptFormat;
 use crate::vision::{Fit, Preprocess, VisionConfig, nfnet};
 
 impl NativeConfig {
-    /// A description without weights. `language` is the language model as seen from the model directory.
+    /// Returns a description without weights. `language` is the path of the language model, relative to the model
+    /// directory.
     pub fn mini(name: &str, language: PathBuf) -> Self {
         let tokens = TokenNames {
             begin: Some("<|endoftext|>".into()),
@@ -30,8 +31,8 @@ impl NativeConfig {
         }
     }
 
-    /// With the two text-only examples that the paper shows a model zero-shot (section 4.2): they tell the form of an
-    /// answer, not its content. A model that was trained on the form needs none.
+    /// Adds the two text-only examples of the paper's zero-shot prompt (section 4.2): they show the form of an answer, not
+    /// its content. A model that was trained on the form needs none.
     pub fn zero_shot(mut self) -> Self {
         self.prompt.example_captions =
             ["A dog runs along the beach.", "Two people are cooking in a kitchen."].map(Into::into).into();
@@ -68,8 +69,8 @@ fn resampler() -> ResamplerConfig {
 
 fn cross_attention() -> CrossAttentionConfig {
     CrossAttentionConfig {
-        // The paper spreads them over all layers. In so small a language model the gates of the first half stay closed, and
-        // the second half alone is cheaper to train: no gradient goes further down than to the first of them.
+        // The paper spreads the blocks over all layers. In this small language model the gates of the first half stay
+        // closed, and blocks in the second half alone are cheaper to train: the backward pass ends at the first block.
         placement: Placement { every: 3, first: 15 },
         heads: 6,
         head_width: 64,

@@ -1,4 +1,4 @@
-//! Our own model directories: `config.json`, the trained parts as safetensors, the frozen language model beside it.
+//! Native model directories: `config.json`, the trained parts as safetensors, and a reference to the language model.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -9,65 +9,76 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{About, CONFIG, LoadOptions, Loaded, config_error, read_config};
+use super::{CONFIG, LoadOptions, Loaded, ModelInfo, config_error, read_config};
 use crate::error::{Error, Result, WeightsError};
-use crate::generate::TokenRules;
+use crate::generate::StopCriteria;
 use crate::language::{self, Tokenizer};
 use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaRule};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
 
-/// The version of the description; a newer one is refused.
+/// Version of the description; other versions are refused.
 pub const SCHEMA: &str = "flamingo/1";
 
 /// `config.json` of a native model directory.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NativeConfig {
+    /// Version of the description: [`SCHEMA`].
     pub schema: String,
+    /// Name of the model.
     pub name: String,
+    /// Vision encoder and preprocessing.
     pub vision: VisionConfig,
+    /// Resampler and cross-attention.
     pub model: FlamingoConfig,
-    /// Where pictures, videos and texts are neighbours, for a model that was trained contrastively.
+    /// Joint space of images, videos and texts, for a model that was trained contrastively.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joint_space: Option<JointSpaceConfig>,
-    /// Vision encoder, resampler, cross-attention and joint space: what was trained.
+    /// The trained parts: vision encoder, resampler, cross-attention and joint space.
     pub adapters: WeightFile,
     /// The frozen language model: a GGUF file or a directory.
     pub language: WeightFile,
+    /// Spelling of special tokens.
     pub tokens: TokenNames,
+    /// Prompt format of the tasks.
     #[serde(default)]
     pub prompt: PromptFormat,
 }
 
-/// A file relative to the model directory, and what it must be.
+/// A file relative to the model directory, and its expected hash.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct WeightFile {
+    /// Path relative to the model directory.
     pub file: PathBuf,
+    /// Expected SHA-256 in hexadecimal; not checked if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }
 
-/// Which tokens of the language model's vocabulary stand for what is not text.
+/// Spelling of the tokens of the language model's vocabulary that mark media and chunks.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TokenNames {
+    /// Token at the beginning of a prompt.
     #[serde(default)]
     pub begin: Option<String>,
+    /// Token that marks a medium.
     pub media: String,
+    /// Token that ends a chunk.
     pub end_of_chunk: String,
-    /// Tokens besides `end_of_chunk` that end an answer.
+    /// Further tokens that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
 }
 
 impl NativeConfig {
-    /// The description in a model directory.
+    /// Reads the description of a model directory.
     ///
     /// # Errors
-    /// There is none, it is of another family, or it contradicts itself.
+    /// The description is missing, is of another family, or contradicts itself.
     pub fn read(directory: &Path) -> Result<Self> {
         Self::check(directory, read_config(directory)?)
     }
@@ -80,7 +91,7 @@ impl NativeConfig {
         Ok(config)
     }
 
-    /// The trained parts, nothing of them read yet.
+    /// Opens the weights of the trained parts. Reads the header only.
     ///
     /// # Errors
     /// The file is missing or malformed.
@@ -94,11 +105,11 @@ impl NativeConfig {
 
 pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Result<Loaded> {
     let config = NativeConfig::check(directory, config)?;
-    let mut hashes = Vec::new();
+    let mut hashes = BTreeMap::new();
     for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
         if let Some(expected) = &weights.sha256 {
             verify_sha256(&directory.join(&weights.file), expected)?;
-            hashes.push((role.to_string(), expected.to_ascii_lowercase()));
+            hashes.insert(role.to_string(), expected.to_ascii_lowercase());
         }
     }
     let weights = config.adapters(directory, options)?;
@@ -114,7 +125,7 @@ pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Re
 pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> {
     let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
     let weights = Weights::random(seed, &options.device, options.dtype);
-    assemble(directory, config, &options, &weights, Vec::new())?;
+    assemble(directory, config, &options, &weights, BTreeMap::new())?;
     let tensors = weights.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
     write(directory, config, &tensors)
 }
@@ -132,7 +143,7 @@ pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String,
     let tensors = tensors.iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::BF16)?)));
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let adapters = directory.join(&config.adapters.file);
-    // Not `candle_core::safetensors::save`, whose files nobody else may read.
+    // Not `candle_core::safetensors::save`: its files are readable by their owner only.
     let bytes = safetensors::serialize(tensors, None)
         .map_err(|e| config_error(directory, format!("adapters cannot be written: {e}")))?;
     write_whole(&adapters, &bytes).map_err(io(&adapters))?;
@@ -147,7 +158,7 @@ pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String,
     write_whole(&path, (text + "\n").as_bytes()).map_err(io(&path))
 }
 
-/// A file that is there whole or not at all.
+/// Writes a file completely or not at all.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let part = path.with_extension("part");
     let mut file = File::create(&part)?;
@@ -156,13 +167,13 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     std::fs::rename(&part, path)
 }
 
-/// Builds everything that `config` describes from `weights`; the caller finishes them.
+/// Builds all parts that `config` describes from `weights`; the caller finishes the weights.
 pub(crate) fn assemble(
     directory: &Path,
     config: &NativeConfig,
     options: &LoadOptions,
     weights: &Weights,
-    sha256: Vec<(String, String)>,
+    sha256: BTreeMap<String, String>,
 ) -> Result<Loaded> {
     let language_path = directory.join(&config.language.file);
     let (language, tokenizer) =
@@ -184,15 +195,20 @@ pub(crate) fn assemble(
     });
     let joint_space = joint_space.transpose()?;
     let model = Flamingo::new(&config.model, vision, language, rule, weights)?;
-    let about = About { name: config.name.clone(), family: "flamingo", sha256, sees: model.gates_open()? };
+    let info = ModelInfo {
+        name: config.name.clone(),
+        family: "flamingo".into(),
+        sha256,
+        gates_open: model.gates_open()?,
+    };
     Ok(Loaded {
-        about,
+        info,
         parameters: weights.parameters(),
         model,
         joint_space,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),
-        rules: TokenRules { stop, forbidden: vec![tokens.media] },
+        stop_criteria: StopCriteria { stop, suppressed: vec![tokens.media] },
         tokens,
         format: config.prompt.clone(),
     })
@@ -212,10 +228,10 @@ fn token(directory: &Path, name: &str, tokenizer: &Tokenizer) -> Result<u32> {
         .ok_or_else(|| config_error(directory, format!("`{name}` is not in the language model's vocabulary")))
 }
 
-/// `path` as seen from `folder`, so that a model directory can be moved together with its language model.
+/// Returns `path` relative to `folder`, so that a model directory can be moved together with its language model.
 ///
 /// # Errors
-/// One of them is not there.
+/// One of the paths does not exist.
 pub fn relative(path: &Path, folder: &Path) -> Result<PathBuf> {
     let real = |p: &Path| {
         p.canonicalize().map_err(|source| Error::from(WeightsError::Io { path: p.to_path_buf(), source }))

@@ -1,4 +1,4 @@
-//! Sizes of a whole Flamingo without its weights: what its speed depends on.
+//! Sizes of a whole Flamingo without its weights; its speed depends on nothing else.
 
 use std::path::Path;
 
@@ -11,16 +11,20 @@ use crate::model::{CrossAttentionConfig, Flamingo, FlamingoConfig, MediaRule, Pl
 use crate::vision::{self, Fit, Preprocess, VisionConfig, nfnet};
 use crate::weights::Weights;
 
-/// The sizes of vision encoder, resampler, gated cross-attention and language model.
+/// Sizes of vision encoder, resampler, gated cross-attention and language model.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Shape {
+pub struct ModelShape {
+    /// Name of the model or of the shape.
     pub name: String,
+    /// Vision encoder and preprocessing.
     pub vision: VisionConfig,
+    /// Resampler and cross-attention.
     pub model: FlamingoConfig,
+    /// Language model.
     pub language: LlamaConfig,
 }
 
-/// Which token marks a medium in a model that has no tokenizer.
+/// Token that marks a medium in a model without a tokenizer.
 pub const MEDIA_TOKEN: u32 = 0;
 
 /// A language model of the paper (table 4 of its second version): layers, width, heads of 128, feed-forward width.
@@ -32,16 +36,16 @@ struct Chinchilla {
     layers: usize,
     width: usize,
     ffn_width: usize,
-    /// A gated cross-attention stands before the first layer and every so many further ones.
+    /// Distance of gated cross-attentions in layers; the first precedes the first layer.
     every: usize,
 }
 
-impl Shape {
-    /// The shapes that [`named`](Self::named) knows.
+impl ModelShape {
+    /// Names that [`named`](Self::named) accepts.
     pub const NAMES: [&str; 4] = ["mini", "3b", "9b", "80b-layer"];
 
-    /// `mini` is flamingo-mini, dense; `3b` and `9b` are the paper's; `80b-layer` is the largest's, cut to its first
-    /// layer and the gated cross-attention before it.
+    /// Returns a shape by name. `mini` is flamingo-mini, dense; `3b` and `9b` are the paper's; `80b-layer` is the first
+    /// layer of the paper's largest model with the gated cross-attention before it.
     pub fn named(name: &str) -> Option<Self> {
         let paper = match name {
             "mini" => return Some(Self::mini()),
@@ -53,10 +57,10 @@ impl Shape {
         Some(paper.shape(name))
     }
 
-    /// The shape of a model directory, from its descriptions alone.
+    /// Reads the shape of a model directory from its descriptions, without weights.
     ///
     /// # Errors
-    /// As [`family::open`](super::open), as far as the descriptions go.
+    /// As [`family::open`](super::open) for the descriptions.
     pub fn of(directory: &Path) -> Result<Self> {
         let config = NativeConfig::read(directory)?;
         let language = sizes(&directory.join(&config.language.file))?;
@@ -81,10 +85,10 @@ impl Shape {
         Self { name: "mini".into(), vision, model, language }
     }
 
-    /// The model of this shape. [`MEDIA_TOKEN`] marks its media.
+    /// Builds a model of this shape. [`MEDIA_TOKEN`] marks its media.
     ///
     /// # Errors
-    /// The device refuses, or `weights` lack a tensor.
+    /// The device refuses an operation, or `weights` lack a tensor.
     pub fn build(&self, weights: &Weights) -> Result<Flamingo> {
         let vision = vision::build(&self.vision, &weights.pp("vision"))?;
         let language = Llama::new(self.language.clone(), &weights.pp("language"))?;
@@ -94,7 +98,7 @@ impl Shape {
 }
 
 impl Chinchilla {
-    fn shape(self, name: &str) -> Shape {
+    fn shape(self, name: &str) -> ModelShape {
         let heads = self.width / 128;
         let cross_attention = CrossAttentionConfig {
             placement: Placement { every: self.every, first: 0 },
@@ -117,11 +121,11 @@ impl Chinchilla {
             tied: true,
         };
         let model = FlamingoConfig { resampler: paper_resampler(), cross_attention };
-        Shape { name: name.into(), vision: paper_vision(), model, language }
+        ModelShape { name: name.into(), vision: paper_vision(), model, language }
     }
 }
 
-/// NFNet-F6 at 320 pixels, after its final convolution: that is what has the 435 million parameters of the paper.
+/// NFNet-F6 at 320 pixels, with its final convolution: so it has the 435 million parameters of the paper.
 fn paper_vision() -> VisionConfig {
     let preprocess =
         Preprocess { fit: Fit::Pad, size: 320, mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] };
@@ -132,8 +136,8 @@ fn paper_vision() -> VisionConfig {
     })
 }
 
-/// Heads of 128 as in the paper's first version: with the projection of 3072 features to 1536 that makes its 194 million
-/// parameters; the 96 of the second version do not.
+/// Resampler with heads of 128, as in the paper's first version. With the projection of 3072 features to 1536 it has the
+/// 194 million parameters of the paper; with the heads of 96 of the second version it has not.
 fn paper_resampler() -> ResamplerConfig {
     ResamplerConfig {
         width: 1536,
@@ -154,19 +158,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_a_shape_that_holds_together() {
-        for name in Shape::NAMES {
-            let shape = Shape::named(name).expect(name);
+    fn every_named_shape_is_consistent() {
+        for name in ModelShape::NAMES {
+            let shape = ModelShape::named(name).expect(name);
             assert_eq!(shape.name, name);
             shape.model.check().unwrap();
             shape.language.check().unwrap();
         }
-        assert_eq!(Shape::named("80b"), None);
+        assert_eq!(ModelShape::named("80b"), None);
     }
 
     #[test]
-    fn mini_is_the_language_model_that_ships_and_runs_without_its_weights() {
-        let shape = Shape::named("mini").unwrap();
+    fn mini_has_sizes_of_shipped_language_model() {
+        let shape = ModelShape::named("mini").unwrap();
         let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
         let model = shape.build(&weights).unwrap();
         assert_eq!(weights.parameters()["language"], 134_515_008, "SmolLM2-135M");

@@ -1,10 +1,10 @@
 //! Beam search with the semantics of Hugging Face's `generate(num_beams=n, early_stopping=False)`: candidates beyond
-//! the n best keep n beams alive when some end, only an ending among the n best is kept, and the search stops when no
+//! the n best keep n beams open when some end, only an ending among the n best is kept, and the search stops when no
 //! open beam can beat the worst of n finished ones at the present length.
 
 use rayon::prelude::*;
 
-use super::{Finish, Generated, TokenRules};
+use super::{Completion, Finish, StopCriteria};
 
 /// An open beam.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,14 +13,14 @@ struct Beam {
     log_likelihood: f64,
 }
 
-/// The arithmetic of the search: no model, no rows.
-pub(super) struct Search {
+/// State and arithmetic of one beam search, without model and rows.
+pub(super) struct BeamSearch {
     width: usize,
     length_penalty: f64,
     max_new_tokens: usize,
     open: Vec<Beam>,
-    /// The best finished ones, best first, with their penalised scores.
-    finished: Vec<(f64, Generated)>,
+    /// The best finished beams with their penalised scores, best first.
+    finished: Vec<(f64, Completion)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -30,9 +30,10 @@ struct Candidate {
     log_likelihood: f64,
 }
 
-/// The `kept` likeliest tokens that may be written, in no order.
-pub(super) fn best_tokens(log_probs: &[f32], kept: usize, rules: &TokenRules) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..log_probs.len() as u32).filter(|t| !rules.forbidden.contains(t)).collect();
+/// Returns the `kept` likeliest tokens that are not suppressed, in no order.
+pub(super) fn best_tokens(log_probs: &[f32], kept: usize, criteria: &StopCriteria) -> Vec<u32> {
+    let mut order: Vec<u32> =
+        (0..log_probs.len() as u32).filter(|t| !criteria.suppressed.contains(t)).collect();
     let by_score = |a: &u32, b: &u32| log_probs[*b as usize].total_cmp(&log_probs[*a as usize]);
     if order.len() > kept {
         order.select_nth_unstable_by(kept - 1, by_score);
@@ -41,21 +42,21 @@ pub(super) fn best_tokens(log_probs: &[f32], kept: usize, rules: &TokenRules) ->
     order
 }
 
-impl Search {
+impl BeamSearch {
     pub(super) fn new(width: usize, length_penalty: f64, max_new_tokens: usize) -> Self {
         let open = vec![Beam { ids: Vec::new(), log_likelihood: 0.0 }];
         Self { width, length_penalty, max_new_tokens, open, finished: Vec::new() }
     }
 
-    /// Takes the scores of the next token of every open beam and returns, for every beam that stays open, the one it
-    /// continues.
-    pub(super) fn advance(&mut self, log_probs: &[&[f32]], rules: &TokenRules) -> Vec<usize> {
-        let kept = self.width * (1 + rules.stop.len()).max(2);
-        let candidates = self.best_candidates(log_probs, kept, rules);
+    /// Takes the scores of the next token of every open beam. Returns the index of the parent of every beam that stays
+    /// open.
+    pub(super) fn advance(&mut self, log_probs: &[&[f32]], criteria: &StopCriteria) -> Vec<usize> {
+        let kept = self.width * (1 + criteria.stop.len()).max(2);
+        let candidates = self.best_candidates(log_probs, kept, criteria);
         let length = self.open[0].ids.len() + 1;
         let mut next: Vec<(usize, Beam)> = Vec::with_capacity(self.width);
         for (rank, candidate) in candidates.into_iter().enumerate() {
-            let ends = rules.stop.contains(&candidate.token);
+            let ends = criteria.stop.contains(&candidate.token);
             let parent = &self.open[candidate.beam];
             if ends || length == self.max_new_tokens {
                 if rank < self.width {
@@ -71,12 +72,12 @@ impl Search {
         parents
     }
 
-    fn best_candidates(&self, log_probs: &[&[f32]], kept: usize, rules: &TokenRules) -> Vec<Candidate> {
+    fn best_candidates(&self, log_probs: &[&[f32]], kept: usize, criteria: &StopCriteria) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = (0..self.open.len())
             .into_par_iter()
             .flat_map_iter(|beam| {
                 let (past, log_probs) = (self.open[beam].log_likelihood, log_probs[beam]);
-                best_tokens(log_probs, kept, rules).into_iter().map(move |token| Candidate {
+                best_tokens(log_probs, kept, criteria).into_iter().map(move |token| Candidate {
                     beam,
                     token,
                     log_likelihood: past + f64::from(log_probs[token as usize]),
@@ -95,7 +96,7 @@ impl Search {
         }
         let finish = if ends { Finish::Stop } else { Finish::Length };
         let score = self.penalised(candidate.log_likelihood, length);
-        self.finished.push((score, Generated { ids, log_likelihood: candidate.log_likelihood, finish }));
+        self.finished.push((score, Completion { ids, log_likelihood: candidate.log_likelihood, finish }));
         self.finished.sort_by(|a, b| b.0.total_cmp(&a.0));
         self.finished.truncate(self.width);
     }
@@ -110,12 +111,12 @@ impl Search {
             && self.penalised(best.log_likelihood, best.ids.len()) <= self.finished[self.width - 1].0
     }
 
-    /// The answer, when no open beam can become a better one.
-    pub(super) fn best_if_done(&self) -> Option<Generated> {
+    /// Returns the answer when no open beam can become better.
+    pub(super) fn best_if_done(&self) -> Option<Completion> {
         self.is_done().then(|| self.finished.first().expect("a search ends with a finished beam").1.clone())
     }
 
-    /// The token that each open beam was last continued with.
+    /// Returns the last token of each open beam.
     pub(super) fn last_tokens(&self) -> impl Iterator<Item = u32> {
         self.open.iter().map(|beam| *beam.ids.last().expect("an advanced beam has a token"))
     }
@@ -127,7 +128,7 @@ mod tests {
 
     const END: u32 = 0;
 
-    /// Runs a search over a table: the log-probabilities after each written prefix.
+    /// Runs a search over a table of probabilities after each generated prefix.
     fn check(
         width: usize,
         length_penalty: f64,
@@ -135,8 +136,8 @@ mod tests {
         table: &[(&[u32], [f32; 4])],
         expected: (&[u32], Finish),
     ) {
-        let rules = TokenRules { stop: vec![END], forbidden: vec![3] };
-        let mut search = Search::new(width, length_penalty, max);
+        let criteria = StopCriteria { stop: vec![END], suppressed: vec![3] };
+        let mut search = BeamSearch::new(width, length_penalty, max);
         let best = loop {
             if let Some(best) = search.best_if_done() {
                 break best;
@@ -149,12 +150,12 @@ mod tests {
                     row.unwrap_or_else(|| panic!("no scores after {:?}", beam.ids)).1.map(f32::ln)
                 })
                 .collect();
-            search.advance(&rows.iter().map(|r| &r[..]).collect::<Vec<_>>(), &rules);
+            search.advance(&rows.iter().map(|r| &r[..]).collect::<Vec<_>>(), &criteria);
         };
         assert_eq!((&best.ids[..], best.finish), expected);
     }
 
-    // After "1" the model is sure to go on well; after "2", though likelier at first, it is not.
+    // Token 2 is likelier at first, but only the continuation of 1 is likely.
     const GARDEN_PATH: &[(&[u32], [f32; 4])] = &[
         (&[], [0.05, 0.35, 0.40, 0.20]),
         (&[1], [0.90, 0.04, 0.03, 0.03]),
@@ -166,23 +167,23 @@ mod tests {
     ];
 
     #[test]
-    fn finds_what_greedy_misses() {
+    fn finds_likelier_answer_than_greedy() {
         check(1, 0.0, 2, GARDEN_PATH, (&[2], Finish::Stop));
         check(2, 0.0, 3, GARDEN_PATH, (&[1], Finish::Stop));
     }
 
     #[test]
-    fn a_beam_at_the_limit_competes_with_those_that_ended() {
+    fn beam_at_length_limit_competes_with_ended_beams() {
         check(2, 0.0, 1, &[(&[], [0.05, 0.35, 0.40, 0.20])], (&[2], Finish::Length));
     }
 
     #[test]
-    fn a_forbidden_token_is_never_written() {
+    fn suppressed_token_is_never_generated() {
         check(2, 0.0, 1, &[(&[], [0.05, 0.10, 0.15, 0.70])], (&[2], Finish::Length));
     }
 
     #[test]
-    fn a_length_penalty_favours_the_longer() {
+    fn length_penalty_favours_longer_answers() {
         let table: &[(&[u32], [f32; 4])] = &[
             (&[], [0.45, 0.30, 0.05, 0.20]),
             (&[1], [0.02, 0.90, 0.04, 0.04]),

@@ -1,4 +1,4 @@
-//! The batch of rows that are being written: the only decode loop there is.
+//! The batch of rows in generation: the only decode loop.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,67 +9,68 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::language::KvPool;
 use crate::language::kv_cache::{BLOCK, blocks_for};
-use crate::model::{Flamingo, MediaBeside, MediaKeys, RowInput, RowState};
+use crate::model::{BatchedMediaKv, Flamingo, MediaKv, RowInput, RowState};
 
-/// Prompts go through the model in pieces of this many tokens: bounds the memory of their attention scores. A step takes
-/// as many pieces as fit into this number, so that rows which are being written wait for no long prompt.
+/// Tokens of one prefill chunk: bounds the memory of its attention scores. All chunks of one step fit into this number
+/// together, so that a long prompt does not delay rows in decode.
 const PREFILL_CHUNK: usize = 512;
 
-/// A row of a [`Decoder`].
+/// Identity of a row of a [`Decoder`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(u64);
 
-/// What a prompt and all that is written after it may come to hold.
+/// Reservation of KV blocks (16 tokens each) for a prompt and all tokens generated after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Demand {
-    /// Tokens of the prompt, which all rows share.
+pub struct KvReservation {
+    /// Prompt tokens, which all rows share.
     pub prompt: usize,
-    /// Tokens that each row may write.
+    /// New tokens per row, at most.
     pub new_tokens: usize,
-    /// Rows at once.
+    /// Rows at the same time, at most.
     pub rows: usize,
 }
 
-impl Demand {
-    /// Blocks of keys and values, at most: full ones of the prompt once, the rest once for each row.
+impl KvReservation {
+    /// Returns the number of blocks, at most: full blocks of the prompt once, the rest once per row.
     pub fn blocks(&self) -> usize {
         let shared = self.prompt / BLOCK;
         shared + self.rows * blocks_for(self.prompt % BLOCK + self.new_tokens)
     }
 }
 
-/// A batch of rows over one model, with the memory of their past.
+/// A batch of rows over one model, with their KV pool.
 pub struct Decoder<'m> {
     model: &'m Flamingo,
     pool: KvPool,
     rows: BTreeMap<RowId, Row>,
     next_id: u64,
     prefill_chunk: usize,
-    beside: MediaBeside,
+    packed_media: BatchedMediaKv,
 }
 
 struct Row {
     state: RowState,
-    /// Tokens that the model has not seen yet.
+    /// Tokens that the model has not processed yet.
     pending: Vec<u32>,
-    /// The row that was admitted, of which this one is a fork or which it is itself; and the blocks promised to all of
-    /// its forks together.
-    family: RowId,
-    promised: usize,
+    /// Sequence group: the id of the admitted row from which this one was forked, or its own.
+    group: RowId,
+    /// Blocks reserved for the whole group.
+    reserved_blocks: usize,
 }
 
-/// A row's scores of the next token.
+/// Scores of the next token of one row.
 pub struct Scores {
+    /// The row.
     pub row: RowId,
     /// Log-probability of every token of the vocabulary.
     pub log_probs: Vec<f32>,
 }
 
 impl<'m> Decoder<'m> {
-    /// A decoder whose rows hold at most `blocks` blocks of keys and values together.
+    /// Creates a decoder with a pool of `blocks` KV blocks.
     ///
     /// # Errors
-    /// The device has no room for them.
+    /// The device is out of memory.
     pub fn new(model: &'m Flamingo, blocks: usize) -> Result<Self> {
         let pool = KvPool::new(&model.language().cache_shape(), blocks)?;
         Ok(Self {
@@ -78,80 +79,84 @@ impl<'m> Decoder<'m> {
             rows: BTreeMap::new(),
             next_id: 0,
             prefill_chunk: PREFILL_CHUNK,
-            beside: MediaBeside::default(),
+            packed_media: BatchedMediaKv::default(),
         })
     }
 
-    /// The same with another size of the pieces in which prompts are read; at least 1.
+    /// Sets the size of prefill chunks in tokens; at least 1.
     pub fn with_prefill_chunk(self, tokens: usize) -> Self {
         Self { prefill_chunk: tokens.max(1), ..self }
     }
 
-    /// Blocks that there are.
+    /// Returns the number of KV blocks, reserved or not.
     pub fn blocks(&self) -> usize {
         self.pool.blocks()
     }
 
-    /// Blocks that are promised to nobody.
+    /// Returns the number of blocks that are not reserved.
     pub fn free_blocks(&self) -> usize {
-        let promised: BTreeMap<RowId, usize> =
-            self.rows.values().map(|row| (row.family, row.promised)).collect();
-        self.pool.blocks().saturating_sub(promised.values().sum())
+        let reserved_blocks: BTreeMap<RowId, usize> =
+            self.rows.values().map(|row| (row.group, row.reserved_blocks)).collect();
+        self.pool.blocks().saturating_sub(reserved_blocks.values().sum())
     }
 
-    /// Rows that there are.
+    /// Returns the number of rows.
     pub fn rows(&self) -> usize {
         self.rows.len()
     }
 
-    /// A new row: a prompt, its media in order, and room for `new_tokens` more in each of up to `rows` rows, itself and
-    /// its forks.
+    /// Admits a new row: a prompt and its media in order. Reserves room for `new_tokens` more tokens in each of up to `rows`
+    /// rows, itself and its forks.
     ///
     /// # Errors
-    /// An empty prompt, one that with its answer reaches beyond the language model, an unknown token, another number of
-    /// media markers than of media; or [`Error::OverBudget`]: so much is not free.
+    /// The prompt is empty, is too long together with its answer, has an unknown token, or has another number of media
+    /// markers than there are media; [`Error::OverBudget`]: too few blocks are free.
     pub fn admit(
         &mut self,
         prompt: Vec<u32>,
-        media: Vec<Arc<MediaKeys>>,
+        media: Vec<Arc<MediaKv>>,
         new_tokens: usize,
         rows: usize,
     ) -> Result<RowId> {
         check_length(self.model, prompt.len(), new_tokens)?;
         self.model.check_markers(&prompt, media.len())?;
-        let demand = Demand { prompt: prompt.len(), new_tokens, rows };
-        let (blocks, free) = (demand.blocks(), self.free_blocks());
+        let reservation = KvReservation { prompt: prompt.len(), new_tokens, rows };
+        let (blocks, free) = (reservation.blocks(), self.free_blocks());
         if blocks > free {
-            return Err(Error::OverBudget(format!("{}, {free} are free", describe(&demand))));
+            return Err(Error::OverBudget(format!("{}, {free} are free", describe(&reservation))));
         }
         let state = self.model.row(media, &self.pool);
-        let family = RowId(self.next_id);
-        Ok(self.insert(Row { state, pending: prompt, family, promised: blocks }))
+        let group = RowId(self.next_id);
+        Ok(self.insert(Row { state, pending: prompt, group, reserved_blocks: blocks }))
     }
 
-    /// Appends a token to a row that has been stepped.
+    /// Appends a token to a row that has no pending tokens.
     pub fn push(&mut self, row: RowId, token: u32) {
         self.row_mut(row).pending.push(token);
     }
 
-    /// A second row with the same past; what both have read so far is shared.
+    /// Forks a row. Both rows share the cached tokens.
     pub fn fork(&mut self, row: RowId) -> RowId {
-        let Row { state, pending, family, promised } = self.row_mut(row);
-        let child =
-            Row { state: state.clone(), pending: pending.clone(), family: *family, promised: *promised };
+        let Row { state, pending, group, reserved_blocks } = self.row_mut(row);
+        let child = Row {
+            state: state.clone(),
+            pending: pending.clone(),
+            group: *group,
+            reserved_blocks: *reserved_blocks,
+        };
         self.insert(child)
     }
 
-    /// Forgets a row and frees what only it held.
+    /// Removes a row and frees the blocks that no other row shares.
     pub fn retire(&mut self, row: RowId) {
         self.rows.remove(&row);
     }
 
-    /// One pass over rows with pending tokens: -> the scores of those whose tokens are all read, in order of admission.
-    /// Rows that are being written always go on; prompts take turns, so a long one or many take several steps.
+    /// Runs one pass over rows with pending tokens. Returns the scores of rows without pending tokens left, in order of
+    /// admission. Rows in decode advance in every step; prefill of long or many prompts takes several steps.
     ///
     /// # Errors
-    /// The model refuses: what the rows have read is uncertain then, so the decoder is of no more use.
+    /// The model fails. The state of the rows is undefined then: drop the decoder.
     pub fn step(&mut self) -> Result<Vec<Scores>> {
         let chunks = self.next_chunks();
         if chunks.is_empty() {
@@ -179,7 +184,8 @@ impl<'m> Decoder<'m> {
         Ok(scores)
     }
 
-    /// How many of its pending tokens each row reads next. Rows of one token come first, so that they attend together.
+    /// Returns the number of pending tokens that each row processes next. Rows of one token come first, so that they attend
+    /// in one product.
     fn next_chunks(&self) -> Vec<(RowId, usize)> {
         let pending = || self.rows.iter().filter(|(_, row)| !row.pending.is_empty());
         let steps = pending().filter(|(_, row)| row.pending.len() == 1).map(|(&id, _)| (id, 1));
@@ -202,7 +208,7 @@ impl<'m> Decoder<'m> {
             .collect();
         inputs.sort_by_key(|(place, _)| *place);
         let mut inputs: Vec<RowInput> = inputs.into_iter().map(|(_, input)| input).collect();
-        self.model.step(&mut inputs, &mut self.beside)
+        self.model.step(&mut inputs, &mut self.packed_media)
     }
 
     pub(super) fn state(&self, row: RowId) -> &RowState {
@@ -221,12 +227,12 @@ impl<'m> Decoder<'m> {
     }
 }
 
-/// Scores (n, vocabulary) -> log-probabilities of each row, off the device.
+/// Converts logits (n, vocabulary) to log-probabilities of each row, on the host.
 fn log_probabilities(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
     if !logits.device().is_cpu() {
         return Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.to_vec2()?);
     }
-    // On the CPU candle goes through the vocabulary five times, in one thread.
+    // On the CPU candle's log_softmax makes five passes over the vocabulary, in one thread.
     let mut rows = logits.to_vec2::<f32>()?;
     rows.par_iter_mut().for_each(|row| {
         let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -237,7 +243,7 @@ fn log_probabilities(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
     Ok(rows)
 }
 
-/// Refuses what the positions of the language model do not reach.
+/// Checks that a prompt and its answer fit the positions of the language model.
 ///
 /// # Errors
 /// [`Error::Prompt`] with the numbers.
@@ -251,10 +257,10 @@ pub fn check_length(model: &Flamingo, prompt: usize, new_tokens: usize) -> Resul
     Ok(())
 }
 
-/// What is asked for, in words.
-pub fn describe(demand: &Demand) -> String {
-    let Demand { prompt, new_tokens, rows } = demand;
-    let blocks = demand.blocks();
+/// Describes a reservation in words.
+pub fn describe(reservation: &KvReservation) -> String {
+    let KvReservation { prompt, new_tokens, rows } = reservation;
+    let blocks = reservation.blocks();
     format!(
         "a prompt of {prompt} tokens and {rows} rows of up to {new_tokens} more need {blocks} blocks of {BLOCK} tokens"
     )

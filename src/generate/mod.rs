@@ -1,7 +1,7 @@
-//! Writing text: rows that are admitted, stepped, forked and retired, and the strategies on top of them.
+//! Generation of text: a batch of rows that are admitted, stepped, forked and retired, and the strategies on top of it.
 //!
-//! [`Decoder`] is the only decode loop there is. One answer is a [`Sequence`] of one row, a beam search one of a few rows
-//! that share a prompt; an engine that serves many requests is a policy about which sequences to begin.
+//! [`Decoder`] is the only decode loop. One answer is a [`Sequence`]: one row, or several rows that share a prompt for beam
+//! search. An engine that serves many requests is a policy that decides which sequences to begin.
 
 use std::sync::Arc;
 
@@ -9,45 +9,62 @@ use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::model::{Flamingo, MediaKeys, RowInput};
+use crate::model::{Flamingo, MediaKv, RowInput};
 
 pub mod decoder;
 mod beam;
 mod sample;
 pub mod sequence;
 
-pub use decoder::{Decoder, Demand, RowId, Scores, check_length, describe};
+pub use decoder::{Decoder, KvReservation, RowId, Scores, check_length, describe};
 pub use sequence::Sequence;
 
-/// How the next token is chosen, and when to stop.
+/// Settings of generation: how to choose the next token, and when to stop.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Generation {
+    /// Choice of the next token.
     pub strategy: Strategy,
+    /// Length limit of the answer in tokens.
     pub max_new_tokens: usize,
 }
 
+/// Decoding strategy.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", tag = "kind")]
 pub enum Strategy {
-    /// The likeliest token, each time.
-    // With braces: next to a bare name serde would take any field.
+    /// Takes the likeliest token at each step.
+    // With braces: serde accepts any field for a unit variant.
     Greedy {},
     /// Beam search with the semantics of Hugging Face (`early_stopping=False`). A finished beam of n tokens scores
     /// `log_likelihood / n^length_penalty`; 0 compares bare log-likelihoods, as the paper does.
-    Beam { beams: usize, length_penalty: f64 },
+    Beam {
+        /// Beams that stay open.
+        beams: usize,
+        /// Exponent of the length in the score.
+        length_penalty: f64,
+    },
     /// Seeded sampling from the `top_k` likeliest tokens (0: all) that together hold `top_p` of the probability.
-    Sample { temperature: f64, top_k: usize, top_p: f64, seed: u64 },
+    Sample {
+        /// Divisor of the logits; above 0.
+        temperature: f64,
+        /// Number of likeliest tokens to sample from; 0: all.
+        top_k: usize,
+        /// Probability that the sampled tokens hold together, in (0, 1].
+        top_p: f64,
+        /// Seed of the random numbers.
+        seed: u64,
+    },
 }
 
-/// More than any search needs, and few enough that their caches fit.
+/// Limit of beams: more than any search needs, and few enough that their KV caches fit.
 const MAX_BEAMS: usize = 64;
 
 impl Generation {
-    /// Refuses what means nothing.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// [`Error::Prompt`] with the setting and its value.
+    /// [`Error::Prompt`] with the invalid setting and its value.
     pub fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Prompt(what));
         if self.max_new_tokens == 0 {
@@ -72,69 +89,73 @@ impl Generation {
 }
 
 impl Default for Generation {
-    /// The paper's open-ended evaluation: 3 beams.
+    /// Returns the settings of the paper's open-ended evaluation: 3 beams.
     fn default() -> Self {
         Self { strategy: Strategy::Beam { beams: 3, length_penalty: 0.0 }, max_new_tokens: 32 }
     }
 }
 
-/// The tokens that end an answer and those that must never be written.
+/// Tokens that end an answer and tokens that are never generated.
 #[derive(Debug, Clone, Default)]
-pub struct TokenRules {
+pub struct StopCriteria {
+    /// Tokens that end an answer.
     pub stop: Vec<u32>,
-    pub forbidden: Vec<u32>,
+    /// Tokens that are never generated.
+    pub suppressed: Vec<u32>,
 }
 
-/// What was written.
+/// Generated tokens of one answer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Generated {
-    /// Without the token that ended it.
+pub struct Completion {
+    /// Token ids, without the token that ended the answer.
     pub ids: Vec<u32>,
-    /// Of all tokens, the ending one included.
+    /// Natural log-likelihood of all tokens, including the one that ended the answer.
     pub log_likelihood: f64,
+    /// Reason for the end.
     pub finish: Finish,
 }
 
+/// Reason why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Finish {
-    /// The model ended the chunk.
+    /// The model generated a stop token.
     Stop,
-    /// The limit of new tokens was reached.
+    /// The answer reached the limit of new tokens.
     Length,
 }
 
-/// Continues a prompt that sees `media`, as `generation` says.
+/// Generates the continuation of a prompt over `media` with the settings `generation`.
 ///
 /// # Errors
 /// As [`Decoder::admit`] and [`Flamingo::forward`].
 pub fn generate(
     model: &Flamingo,
     prompt: &[u32],
-    media: &[Arc<MediaKeys>],
+    media: &[Arc<MediaKv>],
     generation: &Generation,
-    rules: &TokenRules,
-) -> Result<Generated> {
+    stop_criteria: &StopCriteria,
+) -> Result<Completion> {
     generation.check()?;
     check_length(model, prompt.len(), generation.max_new_tokens)?;
-    let mut decoder = Decoder::new(model, Sequence::demand(prompt.len(), generation).blocks())?;
-    let mut sequence = Sequence::begin(&mut decoder, prompt, media, generation, rules)?;
+    let mut decoder = Decoder::new(model, Sequence::reservation(prompt.len(), generation).blocks())?;
+    let mut sequence = Sequence::begin(&mut decoder, prompt, media, generation, stop_criteria)?;
     loop {
         let scores = decoder.step()?;
-        if let Some(written) = sequence.advance(&mut decoder, &scores)? {
-            return Ok(written);
+        if let Some(completion) = sequence.advance(&mut decoder, &scores)? {
+            return Ok(completion);
         }
     }
 }
 
-/// Log-likelihood of each continuation after the prompt. The prompt is read once and shared.
+/// Computes the log-likelihood of each continuation of the prompt. The prompt is prefilled once and shared.
 ///
 /// # Errors
-/// An empty continuation; else as [`generate`].
+/// A continuation is empty; else as [`generate`].
 pub fn score(
     model: &Flamingo,
     prompt: &[u32],
-    media: &[Arc<MediaKeys>],
+    media: &[Arc<MediaKv>],
     continuations: &[Vec<u32>],
 ) -> Result<Vec<f64>> {
     let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
@@ -143,10 +164,10 @@ pub fn score(
         return Err(Error::Prompt("an empty continuation has no likelihood".into()));
     }
     check_length(model, prompt.len(), longest)?;
-    // Two rows: the prompt, and the one continuation that is being read.
-    let demand = Demand { prompt: prompt.len(), new_tokens: longest, rows: 2 };
-    let mut decoder = Decoder::new(model, demand.blocks())?;
-    let prompt = decoder.admit(prompt.to_vec(), media.to_vec(), longest, demand.rows)?;
+    // Two rows: the prompt, and the continuation that is being scored.
+    let reservation = KvReservation { prompt: prompt.len(), new_tokens: longest, rows: 2 };
+    let mut decoder = Decoder::new(model, reservation.blocks())?;
+    let prompt = decoder.admit(prompt.to_vec(), media.to_vec(), longest, reservation.rows)?;
     let first = loop {
         if let Some(scores) = decoder.step()?.pop() {
             break scores.log_probs;

@@ -1,33 +1,35 @@
-//! One row, one token after the other: greedy or sampled.
+//! Greedy decoding and sampling: one row, one token per step.
 
 use candle_core::{Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 
 use super::beam::best_tokens;
-use super::{Finish, Generated, TokenRules};
+use super::{Completion, Finish, StopCriteria};
 use crate::error::Result;
 
-/// An answer of one row so far.
-pub(super) struct Draw {
-    /// Without one the likeliest token is taken.
-    sampler: Option<Sampler>,
+/// State of an answer of one row.
+pub(super) struct Sampler {
+    /// `None`: greedy.
+    random: Option<RandomChoice>,
     max_new_tokens: usize,
-    written: Generated,
+    completion: Completion,
 }
 
-struct Sampler {
-    /// How many of the likeliest tokens there are to choose from.
+/// Seeded choice among the likeliest tokens.
+struct RandomChoice {
+    /// Number of likeliest tokens to sample from.
     top_k: usize,
-    among_them: LogitsProcessor,
+    processor: LogitsProcessor,
 }
 
-impl Draw {
-    pub(super) fn likeliest(max_new_tokens: usize) -> Self {
-        let written = Generated { ids: Vec::new(), log_likelihood: 0.0, finish: Finish::Length };
-        Self { sampler: None, max_new_tokens, written }
+impl Sampler {
+    /// Creates a greedy sampler.
+    pub(super) fn greedy(max_new_tokens: usize) -> Self {
+        let completion = Completion { ids: Vec::new(), log_likelihood: 0.0, finish: Finish::Length };
+        Self { random: None, max_new_tokens, completion }
     }
 
-    /// Drawn with a seed; `top_k` 0: from all.
+    /// Creates a seeded sampler; `top_k` 0: from all tokens.
     pub(super) fn sampled(
         temperature: f64,
         top_k: usize,
@@ -40,45 +42,45 @@ impl Draw {
         } else {
             Sampling::All { temperature }
         };
-        let among_them = LogitsProcessor::from_sampling(seed, sampling);
+        let processor = LogitsProcessor::from_sampling(seed, sampling);
         let top_k = if top_k == 0 { usize::MAX } else { top_k };
-        Self { sampler: Some(Sampler { top_k, among_them }), ..Self::likeliest(max_new_tokens) }
+        Self { random: Some(RandomChoice { top_k, processor }), ..Self::greedy(max_new_tokens) }
     }
 
-    /// Takes the scores of the next token: -> the token to go on from, or the answer.
+    /// Takes the scores of the next token. Returns the chosen token, or the answer when it is complete.
     pub(super) fn next(
         &mut self,
         log_probs: &[f32],
-        rules: &TokenRules,
-    ) -> Result<(Option<u32>, Option<Generated>)> {
-        let token = match &mut self.sampler {
-            None => likeliest(log_probs, rules),
-            Some(sampler) => sampler.sample(log_probs, rules)?,
+        criteria: &StopCriteria,
+    ) -> Result<(Option<u32>, Option<Completion>)> {
+        let token = match &mut self.random {
+            None => likeliest(log_probs, criteria),
+            Some(random) => random.choose(log_probs, criteria)?,
         };
-        self.written.log_likelihood += f64::from(log_probs[token as usize]);
-        if rules.stop.contains(&token) {
-            self.written.finish = Finish::Stop;
-            return Ok((None, Some(self.written.clone())));
+        self.completion.log_likelihood += f64::from(log_probs[token as usize]);
+        if criteria.stop.contains(&token) {
+            self.completion.finish = Finish::Stop;
+            return Ok((None, Some(self.completion.clone())));
         }
-        self.written.ids.push(token);
-        let full = self.written.ids.len() == self.max_new_tokens;
-        Ok(if full { (None, Some(self.written.clone())) } else { (Some(token), None) })
+        self.completion.ids.push(token);
+        let full = self.completion.ids.len() == self.max_new_tokens;
+        Ok(if full { (None, Some(self.completion.clone())) } else { (Some(token), None) })
     }
 }
 
-impl Sampler {
-    fn sample(&mut self, log_probs: &[f32], rules: &TokenRules) -> Result<u32> {
-        // In the order of their ids: in that of a selection, in which candle's own top-k draws, the last bit of a score
-        // decides which token a seed hits.
-        let mut tokens = best_tokens(log_probs, self.top_k, rules);
+impl RandomChoice {
+    fn choose(&mut self, log_probs: &[f32], criteria: &StopCriteria) -> Result<u32> {
+        // Sorted by id: in the order of the selection, which candle's own top-k uses, the last bit of a score would decide
+        // which token a seed picks.
+        let mut tokens = best_tokens(log_probs, self.top_k, criteria);
         tokens.sort_unstable();
         let scores: Vec<f32> = tokens.iter().map(|&token| log_probs[token as usize]).collect();
-        let hit = self.among_them.sample(&Tensor::new(&scores[..], &Device::Cpu)?)?;
-        Ok(tokens[hit as usize])
+        let picked = self.processor.sample(&Tensor::new(&scores[..], &Device::Cpu)?)?;
+        Ok(tokens[picked as usize])
     }
 }
 
-fn likeliest(log_probs: &[f32], rules: &TokenRules) -> u32 {
-    let allowed = (0..log_probs.len() as u32).filter(|token| !rules.forbidden.contains(token));
+fn likeliest(log_probs: &[f32], criteria: &StopCriteria) -> u32 {
+    let allowed = (0..log_probs.len() as u32).filter(|token| !criteria.suppressed.contains(token));
     allowed.max_by(|a, b| log_probs[*a as usize].total_cmp(&log_probs[*b as usize])).unwrap_or(0)
 }

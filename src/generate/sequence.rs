@@ -1,110 +1,112 @@
-//! One answer that is being written: its rows in a decoder, and the strategy that chooses their tokens.
+//! One sequence: its rows in a decoder, and the strategy that chooses their tokens.
 
 use std::sync::Arc;
 
-use super::beam::Search;
-use super::decoder::{Decoder, Demand, RowId, Scores};
-use super::sample::Draw;
-use super::{Generated, Generation, Strategy, TokenRules};
+use super::beam::BeamSearch;
+use super::decoder::{Decoder, KvReservation, RowId, Scores};
+use super::sample::Sampler;
+use super::{Completion, Generation, StopCriteria, Strategy};
 use crate::error::Result;
-use crate::model::MediaKeys;
+use crate::model::MediaKv;
 
-/// An answer between two steps. Any number of them share a decoder, join it and leave it at any step.
+/// An answer in progress. Any number of sequences share a decoder; each joins and leaves at any step.
 pub struct Sequence {
     rows: Vec<RowId>,
-    choice: Choice,
-    rules: TokenRules,
+    state: DecodingState,
+    criteria: StopCriteria,
 }
 
-enum Choice {
-    Draw(Box<Draw>),
-    Search(Search),
+/// State of the decoding strategy.
+enum DecodingState {
+    Sample(Box<Sampler>),
+    BeamSearch(BeamSearch),
 }
 
 impl Sequence {
-    /// What an answer as `generation` says may come to hold, after a prompt of so many tokens.
-    pub fn demand(prompt: usize, generation: &Generation) -> Demand {
+    /// Returns the KV blocks to reserve for an answer with the settings `generation` after a prompt of `prompt` tokens.
+    pub fn reservation(prompt: usize, generation: &Generation) -> KvReservation {
         let rows = match generation.strategy {
             Strategy::Beam { beams, .. } => beams,
             Strategy::Greedy {} | Strategy::Sample { .. } => 1,
         };
-        Demand { prompt, new_tokens: generation.max_new_tokens, rows }
+        KvReservation { prompt, new_tokens: generation.max_new_tokens, rows }
     }
 
-    /// Admits the prompt.
+    /// Admits the prompt to the decoder.
     ///
     /// # Errors
-    /// The settings mean nothing; else as [`Decoder::admit`].
+    /// A setting is invalid; else as [`Decoder::admit`].
     pub fn begin(
         decoder: &mut Decoder,
         prompt: &[u32],
-        media: &[Arc<MediaKeys>],
+        media: &[Arc<MediaKv>],
         generation: &Generation,
-        rules: &TokenRules,
+        criteria: &StopCriteria,
     ) -> Result<Self> {
         generation.check()?;
-        let Demand { new_tokens, rows, .. } = Self::demand(prompt.len(), generation);
+        let KvReservation { new_tokens, rows, .. } = Self::reservation(prompt.len(), generation);
         let row = decoder.admit(prompt.to_vec(), media.to_vec(), new_tokens, rows)?;
-        let choice = match generation.strategy {
+        let state = match generation.strategy {
             Strategy::Beam { beams, length_penalty } if beams > 1 => {
-                Choice::Search(Search::new(beams, length_penalty, new_tokens))
+                DecodingState::BeamSearch(BeamSearch::new(beams, length_penalty, new_tokens))
             }
             Strategy::Greedy {} | Strategy::Beam { .. } => {
-                Choice::Draw(Box::new(Draw::likeliest(new_tokens)))
+                DecodingState::Sample(Box::new(Sampler::greedy(new_tokens)))
             }
             Strategy::Sample { temperature, top_k, top_p, seed } => {
-                Choice::Draw(Box::new(Draw::sampled(temperature, top_k, top_p, seed, new_tokens)))
+                DecodingState::Sample(Box::new(Sampler::sampled(temperature, top_k, top_p, seed, new_tokens)))
             }
         };
-        Ok(Self { rows: vec![row], choice, rules: rules.clone() })
+        Ok(Self { rows: vec![row], state, criteria: criteria.clone() })
     }
 
-    /// Goes on with what a step of the decoder has scored: -> the answer, once it is written; its rows are retired then.
-    /// Nothing happens while its prompt is still being read.
+    /// Chooses the next tokens from the scores of a decoder step. Returns the answer when it is complete, and retires its
+    /// rows. Does nothing while the prompt is still in prefill.
     ///
     /// # Errors
-    /// The scores cannot be drawn from.
-    pub fn advance(&mut self, decoder: &mut Decoder, scores: &[Scores]) -> Result<Option<Generated>> {
-        // The rows of a search are always scored in the same step.
-        let mine: Option<Vec<&[f32]>> = self
+    /// The scores are no distribution.
+    pub fn advance(&mut self, decoder: &mut Decoder, scores: &[Scores]) -> Result<Option<Completion>> {
+        // All rows of a beam search are scored in the same step.
+        let own_scores: Option<Vec<&[f32]>> = self
             .rows
             .iter()
             .map(|row| Some(&scores[scores.binary_search_by_key(row, |s| s.row).ok()?].log_probs[..]))
             .collect();
-        let Some(mine) = mine else { return Ok(None) };
-        let written = match &mut self.choice {
-            Choice::Draw(draw) => {
-                let (token, written) = draw.next(mine[0], &self.rules)?;
+        let Some(own_scores) = own_scores else { return Ok(None) };
+        let completion = match &mut self.state {
+            DecodingState::Sample(sampler) => {
+                let (token, completion) = sampler.next(own_scores[0], &self.criteria)?;
                 if let Some(token) = token {
                     decoder.push(self.rows[0], token);
                 }
-                written
+                completion
             }
-            Choice::Search(search) => {
-                let parents = search.advance(&mine, &self.rules);
-                let written = search.best_if_done();
-                if written.is_none() {
+            DecodingState::BeamSearch(search) => {
+                let parents = search.advance(&own_scores, &self.criteria);
+                let completion = search.best_if_done();
+                if completion.is_none() {
                     self.rows = reorder(decoder, &self.rows, &parents);
                     for (&row, token) in self.rows.iter().zip(search.last_tokens()) {
                         decoder.push(row, token);
                     }
                 }
-                written
+                completion
             }
         };
-        if written.is_some() {
+        if completion.is_some() {
             self.retire(decoder);
         }
-        Ok(written)
+        Ok(completion)
     }
 
-    /// Forgets its rows: nobody wants the answer any more.
+    /// Retires the rows: cancels the answer.
     pub fn retire(&mut self, decoder: &mut Decoder) {
         self.rows.drain(..).for_each(|row| decoder.retire(row));
     }
 }
 
-/// The rows of the next step: beam i goes on from `parents[i]`. A row is forked only for its second and later child.
+/// Returns the rows of the next step: beam i continues row `parents[i]`. A row is forked only for its second and later
+/// children.
 fn reorder(decoder: &mut Decoder, rows: &[RowId], parents: &[usize]) -> Vec<RowId> {
     let next = |(i, &parent): (usize, &usize)| {
         let again = parents[..i].contains(&parent);

@@ -1,50 +1,52 @@
-//! Scaled dot-product attention over keys that lie in several pieces.
+//! Scaled dot-product attention over keys and values that are stored in several pieces.
 
 use candle_core::{D, Tensor};
 
-use super::linear::multipliable;
+use super::linear::blas_compatible;
 use super::norm::softmax;
 use crate::error::Result;
 
 /// Keys and values of one piece: (h_kv, l, d) each.
-pub type KeysValues = (Tensor, Tensor);
+pub type Kv = (Tensor, Tensor);
 
-/// Attention of `q` (h, n, d) to the pieces in order: -> (h, n, d).
+/// Computes the attention of `q` (h, n, d) to the pieces in order: -> (h, n, d).
 ///
-/// `h` is a multiple of `h_kv` (grouped queries: head i reads key head i / (h / h_kv)). `mask` (n, l) is added to the
-/// scores, l the length of all pieces together. The pieces are never joined: only the scores are, so a prefix that
-/// rows share is read where it lies.
-pub fn attention(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
+/// `h` is a multiple of `h_kv` (grouped queries: head i reads key head i / (h / h_kv)). `mask` (n, l) is
+/// added to the scores; l is the length of all pieces together. Only the scores are concatenated, never the
+/// pieces, so a prefix that sequences share is not copied.
+///
+/// # Errors
+/// The tensor library refused an operation.
+pub fn attention(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     #[cfg(feature = "flash-attn")]
     if let ([piece], None) = (pieces, mask)
-        && flash::takes(q, piece)
+        && flash::supports(q, piece)
     {
         return flash::attention(q, piece, scale, false);
     }
     generic(q, pieces, scale, mask)
 }
 
-/// As [`attention`], where the queries are the last `n` of the `l` positions and each sees those up to its own.
+/// Computes causal attention: the queries are the last `n` of the `l` positions, and each attends to
+/// positions up to its own. Shapes are those of [`attention`].
 ///
-/// `mask` is the one that says so, or nothing where nothing is hidden, as from a single query. Kernels that hide by
-/// themselves do not read it.
-pub fn causal_attention(
-    q: &Tensor,
-    pieces: &[KeysValues],
-    scale: f64,
-    mask: Option<&Tensor>,
-) -> Result<Tensor> {
+/// `mask` is the causal mask, or `None` if no position is masked, as for a single query. Fused kernels apply
+/// the causal mask themselves and ignore this argument.
+///
+/// # Errors
+/// The tensor library refused an operation.
+pub fn causal_attention(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     #[cfg(feature = "flash-attn")]
     if let [piece] = pieces
-        && flash::takes(q, piece)
+        && flash::supports(q, piece)
     {
         return flash::attention(q, piece, scale, true);
     }
     generic(q, pieces, scale, mask)
 }
 
-/// The same in candle's operations, on any device.
-fn generic(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
+/// Attention in candle's operations, on any device.
+fn generic(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (h, n, d) = q.dims3()?;
     let h_kv = pieces[0].0.dim(0)?;
     let group = h / h_kv;
@@ -64,7 +66,7 @@ fn generic(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Tensor>)
     let mut start = 0;
     for (_, v) in pieces {
         let len = v.dim(1)?;
-        let part = multipliable(&probabilities.narrow(2, start, len)?)?.matmul(v)?;
+        let part = blas_compatible(&probabilities.narrow(2, start, len)?)?.matmul(v)?;
         out = Some(match out {
             Some(sum) => (sum + part)?,
             None => part,
@@ -74,14 +76,13 @@ fn generic(q: &Tensor, pieces: &[KeysValues], scale: f64, mask: Option<&Tensor>)
     Ok(out.expect("attention has keys").reshape((h, n, d))?)
 }
 
-/// Attention of one query per row, of several rows at once: `q` (h, b, d) to the rows' keys and values (h_kv, b * l, d),
-/// row after row: -> (h, b, d). `mask` (1, b, 1, l) is added to the scores.
-pub fn attention_of_steps(
-    q: &Tensor,
-    (k, v): &KeysValues,
-    scale: f64,
-    mask: Option<&Tensor>,
-) -> Result<Tensor> {
+/// Computes the attention of one decode step of a batch, with one query per sequence: `q` (h, b, d) to the
+/// keys and values of the sequences (h_kv, b * l, d), sequence after sequence: -> (h, b, d). `mask` (1, b, 1,
+/// l) is added to the scores.
+///
+/// # Errors
+/// The tensor library refused an operation.
+pub fn step_attention(q: &Tensor, (k, v): &Kv, scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
     let (h, b, d) = q.dims3()?;
     let (h_kv, keys, _) = k.dims3()?;
     let (group, l) = (h / h_kv, keys / b);
@@ -95,16 +96,17 @@ pub fn attention_of_steps(
     Ok(out.transpose(1, 2)?.reshape((h, b, d))?)
 }
 
-/// FlashAttention-2 (arXiv 2307.08691) by candle: no scores in memory, sums in f32. Half precision on CUDA, without
-/// gradients, all keys in one piece.
+/// FlashAttention-2 (arXiv 2307.08691) from candle: no score matrix in memory, sums in f32. It supports half
+/// precision on CUDA without gradients, with all keys in one piece.
 #[cfg(feature = "flash-attn")]
 mod flash {
     use candle_core::{DType, Tensor};
 
-    use super::KeysValues;
+    use super::Kv;
     use crate::error::Result;
 
-    pub(super) fn takes(q: &Tensor, (k, v): &KeysValues) -> bool {
+    /// Whether the kernel supports these tensors.
+    pub(super) fn supports(q: &Tensor, (k, v): &Kv) -> bool {
         let width = q.dims().last().copied().unwrap_or(0);
         q.device().is_cuda()
             && matches!(q.dtype(), DType::BF16 | DType::F16)
@@ -113,8 +115,8 @@ mod flash {
             && ![q, k, v].iter().any(|t| t.track_op())
     }
 
-    /// Its causal mask is ours: aligned at the last query and the last key.
-    pub(super) fn attention(q: &Tensor, (k, v): &KeysValues, scale: f64, causal: bool) -> Result<Tensor> {
+    /// Runs the kernel. Its causal mask is aligned at the last query and the last key, as ours is.
+    pub(super) fn attention(q: &Tensor, (k, v): &Kv, scale: f64, causal: bool) -> Result<Tensor> {
         let by_position = |x: &Tensor| x.transpose(0, 1)?.unsqueeze(0); // (h, n, d) -> (1, n, h, d)
         let (q, k, v) = (by_position(q)?, by_position(k)?, by_position(v)?);
         let out = candle_flash_attn::flash_attn(&q, &k, &v, scale as f32, causal)?;
@@ -122,13 +124,19 @@ mod flash {
     }
 }
 
-/// (n, h * d) -> (h, n, d).
+/// Splits a tensor into heads: (n, h * d) -> (h, n, d).
+///
+/// # Errors
+/// The tensor library refused an operation.
 pub fn split_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
     let (n, width) = x.dims2()?;
     Ok(x.reshape((n, heads, width / heads))?.transpose(0, 1)?)
 }
 
-/// (h, n, d) -> (n, h * d).
+/// Merges heads: (h, n, d) -> (n, h * d).
+///
+/// # Errors
+/// The tensor library refused an operation.
 pub fn merge_heads(x: &Tensor) -> Result<Tensor> {
     let (h, n, d) = x.dims3()?;
     Ok(x.transpose(0, 1)?.reshape((n, h * d))?)
@@ -141,8 +149,8 @@ mod tests {
     use super::*;
     use crate::kernels::finite_differences::random;
 
-    /// Attention head by head and query by query in f64, over all keys at once.
-    fn plainly(
+    /// Attention by head and by query in f64, over all keys at once.
+    fn reference_attention(
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
@@ -174,12 +182,12 @@ mod tests {
         let hidden = |i: usize, j: usize| causal && j > l - n + i;
         let mask = (0..n * l).map(|at| if hidden(at / l, at % l) { f32::NEG_INFINITY } else { 0.0 });
         let mask = Tensor::from_vec(mask.collect::<Vec<_>>(), (n, l), q.device()).unwrap();
-        let wanted = plainly(&q, &k, &v, scale, hidden);
+        let wanted = reference_attention(&q, &k, &v, scale, hidden);
         for (dtype, allowed) in [(DType::F32, 1e-5), (DType::F16, 5e-3)] {
             let typed = |x: &Tensor| x.to_dtype(dtype).unwrap();
             let mut start = 0;
-            // As a cache has them: views into something longer.
-            let pieces: Vec<KeysValues> = pieces
+            // Views into a longer tensor, as in a cache.
+            let pieces: Vec<Kv> = pieces
                 .iter()
                 .map(|&len| {
                     let part = |x: &Tensor| typed(x).narrow(1, start, len).unwrap();
@@ -193,17 +201,17 @@ mod tests {
                 true => causal_attention(&q, &pieces, scale, Some(&typed(&mask))),
                 false => attention(&q, &pieces, scale, None),
             };
-            let apart = (got.unwrap().to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
-            let apart = apart.max_all().unwrap().to_scalar::<f32>().unwrap();
+            let error = (got.unwrap().to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
+            let error = error.max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(
-                apart < allowed,
-                "{h} over {h_kv} heads, {n} queries, {pieces:?} keys, {dtype:?}: {apart}"
+                error < allowed,
+                "{h} over {h_kv} heads, {n} queries, {pieces:?} keys, {dtype:?}: {error}"
             );
         }
     }
 
     #[test]
-    fn pieces_are_as_good_as_one() {
+    fn pieces_equal_one_piece() {
         for pieces in [&[13][..], &[6, 7], &[1, 9, 3]] {
             check(2, 2, 5, pieces, false);
             check(6, 2, 5, pieces, true);

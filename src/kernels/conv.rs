@@ -4,20 +4,24 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::floats::{contiguous, floats, on_cpu_in_f32};
-use super::product::{Matrix, add_product};
+use super::product::{MatrixView, add_product};
 use crate::error::Result;
 use backward::{bias_gradient, input_gradient, weight_gradient};
-use patches::{Geometry, same};
+use patches::{Geometry, same_padding};
 
 mod patches;
 mod backward;
 
-/// Convolution of `x` (n, c, h, w) with `weight` (o, c / groups, k, k) and `bias` (o):
+/// Convolves `x` (n, c, h, w) with `weight` (o, c / groups, k, k) and `bias` (o):
 /// -> (n, o, ceil(h / stride), ceil(w / stride)).
 ///
-/// SAME padding as TensorFlow has it: what is missing is shared between both sides, and an odd pixel goes to the
-/// bottom and the right. On the CPU in f32 this is im2col and a matrix product per image and group, in parallel over
-/// both, and its gradients are too; elsewhere candle's convolution. Differentiable in all three.
+/// TensorFlow's SAME padding: the padding is divided between both sides, and an odd pixel goes to the bottom
+/// and the right. On the CPU in f32 the forward and backward passes are im2col and one matrix product per
+/// image and group, in parallel over both. Elsewhere they are candle's convolution. Differentiable in all
+/// three inputs.
+///
+/// # Errors
+/// The shapes do not fit together, or the tensor library refused an operation.
 pub fn conv2d_same(
     x: &Tensor,
     weight: &Tensor,
@@ -32,7 +36,10 @@ pub fn conv2d_same(
     Ok(generic(x, weight, bias, stride, groups)?)
 }
 
-/// The same convolution in candle's operations, on any device.
+/// [`conv2d_same`] in candle's operations, on any device.
+///
+/// # Errors
+/// The tensor library refused an operation.
 pub fn generic(
     x: &Tensor,
     weight: &Tensor,
@@ -44,7 +51,7 @@ pub fn generic(
     let mut x = x.clone();
     for (axis, kernel) in [(2, kernel_h), (3, kernel_w)] {
         let length = x.dim(axis)?;
-        let (before, out) = same(length, kernel, stride);
+        let (before, out) = same_padding(length, kernel, stride);
         let after = ((out - 1) * stride + kernel).saturating_sub(length + before);
         x = x.pad_with_zeros(axis, before, after)?;
     }
@@ -82,7 +89,7 @@ impl CustomOp3 for ConvSame {
         Ok((CpuStorage::F32(y), Shape::from((g.n, o, g.out.0, g.out.1))))
     }
 
-    /// Only what somebody waits for: neither the pixels nor frozen weights need a gradient.
+    /// Computes only the gradients that are needed: pixels and frozen weights need none.
     fn bwd(
         &self,
         x: &Tensor,
@@ -117,19 +124,19 @@ fn convolve(g: &Geometry, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     y.par_chunks_mut(g.o_g * columns).enumerate().for_each_init(Vec::new, |patches, (task, y)| {
         let group = task % g.groups;
         let x = &x[task * g.input()..][..g.input()];
-        let weight = Matrix::new(&weight[group * g.o_g * depth..], (g.o_g, depth), depth);
+        let weight = MatrixView::new(&weight[group * g.o_g * depth..], (g.o_g, depth), depth);
         for (row, &b) in y.chunks_exact_mut(columns).zip(&bias[group * g.o_g..]) {
             row.fill(b);
         }
         if g.pointwise() {
-            return add_product(y, columns, weight, Matrix::new(x, (depth, columns), columns), inner);
+            return add_product(y, columns, weight, MatrixView::new(x, (depth, columns), columns), inner);
         }
         for first in (0..g.out.0).step_by(g.tile_rows()) {
             let rows = first..(first + g.tile_rows()).min(g.out.0);
             let width = rows.len() * g.out.1;
             patches.resize(depth * width, 0.0);
             g.im2col(x, rows, patches, width, 0);
-            let patches = Matrix::new(patches, (depth, width), width);
+            let patches = MatrixView::new(patches, (depth, width), width);
             add_product(&mut y[first * g.out.1..], columns, weight, patches, inner);
         }
     });
@@ -163,7 +170,7 @@ mod tests {
         let (fast, slow) = (gradients(fast), gradients(slow));
         for v in [&x, &weight, &bias] {
             let (fast, slow) = (fast.get(v).unwrap(), slow.get(v).unwrap());
-            // Sums of up to 22,270 numbers, which the two add up in different orders.
+            // Sums of up to 22,270 numbers, which the two implementations add in different orders.
             let scale = distance(slow, &slow.zeros_like().unwrap()).max(1.0);
             assert!(distance(fast, slow) < 1e-4 * scale);
         }
@@ -185,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_input_has_the_same_gradient_on_any_number_of_threads() {
+    fn gradient_is_independent_of_thread_count() {
         let [x, weight, bias] =
             [random((7, 6, 11, 9)), random((4, 3, 3, 3)), random(4)].map(|t| Var::from_tensor(&t).unwrap());
         let gradient = |threads| {
@@ -200,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_frozen_has_no_gradient() {
+    fn frozen_inputs_get_no_gradient() {
         let (pixels, weight) = (random((2, 3, 5, 4)), Var::from_tensor(&random((6, 3, 3, 3))).unwrap());
         let y = conv2d_same(&pixels, &weight, &random(6), 1, 1).unwrap();
         let gradients = y.sum_all().unwrap().backward().unwrap();

@@ -1,15 +1,18 @@
-//! The numbers of CPU tensors as slices, and sums over them that the compiler vectorises.
+//! Values of CPU tensors as slices, and vectorised sums over them.
 
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, DType, Layout, Storage, StorageRef, Tensor};
 
-/// Whether operations of this folder take `x` themselves; for all else they are written in candle's.
+/// Whether the kernels of this folder handle `x`. All other tensors use candle's operations.
 pub fn on_cpu_in_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// The numbers of a contiguous f32 tensor on the CPU, borrowed.
+/// Borrows the values of a contiguous f32 tensor on the CPU.
+///
+/// # Errors
+/// The tensor is not contiguous, not f32, or not on the CPU.
 pub fn floats(tensor: &Tensor) -> candle_core::Result<Floats<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
@@ -18,7 +21,7 @@ pub fn floats(tensor: &Tensor) -> candle_core::Result<Floats<'_>> {
     }
 }
 
-/// What [`floats`] lends.
+/// Borrowed values of a tensor, made by [`floats`].
 pub struct Floats<'t> {
     storage: StorageRef<'t>,
     range: Range<usize>,
@@ -30,12 +33,15 @@ impl Deref for Floats<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(floats)) => &floats[self.range.clone()],
-            _ => unreachable!("checked when it was borrowed"),
+            _ => unreachable!("`floats` has checked the storage"),
         }
     }
 }
 
-/// The numbers that a custom operation was called with.
+/// Returns the values of an input of a custom operation.
+///
+/// # Errors
+/// The input is not contiguous or not f32.
 pub fn contiguous<'s>(storage: &'s CpuStorage, layout: &Layout) -> candle_core::Result<&'s [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -45,6 +51,7 @@ pub fn contiguous<'s>(storage: &'s CpuStorage, layout: &Layout) -> candle_core::
 
 const LANES: usize = 16;
 
+/// Sums the values of a slice.
 pub fn sum(a: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let chunks = a.chunks_exact(LANES);
@@ -55,6 +62,7 @@ pub fn sum(a: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// Computes the dot product of two slices of the same length.
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0f32; LANES];
     let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));

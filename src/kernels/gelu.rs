@@ -1,4 +1,4 @@
-//! `scale * GELU(x)`, GELU by the error function: the activation of NFNets, their gain folded in.
+//! `scale * GELU(x)` with GELU by the error function: the activation of NFNets with their gain.
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -6,10 +6,13 @@ use rayon::prelude::*;
 use super::floats::{contiguous, floats, on_cpu_in_f32};
 use crate::error::Result;
 
-/// `scale * x * Phi(x)`, same shape as `x`.
+/// Computes `scale * x * Phi(x)`; the shape stays.
 ///
-/// On the CPU in f32 the error function is a rational approximation (absolute error of `Phi` below 3e-7) that the
-/// compiler vectorises; everywhere else it is candle's. Differentiable.
+/// On the CPU in f32 the error function is a vectorised rational approximation (absolute error of `Phi` below
+/// 3e-7). Elsewhere it is candle's. Differentiable.
+///
+/// # Errors
+/// The tensor library refused an operation.
 pub fn scaled_gelu(x: &Tensor, scale: f64) -> Result<Tensor> {
     if on_cpu_in_f32(x) {
         return Ok(x.contiguous()?.apply_op1(ScaledGelu { scale: scale as f32 })?);
@@ -17,7 +20,7 @@ pub fn scaled_gelu(x: &Tensor, scale: f64) -> Result<Tensor> {
     generic(x, scale)
 }
 
-/// The same in candle's operations, on any device.
+/// [`scaled_gelu`] in candle's operations, on any device.
 fn generic(x: &Tensor, scale: f64) -> Result<Tensor> {
     Ok((x.gelu_erf()? * scale)?)
 }
@@ -46,7 +49,7 @@ impl CustomOp1 for ScaledGelu {
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
-    /// grad * scale * (Phi(x) + x * phi(x)).
+    /// Gradient: grad * scale * (Phi(x) + x * phi(x)).
     fn bwd(&self, x: &Tensor, _res: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let (inputs, grad) = (floats(x)?, floats(&grad)?);
@@ -65,10 +68,10 @@ impl CustomOp1 for ScaledGelu {
 
 const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
 
-/// e^x for x <= 0, as 2^n * e^r with r in +-ln(2) / 2 and e^r by its series.
+/// e^x for x <= 0, computed as 2^n * e^r with r in +-ln(2) / 2 and e^r by its series.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// Adding it rounds to an integer, which then stands in the lowest bits.
+    /// Adding this constant rounds to an integer, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let x = x.max(-87.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
@@ -105,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn close_to_the_exact_function() {
+    fn approximates_exact_function() {
         let inputs: Vec<f32> = (-90_000..90_000).map(|i| i as f32 * 1e-4).collect();
         let x = Tensor::new(inputs, &Device::Cpu).unwrap();
         let got = scaled_gelu(&x, 1.7).unwrap().to_dtype(DType::F64).unwrap();
@@ -116,9 +119,9 @@ mod tests {
         assert!(worst < 5e-7, "{worst}");
     }
 
-    /// What runs on other devices, in f32 and in half precision.
+    /// The implementation for other devices, in f32 and in half precision.
     #[test]
-    fn close_to_its_form_for_any_device() {
+    fn cpu_kernel_equals_generic() {
         let inputs: Vec<f32> = (-7_000..7_000).map(|i| i as f32 * 1e-3).collect();
         let x = Tensor::new(inputs, &Device::Cpu).unwrap();
         let wanted = scaled_gelu(&x, 1.7).unwrap();
@@ -126,14 +129,14 @@ mod tests {
         for (dtype, allowed) in [(DType::F32, 1e-6), (DType::F16, 2e-3), (DType::BF16, 2e-2)] {
             let got = generic(&x.to_dtype(dtype).unwrap(), 1.7).unwrap();
             assert_eq!(got.dtype(), dtype);
-            let apart = (got.to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
-            let worst = (apart / &scale).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let error = (got.to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
+            let worst = (error / &scale).unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(worst < allowed, "{dtype:?}: {worst}");
         }
     }
 
     #[test]
-    fn gradient_of_the_exact_function() {
+    fn gradient_approximates_exact_gradient() {
         let inputs: Vec<f32> = (-20_000..20_000).map(|i| i as f32 * 1e-3).collect();
         let x = Var::new(inputs, &Device::Cpu).unwrap();
         let gradient = |y: Tensor| y.sum_all().unwrap().backward().unwrap().get(&x).unwrap().clone();

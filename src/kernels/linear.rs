@@ -1,4 +1,4 @@
-//! A linear map whose matrix may be quantised.
+//! Linear layer with a dense or quantised matrix.
 
 use candle_core::quantized::QMatMul;
 use candle_core::{D, DType, Module, Tensor};
@@ -9,14 +9,14 @@ use super::quantized::BlockMatrix;
 use crate::error::Result;
 use crate::weights::{Matrix, Weights};
 
-/// Keeps the variance of its input: what a layer between two normalisations wants.
+/// Initialisation that keeps the variance of the input, for a layer between two normalisations.
 pub const LINEAR_INIT: Init = Init::Kaiming {
     dist: NormalOrUniform::Normal,
     fan: FanInOut::FanIn,
     non_linearity: NonLinearity::Linear,
 };
 
-/// `x @ weight^T`, without bias: (.., d_in) -> (.., d_out).
+/// Linear layer without bias, `x @ weight^T`: (.., d_in) -> (.., d_out).
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
@@ -25,14 +25,14 @@ pub struct Linear {
 #[derive(Debug, Clone)]
 enum Weight {
     Dense(Tensor),
-    /// On the CPU, in a format that has a kernel here.
+    /// A quantised matrix on the CPU in a format of [`BlockMatrix`].
     Blocks(BlockMatrix),
-    /// Any other quantised matrix, by candle.
+    /// Any other quantised matrix, multiplied by candle.
     Quantized(QMatMul),
 }
 
 impl Linear {
-    /// Takes `weight` of shape (d_out, d_in).
+    /// Reads `weight` of shape (d_out, d_in).
     ///
     /// # Errors
     /// As [`Weights::matrix`].
@@ -40,7 +40,10 @@ impl Linear {
         Self::from_matrix(weights.matrix((d_out, d_in), "weight", LINEAR_INIT)?)
     }
 
-    /// Wraps a matrix (d_out, d_in) that another layer may share, as tied embeddings do.
+    /// Wraps a matrix (d_out, d_in). Another layer can share it, as with tied embeddings.
+    ///
+    /// # Errors
+    /// The quantised matrix is not two-dimensional, or candle refused it.
     pub fn from_matrix(matrix: Matrix) -> Result<Self> {
         let weight = match matrix {
             Matrix::Dense(weight) => Weight::Dense(weight),
@@ -52,8 +55,13 @@ impl Linear {
         Ok(Self { weight })
     }
 
-    /// Quantised matrices compute in f32, whatever the dtype of `x`; the result has the dtype of `x`. By candle, on
-    /// CUDA always and on the CPU for formats without a kernel here, they round the activations to 8 bits first.
+    /// Multiplies `x` (.., d_in) -> (.., d_out), in the dtype of `x`.
+    ///
+    /// Products with quantised matrices are computed in f32. candle computes them on CUDA, and on the CPU for
+    /// formats without a kernel here; it rounds the activations to 8 bits first.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let in_f32 = || x.to_dtype(DType::F32);
         match &self.weight {
@@ -63,7 +71,10 @@ impl Linear {
         }
     }
 
-    /// The rows `ids` (n) of the matrix as activations of `dtype`: (n) -> (n, d_in).
+    /// Looks up the rows `ids` of the matrix in `dtype`: (n) -> (n, d_in).
+    ///
+    /// # Errors
+    /// An id is beyond the rows of the matrix.
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let rows = match &self.weight {
             Weight::Dense(weight) => weight.index_select(ids, 0)?,
@@ -74,9 +85,9 @@ impl Linear {
     }
 }
 
-/// `x`, copied if its matrices lie neither row after row nor column after column. The CPU multiplies any view; cuBLAS
-/// takes only these, and candle refuses the others there.
-pub(super) fn multipliable(x: &Tensor) -> candle_core::Result<Tensor> {
+/// Returns `x`, copied if its matrices are neither row-major nor column-major. The CPU multiplies any view;
+/// cuBLAS supports these two layouts only, and candle refuses the others on CUDA.
+pub(super) fn blas_compatible(x: &Tensor) -> candle_core::Result<Tensor> {
     let ((rows, columns), stride) = ((x.dim(D::Minus2)?, x.dim(D::Minus1)?), x.stride());
     let (down, right) = (stride[stride.len() - 2], stride[stride.len() - 1]);
     let along = |step: usize, length: usize, by: usize| step == by || length == 1;
@@ -85,7 +96,7 @@ pub(super) fn multipliable(x: &Tensor) -> candle_core::Result<Tensor> {
     if by_rows || by_columns { Ok(x.clone()) } else { x.contiguous() }
 }
 
-/// One matrix product over all leading axes: candle would otherwise run one per leading index.
+/// One matrix product over all leading axes; candle would run one per leading index.
 fn flat_matmul(x: &Tensor, weight: &Tensor) -> candle_core::Result<Tensor> {
     let d_in = x.dim(D::Minus1)?;
     let mut shape = x.dims().to_vec();
@@ -100,11 +111,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_no_blas_reads_is_copied() {
+    fn copies_only_layouts_unsupported_by_blas() {
         let x = Tensor::arange(0f32, 120.0, &Device::Cpu).unwrap().reshape((2, 10, 6)).unwrap();
         let check = |what: &str, view: candle_core::Result<Tensor>, copied: bool| {
             let view = view.unwrap();
-            let got = multipliable(&view).unwrap();
+            let got = blas_compatible(&view).unwrap();
             assert_eq!(got.stride() != view.stride(), copied, "{what}");
             assert_eq!(got.to_vec3::<f32>().unwrap(), view.to_vec3::<f32>().unwrap(), "{what}");
         };

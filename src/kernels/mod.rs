@@ -1,14 +1,15 @@
-//! Operations that candle lacks or does slowly, each differentiable where training needs it.
+//! Operations that candle lacks or computes slowly, each differentiable where training needs it.
 
 #[cfg(test)]
 pub(crate) mod finite_differences;
-pub mod pool;
+pub mod threads;
 pub mod floats;
 mod product;
 pub mod quantized;
 pub mod linear;
 pub mod norm;
 pub mod activation;
+pub mod mask;
 pub mod attention;
 pub mod gelu;
 pub mod conv;

@@ -1,4 +1,4 @@
-//! Normalisations in f32, whatever the dtype of their input (a bf16 mean loses the parity).
+//! Normalisations in f32 for any input dtype (a mean in bf16 breaks parity with the references).
 
 use candle_core::{D, DType, Tensor};
 use candle_nn::{Init, ops};
@@ -6,7 +6,7 @@ use candle_nn::{Init, ops};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// Layer normalisation with gain and offset: (.., d) -> (.., d).
+/// Layer normalisation with gain and bias: (.., d) -> (.., d).
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
     weight: Tensor,
@@ -15,15 +15,22 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// Takes `weight` and `bias` of shape (d).
+    /// Reads `weight` and `bias` of shape (d).
+    ///
+    /// # Errors
+    /// A tensor is missing or has a wrong shape.
     pub fn new(d: usize, eps: f32, weights: Weights) -> Result<Self> {
         let weight = weights.get(d, "weight", Init::Const(1.0))?;
         let bias = weights.get(d, "bias", Init::Const(0.0))?;
         Ok(Self { weight, bias, eps })
     }
 
+    /// Normalises the last axis: (.., d) -> (.., d).
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        // candle's fused kernel has no backward.
+        // candle's fused kernel has no backward pass.
         if x.track_op() || self.weight.track_op() {
             return Ok(ops::layer_norm_slow(x, &self.weight, &self.bias, self.eps)?);
         }
@@ -39,11 +46,18 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// Takes `weight` of shape (d).
+    /// Reads `weight` of shape (d).
+    ///
+    /// # Errors
+    /// The tensor is missing or has a wrong shape.
     pub fn new(d: usize, eps: f32, weights: Weights) -> Result<Self> {
         Ok(Self { weight: weights.get(d, "weight", Init::Const(1.0))?, eps })
     }
 
+    /// Normalises the last axis: (.., d) -> (.., d).
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if x.track_op() || self.weight.track_op() {
             return Ok(ops::rms_norm_slow(x, &self.weight, self.eps)?);
@@ -52,7 +66,10 @@ impl RmsNorm {
     }
 }
 
-/// Softmax over the last axis, in f32.
+/// Softmax over the last axis, computed in f32 and returned in the dtype of `x`.
+///
+/// # Errors
+/// The tensor library refused an operation.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = x.to_dtype(DType::F32)?;

@@ -1,5 +1,6 @@
-//! Operations on the planes (h, w) of grids (n, c, h, w). candle has each of them as a chain of single-threaded passes,
-//! whose gradients are slower still; here they are one parallel pass on the CPU in f32, and candle's elsewhere.
+//! Pooling and gating of the planes (h, w) of grids (n, c, h, w). In candle each of them is a chain of
+//! single-threaded passes, and their gradients are slower still. Here each is one parallel pass on the CPU in
+//! f32, and candle's operations elsewhere.
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -7,34 +8,38 @@ use rayon::prelude::*;
 use super::floats::{contiguous, dot, floats, on_cpu_in_f32, sum};
 use crate::error::Result;
 
-/// Floats that a parallel task has at least.
-const TASK: usize = 1 << 13;
+/// Least number of floats of a parallel task.
+const MIN_TASK: usize = 1 << 13;
 
-/// The mean of every plane: (n, c, h, w) -> (n, c, 1, 1).
-pub fn mean_of_planes(x: &Tensor) -> Result<Tensor> {
+/// Global average pooling, the mean of every plane: (n, c, h, w) -> (n, c, 1, 1). Differentiable.
+///
+/// # Errors
+/// The tensor library refused an operation.
+pub fn global_average_pool(x: &Tensor) -> Result<Tensor> {
     if on_cpu_in_f32(x) {
-        return Ok(x.contiguous()?.apply_op1(MeanOfPlanes)?);
+        return Ok(x.contiguous()?.apply_op1(GlobalAveragePool)?);
     }
-    generic_mean(x)
+    generic_global_average_pool(x)
 }
 
-/// Sums of half precision are made in f32: f16 adds up to some thousand pixels badly, and candle does on any device.
-fn generic_mean(x: &Tensor) -> Result<Tensor> {
+/// Computes half-precision means in f32, because sums of a few thousand pixels in f16 lose too much
+/// precision.
+fn generic_global_average_pool(x: &Tensor) -> Result<Tensor> {
     let wide = if x.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let mean = x.to_dtype(wide)?.flatten_from(2)?.mean(D::Minus1)?;
     Ok(mean.to_dtype(x.dtype())?.unsqueeze(2)?.unsqueeze(3)?)
 }
 
-struct MeanOfPlanes;
+struct GlobalAveragePool;
 
-impl CustomOp1 for MeanOfPlanes {
+impl CustomOp1 for GlobalAveragePool {
     fn name(&self) -> &'static str {
-        "mean-of-planes"
+        "global-average-pool"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
         let (n, c, h, w) = layout.shape().dims4()?;
-        let planes = contiguous(x, layout)?.par_chunks(h * w).with_min_len(TASK / (h * w) + 1);
+        let planes = contiguous(x, layout)?.par_chunks(h * w).with_min_len(MIN_TASK / (h * w) + 1);
         let y = planes.map(|plane| sum(plane) / (h * w) as f32).collect();
         Ok((CpuStorage::F32(y), Shape::from((n, c, 1, 1))))
     }
@@ -44,13 +49,17 @@ impl CustomOp1 for MeanOfPlanes {
         let grad = grad.contiguous()?;
         let grad = floats(&grad)?;
         let mut dx = vec![0f32; x.elem_count()];
-        let planes = dx.par_chunks_mut(h * w).with_min_len(TASK / (h * w) + 1);
+        let planes = dx.par_chunks_mut(h * w).with_min_len(MIN_TASK / (h * w) + 1);
         planes.zip(&*grad).for_each(|(dx, grad)| dx.fill(grad / (h * w) as f32));
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))
     }
 }
 
-/// `y * gate + shortcut`: (n, c, h, w), a gate (n, c, 1, 1) per plane, (n, c, h, w) -> (n, c, h, w).
+/// Computes `y * gate + shortcut`: (n, c, h, w), one gate per plane (n, c, 1, 1), (n, c, h, w) -> (n, c, h,
+/// w). Differentiable.
+///
+/// # Errors
+/// The shapes do not fit together, or the tensor library refused an operation.
 pub fn gated_sum(y: &Tensor, gate: &Tensor, shortcut: &Tensor) -> Result<Tensor> {
     if on_cpu_in_f32(y) {
         return Ok(y.contiguous()?.apply_op3(&gate.contiguous()?, &shortcut.contiguous()?, GatedSum)?);
@@ -84,7 +93,7 @@ impl CustomOp3 for GatedSum {
         }
         let mut sum = contiguous(shortcut, shortcut_layout)?.to_vec();
         let planes = contiguous(y, y_layout)?.par_chunks(h * w).zip(contiguous(gate, gate_layout)?);
-        let tasks = sum.par_chunks_mut(h * w).zip(planes).with_min_len(TASK / (h * w) + 1);
+        let tasks = sum.par_chunks_mut(h * w).zip(planes).with_min_len(MIN_TASK / (h * w) + 1);
         tasks.for_each(|(sum, (y, gate))| {
             sum.iter_mut().zip(y).for_each(|(sum, y)| *sum += y * gate);
         });
@@ -102,7 +111,7 @@ impl CustomOp3 for GatedSum {
         let (_, _, h, w) = y.dims4()?;
         let d_shortcut = grad.contiguous()?;
         let (grad, gates, inputs) = (floats(&d_shortcut)?, floats(gate)?, floats(y)?);
-        let of_planes = || grad.par_chunks(h * w).with_min_len(TASK / (h * w) + 1);
+        let of_planes = || grad.par_chunks(h * w).with_min_len(MIN_TASK / (h * w) + 1);
         let d_gate: Vec<f32> =
             of_planes().zip(inputs.par_chunks(h * w)).map(|(grad, y)| dot(grad, y)).collect();
         let mut dy = vec![0f32; inputs.len()];
@@ -116,29 +125,34 @@ impl CustomOp3 for GatedSum {
     }
 }
 
-/// 2x2 averages, (n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)); what hangs over an odd edge is not counted.
-pub fn halve(x: &Tensor) -> Result<Tensor> {
+/// 2x2 average pooling: (n, c, h, w) -> (n, c, ceil(h / 2), ceil(w / 2)). Pixels beyond an odd edge are not
+/// counted. Differentiable.
+///
+/// # Errors
+/// The tensor library refused an operation.
+pub fn average_pool_2x2(x: &Tensor) -> Result<Tensor> {
     if on_cpu_in_f32(x) {
-        return Ok(x.contiguous()?.apply_op1(Halve)?);
+        return Ok(x.contiguous()?.apply_op1(AveragePool2x2)?);
     }
-    generic_halve(x)
+    generic_average_pool_2x2(x)
 }
 
-fn generic_halve(x: &Tensor) -> Result<Tensor> {
+fn generic_average_pool_2x2(x: &Tensor) -> Result<Tensor> {
     let mut x = x.clone();
     for axis in [2, 3] {
         if x.dim(axis)? % 2 == 1 {
-            // Repeating the edge leaves the average of what is there.
+            // With a repeated edge the average equals that of the existing pixels.
             x = x.pad_with_same(axis, 0, 1)?;
         }
     }
     Ok(x.avg_pool2d(2)?)
 }
 
-struct Halve;
+struct AveragePool2x2;
 
-impl Halve {
-    /// Calls `visit(small, large)` with the place of every average and the four places it is of; an odd edge is repeated.
+impl AveragePool2x2 {
+    /// Calls `visit(small, large)` with the index of every average and the four indices of its pixels. An odd
+    /// edge is repeated.
     fn squares(h: usize, w: usize, mut visit: impl FnMut(usize, [usize; 4])) {
         let mut small = 0;
         for y in (0..h).step_by(2) {
@@ -152,9 +166,9 @@ impl Halve {
     }
 }
 
-impl CustomOp1 for Halve {
+impl CustomOp1 for AveragePool2x2 {
     fn name(&self) -> &'static str {
-        "halve"
+        "average-pool-2x2"
     }
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
@@ -162,7 +176,7 @@ impl CustomOp1 for Halve {
         let (half_h, half_w) = (h.div_ceil(2), w.div_ceil(2));
         let mut y = vec![0f32; n * c * half_h * half_w];
         let planes = y.par_chunks_mut(half_h * half_w).zip(contiguous(x, layout)?.par_chunks(h * w));
-        planes.with_min_len(TASK / (h * w) + 1).for_each(|(y, x)| {
+        planes.with_min_len(MIN_TASK / (h * w) + 1).for_each(|(y, x)| {
             Self::squares(h, w, |small, large| y[small] = large.iter().map(|&i| x[i]).sum::<f32>() * 0.25);
         });
         Ok((CpuStorage::F32(y), Shape::from((n, c, half_h, half_w))))
@@ -174,7 +188,7 @@ impl CustomOp1 for Halve {
         let grad = floats(&grad)?;
         let mut dx = vec![0f32; x.elem_count()];
         let planes = dx.par_chunks_mut(h * w).zip(grad.par_chunks(half_h * half_w));
-        planes.with_min_len(TASK / (h * w) + 1).for_each(|(dx, grad)| {
+        planes.with_min_len(MIN_TASK / (h * w) + 1).for_each(|(dx, grad)| {
             Self::squares(h, w, |small, large| large.iter().for_each(|&i| dx[i] += 0.25 * grad[small]));
         });
         Ok(Some(Tensor::from_vec(dx, x.shape(), x.device())?))

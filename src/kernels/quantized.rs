@@ -1,9 +1,9 @@
-//! Products with quantised matrices on the CPU, exact in the activations.
+//! Products with quantised matrices on the CPU. Activations stay in f32.
 //!
-//! candle quantises the activations too, spins in a thread pool of its own while it waits, and has no vector kernel
-//! for some formats. Here a block of weights is unpacked into registers and multiplied with up to four rows of
-//! activations at once, so that decoding reads the small matrix once for all beams; more rows, as of a prompt, go through
-//! the ordinary matrix product, tile by unpacked tile.
+//! candle also quantises the activations, waits with a spin loop in its own thread pool, and has no vector
+//! kernel for some formats. Here a block of weights is unpacked into registers and multiplied with up to four
+//! rows of activations at once, so a decode step reads the matrix once for all beams. For more rows, as in a
+//! prompt, tiles of the matrix are unpacked and multiplied with an ordinary matrix product.
 
 use bytes::Bytes;
 use candle_core::quantized::GgmlDType;
@@ -14,28 +14,30 @@ use rayon::prelude::*;
 use wide::f32x8;
 
 use super::floats::floats;
-use super::product::{Matrix, add_product};
+use super::product::{MatrixView, add_product};
 use crate::error::{Error, Result};
 use crate::weights::Packed;
 
-/// Weights per block, the same for all formats here.
+/// Weights per block, the same for all supported formats.
 const BLOCK: usize = 32;
-/// Numbers in a vector register.
+/// Values in a vector register.
 const LANES: usize = 8;
-/// A block in registers.
+/// A block of values in registers.
 type Vectors = [f32x8; BLOCK / LANES];
-/// Up to so many rows of activations, dot products are faster than unpacking for a matrix product.
-const FEW: usize = 8;
-/// Rows of weights that one task unpacks and multiplies.
+/// Largest number of activation rows for which dot products are faster than a matrix product of unpacked
+/// weights.
+const MAX_DOT_PRODUCT_ROWS: usize = 8;
+/// Rows of weights that one task multiplies.
 const ROWS_PER_TASK: usize = 32;
-/// Up to so many rows, products from the cache of each core are faster than one of all cores.
-const SOME: usize = 96;
-/// Unpacked weights of a task of the former: 256 KiB.
-const TILE: usize = 1 << 16;
-/// Unpacked weights of the latter: 16 MiB.
-const LARGE_TILE: usize = 1 << 22;
+/// Largest number of activation rows for which one product per core, in its cache, is faster than one on all
+/// cores.
+const MAX_PER_CORE_ROWS: usize = 96;
+/// Unpacked weights of a tile of one core: 256 KiB.
+const CORE_TILE: usize = 1 << 16;
+/// Unpacked weights of a tile of all cores: 16 MiB.
+const SHARED_TILE: usize = 1 << 22;
 
-/// A matrix (n, d) in blocks of 32 weights along d, as a GGUF file has it.
+/// Quantised matrix (n, d) in blocks of 32 weights along d, in the layout of a GGUF file.
 #[derive(Debug, Clone)]
 pub struct BlockMatrix {
     format: Format,
@@ -44,7 +46,7 @@ pub struct BlockMatrix {
     columns: usize,
 }
 
-/// The formats with a [`Packing`].
+/// Supported formats; each has a [`BlockFormat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Q4_0,
@@ -53,10 +55,11 @@ enum Format {
 }
 
 impl BlockMatrix {
-    /// A matrix that is multiplied on the CPU and has one of the formats known here; `None` for any other. Nothing is copied.
+    /// Wraps a matrix on the CPU in a supported format, without copying it. Returns `None` for any other
+    /// device or format.
     ///
     /// # Errors
-    /// It is no matrix.
+    /// The tensor is not two-dimensional.
     pub fn new(matrix: &Packed) -> Result<Option<Self>> {
         let format = match matrix.format {
             GgmlDType::Q4_0 => Format::Q4_0,
@@ -71,31 +74,37 @@ impl BlockMatrix {
         Ok(Some(Self { format, bytes: matrix.bytes.clone(), rows, columns }))
     }
 
-    /// x (.., d) -> (.., n), f32.
+    /// Multiplies x (.., d) -> (.., n), in f32.
+    ///
+    /// # Errors
+    /// The last axis of `x` is not d.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut shape = x.dims().to_vec();
         let last = shape.len() - 1;
         shape[last] = self.rows;
         let x = x.reshape(((), self.columns))?;
         let m = x.dim(0)?;
-        let y = if m <= FEW {
-            self.few(&x)?
-        } else if m <= SOME {
-            self.some(&x)?
+        let y = if m <= MAX_DOT_PRODUCT_ROWS {
+            self.multiply_by_dot_products(&x)?
+        } else if m <= MAX_PER_CORE_ROWS {
+            self.multiply_per_core(&x)?
         } else {
-            self.many(&x)?
+            self.multiply_on_all_cores(&x)?
         };
         Ok(y.reshape(shape)?)
     }
 
-    /// The rows `ids` (n) unpacked: (n, d), f32.
+    /// Unpacks the rows `ids`: (n) -> (n, d), in f32.
+    ///
+    /// # Errors
+    /// An id is beyond the rows of the matrix.
     pub fn rows(&self, ids: &Tensor) -> Result<Tensor> {
         let ids = ids.to_vec1::<u32>()?;
         let mut rows = vec![0f32; ids.len() * self.columns];
         for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(self.columns)) {
             if id as usize >= self.rows {
                 return Err(Error::Prompt(format!(
-                    "token {id} is beyond the {} of the vocabulary",
+                    "token {id} is beyond the vocabulary of {} tokens",
                     self.rows
                 )));
             }
@@ -104,16 +113,16 @@ impl BlockMatrix {
         Ok(Tensor::from_vec(rows, (ids.len(), self.columns), &Device::Cpu)?)
     }
 
-    /// x (m, d), m small -> (m, n).
-    fn few(&self, x: &Tensor) -> Result<Tensor> {
+    /// Multiplies x (m, d) with small m -> (m, n) by dot products.
+    fn multiply_by_dot_products(&self, x: &Tensor) -> Result<Tensor> {
         match self.format {
-            Format::Q4_0 => self.few_of::<Q4_0>(x),
-            Format::Q4_1 => self.few_of::<Q4_1>(x),
-            Format::Q8_0 => self.few_of::<Q8_0>(x),
+            Format::Q4_0 => self.dot_products_in::<Q4_0>(x),
+            Format::Q4_1 => self.dot_products_in::<Q4_1>(x),
+            Format::Q8_0 => self.dot_products_in::<Q8_0>(x),
         }
     }
 
-    fn few_of<P: Packing>(&self, x: &Tensor) -> Result<Tensor> {
+    fn dot_products_in<P: BlockFormat>(&self, x: &Tensor) -> Result<Tensor> {
         let m = x.dim(0)?;
         let x = x.flatten_all()?.to_vec1::<f32>()?;
         let x: Vec<Activations> = x.chunks_exact(self.columns).map(Activations::new).collect();
@@ -134,12 +143,13 @@ impl BlockMatrix {
         Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
     }
 
-    /// x (m, d) -> (m, n). Weights are unpacked in the cache of the core that multiplies them.
-    fn some(&self, x: &Tensor) -> Result<Tensor> {
+    /// Multiplies x (m, d) -> (m, n) with one product per core. Each core unpacks its weights into its own
+    /// cache.
+    fn multiply_per_core(&self, x: &Tensor) -> Result<Tensor> {
         let (m, d) = x.dims2()?;
         let x = floats(x)?;
-        let x = Matrix::new(&x, (m, d), d).transposed();
-        let rows = (TILE / d).max(ROWS_PER_TASK);
+        let x = MatrixView::new(&x, (m, d), d).transposed();
+        let rows = (CORE_TILE / d).max(ROWS_PER_TASK);
         let mut y = vec![0f32; self.rows * m]; // (n, m)
         y.par_chunks_mut(rows * m).enumerate().for_each_init(Vec::new, |weights, (task, y)| {
             let n = y.len() / m;
@@ -147,16 +157,16 @@ impl BlockMatrix {
             for (i, weights) in weights.chunks_exact_mut(d).enumerate() {
                 self.unpack(task * rows + i, weights);
             }
-            add_product(y, m, Matrix::new(weights, (n, d), d), x, Parallelism::None);
+            add_product(y, m, MatrixView::new(weights, (n, d), d), x, Parallelism::None);
         });
         Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
     }
 
-    /// x (m, d), m large -> (m, n). Worth a product by all cores together.
-    fn many(&self, x: &Tensor) -> Result<Tensor> {
+    /// Multiplies x (m, d) with large m -> (m, n). All cores share each product.
+    fn multiply_on_all_cores(&self, x: &Tensor) -> Result<Tensor> {
         let ((m, d), n) = (x.dims2()?, self.rows);
         let x = floats(x)?;
-        let (x, tile) = (Matrix::new(&x, (m, d), d), (LARGE_TILE / d).clamp(1, n));
+        let (x, tile) = (MatrixView::new(&x, (m, d), d), (SHARED_TILE / d).clamp(1, n));
         let (mut weights, mut y) = (vec![0f32; tile * d], vec![0f32; m * n]);
         for first in (0..n).step_by(tile) {
             let rows = tile.min(n - first);
@@ -166,7 +176,7 @@ impl BlockMatrix {
                 .with_min_len(ROWS_PER_TASK)
                 .enumerate()
                 .for_each(unpack);
-            let weights = Matrix::new(&weights, (rows, d), d).transposed();
+            let weights = MatrixView::new(&weights, (rows, d), d).transposed();
             add_product(&mut y[first..], n, x, weights, Parallelism::Rayon(0));
         }
         Ok(Tensor::from_vec(y, (m, n), &Device::Cpu)?)
@@ -186,41 +196,41 @@ impl BlockMatrix {
     }
 }
 
-/// A block as `scale * number + offset` per weight, with the layouts of GGML.
-trait Packing {
+/// Block format of GGML: every weight is `scale * number + offset`.
+trait BlockFormat {
     const BYTES: usize;
-    fn unpack(block: &[u8]) -> Block;
+    fn unpack(block: &[u8]) -> UnpackedBlock;
 }
 
-struct Block {
+struct UnpackedBlock {
     scale: f32,
     offset: f32,
     numbers: Vectors,
 }
 
-/// f16 scale; 16 bytes of two weights each, from which 8 is taken.
+/// f16 scale; 16 bytes with two weights each, stored plus 8.
 struct Q4_0;
-/// f16 scale, f16 minimum; 16 bytes of two weights each.
+/// f16 scale, f16 minimum; 16 bytes with two weights each.
 struct Q4_1;
 /// f16 scale; 32 signed bytes.
 struct Q8_0;
 
-impl Packing for Q4_0 {
+impl BlockFormat for Q4_0 {
     const BYTES: usize = 18;
 
     #[inline(always)]
-    fn unpack(block: &[u8]) -> Block {
+    fn unpack(block: &[u8]) -> UnpackedBlock {
         let scale = half_at(block, 0);
-        Block { scale, offset: -8.0 * scale, numbers: nibbles(&block[2..Self::BYTES]) }
+        UnpackedBlock { scale, offset: -8.0 * scale, numbers: nibbles(&block[2..Self::BYTES]) }
     }
 }
 
-impl Packing for Q4_1 {
+impl BlockFormat for Q4_1 {
     const BYTES: usize = 20;
 
     #[inline(always)]
-    fn unpack(block: &[u8]) -> Block {
-        Block {
+    fn unpack(block: &[u8]) -> UnpackedBlock {
+        UnpackedBlock {
             scale: half_at(block, 0),
             offset: half_at(block, 2),
             numbers: nibbles(&block[4..Self::BYTES]),
@@ -228,13 +238,17 @@ impl Packing for Q4_1 {
     }
 }
 
-impl Packing for Q8_0 {
+impl BlockFormat for Q8_0 {
     const BYTES: usize = 34;
 
     #[inline(always)]
-    fn unpack(block: &[u8]) -> Block {
+    fn unpack(block: &[u8]) -> UnpackedBlock {
         let eight = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(block[2 + at + i] as i8)));
-        Block { scale: half_at(block, 0), offset: 0.0, numbers: [eight(0), eight(8), eight(16), eight(24)] }
+        UnpackedBlock {
+            scale: half_at(block, 0),
+            offset: 0.0,
+            numbers: [eight(0), eight(8), eight(16), eight(24)],
+        }
     }
 }
 
@@ -243,7 +257,7 @@ fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
 
-/// The low halves of the bytes are the first 16 numbers, the high halves the others.
+/// Unpacks 4-bit numbers: the low halves of the bytes are the first 16, the high halves the others.
 #[inline(always)]
 fn nibbles(packed: &[u8]) -> Vectors {
     let low = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(packed[at + i] & 15)));
@@ -251,7 +265,7 @@ fn nibbles(packed: &[u8]) -> Vectors {
     [low(0), low(8), high(0), high(8)]
 }
 
-fn unpack_row<P: Packing>(row: &[u8], weights: &mut [f32]) {
+fn unpack_row<P: BlockFormat>(row: &[u8], weights: &mut [f32]) {
     for (block, weights) in row.chunks_exact(P::BYTES).zip(weights.chunks_exact_mut(BLOCK)) {
         let block = P::unpack(block);
         let (scale, offset) = (f32x8::splat(block.scale), f32x8::splat(block.offset));
@@ -261,7 +275,8 @@ fn unpack_row<P: Packing>(row: &[u8], weights: &mut [f32]) {
     }
 }
 
-/// One row of activations in blocks, each with its sum: what an offset is multiplied with.
+/// One row of activations in blocks. Each block has its sum, because the offset of a weight block multiplies
+/// it.
 struct Activations {
     blocks: Vec<(Vectors, f32)>,
 }
@@ -276,12 +291,12 @@ impl Activations {
     }
 }
 
-/// One row of weights times `M` rows of activations. A block is unpacked once, into registers.
-fn dot_products<P: Packing, const M: usize>(row: &[u8], x: [&Activations; M]) -> [f32; M] {
+/// Multiplies one row of weights with `M` rows of activations. Each block is unpacked once, into registers.
+fn dot_products<P: BlockFormat, const M: usize>(row: &[u8], x: [&Activations; M]) -> [f32; M] {
     let mut sums = [f32x8::ZERO; M];
     let mut offsets = [0f32; M];
     for (index, block) in row.chunks_exact(P::BYTES).enumerate() {
-        let Block { scale, offset, numbers } = P::unpack(block);
+        let UnpackedBlock { scale, offset, numbers } = P::unpack(block);
         for m in 0..M {
             let (values, sum) = &x[m].blocks[index];
             let products = numbers[0].mul_add(values[0], numbers[1] * values[1])
@@ -300,18 +315,18 @@ mod tests {
 
     use super::*;
 
-    fn taken(matrix: &QTensor) -> BlockMatrix {
+    fn block_matrix(matrix: &QTensor) -> BlockMatrix {
         let packed = Packed::copied(matrix, &Device::Cpu).unwrap();
         BlockMatrix::new(&packed).unwrap().expect("the format is known")
     }
 
-    /// Against candle's dequantisation and an ordinary product.
+    /// Compares with candle's dequantisation and an ordinary product.
     fn check(format: GgmlDType, rows: usize, columns: usize, m: usize) {
         let numbers = |n: usize, step: f32| (0..n).map(|i| (i as f32 * step).sin()).collect::<Vec<_>>();
         let dense = Tensor::from_vec(numbers(rows * columns, 0.37), (rows, columns), &Device::Cpu).unwrap();
         let x = Tensor::from_vec(numbers(m * columns, 0.11), (m, columns), &Device::Cpu).unwrap();
         let packed = QTensor::quantize(&dense, format).unwrap();
-        let matrix = taken(&packed);
+        let matrix = block_matrix(&packed);
         let weights = packed.dequantize(&Device::Cpu).unwrap();
         let distance = |a: &Tensor, b: &Tensor| {
             (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap()
@@ -320,20 +335,20 @@ mod tests {
         let error = distance(&matrix.forward(&x).unwrap(), &expected);
         assert!(error < 1e-4, "{format:?} ({rows}, {columns}) x {m}: {error}");
         let ids = Tensor::new(&[rows as u32 - 1, 0], &Device::Cpu).unwrap();
-        let picked = matrix.rows(&ids).unwrap();
-        assert!(distance(&picked, &weights.index_select(&ids, 0).unwrap()) < 1e-6, "{format:?} rows");
+        let rows_found = matrix.rows(&ids).unwrap();
+        assert!(distance(&rows_found, &weights.index_select(&ids, 0).unwrap()) < 1e-6, "{format:?} rows");
     }
 
     #[test]
-    fn equals_the_product_with_the_dequantised_matrix() {
+    fn equals_product_with_dequantised_matrix() {
         for format in [GgmlDType::Q4_0, GgmlDType::Q4_1, GgmlDType::Q8_0] {
             for (rows, columns, m) in [
                 (5, 64, 1),
                 (37, 96, 3),
-                (33, 32, FEW),
-                (50, 160, FEW + 1),
-                (2100, 32, SOME),
-                (3, 32, SOME + 1),
+                (33, 32, MAX_DOT_PRODUCT_ROWS),
+                (50, 160, MAX_DOT_PRODUCT_ROWS + 1),
+                (2100, 32, MAX_PER_CORE_ROWS),
+                (3, 32, MAX_PER_CORE_ROWS + 1),
             ] {
                 check(format, rows, columns, m);
             }
@@ -341,9 +356,9 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_not_there_is_an_error() {
+    fn rejects_ids_beyond_the_rows() {
         let dense = Tensor::zeros((4, 32), DType::F32, &Device::Cpu).unwrap();
-        let matrix = taken(&QTensor::quantize(&dense, GgmlDType::Q8_0).unwrap());
+        let matrix = block_matrix(&QTensor::quantize(&dense, GgmlDType::Q8_0).unwrap());
         assert!(matrix.rows(&Tensor::new(&[4u32], &Device::Cpu).unwrap()).is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! Weights of mean 0 and a variance that keeps the variance of what they are applied to (arXiv 1903.10520).
+//! Weight standardisation (arXiv 1903.10520): weights of mean 0 with a variance that keeps the variance of
+//! the input.
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -6,8 +7,12 @@ use rayon::prelude::*;
 use super::floats::{contiguous, floats};
 use crate::error::Result;
 
-/// (w - mean) / sqrt(var + eps) * gain / sqrt(fan_in) per output channel, in f32: (o, i, k, k), `gain` (o, 1, 1, 1)
-/// -> (o, i, k, k). One parallel pass on the CPU, candle's operations elsewhere. Differentiable in both.
+/// Computes (w - mean) / sqrt(var + eps) * gain / sqrt(fan_in) per output channel, in f32: (o, i, k, k),
+/// `gain` (o, 1, 1, 1) -> (o, i, k, k). One parallel pass on the CPU, candle's operations elsewhere.
+/// Differentiable in both.
+///
+/// # Errors
+/// The number of gains is not o, or the tensor library refused an operation.
 pub fn standardise(weight: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
     let (flat, gain) = (weight.to_dtype(DType::F32)?, gain.to_dtype(DType::F32)?);
     let y = if weight.device().is_cpu() {
@@ -18,7 +23,10 @@ pub fn standardise(weight: &Tensor, gain: &Tensor, eps: f64) -> Result<Tensor> {
     Ok(y.to_dtype(weight.dtype())?)
 }
 
-/// The same in candle's operations, on any device.
+/// [`standardise`] in candle's operations, on any device.
+///
+/// # Errors
+/// The tensor library refused an operation.
 pub fn generic(weight: &Tensor, gain: &Tensor, eps: f64) -> candle_core::Result<Tensor> {
     let flat = weight.flatten_from(1)?; // (o, fan_in)
     let fan_in = flat.dim(1)? as f64;
@@ -34,7 +42,7 @@ struct Standardise {
 }
 
 impl Standardise {
-    /// (mean, 1 / sqrt(fan_in * (variance + eps))) of one output channel.
+    /// Returns (mean, 1 / sqrt(fan_in * (variance + eps))) of one output channel.
     fn moments(&self, weight: &[f32]) -> (f64, f64) {
         let n = weight.len() as f64;
         let mean = weight.iter().map(|&w| f64::from(w)).sum::<f64>() / n;
@@ -69,8 +77,9 @@ impl CustomOp2 for Standardise {
         Ok((CpuStorage::F32(y), weight_layout.shape().clone()))
     }
 
-    /// With c = w - mean, s = 1 / sqrt(fan_in * (variance + eps)) and y = gain * s * c, where dy is the gradient at y:
-    /// at the gain s * sum(dy c); at w gain * s * (dy - mean(dy) - s^2 * c * sum(dy c)).
+    /// Gradients. With c = w - mean, s = 1 / sqrt(fan_in * (variance + eps)), y = gain * s * c and the
+    /// gradient dy at y, the gradient at the gain is s * sum(dy c), and at w it is gain * s * (dy - mean(dy)
+    /// - s^2 * c * sum(dy c)).
     fn bwd(
         &self,
         weight: &Tensor,
@@ -91,9 +100,9 @@ impl CustomOp2 for Standardise {
                     || weight.iter().zip(grad).map(|(&w, &grad)| (f64::from(w) - mean, f64::from(grad)));
                 let along: f64 = pairs().map(|(centred, grad)| centred * grad).sum();
                 let grad_mean = pairs().map(|(_, grad)| grad).sum::<f64>() / fan_in as f64;
-                let pull = scale * scale * along;
+                let projection = scale * scale * along;
                 for (d_weight, (centred, grad)) in d_weight.iter_mut().zip(pairs()) {
-                    *d_weight = (f64::from(gain) * scale * (grad - grad_mean - pull * centred)) as f32;
+                    *d_weight = (f64::from(gain) * scale * (grad - grad_mean - projection * centred)) as f32;
                 }
                 (scale * along) as f32
             })

@@ -1,4 +1,4 @@
-//! The GGUF dialect: metadata keys and tensor names of llama.cpp.
+//! GGUF format: metadata keys and tensor names of llama.cpp.
 
 use std::path::{Path, PathBuf};
 
@@ -7,22 +7,24 @@ use candle_core::{DType, Device};
 
 use super::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::error::{Error, Result};
-use crate::weights::{Quantization, Rename, kept_as, open_gguf};
+use crate::weights::{Quantization, Rename, load_format, open_gguf};
 
-/// The header of a GGUF file.
+/// Header of a GGUF file.
 pub struct Gguf {
     path: PathBuf,
     content: Content,
 }
 
 impl Gguf {
+    /// Reads the header of `path`.
+    ///
     /// # Errors
-    /// A missing, truncated or malformed file.
+    /// The file is missing, truncated or malformed.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { path: path.into(), content: open_gguf(path)? })
     }
 
-    /// `general.architecture`.
+    /// Returns `general.architecture`.
     ///
     /// # Errors
     /// The key is missing or not a string.
@@ -30,10 +32,10 @@ impl Gguf {
         self.string("general.architecture").map_err(|reason| self.error(reason))
     }
 
-    /// The sizes of a Llama, from the `llama.*` keys.
+    /// Reads the sizes of a Llama from the `llama.*` keys.
     ///
     /// # Errors
-    /// A key is missing, of another type, or says what this build cannot run.
+    /// A key is missing, has another type, or has a value that this build cannot run.
     pub fn llama_config(&self) -> Result<LlamaConfig> {
         let config = self.read_llama_config().and_then(|config| config.check().map(|()| config));
         config.map_err(|reason| self.error(reason))
@@ -85,13 +87,14 @@ impl Gguf {
         Ok(Rope { theta, style: RopeStyle::Interleaved, scaling })
     }
 
-    /// Bytes of the weights that every pass reads, as they lie on `device`: all but an embedding that is only looked up in.
+    /// Returns the bytes of the weights that every pass reads, in their format on `device`: all but an untied embedding, of
+    /// which a pass reads single rows.
     pub fn bytes_per_pass(&self, device: &Device, dtype: DType, quantization: Quantization) -> usize {
         let tensors = &self.content.tensor_infos;
         let tied = !tensors.contains_key("output.weight");
         let read = tensors.iter().filter(|(name, _)| tied || *name != "token_embd.weight");
         read.map(|(_, info)| {
-            let (numbers, kept) = (info.shape.elem_count(), kept_as(info.ggml_dtype, device));
+            let (numbers, kept) = (info.shape.elem_count(), load_format(info.ggml_dtype, device));
             match quantization {
                 Quantization::Keep if kept.block_size() > 1 => numbers / kept.block_size() * kept.type_size(),
                 _ => numbers * dtype.size_in_bytes(),
@@ -100,7 +103,7 @@ impl Gguf {
         .sum()
     }
 
-    /// Names this file in an error about what it says.
+    /// Makes an error that names this file.
     pub(super) fn error(&self, reason: String) -> Error {
         Error::Config { path: self.path.clone(), reason }
     }
@@ -124,7 +127,7 @@ impl Gguf {
         self.value(key).map(|_| self.string(key)).transpose()
     }
 
-    /// An array of strings.
+    /// Reads an array of strings.
     pub(super) fn strings(&self, key: &str) -> Result<Vec<&str>, String> {
         match self.required(key)? {
             Value::Array(values) => values.iter().map(text_of).collect::<Option<Vec<_>>>(),
@@ -133,13 +136,13 @@ impl Gguf {
         .ok_or_else(|| format!("metadata key `{key}` is not an array of strings"))
     }
 
-    /// An array of whole numbers.
+    /// Reads an array of integers.
     pub(super) fn numbers(&self, key: &str) -> Result<Vec<i64>, String> {
         match self.required(key)? {
             Value::Array(values) => values.iter().map(whole).collect::<Option<Vec<_>>>(),
             _ => None,
         }
-        .ok_or_else(|| format!("metadata key `{key}` is not an array of whole numbers"))
+        .ok_or_else(|| format!("metadata key `{key}` is not an array of integers"))
     }
 
     fn size(&self, key: &str) -> Result<usize, String> {
@@ -172,7 +175,7 @@ fn whole(value: &Value) -> Option<i64> {
     }
 }
 
-/// llama.cpp's tensor names -> Hugging Face's. A name that is not in the table stays, and the strict load refuses it.
+/// Maps llama.cpp's tensor names to Hugging Face's. A name outside the table stays, and the strict load refuses it.
 pub fn llama_names(theirs: &str) -> Rename {
     const WHOLE: [(&str, &str); 4] = [
         ("token_embd.weight", "model.embed_tokens.weight"),
@@ -200,6 +203,7 @@ pub fn llama_names(theirs: &str) -> Rename {
     };
     Rename::To(find(&WHOLE, theirs).or_else(in_layer).unwrap_or_else(|| theirs.into()))
 }
+
 fn text_of(value: &Value) -> Option<&str> {
     match value {
         Value::String(text) => Some(text),

@@ -1,4 +1,4 @@
-//! The Hugging Face dialect: a directory with `config.json`, `tokenizer.json` and safetensors, one file or shards.
+//! Hugging Face format: a directory with `config.json`, `tokenizer.json` and safetensors, one file or shards.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,15 @@ pub struct ModelDirectory {
 }
 
 impl ModelDirectory {
+    /// Reads `config.json` of the directory `path`.
+    ///
     /// # Errors
     /// `config.json` is missing or is not JSON.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(Self { path: path.into(), config: read_json(&path.join("config.json"))? })
     }
 
-    /// `model_type`.
+    /// Returns `model_type`.
     ///
     /// # Errors
     /// The key is missing or not a string.
@@ -31,7 +33,7 @@ impl ModelDirectory {
         model_type.ok_or_else(|| self.error("`model_type` is missing".into()))
     }
 
-    /// The sizes of a Llama.
+    /// Reads the sizes of a Llama.
     ///
     /// # Errors
     /// As [`LlamaConfig::from_hugging_face`].
@@ -39,11 +41,11 @@ impl ModelDirectory {
         LlamaConfig::from_hugging_face(&self.config).map_err(|reason| self.error(reason))
     }
 
-    /// The files that together hold the weights: `model.safetensors`, or the shards that
-    /// `model.safetensors.index.json` lists.
+    /// Returns the files that hold the weights: `model.safetensors`, or the shards that `model.safetensors.index.json`
+    /// lists.
     ///
     /// # Errors
-    /// The index is malformed or lists something else than files of this directory.
+    /// The index is malformed or lists a path that is not a file name of this directory.
     pub fn weight_files(&self) -> Result<Vec<PathBuf>> {
         let index = self.path.join("model.safetensors.index.json");
         if !index.exists() {
@@ -62,7 +64,7 @@ impl ModelDirectory {
                 }
                 _ => {
                     return Err(error(format!(
-                        "tensor `{tensor}` lies in {file}, not in a file beside the index"
+                        "tensor `{tensor}` is in {file}, not in a file of the index's folder"
                     )));
                 }
             }
@@ -70,7 +72,8 @@ impl ModelDirectory {
         Ok(files.into_iter().collect())
     }
 
-    /// Beginning and end of text as the tokenizer's configuration names them, else as `config.json` numbers them.
+    /// Returns the tokens that begin and end a text: by name from the tokenizer's configuration, else by number from
+    /// `config.json`.
     pub(super) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
         let path = self.path.join("tokenizer_config.json");
         let names = if path.exists() { read_json(&path)? } else { Value::Null };
@@ -99,8 +102,8 @@ impl ModelDirectory {
     }
 }
 
-/// Names are ours already. A tied head that is stored all the same must equal the embedding; rotary frequencies,
-/// which old checkpoints carry, are computed.
+/// Returns the table of names, which are ours already. A tied head that is stored nevertheless must equal the embedding;
+/// rotary frequencies of old checkpoints are ignored, because the model computes them.
 pub fn llama_names(tied: bool) -> impl Fn(&str) -> Rename {
     move |theirs| match theirs {
         "lm_head.weight" if tied => Rename::To("model.embed_tokens.weight".into()),
@@ -109,7 +112,7 @@ pub fn llama_names(tied: bool) -> impl Fn(&str) -> Rename {
     }
 }
 
-/// An index of shards names every tensor: some hundred kilobytes.
+/// Largest JSON file, in bytes. An index of shards names every tensor: some hundred kilobytes.
 const JSON_LIMIT: u64 = 16 << 20;
 
 fn read_json(path: &Path) -> Result<Value> {
@@ -118,7 +121,7 @@ fn read_json(path: &Path) -> Result<Value> {
     if length > JSON_LIMIT {
         return Err(Error::Config {
             path: path.into(),
-            reason: format!("{length} bytes are no description"),
+            reason: format!("the file has {length} bytes, at most {JSON_LIMIT} are allowed"),
         });
     }
     let bytes = std::fs::read(path).map_err(io)?;

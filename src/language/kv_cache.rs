@@ -1,7 +1,7 @@
-//! Keys and values of what is being written: one memory of blocks for all rows, and each row's list of them.
+//! KV cache: one pool of blocks for all rows, and each row's list of blocks.
 //!
-//! The memory is made once, of a fixed size. A row holds blocks and gives them back when it is dropped; rows that share a
-//! past share its blocks (PagedAttention, arXiv 2309.06180), and who writes into a shared one copies it first.
+//! The pool is allocated once, with a fixed size. A row holds blocks and returns them when it is dropped. Rows that share
+//! a prefix share its blocks (PagedAttention, arXiv 2309.06180); a row copies a shared block before it writes into it.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,49 +11,52 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::kernels::attention::KeysValues;
+use crate::kernels::attention::Kv;
 
-/// Tokens of one block: what a fork copies at most, and what a row wastes at most.
+/// Tokens of one block: the most that a fork copies, and the most that a row wastes.
 pub const BLOCK: usize = 16;
 
-/// The sizes of a language model's keys and values.
+/// Sizes of the KV cache of a language model.
 #[derive(Debug, Clone)]
 pub struct CacheShape {
+    /// Number of decoder layers.
     pub layers: usize,
     /// Key and value heads (fewer than query heads when queries are grouped).
     pub heads: usize,
     /// Width of one head.
     pub width: usize,
+    /// Type of every cached number.
     pub dtype: DType,
+    /// Device that holds the pool.
     pub device: Device,
 }
 
 impl CacheShape {
-    /// Memory of one block at all layers.
+    /// Returns the memory of one block at all layers, in bytes.
     pub fn block_bytes(&self) -> usize {
         2 * self.layers * self.heads * self.width * self.dtype.size_in_bytes() * BLOCK
     }
 }
 
-/// Blocks that hold `tokens` tokens.
+/// Returns the number of blocks that hold `tokens` tokens.
 pub fn blocks_for(tokens: usize) -> usize {
     tokens.div_ceil(BLOCK)
 }
 
-/// The memory that rows share. A clone is the same memory.
+/// A pool of KV blocks that rows share. A clone is a handle to the same pool.
 #[derive(Clone)]
 pub struct KvPool(Arc<Pool>);
 
 struct Pool {
     shape: CacheShape,
     /// (h_kv, blocks * [`BLOCK`], d) per layer.
-    layers: Vec<KeysValues>,
+    layers: Vec<Kv>,
     blocks: usize,
-    /// The lowest is taken first, so that a row's blocks tend to lie side by side.
+    /// The lowest index is allocated first, so that a row's blocks tend to be adjacent.
     free: Mutex<BTreeSet<u32>>,
 }
 
-/// A block that somebody holds; without holders it is free again.
+/// A block in use. Reference counted: with its last reference it returns to the free list.
 struct Block {
     index: u32,
     pool: KvPool,
@@ -66,10 +69,10 @@ impl Drop for Block {
 }
 
 impl KvPool {
-    /// Makes the memory: room for `blocks` blocks at every layer.
+    /// Allocates a pool of `blocks` blocks at every layer.
     ///
     /// # Errors
-    /// The device has no room for it.
+    /// The device is out of memory.
     pub fn new(shape: &CacheShape, blocks: usize) -> Result<Self> {
         let empty = || Tensor::zeros((shape.heads, blocks * BLOCK, shape.width), shape.dtype, &shape.device);
         let layers = (0..shape.layers).map(|_| Ok((empty()?, empty()?))).collect::<Result<_>>()?;
@@ -77,25 +80,25 @@ impl KvPool {
         Ok(Self(Arc::new(Pool { shape: shape.clone(), layers, blocks, free })))
     }
 
-    /// Blocks that there are.
+    /// Returns the number of blocks, free or in use.
     pub fn blocks(&self) -> usize {
         self.0.blocks
     }
 
-    /// Blocks that nobody holds.
+    /// Returns the number of free blocks.
     pub fn free_blocks(&self) -> usize {
         self.free().len()
     }
 
-    pub(super) fn layer(&self, layer: usize) -> &KeysValues {
+    pub(super) fn layer(&self, layer: usize) -> &Kv {
         &self.0.layers[layer]
     }
 
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Copies whole blocks, at every layer.
+    /// Copies blocks, at every layer.
     pub(super) fn copy(&self, from_to: &[(u32, u32)]) -> Result<()> {
         if from_to.is_empty() {
             return Ok(());
@@ -103,7 +106,7 @@ impl KvPool {
         let (from, to): (Vec<_>, Vec<_>) = from_to.iter().copied().unzip();
         let slots = |blocks: Vec<u32>| -> Vec<u32> { blocks.into_iter().flat_map(slots_of_block).collect() };
         let from = Tensor::new(slots(from), &self.0.shape.device)?;
-        let to = self.everywhere(&slots(to))?;
+        let to = self.scatter_index(&slots(to))?;
         for (keys, values) in &self.0.layers {
             keys.scatter_set(&to, &keys.index_select(&from, 1)?, 1)?;
             values.scatter_set(&to, &values.index_select(&from, 1)?, 1)?;
@@ -111,20 +114,20 @@ impl KvPool {
         Ok(())
     }
 
-    /// Where to write tokens into `slots` (n), for every head and number: (h_kv, n, d).
-    pub(super) fn everywhere(&self, slots: &[u32]) -> Result<Tensor> {
+    /// Returns the index that scatters tokens into `slots` (n), for every head and number: (h_kv, n, d).
+    pub(super) fn scatter_index(&self, slots: &[u32]) -> Result<Tensor> {
         let CacheShape { heads, width, device, .. } = &self.0.shape;
         let n = slots.len();
         Ok(Tensor::new(slots, device)?.reshape((1, n, 1))?.broadcast_as((*heads, n, *width))?.contiguous()?)
     }
 
-    fn take(&self) -> Option<Arc<Block>> {
+    fn allocate(&self) -> Option<Arc<Block>> {
         let index = self.free().pop_first()?;
         Some(Arc::new(Block { index, pool: self.clone() }))
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, BTreeSet<u32>> {
-        // A set of numbers is whole, whoever panicked.
+        // A panic of another thread cannot leave a set of numbers half changed.
         self.0.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -145,91 +148,92 @@ impl fmt::Debug for Block {
     }
 }
 
-/// The past of one row. A clone shares it: the row is forked.
+/// KV cache of one row. A clone forks the row: both share the cached blocks.
 #[derive(Debug, Clone)]
 pub struct KvCache {
-    memory: Memory,
+    storage: Storage,
     len: usize,
 }
 
 #[derive(Debug, Clone)]
-enum Memory {
-    /// Nothing is kept: every pass stands alone, and gradients flow.
+enum Storage {
+    /// No token is cached: every pass is independent, and gradients flow.
     Off,
     Blocks {
         pool: KvPool,
-        held: Vec<Arc<Block>>,
+        blocks: Vec<Arc<Block>>,
     },
 }
 
 impl KvCache {
-    /// A row without a past.
+    /// Creates the cache of a row without tokens.
     pub fn new(pool: &KvPool) -> Self {
-        Self { memory: Memory::Blocks { pool: pool.clone(), held: Vec::new() }, len: 0 }
+        Self { storage: Storage::Blocks { pool: pool.clone(), blocks: Vec::new() }, len: 0 }
     }
 
-    /// A row that keeps nothing: one pass over a whole sequence, differentiable.
+    /// Creates a cache that stores nothing: for one differentiable pass over a whole sequence.
     pub fn off() -> Self {
-        Self { memory: Memory::Off, len: 0 }
+        Self { storage: Storage::Off, len: 0 }
     }
 
-    /// Tokens cached so far.
+    /// Returns the number of cached tokens.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Tells whether no token is cached.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     pub(super) fn pool(&self) -> Option<&KvPool> {
-        match &self.memory {
-            Memory::Off => None,
-            Memory::Blocks { pool, .. } => Some(pool),
+        match &self.storage {
+            Storage::Off => None,
+            Storage::Blocks { pool, .. } => Some(pool),
         }
     }
 
-    /// Makes sure that `n` more tokens can be written and nobody else reads where they go. What must be copied before,
-    /// block by block, is appended to `copies`.
+    /// Allocates room for `n` more tokens in blocks that no other row reads. Appends the blocks to copy first to `copies`,
+    /// as pairs (from, to).
     ///
     /// # Errors
     /// No block is free.
     pub(super) fn reserve(&mut self, n: usize, copies: &mut Vec<(u32, u32)>) -> Result<()> {
-        let Memory::Blocks { pool, held } = &mut self.memory else { return Ok(()) };
-        let take = || {
+        let Storage::Blocks { pool, blocks } = &mut self.storage else { return Ok(()) };
+        let allocate = || {
             let blocks = pool.blocks();
-            pool.take().ok_or_else(|| {
+            pool.allocate().ok_or_else(|| {
                 Error::OverBudget(format!(
-                    "{n} more tokens do not fit: all {blocks} blocks of {BLOCK} are held"
+                    "{n} more tokens do not fit: all {blocks} blocks of {BLOCK} tokens are in use"
                 ))
             })
         };
         if !self.len.is_multiple_of(BLOCK) && n > 0 {
-            let open = &mut held[self.len / BLOCK];
+            let open = &mut blocks[self.len / BLOCK];
             if Arc::strong_count(open) > 1 {
-                let own = take()?;
+                let own = allocate()?;
                 copies.push((open.index, own.index));
                 *open = own;
             }
         }
-        while held.len() < blocks_for(self.len + n) {
-            held.push(take()?);
+        while blocks.len() < blocks_for(self.len + n) {
+            blocks.push(allocate()?);
         }
         Ok(())
     }
 
-    /// Where the tokens `range` of this row lie.
+    /// Returns the slots of the tokens `range` of this row.
     pub(super) fn slots(&self, range: Range<usize>) -> impl Iterator<Item = u32> {
-        let held = match &self.memory {
-            Memory::Off => &[][..],
-            Memory::Blocks { held, .. } => held,
+        let blocks = match &self.storage {
+            Storage::Off => &[][..],
+            Storage::Blocks { blocks, .. } => blocks,
         };
-        range.map(move |i| held[i / BLOCK].index * BLOCK as u32 + (i % BLOCK) as u32)
+        range.map(move |i| blocks[i / BLOCK].index * BLOCK as u32 + (i % BLOCK) as u32)
     }
 
-    /// Counts the `n` tokens that every layer has written.
+    /// Counts `n` tokens, written at every layer, as cached.
     pub(super) fn advance(&mut self, n: usize) {
-        if let Memory::Blocks { .. } = self.memory {
+        if let Storage::Blocks { .. } = self.storage {
             self.len += n;
         }
     }
@@ -252,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_row_gives_its_blocks_back() {
+    fn dropped_row_returns_its_blocks() {
         let pool = pool(4);
         let mut row = KvCache::new(&pool);
         grow(&mut row, 2 * BLOCK + 1).unwrap();
@@ -265,19 +269,19 @@ mod tests {
     }
 
     #[test]
-    fn who_writes_into_a_shared_block_copies_it_first() {
+    fn write_into_shared_block_copies_it_first() {
         let pool = pool(5);
         let mut row = KvCache::new(&pool);
         grow(&mut row, BLOCK + 2).unwrap();
         let mut fork = row.clone();
-        assert_eq!(grow(&mut fork, 1).unwrap(), [(1, 2)], "the open block, and not the full one before it");
-        assert_eq!(grow(&mut row, 1).unwrap(), [], "nobody else reads the old one any more");
+        assert_eq!(grow(&mut fork, 1).unwrap(), [(1, 2)], "the last block, and not the full one before it");
+        assert_eq!(grow(&mut row, 1).unwrap(), [], "no other row reads the old block now");
         assert_eq!(fork.slots(0..BLOCK).collect::<Vec<_>>(), row.slots(0..BLOCK).collect::<Vec<_>>());
         assert_ne!(fork.slots(BLOCK..BLOCK + 3).next(), row.slots(BLOCK..BLOCK + 3).next());
     }
 
     #[test]
-    fn a_fork_at_the_end_of_a_block_copies_nothing() {
+    fn fork_at_block_end_copies_nothing() {
         let pool = pool(3);
         let mut row = KvCache::new(&pool);
         grow(&mut row, BLOCK).unwrap();
@@ -287,11 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_memory_refuses_more() {
+    fn full_pool_refuses_more() {
         let pool = pool(2);
         let mut row = KvCache::new(&pool);
         let error = grow(&mut row, 2 * BLOCK + 1).unwrap_err();
         assert_eq!(error.code(), "over_budget");
-        assert_eq!(error.to_string(), "budget: 33 more tokens do not fit: all 2 blocks of 16 are held");
+        assert_eq!(
+            error.to_string(),
+            "budget: 33 more tokens do not fit: all 2 blocks of 16 tokens are in use"
+        );
     }
 }

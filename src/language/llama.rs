@@ -1,4 +1,4 @@
-//! The Llama family (Llama 2 and 3, SmolLM, TinyLlama ...): pre-normalised decoder layers with rotary positions,
+//! Llama family (Llama 2 and 3, SmolLM, TinyLlama ...): pre-normalised decoder layers with rotary positions,
 //! grouped-query attention and a gated feed-forward.
 //!
 //! Tensor names are those of Hugging Face's `LlamaForCausalLM`.
@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Init, rotary_emb};
 
-use super::{CacheShape, LanguageModel, Rows};
+use super::{CacheShape, LanguageModel, PackedBatch};
 use crate::error::{Error, Result};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::{merge_heads, split_heads};
@@ -18,10 +18,10 @@ pub mod config;
 
 pub use config::{LlamaConfig, Rope, RopeScaling, RopeStyle};
 
-/// Standard deviation of a freshly initialised embedding, as the family trains from.
+/// Initial values of an untrained embedding, as the family starts from.
 const EMBEDDING_INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
 
-/// A frozen Llama, dense or quantised.
+/// A Llama, dense or quantised.
 pub struct Llama {
     config: LlamaConfig,
     embed_tokens: Linear,
@@ -57,6 +57,7 @@ impl Llama {
         Ok(Self { config, embed_tokens, layers, norm, lm_head, rotation, dtype, device })
     }
 
+    /// Returns the sizes of the model.
     pub fn config(&self) -> &LlamaConfig {
         &self.config
     }
@@ -71,14 +72,14 @@ impl LanguageModel for Llama {
         self.layers.len()
     }
 
-    fn layer(&self, index: usize, x: &Tensor, rows: &Rows) -> Result<Tensor> {
-        if rows.end() > self.config.max_positions {
-            let (end, max) = (rows.end(), self.config.max_positions);
+    fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
+        if batch.end() > self.config.max_positions {
+            let (end, max) = (batch.end(), self.config.max_positions);
             return Err(Error::Prompt(format!(
                 "a row of {end} tokens exceeds the {max} positions of the model"
             )));
         }
-        self.layers[index].forward(index, x, rows, &self.rotation)
+        self.layers[index].forward(index, x, batch, &self.rotation)
     }
 
     fn head(&self, x: &Tensor) -> Result<Tensor> {
@@ -128,8 +129,8 @@ impl Layer {
         })
     }
 
-    fn forward(&self, index: usize, x: &Tensor, rows: &Rows, rotation: &Rotation) -> Result<Tensor> {
-        let x = (x + self.self_attn.forward(index, &self.input_layernorm.forward(x)?, rows, rotation)?)?;
+    fn forward(&self, index: usize, x: &Tensor, batch: &PackedBatch, rotation: &Rotation) -> Result<Tensor> {
+        let x = (x + self.self_attn.forward(index, &self.input_layernorm.forward(x)?, batch, rotation)?)?;
         Ok((&x + self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)?) // (n, d)
     }
 }
@@ -159,14 +160,14 @@ impl Attention {
         })
     }
 
-    fn forward(&self, index: usize, x: &Tensor, rows: &Rows, rotation: &Rotation) -> Result<Tensor> {
+    fn forward(&self, index: usize, x: &Tensor, batch: &PackedBatch, rotation: &Rotation) -> Result<Tensor> {
         let q = split_heads(&self.q_proj.forward(x)?, self.heads)?; // (h, n, d_head)
         let k = split_heads(&self.k_proj.forward(x)?, self.kv_heads)?; // (h_kv, n, d_head)
         let v = split_heads(&self.v_proj.forward(x)?, self.kv_heads)?;
-        let (cos, sin) = rotation.at(rows.positions())?;
+        let (cos, sin) = rotation.at(batch.positions())?;
         let q = rotation.rotate(&q, &cos, &sin)?;
         let k = rotation.rotate(&k, &cos, &sin)?;
-        let out = rows.attend(index, &q, &k, &v, self.scale)?;
+        let out = batch.attend(index, &q, &k, &v, self.scale)?;
         self.o_proj.forward(&merge_heads(&out)?) // (n, d)
     }
 }
@@ -193,7 +194,7 @@ impl Mlp {
     }
 }
 
-/// Rotary positions: cosines and sines of every position, (max_positions, d_head / 2) each.
+/// Table of rotary positions: cosines and sines of every position, (max_positions, d_head / 2) each.
 struct Rotation {
     cos: Tensor,
     sin: Tensor,
@@ -217,12 +218,12 @@ impl Rotation {
         Ok(Self { cos, sin, style: config.rope.style })
     }
 
-    /// Cosines and sines of `positions` (n): (n, d_head / 2) each.
+    /// Returns the cosines and sines of `positions` (n): (n, d_head / 2) each.
     fn at(&self, positions: &Tensor) -> Result<(Tensor, Tensor)> {
         Ok((self.cos.index_select(positions, 0)?, self.sin.index_select(positions, 0)?))
     }
 
-    /// (h, n, d_head) -> (h, n, d_head). candle's fused kernels have no backward.
+    /// (h, n, d_head) -> (h, n, d_head). Tracked tensors take candle's slow form: its fused kernels have no backward.
     fn rotate(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
         let x = x.contiguous()?.unsqueeze(0)?; // (1, h, n, d_head)
         let rotated = match (self.style, x.track_op()) {

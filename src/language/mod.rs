@@ -1,8 +1,8 @@
-//! The frozen language model, offered layer by layer so that gated cross-attention can stand between its layers.
+//! The frozen language model, run layer by layer so that gated cross-attention can be placed between its layers.
 //!
-//! Rows of different requests are packed along one axis: `n` tokens of any number of rows form a matrix (n, d), the
-//! dense maps see one matrix, and in attention each row sees its own [`KvCache`] only. Prefill and decode steps of
-//! different rows mix freely in one pass ([`Rows`]).
+//! Rows of different requests are packed along one axis: `n` tokens of any number of rows form a matrix (n, d). The
+//! linear maps multiply one matrix; in attention each row reads its own [`KvCache`] only. Prefill and decode steps of
+//! different rows mix freely in one pass ([`PackedBatch`]).
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use crate::error::Result;
 use crate::weights::{Quantization, Weights};
 
 pub mod kv_cache;
-pub mod rows;
+pub mod packed_batch;
 pub mod llama;
 pub mod gguf;
 pub mod hugging_face;
 pub mod tokenizer;
 
 pub use kv_cache::{CacheShape, KvCache, KvPool};
-pub use rows::Rows;
+pub use packed_batch::PackedBatch;
 pub use tokenizer::Tokenizer;
 
 use gguf::Gguf;
@@ -31,7 +31,7 @@ use llama::{Llama, LlamaConfig};
 ///
 /// # Errors
 /// The architecture or something in its configuration is unknown to this build, the weights do not match it exactly,
-/// or the tokenizer knows more tokens than the model.
+/// or the tokenizer has more tokens than the embedding.
 pub fn build(
     path: &Path,
     device: &Device,
@@ -92,7 +92,7 @@ fn build_directory(
     }
 }
 
-/// The sizes of the language model at `path`, without its weights.
+/// Reads the sizes of the language model at `path`, without its weights.
 ///
 /// # Errors
 /// As [`build`], as far as the description goes.
@@ -111,7 +111,7 @@ pub fn sizes(path: &Path) -> Result<LlamaConfig> {
     }
 }
 
-/// An embedding may be padded beyond the tokenizer's ids, never the other way round.
+/// Checks that the embedding has a row for every token. Padding rows beyond the tokenizer's ids are allowed.
 fn check_vocabulary(model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Result<(), String> {
     match (tokenizer.vocabulary(), model.vocabulary()) {
         (tokens, rows) if tokens > rows => {
@@ -121,29 +121,40 @@ fn check_vocabulary(model: &dyn LanguageModel, tokenizer: &Tokenizer) -> Result<
     }
 }
 
-/// A decoder-only language model. Immutable: what belongs to a request is in `Rows`.
+/// A decoder-only language model. Immutable: the state of a request is in the [`PackedBatch`] of a pass. The caller runs
+/// all layers in order and then calls [`PackedBatch::advance`] once.
 pub trait LanguageModel: Send + Sync {
-    /// Token embeddings: (n) -> (n, d).
+    /// Returns the embeddings of token ids: (n) -> (n, d).
+    ///
+    /// # Errors
+    /// An id is not in the vocabulary, or the device refuses an operation.
     fn embed(&self, ids: &Tensor) -> Result<Tensor>;
 
+    /// Returns the number of decoder layers.
     fn n_layers(&self) -> usize;
 
-    /// Decoder layer `index`: (n, d) -> (n, d). Writes the keys and values of the rows into their caches.
-    fn layer(&self, index: usize, x: &Tensor, rows: &Rows) -> Result<Tensor>;
+    /// Runs decoder layer `index`: (n, d) -> (n, d). Writes the keys and values of the rows into their caches.
+    ///
+    /// # Errors
+    /// A row reaches beyond the positions of the model, or the device refuses an operation.
+    fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor>;
 
-    /// Final normalisation and output head: (n, d) -> (n, vocabulary), f32.
+    /// Applies the final normalisation and the output head: (n, d) -> (n, vocabulary), f32.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
     fn head(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// What a row's cache must hold.
+    /// Returns the sizes of a row's KV cache.
     fn cache_shape(&self) -> CacheShape;
 
-    /// Width d of the hidden state.
+    /// Returns the width d of the hidden state.
     fn width(&self) -> usize;
 
-    /// Number of token ids that `head` scores.
+    /// Returns the number of token ids that `head` scores.
     fn vocabulary(&self) -> usize;
 
-    /// The longest row (cached and new tokens) that the positions reach.
+    /// Returns the length of the longest row, cached and new tokens together.
     fn max_positions(&self) -> usize;
 }
 

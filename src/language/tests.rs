@@ -1,4 +1,4 @@
-//! Loading: what a file says must be consistent, or the load fails and says what is not.
+//! Loading: a file must be consistent, or the load fails and names the contradiction.
 
 use std::path::Path;
 
@@ -78,23 +78,23 @@ fn load(
 }
 
 #[test]
-fn a_consistent_gguf_loads() {
+fn loads_consistent_gguf() {
     let (model, tokenizer) = load(&metadata(), &tensors()).unwrap();
     assert_eq!((model.width(), model.vocabulary(), model.max_positions()), (8, VOCABULARY, 21));
     assert_eq!(tokenizer.encode("abc12ab<s>").unwrap(), [6, 7, 8, 5, 0]);
-    // Neither `<` nor `s` nor `>` is in this vocabulary: what is left of the text has no special token.
+    // Neither `<` nor `s` nor `>` is in this vocabulary: the rest of the text has no special token.
     assert_eq!(tokenizer.encode_plain("abc<s>").unwrap(), [6]);
 }
 
 #[test]
-fn every_key_is_needed() {
+fn rejects_gguf_without_required_key() {
     let optional =
         ["llama.attention.head_count_kv", "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"];
     for (key, _) in metadata() {
         let without: Metadata = metadata().into_iter().filter(|(k, _)| *k != key).collect();
         let found = load(&without, &tensors()).err();
         if optional.contains(&key) {
-            // Without it there are as many key heads as heads, and the tensors do not fit.
+            // Without this key there are as many key heads as heads, and the tensors do not fit.
             assert!(found.is_none() || key.ends_with("kv"), "{key}: {found:?}");
         } else {
             assert_eq!(found.unwrap(), format!("model.gguf: metadata key `{key}` is missing"));
@@ -103,7 +103,7 @@ fn every_key_is_needed() {
 }
 
 #[test]
-fn what_no_model_says_is_refused() {
+fn rejects_impossible_metadata() {
     let cases = [
         ("general.architecture", Value::String("mamba".into()), "unknown architecture `mamba`"),
         ("general.architecture", Value::U32(1), "metadata key `general.architecture` is not a string"),
@@ -166,7 +166,7 @@ fn what_no_model_says_is_refused() {
 }
 
 #[test]
-fn a_tokenizer_larger_than_the_embedding_is_refused() {
+fn rejects_tokenizer_larger_than_embedding() {
     let mut metadata = metadata();
     metadata.push(("llama.vocab_size", Value::U32(8)));
     let mut tensors = tensors();
@@ -176,7 +176,7 @@ fn a_tokenizer_larger_than_the_embedding_is_refused() {
 }
 
 #[test]
-fn a_tensor_outside_the_model_is_refused() {
+fn rejects_unknown_tensor() {
     let with = |name| [tensors(), vec![(name, vec![3])]].concat();
     let found = load(&metadata(), &with("blk.0.attn_q.bias")).err().unwrap();
     assert_eq!(found, "model.gguf: 1 tensors are not part of the model: `blk.0.attn_q.bias`");
@@ -185,7 +185,7 @@ fn a_tensor_outside_the_model_is_refused() {
 }
 
 #[test]
-fn an_index_may_only_name_files_beside_it() {
+fn rejects_index_with_files_outside_its_folder() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     let files = || {

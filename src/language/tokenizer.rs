@@ -1,4 +1,4 @@
-//! Text <-> token ids, from a `tokenizer.json` or from the metadata of a GGUF file.
+//! Tokenizer: text <-> token ids, from a `tokenizer.json` or from the metadata of a GGUF file.
 
 use std::path::Path;
 
@@ -14,10 +14,10 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 use super::gguf::Gguf;
 use crate::error::{Error, Result};
 
-/// Splits text as the language model was trained on.
+/// Tokenizer of the language model.
 pub struct Tokenizer {
     parsing: tokenizers::Tokenizer,
-    /// The same vocabulary, blind to special tokens.
+    /// The same vocabulary, without parsing of special tokens.
     plain: tokenizers::Tokenizer,
     bos: Option<u32>,
     eos: Vec<u32>,
@@ -25,7 +25,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a Hugging Face `tokenizer.json`. Which tokens begin and end a text is said elsewhere:
+    /// Reads a Hugging Face `tokenizer.json`. It does not state which tokens begin and end a text: add them with
     /// [`with_text_bounds`](Self::with_text_bounds).
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Tokenizer {
     pub fn from_json(path: &Path) -> Result<Self> {
         let mut parsing = tokenizers::Tokenizer::from_file(path)
             .map_err(|e| Error::Tokenizer(format!("{}: {e}", path.display())))?;
-        // Some files carry the limits of their first user.
+        // Some files carry truncation or padding settings of the training that saved them.
         parsing.with_truncation(None).map_err(refused)?.with_padding(None);
         Ok(Self::new(parsing))
     }
@@ -41,7 +41,7 @@ impl Tokenizer {
     /// Builds the tokenizer that the metadata of a GGUF file describes.
     ///
     /// # Errors
-    /// A key is missing or malformed, or names a kind of tokenizer that this build does not know.
+    /// A key is missing or malformed, or names a kind of tokenizer that this build does not support.
     pub fn from_gguf(gguf: &Gguf) -> Result<Self> {
         let model = gguf.string("tokenizer.ggml.model").map_err(|e| gguf.error(e))?;
         if model != "gpt2" {
@@ -61,7 +61,7 @@ impl Tokenizer {
         Ok(Self::new(parsing).with_text_bounds(bos, eos.into_iter().collect()))
     }
 
-    /// Says which tokens begin and end a text.
+    /// Sets the tokens that begin and end a text.
     pub fn with_text_bounds(self, bos: Option<u32>, eos: Vec<u32>) -> Self {
         Self { bos, eos, ..self }
     }
@@ -73,8 +73,8 @@ impl Tokenizer {
         Self { parsing, plain, bos: None, eos: Vec::new(), vocabulary }
     }
 
-    /// The ids of `text`. Special tokens written in it are parsed; none is added. Bytes that the vocabulary lacks
-    /// (control characters, usually) are dropped, as the model's authors do.
+    /// Encodes trusted `text`. Parses special tokens in it and adds none. Drops bytes that the vocabulary lacks (control
+    /// characters, usually), as the model's authors do.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
@@ -82,7 +82,7 @@ impl Tokenizer {
         Ok(self.parsing.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
     }
 
-    /// The ids of `text` that comes from outside: what looks like a special token in it stays text.
+    /// Encodes untrusted `text`: a special token written in it stays text.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
@@ -90,7 +90,7 @@ impl Tokenizer {
         Ok(self.plain.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
     }
 
-    /// The text of `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
+    /// Decodes `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
     /// An id is not in the vocabulary.
@@ -101,28 +101,28 @@ impl Tokenizer {
         self.parsing.decode(ids, skip_special).map_err(refused)
     }
 
-    /// The id of the token that is spelled exactly so.
+    /// Returns the id of the token with this exact spelling.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.parsing.token_to_id(token)
     }
 
-    /// The token that begins a text, if the model has one. [`encode`](Self::encode) does not add it.
+    /// Returns the token that begins a text, if the model has one. [`encode`](Self::encode) does not add it.
     pub fn bos(&self) -> Option<u32> {
         self.bos
     }
 
-    /// The tokens that end a text.
+    /// Returns the tokens that end a text.
     pub fn eos(&self) -> &[u32] {
         &self.eos
     }
 
-    /// The greatest id plus one.
+    /// Returns the greatest id plus one.
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 }
 
-/// The pre-tokenizers of llama.cpp's `tokenizer.ggml.pre`, as the models' own `tokenizer.json` files define them.
+/// Returns the pre-tokenizer for llama.cpp's `tokenizer.ggml.pre`, as the models' own `tokenizer.json` files define it.
 fn pre_tokenizer(pre: &str) -> Option<PreTokenizerWrapper> {
     const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let gpt_2 = ByteLevel::new(false, true, true);
@@ -139,7 +139,7 @@ fn pre_tokenizer(pre: &str) -> Option<PreTokenizerWrapper> {
     }
 }
 
-fn byte_pairs(gguf: &Gguf, tokens: &[&str], whole_words: bool) -> Result<BPE> {
+fn byte_pairs(gguf: &Gguf, tokens: &[&str], ignore_merges: bool) -> Result<BPE> {
     let ids = tokens.iter().zip(0u32..).map(|(token, id)| (token.to_string(), id));
     let vocabulary: Vocab = ids.collect();
     if vocabulary.len() != tokens.len() {
@@ -154,11 +154,11 @@ fn byte_pairs(gguf: &Gguf, tokens: &[&str], whole_words: bool) -> Result<BPE> {
     let merges = merges.iter().map(pair).collect::<Option<Vec<_>>>();
     let merges =
         merges.ok_or_else(|| gguf.error("`tokenizer.ggml.merges` holds a merge of less than two".into()))?;
-    let builder = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(whole_words);
+    let builder = BPE::builder().vocab_and_merges(vocabulary, merges).ignore_merges(ignore_merges);
     builder.build().map_err(|e| gguf.error(format!("tokenizer: {e}")))
 }
 
-/// The tokens that are matched in the text before it is split: control tokens (special) and user-defined ones.
+/// Returns the tokens that are matched in the text before it is split: control tokens (special) and user-defined ones.
 fn added_tokens(gguf: &Gguf, tokens: &[&str]) -> Result<Vec<AddedToken>, String> {
     const UNKNOWN: i64 = 2;
     const CONTROL: i64 = 3;

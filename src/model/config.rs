@@ -1,75 +1,90 @@
-//! The sizes and conventions in which the members of the family differ: data, used where they matter.
+//! Sizes and conventions in which the members of the family differ, as data.
 
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::activation::Activation;
 
-/// The parts between the vision encoder and the language model.
+/// Configuration of the parts between the vision encoder and the language model.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlamingoConfig {
+    /// Sizes of the Perceiver resampler.
     pub resampler: ResamplerConfig,
+    /// Sizes and places of the gated cross-attentions.
     pub cross_attention: CrossAttentionConfig,
 }
 
-/// The Perceiver resampler (paper section 3.1.1; table 4 of its second version: depth 6, width 1536, 16 heads of 96,
+/// Sizes of the Perceiver resampler (paper section 3.1.1; table 4 of its second version: depth 6, width 1536, 16 heads of 96,
 /// 64 latents, squared ReLU, feed-forward 4 times the width).
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResamplerConfig {
     /// Width d of latents and visual tokens. Features of another width are projected first.
     pub width: usize,
+    /// Number of layers.
     pub depth: usize,
+    /// Attention heads per layer.
     pub heads: usize,
+    /// Width of one head.
     pub head_width: usize,
     /// Visual tokens q per medium.
     pub latents: usize,
     /// Frames for which a temporal embedding was learned; 0 for a model without one.
     pub frames: usize,
+    /// Hidden width of the feed-forward, in multiples of `width`.
     pub feed_forward_multiple: usize,
+    /// Activation of the feed-forward.
     pub activation: Activation,
 }
 
-/// The space that pictures, videos and texts share.
+/// Widths of the joint space of images, videos and texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct JointSpaceConfig {
+    /// Width of the joint space.
     pub width: usize,
     /// Width of the text tower's pooled states.
     pub text_width: usize,
 }
 
-/// GATED XATTN-DENSE (paper section 3.1.2).
+/// Sizes and places of the gated cross-attentions, GATED XATTN-DENSE (paper section 3.1.2).
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct CrossAttentionConfig {
+    /// Layers of the language model that a gated cross-attention precedes.
     pub placement: Placement,
+    /// Attention heads.
     pub heads: usize,
+    /// Width of one head.
     pub head_width: usize,
+    /// Hidden width of the feed-forward, in multiples of the language model's width.
     pub feed_forward_multiple: usize,
+    /// Activation of the feed-forward.
     pub activation: Activation,
 }
 
-/// Before which layers of the language model a gated cross-attention stands.
+/// Layers of the language model that a gated cross-attention precedes: `first`, `first + every`, `first + 2 * every` ...
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Placement {
+    /// Distance between two of them, in layers.
     pub every: usize,
     /// The first of them: 0 in the paper and IDEFICS, `every - 1` in OpenFlamingo and Otter.
     pub first: usize,
 }
 
 impl Placement {
+    /// Tells whether a gated cross-attention precedes `layer`.
     pub fn has(&self, layer: usize) -> bool {
         layer >= self.first && (layer - self.first).is_multiple_of(self.every.max(1))
     }
 }
 
 impl FlamingoConfig {
-    /// What contradicts itself, in words.
+    /// Checks every size.
     ///
     /// # Errors
-    /// A size that is zero.
+    /// The name and value of a size that is zero or absurdly large.
     pub fn check(&self) -> Result<(), String> {
         let (r, x) = (&self.resampler, &self.cross_attention);
         for (name, size) in [

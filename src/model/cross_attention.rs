@@ -1,4 +1,4 @@
-//! GATED XATTN-DENSE: text looks at visual tokens through gates that start closed (paper section 3.1.2).
+//! GATED XATTN-DENSE: text attends to visual tokens through gates that start closed (paper section 3.1.2).
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use candle_nn::Init;
 use super::config::CrossAttentionConfig;
 use super::resampler::FeedForward;
 use crate::error::Result;
-use crate::kernels::attention::{KeysValues, attention, merge_heads, split_heads};
+use crate::kernels::attention::{Kv, attention, merge_heads, split_heads};
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
 use crate::weights::Weights;
 
 const NORM_EPS: f32 = 1e-5;
 
-/// One gated cross-attention, standing before one layer of the language model.
+/// One gated cross-attention, placed before one layer of the language model.
 #[derive(Debug, Clone)]
 pub struct GatedCrossAttention {
     heads: usize,
@@ -30,7 +30,11 @@ pub struct GatedCrossAttention {
 }
 
 impl GatedCrossAttention {
-    /// `text_width` is the language model's width, `media_width` that of the visual tokens.
+    /// Takes the tensors of one block. `text_width` is the width of the language model, `media_width` that of the visual
+    /// tokens.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
     pub fn new(
         config: &CrossAttentionConfig,
         text_width: usize,
@@ -57,42 +61,51 @@ impl GatedCrossAttention {
         })
     }
 
-    /// Whether the attention gate differs from 0.
+    /// Tells whether the attention gate differs from 0.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
     pub fn is_open(&self) -> Result<bool> {
         Ok(self.attention_gate.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().any(|&gate| gate != 0.0))
     }
 
-    /// Keys and values of one medium, computed once: visual tokens (q, d) -> (h, q, d) each.
-    pub fn keys_values(&self, visual_tokens: &Tensor) -> Result<KeysValues> {
+    /// Projects the visual tokens of one medium (q, d) to keys and values, (h, q, d) each.
+    ///
+    /// # Errors
+    /// The tokens have another width than `media_width`.
+    pub fn project_kv(&self, visual_tokens: &Tensor) -> Result<Kv> {
         let kv = self.to_kv.forward(visual_tokens)?.chunk(2, 1)?;
         Ok((split_heads(&kv[0], self.heads)?.contiguous()?, split_heads(&kv[1], self.heads)?.contiguous()?))
     }
 
-    /// x (n, d) -> (n, d). Tokens outside every span of `looks`, which are in order, attend to nothing; the feed-forward
-    /// runs for all.
-    pub fn forward(&self, x: &Tensor, looks: &[Look]) -> Result<Tensor> {
-        let x = match looks {
+    /// x (n, d) -> (n, d). `spans` are in order; positions outside every span attend to no medium, and the feed-forward
+    /// runs for all positions.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn forward(&self, x: &Tensor, spans: &[CrossAttentionSpan]) -> Result<Tensor> {
+        let x = match spans {
             [] => x.clone(),
-            _ => (x + self.attend(x, looks)?.broadcast_mul(&self.attention_gate.tanh()?)?)?,
+            _ => (x + self.attend(x, spans)?.broadcast_mul(&self.attention_gate.tanh()?)?)?,
         };
         let dense = self.feed_forward.forward(&x)?.broadcast_mul(&self.feed_forward_gate.tanh()?)?;
         Ok((x + dense)?)
     }
 
-    /// Only what a token sees is computed; the rest is zero.
-    fn attend(&self, x: &Tensor, looks: &[Look]) -> Result<Tensor> {
+    /// Computes attention inside the spans only; it is zero elsewhere.
+    fn attend(&self, x: &Tensor, spans: &[CrossAttentionSpan]) -> Result<Tensor> {
         let n = x.dim(0)?;
         let q = split_heads(&self.to_q.forward(&self.norm.forward(x)?)?, self.heads)?; // (h, n, d)
         let zeros = |len: usize| Tensor::zeros((self.heads, len, q.dim(2)?), x.dtype(), x.device());
-        let mut parts = Vec::with_capacity(2 * looks.len() + 1);
+        let mut parts = Vec::with_capacity(2 * spans.len() + 1);
         let mut end = 0;
-        for look in looks {
-            if look.span.start > end {
-                parts.push(zeros(look.span.start - end)?);
+        for span in spans {
+            if span.positions.start > end {
+                parts.push(zeros(span.positions.start - end)?);
             }
-            let q = q.narrow(1, look.span.start, look.span.len())?;
-            parts.push(attention(&q, std::slice::from_ref(look.keys_values), self.scale, look.mask)?);
-            end = look.span.end;
+            let q = q.narrow(1, span.positions.start, span.positions.len())?;
+            parts.push(attention(&q, std::slice::from_ref(span.kv), self.scale, span.mask)?);
+            end = span.positions.end;
         }
         if n > end {
             parts.push(zeros(n - end)?);
@@ -101,12 +114,12 @@ impl GatedCrossAttention {
     }
 }
 
-/// Text positions that look at visual tokens.
-pub struct Look<'a> {
-    /// In the packed axis.
-    pub span: Range<usize>,
-    /// (h, q, d) each.
-    pub keys_values: &'a KeysValues,
-    /// Added to the scores (len of the span, q): which of the tokens each position sees. `None`: all.
+/// Text positions that attend to visual tokens.
+pub struct CrossAttentionSpan<'a> {
+    /// Positions in the packed axis.
+    pub positions: Range<usize>,
+    /// Keys and values, (h, q, d) each.
+    pub kv: &'a Kv,
+    /// Mask that is added to the scores (length of the span, q); `None`: every position attends to all visual tokens.
     pub mask: Option<&'a Tensor>,
 }

@@ -1,4 +1,4 @@
-//! The heart: one loop over the layers of the language model, with a look at the media before some of them.
+//! The whole model: one loop over the layers of the language model, with gated cross-attention before some of them.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,18 +6,18 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::config::FlamingoConfig;
-use super::cross_attention::{GatedCrossAttention, Look};
-use super::media::{MediaBeside, MediaCursor, MediaKeys, MediaRule, Seen};
+use super::cross_attention::{CrossAttentionSpan, GatedCrossAttention};
+use super::media::{BatchedMediaKv, MediaCursor, MediaKv, MediaRule, MediaSpan};
 use super::resampler::PerceiverResampler;
 use crate::error::{Error, Result};
-use crate::language::{CacheShape, KvCache, KvPool, LanguageModel, Rows};
+use crate::language::{CacheShape, KvCache, KvPool, LanguageModel, PackedBatch};
 use crate::vision::VisionEncoder;
 use crate::weights::Weights;
 
-/// Frames that go through the vision encoder at once: bounds its memory, whatever the length of a video.
+/// Frames per pass of the vision encoder: bounds its memory, whatever the length of a video.
 const FRAMES_PER_PASS: usize = 8;
 
-/// A vision encoder and a language model, both frozen, and what Flamingo puts between them.
+/// A vision encoder and a language model, both frozen, with resampler and gated cross-attention between them.
 pub struct Flamingo {
     vision: Box<dyn VisionEncoder>,
     resampler: PerceiverResampler,
@@ -27,29 +27,29 @@ pub struct Flamingo {
     rule: MediaRule,
 }
 
-/// What belongs to one row (one sequence being written): its cache, its media and its place among them.
-/// A clone is a row with the same past, which both share.
+/// State of one row of a batch: its KV cache, its media and its place among them. A clone forks the row: both share the
+/// cached tokens.
 #[derive(Debug, Clone)]
 pub struct RowState {
     pub cache: KvCache,
-    media: Vec<Arc<MediaKeys>>,
+    media: Vec<Arc<MediaKv>>,
     cursor: MediaCursor,
 }
 
-/// The new tokens of one row.
+/// New tokens of one row.
 pub struct RowInput<'a> {
     pub ids: &'a [u32],
     pub state: &'a mut RowState,
 }
 
-/// Called with every stage's name and value, in causal order; see `flamingo model trace`.
+/// Callback that receives the name and value of every stage, in causal order; see `flamingo model trace`.
 pub type Observer<'o> = &'o mut dyn FnMut(&str, &Tensor) -> Result<()>;
 
 impl Flamingo {
     /// Takes `resampler.*` and `cross_attention.{layer}.*` from `weights`.
     ///
     /// # Errors
-    /// A tensor is missing or misshapen.
+    /// A tensor is missing or has another shape.
     pub fn new(
         config: &FlamingoConfig,
         vision: Box<dyn VisionEncoder>,
@@ -70,16 +70,20 @@ impl Flamingo {
         Ok(Self { vision, resampler, cross_attention, language, rule })
     }
 
+    /// Returns the language model.
     pub fn language(&self) -> &dyn LanguageModel {
         self.language.as_ref()
     }
 
-    /// The layers of the language model that have a gated cross-attention before them.
+    /// Returns the indices of the language model's layers that have a gated cross-attention before them.
     pub fn cross_attention_layers(&self) -> Vec<usize> {
         (0..self.cross_attention.len()).filter(|&i| self.cross_attention[i].is_some()).collect()
     }
 
-    /// Whether the language model can see: any attention gate differs from 0.
+    /// Tells whether any attention gate differs from 0. With all gates closed the media do not change the answer.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
     pub fn gates_open(&self) -> Result<bool> {
         for cross_attention in self.cross_attention.iter().flatten() {
             if cross_attention.is_open()? {
@@ -89,7 +93,10 @@ impl Flamingo {
         Ok(false)
     }
 
-    /// Pixels of several media, each (t, 3, h, w) with its own t, -> the visual tokens of each (q, d).
+    /// Encodes the pixels of several media, each (t, 3, h, w) with its own t. Returns the visual tokens of each (q, d).
+    ///
+    /// # Errors
+    /// The media differ in size, or the device refuses an operation.
     pub fn visual_tokens(&self, media: &[Tensor], mut observe: Option<Observer>) -> Result<Vec<Tensor>> {
         let frames = Tensor::cat(media, 0)?;
         let n = frames.dim(0)?;
@@ -109,7 +116,11 @@ impl Flamingo {
         (0..media.len()).map(|i| Ok(tokens.get(i)?)).collect()
     }
 
-    /// Features of the frames of all media, one after the other (sum of `lengths`, s, d), -> (m, q, d).
+    /// Resamples the features of all media, concatenated along the frames (sum of `lengths`, s, d). Returns the visual
+    /// tokens (m, q, d).
+    ///
+    /// # Errors
+    /// As [`PerceiverResampler::forward`].
     pub fn resample(&self, features: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let mut start = 0;
@@ -124,21 +135,25 @@ impl Flamingo {
         self.resampler.forward(&Tensor::stack(&padded, 0)?, lengths)
     }
 
-    /// Visual tokens (q, d) -> keys and values at every gated cross-attention: once per medium, for all its rows.
-    pub fn media_keys(&self, visual_tokens: &Tensor) -> Result<Arc<MediaKeys>> {
+    /// Projects visual tokens (q, d) to keys and values at every gated cross-attention: once per medium, for all rows that
+    /// attend to it.
+    ///
+    /// # Errors
+    /// The tokens have another width than the model expects.
+    pub fn media_kv(&self, visual_tokens: &Tensor) -> Result<Arc<MediaKv>> {
         let layers = self
             .cross_attention
             .iter()
             .flatten()
-            .map(|x| x.keys_values(visual_tokens))
+            .map(|x| x.project_kv(visual_tokens))
             .collect::<Result<_>>()?;
-        Ok(Arc::new(MediaKeys { layers }))
+        Ok(Arc::new(MediaKv { layers }))
     }
 
-    /// Refuses ids that are not in the vocabulary, and another number of media markers than of media.
+    /// Checks that all ids are in the vocabulary and that there are as many media markers as media.
     ///
     /// # Errors
-    /// [`Error::Prompt`] that says which.
+    /// [`Error::Prompt`] that names the token or the two numbers.
     pub fn check_markers(&self, ids: &[u32], media: usize) -> Result<()> {
         let vocabulary = self.language.vocabulary();
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
@@ -153,137 +168,144 @@ impl Flamingo {
         Ok(())
     }
 
-    /// A row that is to see `media`, with its past in `pool`.
-    pub fn row(&self, media: Vec<Arc<MediaKeys>>, pool: &KvPool) -> RowState {
+    /// Creates a row over `media` that caches its tokens in `pool`.
+    pub fn row(&self, media: Vec<Arc<MediaKv>>, pool: &KvPool) -> RowState {
         RowState { cache: KvCache::new(pool), media, cursor: MediaCursor::default() }
     }
 
-    /// A row for one pass over a whole sequence: nothing is cached, and gradients flow.
-    pub fn uncached_row(&self, media: Vec<Arc<MediaKeys>>) -> RowState {
+    /// Creates a row for one pass over a whole sequence: nothing is cached, and gradients flow.
+    pub fn uncached_row(&self, media: Vec<Arc<MediaKv>>) -> RowState {
         RowState { cache: KvCache::off(), media, cursor: MediaCursor::default() }
     }
 
-    /// The new tokens of all rows in one pass: -> the last hidden states, packed in the order of the rows (n, d).
-    /// Which of them are to be scored is for the caller to choose; see [`logits`](Self::logits).
+    /// Runs the new tokens of all rows in one pass. Returns the last hidden states, packed in the order of the rows
+    /// (n, d); the caller chooses which of them become [`logits`](Self::logits).
     ///
     /// # Errors
-    /// A row has more media markers than media, or no room left.
+    /// A row has more media markers than media, or no room left in its cache.
     pub fn forward(&self, inputs: &mut [RowInput], observe: Option<Observer>) -> Result<Tensor> {
         self.pass(inputs, None, observe)
     }
 
-    /// The same for one step of many: rows of one new token look at their media together, laid out in `beside`, which is
-    /// the caller's to keep.
+    /// Runs one of many decode steps: rows of one new token attend to their media together, packed in `packed_media`,
+    /// which the caller keeps between steps.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn step(&self, inputs: &mut [RowInput], beside: &mut MediaBeside) -> Result<Tensor> {
-        self.pass(inputs, Some(beside), None)
+    pub fn step(&self, inputs: &mut [RowInput], packed_media: &mut BatchedMediaKv) -> Result<Tensor> {
+        self.pass(inputs, Some(packed_media), None)
     }
 
     fn pass(
         &self,
         inputs: &mut [RowInput],
-        beside: Option<&mut MediaBeside>,
+        packed_media: Option<&mut BatchedMediaKv>,
         mut observe: Option<Observer>,
     ) -> Result<Tensor> {
         let shape = self.language.cache_shape();
         let ids: Vec<u32> = inputs.iter().flat_map(|r| r.ids).copied().collect();
-        let seen = self.who_sees_what(inputs)?;
+        let spans = self.media_spans(inputs)?;
         let (media, caches): (Vec<_>, Vec<_>) =
             inputs.iter_mut().map(|r| (&r.state.media, (r.ids.len(), &mut r.state.cache))).unzip();
-        let sights = Sights::new(seen, &media, beside, &shape)?;
-        let rows = Rows::new(caches, &shape)?;
+        let plan = CrossAttentionPlan::new(spans, &media, packed_media, &shape)?;
+        let batch = PackedBatch::new(caches, &shape)?;
 
         let mut x = self.language.embed(&Tensor::new(ids, &shape.device)?)?; // (n, d)
-        let mut looks = 0;
+        let mut xattn = 0;
         for (i, cross_attention) in self.cross_attention.iter().enumerate() {
             if let Some(cross_attention) = cross_attention {
-                x = cross_attention.forward(&x, &sights.at(looks))?;
-                looks += 1;
+                x = cross_attention.forward(&x, &plan.at(xattn))?;
+                xattn += 1;
                 if let Some(observe) = observe.as_deref_mut() {
                     observe(&format!("xattn.{i}"), &x)?;
                 }
             }
-            x = self.language.layer(i, &x, &rows)?;
+            x = self.language.layer(i, &x, &batch)?;
         }
-        rows.advance();
+        batch.advance();
         Ok(x)
     }
 
-    /// Scores of the next token: hidden states (n, d) -> (n, vocabulary), f32.
+    /// Returns the scores of the next token: hidden states (n, d) -> (n, vocabulary), f32.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.language.head(hidden)
     }
 
-    fn who_sees_what(&self, inputs: &mut [RowInput]) -> Result<Vec<Seen>> {
-        let (mut seen, mut start) = (Vec::new(), 0);
+    fn media_spans(&self, inputs: &mut [RowInput]) -> Result<Vec<MediaSpan>> {
+        let (mut spans, mut start) = (Vec::new(), 0);
         for (row, input) in inputs.iter_mut().enumerate() {
             let state = &mut *input.state;
-            state.cursor.walk(input.ids, &self.rule, row, start, &mut seen);
-            let (markers, media) = (state.cursor.met(), state.media.len());
+            state.cursor.advance(input.ids, &self.rule, row, start, &mut spans);
+            let (markers, media) = (state.cursor.markers_seen(), state.media.len());
             if markers > media {
                 return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
             }
             start += input.ids.len();
         }
-        Ok(seen)
+        Ok(spans)
     }
 }
 
-/// What the positions of a pass look at, at every cross-attention alike.
-struct Sights<'a> {
-    /// Rows of one new token, at the head of the pass, that look together.
-    together: Option<(Range<usize>, &'a MediaBeside, Option<Tensor>)>,
-    /// The others, run by run.
-    runs: Vec<(Range<usize>, &'a MediaKeys)>,
+/// Media that the positions of a pass attend to, the same at every cross-attention.
+struct CrossAttentionPlan<'a> {
+    /// Rows of one new token, at the head of the pass, that attend in one product.
+    packed: Option<(Range<usize>, &'a BatchedMediaKv, Option<Tensor>)>,
+    /// The other spans, one product each.
+    single: Vec<(Range<usize>, &'a MediaKv)>,
 }
 
-impl<'a> Sights<'a> {
+impl<'a> CrossAttentionPlan<'a> {
     fn new(
-        seen: Vec<Seen>,
-        media: &[&'a Vec<Arc<MediaKeys>>],
-        beside: Option<&'a mut MediaBeside>,
+        spans: Vec<MediaSpan>,
+        media: &[&'a Vec<Arc<MediaKv>>],
+        packed_media: Option<&'a mut BatchedMediaKv>,
         shape: &CacheShape,
     ) -> Result<Self> {
-        let keys = |run: &Seen| &media[run.row][run.medium];
-        let steps = match beside {
+        let kv = |span: &MediaSpan| &media[span.row][span.medium];
+        let steps = match packed_media {
             None => 0,
-            // A run that is one position long and begins where the last one ends: another row's only token.
+            // A span that is one position long and begins where the last one ends is the only token of another row.
             Some(_) => (1..)
-                .zip(&seen)
-                .take_while(|(n, run)| run.span == (seen[0].span.start + n - 1..seen[0].span.start + n))
+                .zip(&spans)
+                .take_while(|(n, span)| {
+                    let first = spans[0].positions.start;
+                    span.positions == (first + n - 1..first + n)
+                })
                 .count(),
         };
-        let (first, rest) = seen.split_at(steps);
-        let together = match (beside, first) {
-            (Some(beside), [head, ..]) if first.len() > 1 => {
-                let mask = beside.lay_out(
-                    &first.iter().map(keys).collect::<Vec<_>>(),
+        let (first, rest) = spans.split_at(steps);
+        let packed = match (packed_media, first) {
+            (Some(packed_media), [head, ..]) if first.len() > 1 => {
+                let mask = packed_media.pack(
+                    &first.iter().map(kv).collect::<Vec<_>>(),
                     shape.dtype,
                     &shape.device,
                 )?;
-                Some((head.span.start..head.span.start + first.len(), &*beside, mask))
+                let start = head.positions.start;
+                Some((start..start + first.len(), &*packed_media, mask))
             }
             _ => None,
         };
-        let alone = if together.is_some() { rest } else { &seen };
-        let runs = alone.iter().map(|run| (run.span.clone(), &**keys(run))).collect();
-        Ok(Self { together, runs })
+        let single = if packed.is_some() { rest } else { &spans };
+        let single = single.iter().map(|span| (span.positions.clone(), &**kv(span))).collect();
+        Ok(Self { packed, single })
     }
 
-    /// At cross-attention `look`, the first being 0.
-    fn at(&self, look: usize) -> Vec<Look<'_>> {
-        let together = self.together.iter().map(|(span, beside, mask)| Look {
-            span: span.clone(),
-            keys_values: beside.at(look),
+    /// Returns the spans at cross-attention `xattn`, counted from 0.
+    fn at(&self, xattn: usize) -> Vec<CrossAttentionSpan<'_>> {
+        let packed = self.packed.iter().map(|(positions, media, mask)| CrossAttentionSpan {
+            positions: positions.clone(),
+            kv: media.at(xattn),
             mask: mask.as_ref(),
         });
-        let runs = self.runs.iter().map(|(span, keys)| Look {
-            span: span.clone(),
-            keys_values: keys.at(look),
+        let single = self.single.iter().map(|(positions, media)| CrossAttentionSpan {
+            positions: positions.clone(),
+            kv: media.at(xattn),
             mask: None,
         });
-        together.chain(runs).collect()
+        packed.chain(single).collect()
     }
 }

@@ -1,5 +1,5 @@
-//! The space that pictures, videos and texts share after contrastive training: search and the choice of examples
-//! look for neighbours in it (Flamingo's first version, appendix B.1.3; CLIP, arXiv 2103.00020).
+//! Joint space of images, videos and texts after contrastive training: search and the choice of examples find nearest
+//! neighbours in it (Flamingo's first version, appendix B.1.3; CLIP, arXiv 2103.00020).
 
 use candle_core::{D, Shape, Tensor};
 use candle_nn::Init;
@@ -9,20 +9,27 @@ use crate::error::Result;
 use crate::kernels::linear::Linear;
 use crate::weights::Weights;
 
-/// Temperatures are kept above 1/100, as in CLIP: sharper ones make the loss unstable. What is sharper learns no more.
+/// Largest scale of cosines: the temperature stays above 1/100, as in CLIP, because lower ones make the loss unstable. A
+/// scale above it has no gradient.
 const LARGEST_SCALE: f64 = 100.0;
-/// ln(1 / 0.07), where CLIP starts.
+/// Initial logarithm of the scale: ln(1 / 0.07), as in CLIP.
 const FIRST_LOG_SCALE: f64 = 2.659_26;
 
 /// Both joint spaces of a model: single frames (mean of their features) and whole videos (mean of their visual tokens).
 #[derive(Debug, Clone)]
 pub struct JointSpaces {
+    /// Space of single frames.
     pub frames: JointSpace,
+    /// Space of whole videos.
     pub videos: JointSpace,
 }
 
 impl JointSpaces {
-    /// `features_width` is the vision encoder's, `tokens_width` the resampler's.
+    /// Takes the tensors of both spaces. `features_width` is the width of the vision encoder, `tokens_width` that of the
+    /// resampler.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
     pub fn new(
         config: &JointSpaceConfig,
         features_width: usize,
@@ -53,17 +60,26 @@ impl JointSpace {
         })
     }
 
-    /// Mean features of a frame or mean visual tokens of a video (n, d) -> unit vectors (n, width).
+    /// Maps mean features of frames or mean visual tokens of videos (n, d) to unit vectors (n, width).
+    ///
+    /// # Errors
+    /// The input has another width.
     pub fn of_media(&self, pooled: &Tensor) -> Result<Tensor> {
         unit(&self.media.forward(pooled)?)
     }
 
-    /// Mean states of the text tower (n, d) -> unit vectors (n, width).
+    /// Maps mean states of the text tower (n, d) to unit vectors (n, width).
+    ///
+    /// # Errors
+    /// The input has another width.
     pub fn of_text(&self, pooled: &Tensor) -> Result<Tensor> {
         unit(&self.text.forward(pooled)?)
     }
 
-    /// What cosines are multiplied by before a softmax: (1).
+    /// Returns the factor that multiplies cosines before a softmax: (1).
+    ///
+    /// # Errors
+    /// The device refuses an operation.
     pub fn scale(&self) -> Result<Tensor> {
         Ok(self.log_scale.exp()?.minimum(LARGEST_SCALE)?)
     }

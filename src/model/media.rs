@@ -1,4 +1,5 @@
-//! Which text position may see which medium (paper section 3.1.3): the last one before it, and nothing else.
+//! Media attention: which text position attends to which medium (paper section 3.1.3). A position attends to the last
+//! medium at or before it, and to no other.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,61 +7,61 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::Result;
-use crate::kernels::attention::KeysValues;
+use crate::kernels::attention::Kv;
 
-/// A medium as the language model sees it: its keys and values at every gated cross-attention, computed once.
+/// Keys and values of one medium at every gated cross-attention, computed once.
 #[derive(Debug, Clone)]
-pub struct MediaKeys {
+pub struct MediaKv {
     /// In the order of the cross-attention layers.
-    pub(super) layers: Vec<KeysValues>,
+    pub(super) layers: Vec<Kv>,
 }
 
-impl MediaKeys {
-    /// Memory that they take.
+impl MediaKv {
+    /// Returns the memory that the tensors take, in bytes.
     pub fn bytes(&self) -> usize {
         let size = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
         self.layers.iter().map(|(keys, values)| size(keys) + size(values)).sum()
     }
 
-    /// Keys and values (h, q, d) of the look at cross-attention `look`, the first being 0.
-    pub(super) fn at(&self, look: usize) -> &KeysValues {
-        &self.layers[look]
+    /// Keys and values (h, q, d) at cross-attention `xattn`, counted from 0.
+    pub(super) fn at(&self, xattn: usize) -> &Kv {
+        &self.layers[xattn]
     }
 }
 
-/// Media side by side, so that rows of one new token each look at theirs in one product. Kept from step to step: it is
-/// made again when other media are looked at.
+/// Keys and values of several media, concatenated, so that one product serves a decode step of several rows. The
+/// tensors are kept from step to step and made again only when the media change.
 #[derive(Debug, Default)]
-pub struct MediaBeside {
-    media: Vec<Arc<MediaKeys>>,
-    layers: Vec<KeysValues>,
+pub struct BatchedMediaKv {
+    media: Vec<Arc<MediaKv>>,
+    layers: Vec<Kv>,
 }
 
-impl MediaBeside {
-    /// Lays out what each of some rows looks at. -> which position sees which of the joined tokens (n, m * q), to be added
-    /// to the scores; `None` where all look at one medium.
+impl BatchedMediaKv {
+    /// Packs the media of some rows, one medium per row. Returns the mask (n, m * q) that is added to the scores and
+    /// restricts each row to its own medium; `None` where all rows share one medium.
     ///
     /// # Errors
-    /// The device refuses.
-    pub fn lay_out(
+    /// The device refuses an operation.
+    pub fn pack(
         &mut self,
-        looked_at: &[&Arc<MediaKeys>],
+        media_of_rows: &[&Arc<MediaKv>],
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
-        let mut media: Vec<&Arc<MediaKeys>> = Vec::new();
-        let mut places = Vec::with_capacity(looked_at.len());
-        for &keys in looked_at {
-            let place = media.iter().position(|known| Arc::ptr_eq(known, keys)).unwrap_or(media.len());
+        let mut media: Vec<&Arc<MediaKv>> = Vec::new();
+        let mut places = Vec::with_capacity(media_of_rows.len());
+        for &medium in media_of_rows {
+            let place = media.iter().position(|known| Arc::ptr_eq(known, medium)).unwrap_or(media.len());
             if place == media.len() {
-                media.push(keys);
+                media.push(medium);
             }
             places.push(place);
         }
         let same =
             media.len() == self.media.len() && media.iter().zip(&self.media).all(|(a, b)| Arc::ptr_eq(a, b));
         if !same {
-            self.layers = join(&media)?;
+            self.layers = concatenate(&media)?;
             self.media = media.into_iter().cloned().collect();
         }
         if self.media.len() == 1 {
@@ -69,93 +70,102 @@ impl MediaBeside {
         let ends: Vec<usize> = self
             .media
             .iter()
-            .scan(0, |end, keys| {
-                *end += keys.layers.first().map_or(0, |(k, _)| k.dims()[1]);
+            .scan(0, |end, medium| {
+                *end += medium.layers.first().map_or(0, |(k, _)| k.dims()[1]);
                 Some(*end)
             })
             .collect();
         let tokens = ends.last().copied().unwrap_or(0);
         let start = |place: usize| if place == 0 { 0 } else { ends[place - 1] };
-        let seen = |place: usize| {
+        let mask_row = |place: usize| {
             let own = start(place)..ends[place];
             (0..tokens).map(move |j| if own.contains(&j) { 0.0 } else { f32::NEG_INFINITY })
         };
-        let mask: Vec<f32> = places.iter().flat_map(|&place| seen(place)).collect();
+        let mask: Vec<f32> = places.iter().flat_map(|&place| mask_row(place)).collect();
         Ok(Some(Tensor::from_vec(mask, (places.len(), tokens), device)?.to_dtype(dtype)?))
     }
 
-    pub(super) fn at(&self, look: usize) -> &KeysValues {
-        &self.layers[look]
+    pub(super) fn at(&self, xattn: usize) -> &Kv {
+        &self.layers[xattn]
     }
 }
 
-/// Per cross-attention: the keys and values of all media in a line, (h, m * q, d) each.
-fn join(media: &[&Arc<MediaKeys>]) -> Result<Vec<KeysValues>> {
+/// Concatenates the keys and values of all media at every cross-attention: (h, m * q, d) each.
+fn concatenate(media: &[&Arc<MediaKv>]) -> Result<Vec<Kv>> {
     if let [only] = media {
         return Ok(only.layers.clone());
     }
-    let looks = media.first().map_or(0, |keys| keys.layers.len());
-    (0..looks)
-        .map(|look| {
+    let layers = media.first().map_or(0, |medium| medium.layers.len());
+    (0..layers)
+        .map(|xattn| {
             let (keys, values): (Vec<_>, Vec<_>) =
-                media.iter().map(|m| (&m.layers[look].0, &m.layers[look].1)).unzip();
+                media.iter().map(|m| (&m.layers[xattn].0, &m.layers[xattn].1)).unzip();
             Ok((Tensor::cat(&keys, 1)?, Tensor::cat(&values, 1)?))
         })
         .collect()
 }
 
-/// The tokens that steer who sees what.
+/// Tokens that decide which medium a position attends to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MediaRule {
-    /// Marks where a medium stands. The marker sees its own medium, as in OpenFlamingo and IDEFICS.
+    /// Marks the place of a medium. The marker itself attends to its medium, as in OpenFlamingo and IDEFICS.
     pub media_token: u32,
-    /// After this token nothing is seen until the next medium (IDEFICS: the end of a document).
+    /// Ends the current medium: positions after it attend to no medium until the next marker (IDEFICS: the end of a
+    /// document).
     pub forget_token: Option<u32>,
 }
 
-/// Where a row stands among its media.
+/// Progress of one row through its media: the markers read so far and the medium that the next position attends to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MediaCursor {
-    met: usize,
+    markers_seen: usize,
     current: Option<usize>,
 }
 
-/// A run of packed positions of one row that see the same medium.
+/// Consecutive packed positions of one row that attend to the same medium.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct MediaSpan {
     /// Positions in the packed axis.
-    pub span: Range<usize>,
-    /// Which row of the pass.
+    pub positions: Range<usize>,
+    /// Index of the row in the pass.
     pub row: usize,
-    /// Which of the row's media, in order of the prompt.
+    /// Index of the medium among the row's media, in order of the prompt.
     pub medium: usize,
 }
 
 impl MediaCursor {
-    /// Walks over `ids`, which lie at `start..` of the packed axis, and appends the runs that see something.
-    pub fn walk(&mut self, ids: &[u32], rule: &MediaRule, row: usize, start: usize, seen: &mut Vec<Seen>) {
-        let mut open: Option<Seen> = None;
+    /// Advances over `ids`, which lie at `start..` of the packed axis, and appends a span for every run of positions
+    /// that attend to one medium.
+    pub fn advance(
+        &mut self,
+        ids: &[u32],
+        rule: &MediaRule,
+        row: usize,
+        start: usize,
+        spans: &mut Vec<MediaSpan>,
+    ) {
+        let mut open: Option<MediaSpan> = None;
         for (i, &id) in (start..).zip(ids) {
             if id == rule.media_token {
-                self.current = Some(self.met);
-                self.met += 1;
+                self.current = Some(self.markers_seen);
+                self.markers_seen += 1;
             } else if Some(id) == rule.forget_token {
                 self.current = None;
             }
             match (&mut open, self.current) {
-                (Some(run), Some(medium)) if run.medium == medium => run.span.end = i + 1,
+                (Some(span), Some(medium)) if span.medium == medium => span.positions.end = i + 1,
                 (_, current) => {
-                    seen.extend(open.take());
-                    open = current.map(|medium| Seen { span: i..i + 1, row, medium });
+                    spans.extend(open.take());
+                    open = current.map(|medium| MediaSpan { positions: i..i + 1, row, medium });
                 }
             }
         }
-        seen.extend(open);
+        spans.extend(open);
     }
 
-    /// Media markers met so far.
-    pub fn met(&self) -> usize {
-        self.met
+    /// Returns the number of media markers read so far.
+    pub fn markers_seen(&self) -> usize {
+        self.markers_seen
     }
 }
 
@@ -166,19 +176,19 @@ mod tests {
     const M: u32 = 7;
     const END: u32 = 9;
 
-    fn check(pieces: &[&[u32]], expected: &[(Range<usize>, usize)]) {
+    fn check(chunks: &[&[u32]], expected: &[(Range<usize>, usize)]) {
         let rule = MediaRule { media_token: M, forget_token: Some(END) };
-        let (mut cursor, mut seen, mut start) = (MediaCursor::default(), Vec::new(), 3);
-        for ids in pieces {
-            cursor.walk(ids, &rule, 0, start, &mut seen);
+        let (mut cursor, mut spans, mut start) = (MediaCursor::default(), Vec::new(), 3);
+        for ids in chunks {
+            cursor.advance(ids, &rule, 0, start, &mut spans);
             start += ids.len();
         }
-        let found: Vec<_> = seen.into_iter().map(|s| (s.span, s.medium)).collect();
-        assert_eq!(found, expected, "{pieces:?}");
+        let found: Vec<_> = spans.into_iter().map(|s| (s.positions, s.medium)).collect();
+        assert_eq!(found, expected, "{chunks:?}");
     }
 
     #[test]
-    fn a_token_sees_the_last_medium_at_or_before_it() {
+    fn token_attends_to_last_medium_at_or_before_it() {
         check(&[&[1, 2]], &[]);
         check(&[&[M, 1, 2]], &[(3..6, 0)]);
         check(&[&[1, M, 2, M, M, 3]], &[(4..6, 0), (6..7, 1), (7..9, 2)]);
@@ -186,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decode_step_goes_on_where_the_prompt_ended() {
+    fn decode_step_continues_after_prompt() {
         check(&[&[M, 1], &[2], &[3]], &[(3..5, 0), (5..6, 0), (6..7, 0)]);
         check(&[&[M, 1, M], &[2]], &[(3..5, 0), (5..6, 1), (6..7, 1)]);
     }

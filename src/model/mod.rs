@@ -1,4 +1,4 @@
-//! Flamingo itself: visual features -> visual tokens -> a language model that sees them.
+//! Flamingo itself: visual features -> visual tokens -> a language model with gated cross-attention to them.
 
 pub mod config;
 pub mod resampler;
@@ -11,7 +11,7 @@ pub use config::{CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, Placeme
 pub use cross_attention::GatedCrossAttention;
 pub use flamingo::{Flamingo, Observer, RowInput, RowState};
 pub use joint_space::{JointSpace, JointSpaces};
-pub use media::{MediaBeside, MediaKeys, MediaRule};
+pub use media::{BatchedMediaKv, MediaKv, MediaRule};
 pub use resampler::PerceiverResampler;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The Perceiver resampler: any number of frames in, a fixed number of visual tokens out (paper section 3.1.1).
+//! Perceiver resampler: any number of frames in, a fixed number of visual tokens out (paper section 3.1.1).
 
 use candle_core::Tensor;
 use candle_nn::Init;
@@ -13,7 +13,7 @@ use crate::weights::Weights;
 
 const NORM_EPS: f32 = 1e-5;
 
-/// Learned latents that attend, layer after layer, to the features of all frames and to themselves.
+/// Perceiver resampler: learned latents attend, layer after layer, to the features of all frames and to themselves.
 #[derive(Debug, Clone)]
 pub struct PerceiverResampler {
     projection: Option<Linear>,
@@ -24,7 +24,10 @@ pub struct PerceiverResampler {
 }
 
 impl PerceiverResampler {
-    /// `features_width` is the width of the vision encoder's features.
+    /// Takes the tensors of the resampler. `features_width` is the width of the vision encoder's features.
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
     pub fn new(config: &ResamplerConfig, features_width: usize, weights: Weights) -> Result<Self> {
         let d = config.width;
         let projection = match features_width {
@@ -48,9 +51,9 @@ impl PerceiverResampler {
         Ok(Self { projection, temporal_embedding, latents, layers, norm })
     }
 
-    /// Features of `m` media (m, t, s, d) -> visual tokens (m, q, d).
+    /// Resamples the features of `m` media (m, t, s, d). Returns the visual tokens (m, q, d).
     ///
-    /// `lengths[i]` is the number of real frames of medium i; frames beyond are padding and are not attended to.
+    /// `lengths[i]` is the number of real frames of medium i; frames beyond are padding, and no latent attends to them.
     ///
     /// # Errors
     /// A length of 0 or beyond t, or more than one frame for a model without temporal embedding.
@@ -58,14 +61,14 @@ impl PerceiverResampler {
         let (m, t, s, _) = features.dims4()?;
         if lengths.len() != m || lengths.iter().any(|&n| n == 0 || n > t) {
             return Err(Error::Prompt(format!(
-                "{m} media of up to {t} frames are said to have {lengths:?} frames"
+                "lengths {lengths:?} do not fit {m} media of up to {t} frames"
             )));
         }
         let x = match &self.projection {
             Some(projection) => projection.forward(features)?,
             None => features.clone(),
         };
-        let x = self.with_time(&x, lengths)?;
+        let x = self.add_temporal_embedding(&x, lengths)?;
         let d = x.dim(3)?;
         let x = x.reshape((m, t * s, d))?; // (m, t * s, d)
         let q = self.latents.dim(0)?;
@@ -78,8 +81,8 @@ impl PerceiverResampler {
         self.norm.forward(&latents)
     }
 
-    /// Adds to every frame its temporal embedding, interpolated for media longer than the model was trained on.
-    fn with_time(&self, x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+    /// Adds the temporal embedding to every frame, interpolated for media longer than the model was trained on.
+    fn add_temporal_embedding(&self, x: &Tensor, lengths: &[usize]) -> Result<Tensor> {
         let t = x.dim(1)?;
         let Some(embedding) = &self.temporal_embedding else {
             if t == 1 {
@@ -91,7 +94,7 @@ impl PerceiverResampler {
         };
         let trained = embedding.dim(0)?;
         if lengths.iter().all(|&n| n <= trained) {
-            // One embedding fits all: a row of zeros stands at padded frames beyond the trained ones.
+            // One embedding serves all media: padded frames beyond the trained ones get zeros.
             let embedding =
                 embedding.narrow(0, 0, t.min(trained))?.pad_with_zeros(0, 0, t.saturating_sub(trained))?;
             return Ok(x.broadcast_add(&embedding.unsqueeze(1)?)?);
@@ -104,8 +107,8 @@ impl PerceiverResampler {
     }
 }
 
-/// The temporal embedding (trained, d) at `n` frames: its first rows if there are enough, else linearly interpolated
-/// with the first and the last trained row at the ends: -> (n, d).
+/// Returns the temporal embedding (trained, d) for `n` frames (n, d): its first rows if there are enough, else a linear
+/// interpolation with the first and the last trained row at the ends.
 ///
 /// The paper interpolates 8 to 30 frames (section 4.1.4) without saying where the ends fall; pinning them keeps every
 /// position inside the trained range.
@@ -128,7 +131,8 @@ fn interpolate(embedding: &Tensor, n: usize) -> Result<Tensor> {
     Ok(weights.matmul(embedding)?)
 }
 
-/// 0 at real keys and minus infinity at those of padded frames: (m, 1, 1, t * s + q), or nothing if all are real.
+/// Returns a mask with 0 at real keys and minus infinity at those of padded frames (m, 1, 1, t * s + q), or `None` if all
+/// are real.
 fn padding_mask(lengths: &[usize], t: usize, s: usize, q: usize, like: &Tensor) -> Result<Option<Tensor>> {
     if lengths.iter().all(|&n| n == t) {
         return Ok(None);
@@ -169,30 +173,30 @@ impl PerceiverAttention {
         let latents = self.norm_latents.forward(latents)?;
         let keys_from = Tensor::cat(&[&self.norm_media.forward(x)?, &latents], 1)?; // (m, l + q, d)
         let kv = self.to_kv.forward(&keys_from)?.chunk(2, 2)?;
-        let q = self.by_head(&self.to_q.forward(&latents)?)?; // (m * h, q, d)
-        let pieces = [(self.by_head(&kv[0])?, self.by_head(&kv[1])?)];
+        let q = self.fold_heads(&self.to_q.forward(&latents)?)?; // (m * h, q, d)
+        let pieces = [(self.fold_heads(&kv[0])?, self.fold_heads(&kv[1])?)];
         let (m, l, h) = (x.dim(0)?, keys_from.dim(1)?, self.heads);
         let mask = mask.map(|mask| mask.broadcast_as((m, h, 1, l))?.reshape((m * h, 1, l))).transpose()?;
         let scale = (q.dim(2)? as f64).powf(-0.5);
         let out = attention(&q, &pieces, scale, mask.as_ref())?;
-        self.to_out.forward(&self.by_medium(&out, m)?)
+        self.to_out.forward(&self.unfold_heads(&out, m)?)
     }
 
     /// (m, n, h * d) -> (m * h, n, d).
-    fn by_head(&self, x: &Tensor) -> Result<Tensor> {
+    fn fold_heads(&self, x: &Tensor) -> Result<Tensor> {
         let (m, n, width) = x.dims3()?;
         let d = width / self.heads;
         Ok(x.reshape((m, n, self.heads, d))?.transpose(1, 2)?.reshape((m * self.heads, n, d))?)
     }
 
     /// (m * h, n, d) -> (m, n, h * d).
-    fn by_medium(&self, x: &Tensor, m: usize) -> Result<Tensor> {
+    fn unfold_heads(&self, x: &Tensor, m: usize) -> Result<Tensor> {
         let (_, n, d) = x.dims3()?;
         Ok(x.reshape((m, self.heads, n, d))?.transpose(1, 2)?.reshape((m, n, self.heads * d))?)
     }
 }
 
-/// Normalisation, up, activation, down: (.., d) -> (.., d).
+/// Feed-forward: normalisation, up, activation, down. (.., d) -> (.., d)
 #[derive(Debug, Clone)]
 pub(super) struct FeedForward {
     norm: LayerNorm,
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn interpolation_keeps_the_trained_rows_and_pins_the_ends() {
+    fn interpolation_keeps_trained_rows_and_both_ends() {
         let e = Tensor::new(&[[0f32, 10.0], [1.0, 20.0], [4.0, 0.0]], &Device::Cpu).unwrap();
         for (n, expected) in [
             (1, vec![vec![0.0, 10.0]]),

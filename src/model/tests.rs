@@ -1,4 +1,4 @@
-//! Gradients of everything that is trained, through the frozen language model.
+//! Gradients of all trained parts, through the frozen language model.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor, Var};
 use super::*;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
-use crate::kernels::finite_differences::{check, open, random, variable};
+use crate::kernels::finite_differences::{check, random, randomise_zeros, variable};
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
 use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
@@ -17,10 +17,10 @@ use crate::weights::{Matrix, Packed, Weights};
 
 const MEDIUM: u32 = 7;
 
-/// Features are made by hand here.
-struct Blind;
+/// Takes the pixels for features.
+struct PassThroughEncoder;
 
-impl VisionEncoder for Blind {
+impl VisionEncoder for PassThroughEncoder {
     fn encode(&self, pixels: &Tensor) -> Result<Tensor> {
         Ok(pixels.clone())
     }
@@ -31,6 +31,10 @@ impl VisionEncoder for Blind {
 
     fn patches(&self, _height: usize, _width: usize) -> usize {
         1
+    }
+
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>> {
+        Ok(self)
     }
 }
 
@@ -51,7 +55,7 @@ fn resampler() -> ResamplerConfig {
     }
 }
 
-/// All that is trained, in front of a frozen Llama of two layers.
+/// All trained parts, in front of a frozen Llama of two layers.
 fn flamingo() -> (Flamingo, Weights) {
     let config = LlamaConfig {
         vocabulary: 23,
@@ -80,20 +84,19 @@ fn flamingo() -> (Flamingo, Weights) {
     };
     let config = FlamingoConfig { resampler: resampler(), cross_attention };
     let rule = MediaRule { media_token: MEDIUM, forget_token: None };
-    let model = Flamingo::new(&config, Box::new(Blind), language, rule, &weights).unwrap();
-    open(weights.vars(), &["_gate"]);
+    let model = Flamingo::new(&config, Box::new(PassThroughEncoder), language, rule, &weights).unwrap();
+    randomise_zeros(weights.vars(), &["_gate"]);
     (model, weights)
 }
 
 #[test]
-fn everything_that_is_trained_through_the_frozen_language_model() {
+fn gradients_flow_through_frozen_language_model() {
     let (model, weights) = flamingo();
     // Two media, of three frames and of one.
     let features = random("features", &[4, 3, 10]);
     let logits = || {
         let tokens = model.resample(&features, &[3, 1])?;
-        let media =
-            (0..2).map(|i| model.media_keys(&tokens.get(i)?)).collect::<Result<Vec<Arc<MediaKeys>>>>()?;
+        let media = (0..2).map(|i| model.media_kv(&tokens.get(i)?)).collect::<Result<Vec<Arc<MediaKv>>>>()?;
         let mut row = model.uncached_row(media);
         let ids = [2, MEDIUM, 4, 19, MEDIUM, 11, 3];
         let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None)?;
@@ -106,7 +109,7 @@ fn everything_that_is_trained_through_the_frozen_language_model() {
 }
 
 #[test]
-fn resampler_with_learned_and_interpolated_times() {
+fn gradients_of_resampler_with_learned_and_interpolated_times() {
     for (case, lengths) in [("learned", [3, 2]), ("interpolated", [3, 6])] {
         let (weights, longest) = (fresh(), lengths.into_iter().max().unwrap());
         let resampler = PerceiverResampler::new(&resampler(), 10, weights.clone()).unwrap();
@@ -117,7 +120,7 @@ fn resampler_with_learned_and_interpolated_times() {
 }
 
 #[test]
-fn joint_spaces_and_their_temperature() {
+fn gradients_of_joint_spaces_and_temperature() {
     let (weights, x) = (fresh(), variable("x", &[3, 8]));
     let config = JointSpaceConfig { width: 5, text_width: 6 };
     let spaces = JointSpaces::new(&config, 10, 8, &weights).unwrap();
@@ -130,7 +133,7 @@ fn joint_spaces_and_their_temperature() {
 }
 
 #[test]
-fn layer_norm_and_linear() {
+fn gradients_of_layer_norm_and_linear() {
     let (weights, x) = (fresh(), variable("x", &[2, 3, 7]));
     let norm = LayerNorm::new(7, 1e-5, weights.pp("norm")).unwrap();
     let linear = Linear::new(7, 5, weights.pp("linear")).unwrap();
@@ -138,9 +141,9 @@ fn layer_norm_and_linear() {
     check("norm and linear", vars, || linear.forward(&norm.forward(&x)?));
 }
 
-/// Why training dequantises: a quantised matrix, by candle or by our kernels, lets no gradient through.
+/// Reason why training dequantises: no gradient passes a quantised matrix, neither by candle nor by our kernels.
 #[test]
-fn a_quantised_matrix_ends_the_gradient() {
+fn quantised_matrix_blocks_gradient() {
     let x = Var::from_tensor(&random("x", &[3, 64])).unwrap();
     for format in [GgmlDType::Q8_0, GgmlDType::Q5_0] {
         let packed = QTensor::quantize(&random("weight", &[5, 64]), format).unwrap();

@@ -1,24 +1,30 @@
-//! What is asked of a video: a prompt out, a typed answer back.
+//! Tasks: a prompt out, an answer back.
 
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::{Prompt, PromptFormat};
 
-/// A question to the model. Part of the public contract.
+/// A task over media. Part of the public contract.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", tag = "kind")]
 pub enum Task {
-    /// What is to be seen?
-    // With braces: next to a bare name serde would take any field.
+    /// A caption of one medium.
+    // With braces: serde accepts any field for a unit variant.
     Caption {},
     /// One question about one medium.
-    Question { question: String },
-    /// A prompt in its own words, with `<image>` or `<video>` where each medium goes; see [`Prompt::parse`].
-    Complete { prompt: String },
+    Question {
+        /// The question; untrusted text.
+        question: String,
+    },
+    /// A free prompt, with `<image>` or `<video>` at the place of each medium; see [`Prompt::parse`].
+    Complete {
+        /// The prompt with its markers.
+        prompt: String,
+    },
 }
 
 impl Task {
-    /// The prompt that asks this.
+    /// Returns the prompt of the task.
     pub fn prompt(&self, format: &PromptFormat) -> Prompt {
         match self {
             Task::Caption {} => format.ask_caption(),
@@ -27,11 +33,11 @@ impl Task {
         }
     }
 
-    /// The answer in what the model wrote.
-    pub fn read(&self, format: &PromptFormat, written: &str) -> String {
+    /// Reads the answer from generated text.
+    pub fn read(&self, format: &PromptFormat, text: &str) -> String {
         match self {
-            Task::Caption {} | Task::Question { .. } => format.read_answer(written),
-            Task::Complete { .. } => written.trim().to_string(),
+            Task::Caption {} | Task::Question { .. } => format.read_answer(text),
+            Task::Complete { .. } => text.trim().to_string(),
         }
     }
 }

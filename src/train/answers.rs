@@ -1,5 +1,6 @@
-//! Stage 2, Flamingo's own (paper, section 3.3 and appendix B.1.2 of its first version): with the encoder and the
-//! language model frozen, resampler and gated cross-attention learn to make the answers likely.
+//! Stage 2, the training of the Flamingo paper (section 3.3 and appendix B.1.2 of its first version): the
+//! vision encoder and the language model are frozen, and the resampler and the gated cross-attention learn to
+//! make the answers likely.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,11 +12,11 @@ use rand::{Rng, RngExt};
 use rayon::prelude::*;
 
 use super::config::{AnswersConfig, DatasetWeights};
-use super::contrastive::rng_of;
+use super::contrastive::step_rng;
 use super::features::FeatureCache;
 use super::optimiser::{Gradients, accumulate, gradients};
 use super::run::{Evaluation, Objective};
-use super::spriteworld::clip::{NAME_IT, naming};
+use super::spriteworld::clip::{NAMING_QUESTION, naming_caption};
 use super::spriteworld::questions::Question;
 use super::spriteworld::words::INVENTED;
 use super::spriteworld::{Split, World};
@@ -24,6 +25,7 @@ use crate::language::Tokenizer;
 use crate::model::{Flamingo, RowInput};
 use crate::prompt::{Prompt, PromptFormat, PromptTokens};
 
+/// Dataset of a training sequence; each has its own weight in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Dataset {
     Captions,
@@ -43,41 +45,53 @@ impl DatasetWeights {
     }
 }
 
-/// One sequence to learn.
-struct Row {
+/// A training sequence.
+struct Sequence {
     dataset: Dataset,
-    /// Clips it sees, by their place in the shard.
+    /// Its media: indices into the clips of the shard.
     media: Vec<usize>,
     ids: Vec<u32>,
-    /// The tokens whose loss counts.
+    /// Tokens that count in the loss.
     answer: Range<usize>,
 }
 
-/// Clips with all rows that see them: the visual tokens of each are made once.
+/// Clips with all sequences that use them. The visual tokens of each clip are computed once.
 #[derive(Default)]
 struct Shard {
     clips: Vec<u64>,
-    rows: Vec<Row>,
+    sequences: Vec<Sequence>,
 }
 
-/// The stage's objective.
-pub struct Answers<'a> {
+/// Objective of stage 2: the likelihood of the answers.
+pub struct AnswersObjective<'a> {
+    /// World of the training clips.
     pub world: &'a World,
+    /// Settings of the stage.
     pub config: &'a AnswersConfig,
+    /// Cached visual features of the clips.
     pub features: &'a FeatureCache,
+    /// The model, with its language model dequantised.
     pub model: &'a Flamingo,
+    /// Tokenizer of the language model.
     pub tokenizer: &'a Tokenizer,
+    /// Special tokens of prompts.
     pub tokens: &'a PromptTokens,
+    /// Prompt format of the model.
     pub format: &'a PromptFormat,
+    /// Trained parameters by name.
     pub parameters: BTreeMap<String, Var>,
+    /// Device of the model.
     pub device: &'a Device,
+    /// Seed of all random choices.
     pub seed: u64,
+    /// Parts of a batch that are computed in parallel.
     pub shards: usize,
-    /// Cached clips that show one kind of thing, by the concept's number.
+    /// Cached clips that show a single concept, by the index of the concept.
     pub by_concept: BTreeMap<usize, Vec<u64>>,
 }
 
-/// Clips among the first `n` of the training split that show one kind of thing, by its number.
+/// Finds the clips among the first `n` of the training split that show a single concept, by the index of the
+/// concept.
 pub fn by_concept(world: &World, n: usize) -> BTreeMap<usize, Vec<u64>> {
     let mut clips: BTreeMap<usize, Vec<u64>> = BTreeMap::new();
     for i in 0..n as u64 {
@@ -88,7 +102,7 @@ pub fn by_concept(world: &World, n: usize) -> BTreeMap<usize, Vec<u64>> {
     clips
 }
 
-impl Objective for Answers<'_> {
+impl Objective for AnswersObjective<'_> {
     fn name(&self) -> &'static str {
         "answers"
     }
@@ -98,10 +112,10 @@ impl Objective for Answers<'_> {
     }
 
     fn evaluate(&self, step: u64) -> Result<Evaluation> {
-        let shards = self.batch(&mut rng_of(self.seed, self.name(), step))?;
+        let shards = self.batch(&mut step_rng(self.seed, self.name(), step))?;
         let mut counts = [0usize; DATASETS.len()];
-        for row in shards.iter().flat_map(|s| &s.rows) {
-            counts[row.dataset as usize] += row.answer.len();
+        for sequence in shards.iter().flat_map(|s| &s.sequences) {
+            counts[sequence.dataset as usize] += sequence.answer.len();
         }
         let parts = shards.par_iter().map(|s| self.backward(s, &counts)).collect::<Result<Vec<_>>>()?;
         let mut total = Gradients::new();
@@ -119,13 +133,13 @@ impl Objective for Answers<'_> {
                 ("questions", mean(Dataset::Questions)),
                 ("episodes", mean(Dataset::Episodes)),
             ],
-            examples: shards.iter().map(|s| s.rows.len()).sum(),
+            examples: shards.iter().map(|s| s.sequences.len()).sum(),
         })
     }
 }
 
-impl Answers<'_> {
-    /// The rows of one update.
+impl AnswersObjective<'_> {
+    /// Draws the sequences of one update.
     fn batch(&self, rng: &mut StdRng) -> Result<Vec<Shard>> {
         let mut shards: Vec<Shard> = (0..self.shards).map(|_| Shard::default()).collect();
         let n = shards.len();
@@ -135,23 +149,28 @@ impl Answers<'_> {
         for i in 0..self.config.episodes {
             self.add_episode(&mut shards[i % n], rng)?;
         }
-        shards.retain(|shard| !shard.rows.is_empty());
+        shards.retain(|shard| !shard.sequences.is_empty());
         Ok(shards)
     }
 
-    /// One clip with its caption and some of its questions, of as many kinds as there are.
+    /// Adds one clip with a caption and some of its questions, of as many kinds as possible.
     fn add_clip(&self, shard: &mut Shard, index: u64, rng: &mut StdRng) -> Result<()> {
         let clip = self.world.clip(Split::Train, index);
-        let place = shard.add(index);
+        let medium = shard.add(index);
         let captions = clip.captions();
         let caption = captions.choose(rng).expect("a clip has a caption");
-        shard.rows.push(self.row(Dataset::Captions, vec![place], self.format.ask_caption(), caption)?);
+        shard.sequences.push(self.sequence(
+            Dataset::Captions,
+            vec![medium],
+            self.format.ask_caption(),
+            caption,
+        )?);
         let mut kinds: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for question in clip.questions() {
             kinds.entry(question.kind).or_default().push(question);
         }
-        // The more answers are possible, the more there is to learn: a kind comes as often as it has answers (weighted
-        // sampling without replacement, Efraimidis and Spirakis 2006).
+        // Kinds with more possible answers are drawn more often, because they have more to learn: weighted
+        // sampling without replacement (Efraimidis and Spirakis 2006).
         let rank = |of: &Vec<Question>, rng: &mut StdRng| {
             rng.random::<f64>().powf(1.0 / of[0].choices.len().max(self.config.least_answers) as f64)
         };
@@ -161,57 +180,73 @@ impl Answers<'_> {
             let (_, of) = &kinds[asked % kinds.len()];
             let question = of.choose(rng).expect("a kind has a question");
             let prompt = self.format.ask_question(&question.question);
-            shard.rows.push(self.row(Dataset::Questions, vec![place], prompt, &question.answer)?);
+            shard.sequences.push(self.sequence(
+                Dataset::Questions,
+                vec![medium],
+                prompt,
+                &question.answer,
+            )?);
         }
         Ok(())
     }
 
-    /// Two invented words, examples of both in any order, and a clip to be named by one of them.
+    /// Adds an episode: two invented words, examples of both in random order, and a query clip that one of
+    /// them names.
     fn add_episode(&self, shard: &mut Shard, rng: &mut StdRng) -> Result<()> {
         let concepts: Vec<&Vec<u64>> = self.by_concept.values().filter(|clips| clips.len() > 1).collect();
-        let things: Vec<&&Vec<u64>> = concepts.sample(rng, 2).collect();
+        let pair: Vec<&&Vec<u64>> = concepts.sample(rng, 2).collect();
         let words: Vec<&&str> = INVENTED.sample(rng, 2).collect();
-        let (&[one, other], &[word, another]) = (&things[..], &words[..]) else { return Ok(()) };
+        let (&[one, other], &[word, another]) = (&pair[..], &words[..]) else { return Ok(()) };
         let shots = rng.random_range(1..=self.config.shots.max(1));
         let mut examples: Vec<usize> = (0..2 * shots).map(|i| i % 2).collect();
         examples.shuffle(rng);
         let asked = (rng.next_u32() % 2) as usize;
-        // Different clips, as far as there are enough: what is asked about is none of its examples.
+        // The clips differ, if there are enough of them, so the query clip is not among its examples.
         let mut clips = [one, other].map(|of| {
             let mut clips: Vec<u64> = of.sample(rng, shots + 1).copied().collect();
             clips.shuffle(rng);
             clips.into_iter().cycle()
         });
-        let mut pick = |which: usize| clips[which].next().expect("a thing has clips");
-        let query = pick(asked);
+        let mut next_clip = |which: usize| clips[which].next().expect("a concept has clips");
+        let query = next_clip(asked);
         let (mut media, mut prompt) = (Vec::new(), Prompt::default());
         for which in examples {
-            media.push(shard.add(pick(which)));
-            let caption = naming([word, another][which]);
+            media.push(shard.add(next_clip(which)));
+            let caption = naming_caption([word, another][which]);
             prompt = prompt.then(self.format.example(self.format.ask_caption(), &caption));
         }
         media.push(shard.add(query));
-        let prompt = prompt.then(self.format.ask_question(NAME_IT));
-        shard.rows.push(self.row(Dataset::Episodes, media, prompt, [word, another][asked])?);
+        let prompt = prompt.then(self.format.ask_question(NAMING_QUESTION));
+        shard.sequences.push(self.sequence(Dataset::Episodes, media, prompt, [word, another][asked])?);
         Ok(())
     }
 
-    /// The prompt with its answer and the end of the chunk. The answer is tokenised alone, as the model writes it.
-    fn row(&self, dataset: Dataset, media: Vec<usize>, prompt: Prompt, answer: &str) -> Result<Row> {
+    /// Builds a sequence from the prompt, its answer and the end-of-chunk token. The answer is tokenised
+    /// separately, because generation also begins after the prompt.
+    fn sequence(
+        &self,
+        dataset: Dataset,
+        media: Vec<usize>,
+        prompt: Prompt,
+        answer: &str,
+    ) -> Result<Sequence> {
         let mut ids = prompt.encode(self.tokenizer, self.tokens, media.len())?;
         let start = ids.len();
         ids.extend(self.tokenizer.encode_plain(&format!("{}{answer}", self.format.before_answer))?);
         ids.push(self.tokens.end_of_chunk);
         let answer = start..ids.len();
-        Ok(Row { dataset, media, ids, answer })
+        Ok(Sequence { dataset, media, ids, answer })
     }
 
-    /// Gradients of a shard's share of the loss, and its summed losses per dataset. `counts` are the answer tokens per
-    /// dataset in the whole update.
+    /// Computes the gradients of a shard's share of the loss, and its summed losses per dataset. `counts` are
+    /// the answer tokens per dataset in the whole update.
     fn backward(&self, shard: &Shard, counts: &[usize]) -> Result<(Gradients, [f64; DATASETS.len()])> {
         let losses = self.token_losses(shard)?; // (answer tokens)
-        let rows = shard.rows.iter().flat_map(|row| std::iter::repeat_n(row.dataset, row.answer.len()));
-        let datasets: Vec<Dataset> = rows.collect();
+        let of_tokens = shard
+            .sequences
+            .iter()
+            .flat_map(|sequence| std::iter::repeat_n(sequence.dataset, sequence.answer.len()));
+        let datasets: Vec<Dataset> = of_tokens.collect();
         let weight = |d: &Dataset| (self.config.weights.of(*d) / counts[*d as usize] as f64) as f32;
         let weights: Vec<f32> = datasets.iter().map(weight).collect();
         let weights = Tensor::new(weights, losses.device())?;
@@ -223,7 +258,8 @@ impl Answers<'_> {
         Ok((gradients(&self.parameters, &store), sums))
     }
 
-    /// Minus the log-likelihood of every answer token of the shard, row by row.
+    /// Computes minus the log-likelihood of every answer token of the shard, sequence by sequence: (answer
+    /// tokens).
     fn token_losses(&self, shard: &Shard) -> Result<Tensor> {
         let (features, lengths) = self.features.batch(&shard.clips, self.device)?;
         let frames: Vec<Tensor> = lengths
@@ -233,26 +269,28 @@ impl Answers<'_> {
             .collect::<Result<_, _>>()?;
         let tokens = self.model.resample(&Tensor::cat(&frames, 0)?, &lengths)?; // (m, q, d)
         let media =
-            (0..lengths.len()).map(|i| self.model.media_keys(&tokens.get(i)?)).collect::<Result<Vec<_>>>()?;
+            (0..lengths.len()).map(|i| self.model.media_kv(&tokens.get(i)?)).collect::<Result<Vec<_>>>()?;
         let mut states: Vec<_> = shard
-            .rows
+            .sequences
             .iter()
-            .map(|row| self.model.uncached_row(row.media.iter().map(|&i| media[i].clone()).collect()))
+            .map(|sequence| {
+                self.model.uncached_row(sequence.media.iter().map(|&i| media[i].clone()).collect())
+            })
             .collect();
-        // The last token is predicted, never read.
-        let read = |row: &'_ Row| row.ids.len() - 1;
+        // The last token is predicted only, never an input.
+        let input_len = |sequence: &'_ Sequence| sequence.ids.len() - 1;
         let mut inputs: Vec<RowInput> = shard
-            .rows
+            .sequences
             .iter()
             .zip(&mut states)
-            .map(|(row, state)| RowInput { ids: &row.ids[..read(row)], state })
+            .map(|(sequence, state)| RowInput { ids: &sequence.ids[..input_len(sequence)], state })
             .collect();
         let hidden = self.model.forward(&mut inputs, None)?; // (n, d)
         let (mut places, mut targets, mut start) = (Vec::new(), Vec::<u32>::new(), 0u32);
-        for row in &shard.rows {
-            places.extend(row.answer.clone().map(|i| start + i as u32 - 1));
-            targets.extend(&row.ids[row.answer.clone()]);
-            start += read(row) as u32;
+        for sequence in &shard.sequences {
+            places.extend(sequence.answer.clone().map(|i| start + i as u32 - 1));
+            targets.extend(&sequence.ids[sequence.answer.clone()]);
+            start += input_len(sequence) as u32;
         }
         let hidden = hidden.index_select(&Tensor::new(places, self.device)?, 0)?;
         let log_probabilities = candle_nn::ops::log_softmax(&self.model.logits(&hidden)?, D::Minus1)?;
@@ -262,7 +300,7 @@ impl Answers<'_> {
 }
 
 impl Shard {
-    /// The clip's place in the shard.
+    /// Adds a clip and returns its index in the shard.
     fn add(&mut self, clip: u64) -> usize {
         self.clips.push(clip);
         self.clips.len() - 1

@@ -1,4 +1,4 @@
-//! What a training is told: one TOML file.
+//! Configuration of a training run: one TOML file.
 
 use std::path::{Path, PathBuf};
 
@@ -11,39 +11,44 @@ use crate::family::native::{NativeConfig, relative};
 use crate::model::{FlamingoConfig, JointSpaceConfig};
 use crate::vision::VisionConfig;
 
-/// Everything that makes a model what it is. Paths are as seen from the working directory.
+/// Configuration of a training run: everything that determines the model. Paths are relative to the working
+/// directory.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// The model's name.
+    /// Name of the model.
     pub name: String,
+    /// Seed of the initial weights and of all random choices.
     pub seed: u64,
-    /// Parts of a batch that go through the network side by side. Sums depend on it, so it is no matter of the machine.
+    /// Parts of a batch that are computed in parallel. Sums depend on it, so it does not follow the machine.
     #[serde(default = "two")]
     pub shards: usize,
-    /// The frozen language model.
+    /// File or directory of the frozen language model.
     pub language: PathBuf,
-    /// The frozen text tower of the contrastive stages.
+    /// Directory of the frozen text tower of the contrastive stages.
     pub text_tower: PathBuf,
-    /// Another shape than `flamingo-mini`'s.
+    /// Vision encoder, if it differs from that of `flamingo-mini`.
     #[serde(default)]
     pub vision: Option<VisionConfig>,
+    /// Resampler and cross-attention, if they differ from those of `flamingo-mini`.
     #[serde(default)]
     pub model: Option<FlamingoConfig>,
     /// Width of the joint space.
     #[serde(default = "joint_width")]
     pub joint_width: usize,
+    /// The world that draws the clips.
     pub world: WorldConfig,
-    /// Stage 1: the vision encoder.
+    /// Stage 1 trains the vision encoder.
     pub contrastive: ContrastiveConfig,
-    /// Clips whose features are cached for the stages that follow.
+    /// Number of clips with cached features, for the later stages.
     pub clips: usize,
-    /// Stage 1b: the resampler, before any language model. Left out, stage 2 begins with a random one.
+    /// Stage 1b trains the resampler without a language model. Without this stage, stage 2 begins with a
+    /// random resampler.
     #[serde(default)]
     pub warm_up: Option<ContrastiveConfig>,
-    /// Stage 2: resampler and cross-attention.
+    /// Stage 2 trains the resampler and the cross-attention.
     pub answers: AnswersConfig,
-    /// At the end: the videos' joint space, once more, on the resampler as it is now.
+    /// The last stage trains the joint space of videos once more, for the resampler after stage 2.
     #[serde(default)]
     pub alignment: Option<ContrastiveConfig>,
 }
@@ -57,10 +62,10 @@ fn joint_width() -> usize {
 }
 
 impl TrainConfig {
-    /// What contradicts itself, in words.
+    /// Checks the values.
     ///
     /// # Errors
-    /// A number that is zero, or an optimiser's setting outside its range.
+    /// A number is zero, or a setting of an optimiser is outside its range.
     pub fn check(&self) -> Result<()> {
         let stages = [("contrastive", &self.contrastive)].into_iter();
         let stages = stages.chain(self.warm_up.as_ref().map(|w| ("warm_up", w)));
@@ -75,29 +80,29 @@ impl TrainConfig {
         numbers.push(("joint_width", self.joint_width));
         numbers.push(("answers.least_answers", self.answers.least_answers));
         if let Some((name, _)) = numbers.iter().find(|(_, n)| *n == 0) {
-            return Err(wrong(format!("{name}: 0 of them train nothing")));
+            return Err(invalid(format!("{name} is 0, at least 1 is needed")));
         }
         if self.contrastive.near_misses > 0 {
-            return Err(wrong("contrastive: near_misses are of videos, and belong to warm_up".into()));
+            return Err(invalid("contrastive: near_misses need videos and belong to warm_up".into()));
         }
         let smoothing = |s: &ContrastiveConfig| !(0.0..1.0).contains(&s.label_smoothing);
         if smoothing(&self.contrastive) || self.warm_up.as_ref().is_some_and(smoothing) {
-            return Err(wrong("label_smoothing is a share: from 0 to below 1".into()));
+            return Err(invalid("label_smoothing is not from 0 to below 1".into()));
         }
         let DatasetWeights { captions, questions, episodes } = self.answers.weights;
         if ![captions, questions, episodes].iter().all(|w| w.is_finite() && *w >= 0.0) {
-            return Err(wrong("answers.weights: each is 0 or more".into()));
+            return Err(invalid("answers.weights: a weight is not 0 or more".into()));
         }
         for (name, schedule) in schedules {
             if schedule.steps == 0 {
-                return Err(wrong(format!("{name}: 0 steps train nothing")));
+                return Err(invalid(format!("{name}: steps is 0, at least 1 is needed")));
             }
-            schedule.optimiser.check().map_err(|reason| wrong(format!("{name}: {reason}")))?;
+            schedule.optimiser.check().map_err(|reason| invalid(format!("{name}: {reason}")))?;
         }
         Ok(())
     }
 
-    /// The model's description, as seen from its directory.
+    /// Description of the model for `directory`, with paths relative to it.
     pub(super) fn native(&self, directory: &Path, text_width: usize) -> Result<NativeConfig> {
         let mut native = NativeConfig::mini(&self.name, relative(&self.language, directory)?);
         if let Some(vision) = &self.vision {
@@ -110,7 +115,7 @@ impl TrainConfig {
         Ok(native)
     }
 
-    /// What the stages up to one depend on, as a hash: a checkpoint of another configuration is not resumed.
+    /// Hash of the settings of `stages`. A checkpoint with another fingerprint is not resumed.
     pub(super) fn fingerprint(&self, stages: &[&str]) -> String {
         let mut config = serde_json::to_value(self).expect("a configuration is JSON");
         let all = ["contrastive", "clips", "warm_up", "answers", "alignment"];
@@ -122,55 +127,62 @@ impl TrainConfig {
     }
 }
 
-fn wrong(reason: String) -> Error {
+fn invalid(reason: String) -> Error {
     Error::Training(reason)
 }
 
-/// How a contrastive stage trains.
+/// Settings of a contrastive stage.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContrastiveConfig {
+    /// Steps, checkpoints and optimiser.
     #[serde(flatten)]
     pub schedule: Schedule,
     /// Pairs per update.
     pub batch: usize,
-    /// Captions per clip that are false in one fact, as further negatives (videos only).
+    /// Captions per clip that are false in one fact, as additional negatives (videos only).
     #[serde(default)]
     pub near_misses: usize,
-    /// Share of the target that is spread over the batch.
+    /// Share of the target that is spread evenly over the batch, from 0 to below 1.
     #[serde(default)]
     pub label_smoothing: f64,
 }
 
-/// How the last stage trains.
+/// Settings of stage 2.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct AnswersConfig {
+    /// Steps, checkpoints and optimiser.
     #[serde(flatten)]
     pub schedule: Schedule,
     /// Clips per update, each with one caption.
     pub clips: usize,
     /// Questions per clip.
     pub questions: usize,
-    /// A kind of question comes as often as it has answers; one with fewer than these comes as if it had so many.
+    /// Kinds of questions are drawn in proportion to their number of answers, and at least as if they had
+    /// this many.
     #[serde(default = "one")]
     pub least_answers: usize,
-    /// Few-shot episodes per update: two invented words, each bound to a thing by examples, and a clip to name.
+    /// Few-shot episodes per update: two invented words, each defined by examples, and a query clip to name.
     #[serde(default)]
     pub episodes: usize,
-    /// Most examples of each word in an episode; every number from 1 on is as likely.
+    /// Largest number of examples per word in an episode; each number from 1 to this is equally likely.
     #[serde(default = "two")]
     pub shots: usize,
+    /// Weights of the datasets in the loss.
     #[serde(default)]
     pub weights: DatasetWeights,
 }
 
-/// What the mean loss of each dataset counts for; the gradients of all add up in every update.
+/// Weights of the mean losses of the datasets. The gradients of all datasets are added in every update.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DatasetWeights {
+    /// Weight of captions.
     pub captions: f64,
+    /// Weight of questions.
     pub questions: f64,
+    /// Weight of few-shot episodes.
     pub episodes: f64,
 }
 
@@ -180,13 +192,16 @@ impl Default for DatasetWeights {
     }
 }
 
-/// How long a stage trains.
+/// Length of a stage, with its optimiser.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Schedule {
+    /// Number of updates.
     pub steps: u64,
+    /// Updates between two checkpoints.
     #[serde(default = "every_hundred")]
     pub checkpoint_every: u64,
+    /// Settings of the optimiser.
     #[serde(default)]
     pub optimiser: OptimiserConfig,
 }
@@ -199,38 +214,42 @@ fn every_hundred() -> u64 {
     100
 }
 
-/// How a stage is optimised.
+/// Settings of AdamW.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct OptimiserConfig {
-    /// The highest learning rate.
+    /// Highest learning rate.
     pub rate: f64,
-    /// Updates over which the rate rises from 0.
+    /// Number of updates in which the rate rises from 0.
     pub warm_up: u64,
+    /// Decay of the rate after the warm-up.
     pub decay: Decay,
-    /// AdamW's, of matrices only, and none of the resampler's (Flamingo, appendix B.1.2 of its first version).
+    /// Weight decay of matrices outside the resampler (Flamingo, appendix B.1.2 of its first version).
     pub weight_decay: f64,
+    /// Decay rates of the first and second moments.
     pub betas: (f64, f64),
-    /// The norm of all gradients together is scaled down to this.
+    /// Largest global norm of the gradients; larger ones are scaled down to it.
     pub clip_norm: Option<f64>,
-    /// Adaptive gradient clipping (arXiv 2102.06171, section 4): the largest norm of a unit's gradient relative to that
-    /// of its weights.
+    /// Adaptive gradient clipping (arXiv 2102.06171, section 4): the largest ratio of the norm of a unit's
+    /// gradient to the norm of its weights.
     pub adaptive_clip: Option<f64>,
-    /// tanh gates are single numbers that start at 0 and on which everything behind them waits: their rate is this
-    /// many times the others'.
+    /// Factor of the rate for tanh gates. A gate is a single number that starts at 0 and scales the gradients
+    /// of everything behind it.
     pub gate_rate: f64,
-    /// The same of the resampler: one that has learnt before should not forget while others begin.
+    /// Factor of the rate for the resampler. A trained resampler should not forget while other layers begin
+    /// to learn.
     pub resampler_rate: f64,
 }
 
-/// What the rate does after its warm-up.
+/// Decay of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Decay {
+    /// No decay.
     Constant,
-    /// Down towards 0, which the update after the last would have.
+    /// Linear decay to 0, reached at the update after the last.
     Linear,
-    /// Half a period of a cosine, down towards 0.
+    /// Half a period of a cosine, down to 0.
     Cosine,
 }
 
@@ -251,7 +270,7 @@ impl Default for OptimiserConfig {
 }
 
 impl OptimiserConfig {
-    /// The learning rate of update `step` (from 0) of `steps`.
+    /// Learning rate of update `step` (from 0) of `steps`.
     pub fn rate_at(&self, step: u64, steps: u64) -> f64 {
         if step < self.warm_up {
             return self.rate * (step + 1) as f64 / self.warm_up as f64;
@@ -266,10 +285,10 @@ impl OptimiserConfig {
             }
     }
 
-    /// What contradicts itself, in words.
+    /// Checks the values.
     ///
     /// # Errors
-    /// A number outside its range.
+    /// A value is outside its range; the text names it.
     pub fn check(&self) -> Result<(), String> {
         let positive = |name: &str, value: f64| {
             if value.is_finite() && value > 0.0 {

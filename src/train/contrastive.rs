@@ -1,6 +1,6 @@
-//! Contrastive training (CLIP's symmetric loss; Flamingo's first version, appendix B.1.3), in its two places: single
-//! frames against captions, which trains the vision encoder, and whole videos against captions and their near misses,
-//! which warms up the resampler before any language model is there.
+//! Contrastive training (the symmetric loss of CLIP; Flamingo, appendix B.1.3 of its first version) for two
+//! purposes: single frames against captions train the vision encoder, and whole videos against captions and
+//! their near misses warm up the resampler without a language model.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
@@ -18,48 +18,49 @@ use super::spriteworld::{Clip, Split, World};
 use super::text_tower::TextTower;
 use crate::error::Result;
 use crate::model::{JointSpace, PerceiverResampler};
-use crate::vision::nfnet::NfNet;
 use crate::vision::{Preprocess, VisionEncoder};
 
-/// Random choices of one update: of the seed, the stage and the step alone.
-pub(super) fn rng_of(seed: u64, stage: &str, step: u64) -> StdRng {
+/// Random generator of one update: a function of the seed, the stage and the step only.
+pub(super) fn step_rng(seed: u64, stage: &str, step: u64) -> StdRng {
     let mix = stage
         .bytes()
         .fold(seed ^ 0x9e37_79b9_7f4a_7c15, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     StdRng::seed_from_u64(mix ^ step.wrapping_mul(0xd134_2543_de82_ef95))
 }
 
-/// A text tower that reads every text once.
-pub struct Texts {
+/// Text tower with a cache: every text is encoded once.
+pub struct CachedTextTower {
     tower: TextTower,
-    known: Mutex<HashMap<String, Tensor>>,
+    cache: Mutex<HashMap<String, Tensor>>,
 }
 
-impl Texts {
+impl CachedTextTower {
+    /// Adds an empty cache to a text tower.
     pub fn new(tower: TextTower) -> Self {
-        Self { tower, known: Mutex::default() }
+        Self { tower, cache: Mutex::default() }
     }
 
-    /// Pooled states (n, d). Each text goes through the tower alone, so that its state does not depend on others.
+    /// Returns pooled states (n, d). Each text is encoded separately, so its state does not depend on the
+    /// others.
     fn states(&self, texts: &[String]) -> Result<Tensor> {
         let state = |text: &String| {
-            if let Some(state) = self.known.lock().expect("texts lock").get(text) {
+            if let Some(state) = self.cache.lock().expect("text cache lock").get(text) {
                 return Ok(state.clone());
             }
             let state = self.tower.encode(std::slice::from_ref(text))?.detach();
-            self.known.lock().expect("texts lock").insert(text.clone(), state.clone());
+            self.cache.lock().expect("text cache lock").insert(text.clone(), state.clone());
             Ok(state)
         };
         Ok(Tensor::cat(&texts.par_iter().map(state).collect::<Result<Vec<_>>>()?, 0)?)
     }
 }
 
-/// The captions of a batch: one for each clip, and which of them are true of which clip.
+/// Captions of a batch, one per clip, and the clips that each of them fits.
 struct Captions {
     states: Tensor,
-    /// (b, b): 1 where caption j is one of clip i's, in the same words.
+    /// (b, b): 1 if caption j is literally one of the captions of clip i, else 0.
     fits: Tensor,
-    /// (b, k, d): false of clip i in one fact.
+    /// (b, k, d): states of captions that are false of clip i in one fact.
     near_misses: Option<Tensor>,
 }
 
@@ -67,7 +68,7 @@ impl Captions {
     fn draw(
         clips: &[Clip],
         near_misses: usize,
-        texts: &Texts,
+        texts: &CachedTextTower,
         rng: &mut StdRng,
         device: &Device,
     ) -> Result<Self> {
@@ -97,8 +98,8 @@ impl Captions {
         })
     }
 
-    /// The symmetric loss of pooled media (b, d), and what is recorded of it: the share of media whose nearest caption
-    /// is true, and of those that are nearer to their own than to its near misses.
+    /// Computes the symmetric loss of pooled media (b, d) and its figures: the share of media with a true
+    /// nearest caption, and the share of media that are nearer to their caption than to its near misses.
     fn loss(&self, space: &JointSpace, pooled: &Tensor, smoothing: f64) -> Result<(Tensor, Figures)> {
         let b = pooled.dim(0)?;
         let (media, texts, scale) = (space.of_media(pooled)?, space.of_text(&self.states)?, space.scale()?);
@@ -124,15 +125,15 @@ impl Captions {
         });
         let mut figures = vec![("retrieved", share(retrieved.count()))];
         if self.near_misses.is_some() {
-            let told_apart = rows().filter(|(i, (row, _))| row[*i] > highest(&row[b..]));
-            figures.push(("told_apart", share(told_apart.count())));
+            let distinguished = rows().filter(|(i, (row, _))| row[*i] > highest(&row[b..]));
+            figures.push(("distinguished", share(distinguished.count())));
         }
         Ok(((loss * 0.5)?, figures))
     }
 }
 
-/// Mean over rows of the cross-entropy of `logits` (b, n) to the rows of `fits` (b, m), m <= n, each made to sum to 1;
-/// of what lies beyond m nothing fits.
+/// Computes the mean cross-entropy of `logits` (b, n) with the rows of `fits` (b, m), m <= n, each normalised
+/// to sum 1. Columns from m on fit no row.
 fn cross_entropy(logits: &Tensor, fits: &Tensor, smoothing: f64) -> Result<Tensor> {
     let (_, n) = logits.dims2()?;
     let m = fits.dim(1)?;
@@ -142,9 +143,9 @@ fn cross_entropy(logits: &Tensor, fits: &Tensor, smoothing: f64) -> Result<Tenso
     Ok((log_probabilities * target)?.sum(1)?.mean_all()?.neg()?)
 }
 
-/// A loss over a whole batch whose media are encoded in shards, side by side: the graph of each shard is walked back
-/// alone, from the gradient of its own outputs.
-fn in_shards<S: Sync>(
+/// Computes a loss over a whole batch with media encoded in parallel shards. The backward pass of each shard
+/// is separate and starts from the gradient of its outputs.
+fn sharded_loss<S: Sync>(
     shards: &[S],
     parameters: &BTreeMap<String, Var>,
     encode: impl Fn(&S) -> Result<Tensor> + Sync,
@@ -177,19 +178,30 @@ fn in_shards<S: Sync>(
     Ok(Evaluation { gradients: total, loss, figures, examples })
 }
 
-/// Stage 1: the vision encoder and the frames' joint space.
+/// Objective of stage 1: the vision encoder and the joint space of frames.
 pub struct FramesAgainstCaptions<'a> {
+    /// World of the training clips.
     pub world: &'a World,
-    /// The same world, of scenes at rest in which number and place are told: every second picture is one of them.
+    /// The same world with still scenes; their captions give number and place. Every second picture is one of
+    /// them.
     pub arranged: &'a World,
-    pub texts: &'a Texts,
+    /// Text tower of the captions.
+    pub texts: &'a CachedTextTower,
+    /// Settings of the stage.
     pub config: &'a ContrastiveConfig,
+    /// Preprocessing of frames.
     pub preprocess: &'a Preprocess,
-    pub encoder: &'a NfNet,
+    /// The vision encoder.
+    pub encoder: &'a dyn VisionEncoder,
+    /// Joint space of frames and captions.
     pub space: &'a JointSpace,
+    /// Trained parameters by name.
     pub parameters: BTreeMap<String, Var>,
+    /// Device of the model.
     pub device: &'a Device,
+    /// Seed of all random choices.
     pub seed: u64,
+    /// Parts of a batch that are computed in parallel.
     pub shards: usize,
 }
 
@@ -210,7 +222,7 @@ impl Objective for FramesAgainstCaptions<'_> {
             _ => self.arranged.clip(Split::Train, i),
         };
         let clips: Vec<Clip> = (first..first + batch as u64).map(clip).collect();
-        let mut rng = rng_of(self.seed, self.name(), step);
+        let mut rng = step_rng(self.seed, self.name(), step);
         let captions = Captions::draw(&clips, 0, self.texts, &mut rng, self.device)?;
         let shards: Vec<&[Clip]> = clips.chunks(batch.div_ceil(self.shards)).collect();
         let encode = |clips: &&[Clip]| {
@@ -220,23 +232,35 @@ impl Objective for FramesAgainstCaptions<'_> {
             Ok(self.encoder.encode(&pixels)?.mean(1)?) // (n, d)
         };
         let loss = |pooled: &Tensor| captions.loss(self.space, pooled, self.config.label_smoothing);
-        in_shards(&shards, &self.parameters, encode, loss)
+        sharded_loss(&shards, &self.parameters, encode, loss)
     }
 }
 
-/// Whole videos on cached features. Stage 1b: the resampler with its temporal embedding, and the videos' joint space; at the
-/// end once more that space alone, for the resampler as stage 2 has left it.
+/// Objective of whole videos on cached features. Stage 1b trains the resampler with its temporal embedding
+/// and the joint space of videos. The last stage trains that joint space again, for the resampler after stage
+/// 2.
 pub struct VideosAgainstCaptions<'a> {
+    /// Name of the stage.
     pub name: &'static str,
+    /// World of the training clips.
     pub world: &'a World,
-    pub texts: &'a Texts,
+    /// Text tower of the captions.
+    pub texts: &'a CachedTextTower,
+    /// Settings of the stage.
     pub config: &'a ContrastiveConfig,
+    /// Cached visual features of the clips.
     pub features: &'a FeatureCache,
+    /// The resampler.
     pub resampler: &'a PerceiverResampler,
+    /// Joint space of videos and captions.
     pub space: &'a JointSpace,
+    /// Trained parameters by name.
     pub parameters: BTreeMap<String, Var>,
+    /// Device of the model.
     pub device: &'a Device,
+    /// Seed of all random choices.
     pub seed: u64,
+    /// Parts of a batch that are computed in parallel.
     pub shards: usize,
 }
 
@@ -250,7 +274,7 @@ impl Objective for VideosAgainstCaptions<'_> {
     }
 
     fn evaluate(&self, step: u64) -> Result<Evaluation> {
-        let mut rng = rng_of(self.seed, self.name(), step);
+        let mut rng = step_rng(self.seed, self.name(), step);
         let indices = self.features.draw(self.config.batch, &mut rng);
         let clips: Vec<Clip> = indices.iter().map(|&i| self.world.clip(Split::Train, i)).collect();
         let captions = Captions::draw(&clips, self.config.near_misses, self.texts, &mut rng, self.device)?;
@@ -260,7 +284,7 @@ impl Objective for VideosAgainstCaptions<'_> {
             Ok(self.resampler.forward(&features, &lengths)?.mean(1)?) // (n, d)
         };
         let loss = |pooled: &Tensor| captions.loss(self.space, pooled, self.config.label_smoothing);
-        in_shards(&shards, &self.parameters, encode, loss)
+        sharded_loss(&shards, &self.parameters, encode, loss)
     }
 }
 
@@ -272,10 +296,10 @@ mod tests {
         Tensor::new(&rows, &Device::Cpu).unwrap()
     }
 
-    /// By hand: the first row fits both columns of the batch (half each), the second its own; the third column is a near
-    /// miss and fits nothing.
+    /// Computed by hand: the first row fits both columns of the batch (half each), the second row fits its
+    /// own. The third column is a near miss and fits no row.
     #[test]
-    fn several_captions_may_be_true() {
+    fn cross_entropy_allows_several_true_captions() {
         let logits = matrix([[2f32.ln(), 0.0, 0.0], [0.0, 3f32.ln(), 0.0]]);
         let fits = matrix([[1.0, 1.0], [0.0, 1.0]]);
         let loss = cross_entropy(&logits, &fits, 0.0).unwrap().to_scalar::<f32>().unwrap();
@@ -288,12 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn shards_give_the_gradient_of_the_whole() {
+    fn sharded_gradient_equals_whole_gradient() {
         let weight = Var::from_tensor(&matrix([[0.3, -0.2], [0.1, 0.7], [-0.5, 0.4]])).unwrap();
         let parameters = BTreeMap::from([("weight".to_string(), weight.clone())]);
         let x =
             matrix([[1.0, 2.0, 3.0], [0.5, -1.0, 0.0], [2.0, 0.0, 1.0], [-1.0, 1.0, 1.0], [0.0, 3.0, 1.0]]);
-        // Every row's share depends on all rows.
+        // The loss of every row depends on all rows.
         let loss = |y: &Tensor| -> Result<(Tensor, Figures)> {
             Ok((y.matmul(&y.t()?)?.sqr()?.sum_all()?, Figures::new()))
         };
@@ -301,7 +325,7 @@ mod tests {
         let whole = whole.get(&weight).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let shards = [x.narrow(0, 0, 2).unwrap(), x.narrow(0, 2, 3).unwrap()];
         let encode = |x: &Tensor| Ok(x.matmul(&weight)?);
-        let sharded = in_shards(&shards, &parameters, encode, loss).unwrap().gradients;
+        let sharded = sharded_loss(&shards, &parameters, encode, loss).unwrap().gradients;
         let sharded = sharded["weight"].flatten_all().unwrap().to_vec1::<f32>().unwrap();
         for (a, b) in whole.iter().zip(&sharded) {
             assert!((a - b).abs() < 1e-3 * a.abs().max(1.0), "{whole:?} {sharded:?}");

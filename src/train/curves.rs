@@ -1,23 +1,23 @@
-//! The records of a run as a picture: one panel per stage, its loss over the updates.
+//! Plot of the loss curves of a run: one panel per stage.
 
 use std::fs;
 use std::path::Path;
 
 use plotters::prelude::*;
 
-use super::run::{failed, write_whole};
+use super::run::{failed, write_atomic};
 use crate::error::Result;
 
-/// Pixels of one panel.
+/// Width and height of one panel in pixels.
 const PANEL: (u32, u32) = (640, 300);
-/// The thick line is the mean of so many updates.
+/// Number of updates that the thick line averages.
 const WINDOW: usize = 25;
 
-/// Writes `curves.svg` beside the records of `stages` in `folder`; stages without a record, or with the empty one of a run
-/// that was killed at its beginning, are left out.
+/// Writes `curves.svg` from the records of `stages` in `folder`, into the same folder. Stages without a
+/// record are left out, as are empty records of a run that was killed at its start.
 ///
 /// # Errors
-/// The picture cannot be written.
+/// The plot cannot be written.
 pub fn write(folder: &Path, stages: &[&str]) -> Result<()> {
     let mut records = Vec::new();
     for stage in stages {
@@ -41,10 +41,10 @@ pub fn write(folder: &Path, stages: &[&str]) -> Result<()> {
         });
         drawn.map_err(|reason| failed(format!("curves.svg: {reason}")))?;
     }
-    write_whole(&folder.join("curves.svg"), svg.as_bytes())
+    write_atomic(&folder.join("curves.svg"), svg.as_bytes())
 }
 
-/// The column `loss`, of whole lines.
+/// Reads the column `loss` from complete lines.
 fn losses(table: &str) -> Vec<f64> {
     let mut lines = table.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
     let column = lines.next().and_then(|names| names.split(',').position(|name| name == "loss"));

@@ -1,5 +1,5 @@
-//! What a model knows of SpriteWorld: questions with known answers, by kind, with intervals; and the controls that show
-//! where the knowledge comes from.
+//! Evaluation on SpriteWorld: questions with known answers, scored by kind with confidence intervals, and
+//! control conditions that show the source of the knowledge.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use rand::seq::SliceRandom;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::contrastive::rng_of;
+use super::contrastive::step_rng;
 use super::spriteworld::{Clip, Episode, Split, World};
 use crate::error::Result;
 use crate::generate::{Generation, Strategy};
@@ -17,47 +17,54 @@ use crate::prompt::Prompt;
 use crate::task::Task;
 use crate::video::Frame;
 
-/// What is shown to the model.
+/// Frames that the model gets for a clip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// One frame per second.
     AsIs,
-    /// The same frames in another order: what is still known was not read from time.
+    /// The same frames in random order. Answers that stay right do not depend on time.
     Shuffled,
-    /// Grey frames: what is still known is the language model's guess.
+    /// Grey frames. Answers that stay right are guesses of the language model.
     Blank,
-    /// 16 frames of the same clip, more than were ever trained on: their temporal embeddings are interpolated.
+    /// 16 frames of the same clip, more than in training, so the temporal embeddings are interpolated.
     Sixteen,
 }
 
-/// One question and what became of it.
+/// Result of one question.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Asked {
-    /// The clip's index in its split.
+pub struct QuestionResult {
+    /// Index of the clip in its split.
     pub clip: u64,
+    /// Kind of the question.
     pub kind: String,
+    /// The question; empty for a caption.
     pub question: String,
-    /// The answer, or every caption that is true.
+    /// The right answer, or every true caption.
     pub expected: Vec<String>,
+    /// The generated answer.
     pub written: String,
+    /// Whether the generated answer is right.
     pub right: bool,
 }
 
-/// Right answers of one kind.
+/// Number of right answers to one kind of question.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Score {
+    /// Right answers.
     pub right: usize,
+    /// Questions asked.
     pub asked: usize,
 }
 
 impl Score {
+    /// Share of right answers, 0 to 1.
     pub fn share(&self) -> f64 {
         self.right as f64 / self.asked.max(1) as f64
     }
 
-    /// Wilson's interval, which holds the true share 95 times of 100 as far as answers do not depend on each other; two
-    /// questions about one clip do, a little.
+    /// Wilson score interval of the share at 95 % confidence, for independent answers. Two questions about
+    /// one clip depend on each other slightly.
     pub fn interval(&self) -> (f64, f64) {
         const Z: f64 = 1.959_964;
         let (n, p) = (self.asked.max(1) as f64, self.share());
@@ -68,23 +75,24 @@ impl Score {
     }
 }
 
-/// The scores of everything that was asked, by kind.
-pub fn scores(asked: &[Asked]) -> BTreeMap<String, Score> {
+/// Counts the scores by kind.
+pub fn scores(results: &[QuestionResult]) -> BTreeMap<String, Score> {
     let mut scores: BTreeMap<String, Score> = BTreeMap::new();
-    for one in asked {
-        let score = scores.entry(one.kind.clone()).or_default();
+    for result in results {
+        let score = scores.entry(result.kind.clone()).or_default();
         score.asked += 1;
-        score.right += usize::from(one.right);
+        score.right += usize::from(result.right);
     }
     scores
 }
 
-/// The kind of a caption, among those of questions.
+/// Kind of a caption among the kinds of questions.
 const CAPTION: &str = "caption";
-/// The kind of a clip that is to be named by an invented word.
+/// Kind of a query clip that an invented word names.
 const NEW_WORD: &str = "new word";
 
-/// Asks for a caption and every question of `clips` clips of a split, several clips side by side.
+/// Asks for a caption and every question of `clips` clips of a split, several clips in parallel. Calls
+/// `on_clip` after each clip.
 ///
 /// # Errors
 /// As [`Pipeline::look`] and [`Pipeline::ask`].
@@ -94,19 +102,19 @@ pub fn evaluate(
     split: Split,
     condition: Condition,
     clips: u64,
-    watch: &(dyn Fn() + Sync),
-) -> Result<Vec<Asked>> {
+    on_clip: &(dyn Fn() + Sync),
+) -> Result<Vec<QuestionResult>> {
     let of = |index: u64| {
         let clip = world.clip(split, index);
-        let asked = ask_all(pipeline, &clip, index, condition);
-        watch();
-        asked
+        let results = ask_all(pipeline, &clip, index, condition);
+        on_clip();
+        results
     };
     Ok((0..clips).into_par_iter().map(of).collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// Episodes in which two invented words are shown by `shots` examples each, and a clip is to be named by one of them:
-/// the likelier word is the answer.
+/// Evaluates episodes in which two invented words have `shots` examples each and one of them names the query
+/// clip. The likelier word counts as the answer. Calls `on_episode` after each episode.
 ///
 /// # Errors
 /// As [`Pipeline::look`] and [`Pipeline::score`].
@@ -116,31 +124,31 @@ pub fn evaluate_naming(
     split: Split,
     shots: usize,
     episodes: u64,
-    watch: &(dyn Fn() + Sync),
-) -> Result<Vec<Asked>> {
+    on_episode: &(dyn Fn() + Sync),
+) -> Result<Vec<QuestionResult>> {
     let of = |index: u64| {
-        let asked = name_it(pipeline, &world.naming_episode(split, index, shots), index);
-        watch();
-        asked
+        let result = ask_episode(pipeline, &world.naming_episode(split, index, shots), index);
+        on_episode();
+        result
     };
     (0..episodes).into_par_iter().map(of).collect()
 }
 
-fn name_it(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<Asked> {
+fn ask_episode(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<QuestionResult> {
     let format = &pipeline.loaded().format;
-    let look = |clip: &Clip| pipeline.look(&prepared(pipeline, clip, index, Condition::AsIs));
+    let encode = |clip: &Clip| pipeline.encode(&prepared(pipeline, clip, index, Condition::AsIs));
     let mut media = Vec::new();
     let mut prompt = Prompt::default();
     for (clip, caption) in &episode.support {
-        media.push(look(clip)?);
+        media.push(encode(clip)?);
         prompt = prompt.then(format.example(format.ask_caption(), caption));
     }
-    media.push(look(&episode.query)?);
+    media.push(encode(&episode.query)?);
     let prompt = prompt.then(format.ask_question(episode.question));
     let media: Vec<&Medium> = media.iter().collect();
     let likelihoods = pipeline.score(&prompt, &media, &episode.choices)?;
     let written = &episode.choices[usize::from(likelihoods[1] > likelihoods[0])];
-    Ok(Asked {
+    Ok(QuestionResult {
         clip: index,
         kind: NEW_WORD.into(),
         question: episode.question.into(),
@@ -150,13 +158,18 @@ fn name_it(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<Asked> 
     })
 }
 
-fn ask_all(pipeline: &Pipeline, clip: &Clip, index: u64, condition: Condition) -> Result<Vec<Asked>> {
-    let medium = pipeline.look(&prepared(pipeline, clip, index, condition))?;
+fn ask_all(
+    pipeline: &Pipeline,
+    clip: &Clip,
+    index: u64,
+    condition: Condition,
+) -> Result<Vec<QuestionResult>> {
+    let medium = pipeline.encode(&prepared(pipeline, clip, index, condition))?;
     let write = |task: &Task| answer(pipeline, task, &[&medium]);
     let captions = clip.captions();
     let written = write(&Task::Caption {})?;
     let right = captions.contains(&written);
-    let mut all = vec![Asked {
+    let mut all = vec![QuestionResult {
         clip: index,
         kind: CAPTION.into(),
         question: String::new(),
@@ -166,7 +179,7 @@ fn ask_all(pipeline: &Pipeline, clip: &Clip, index: u64, condition: Condition) -
     }];
     for question in clip.questions() {
         let written = write(&Task::Question { question: question.question.clone() })?;
-        all.push(Asked {
+        all.push(QuestionResult {
             clip: index,
             kind: question.kind.name().into(),
             right: written == question.answer,
@@ -183,8 +196,8 @@ fn answer(pipeline: &Pipeline, task: &Task, media: &[&Medium]) -> Result<String>
     Ok(pipeline.ask(task, media, &generation)?.text)
 }
 
-/// The frames of a clip as a condition shows them.
-pub fn shown(clip: &Clip, index: u64, condition: Condition) -> Vec<RgbImage> {
+/// Returns the frames of a clip under a condition.
+pub fn frames_under(clip: &Clip, index: u64, condition: Condition) -> Vec<RgbImage> {
     let mut frames = match condition {
         Condition::Sixteen => {
             let last = (clip.scene().seconds - 1) as f64;
@@ -193,7 +206,7 @@ pub fn shown(clip: &Clip, index: u64, condition: Condition) -> Vec<RgbImage> {
         _ => clip.frames(),
     };
     match condition {
-        Condition::Shuffled => frames.shuffle(&mut rng_of(0, "shuffled", index)),
+        Condition::Shuffled => frames.shuffle(&mut step_rng(0, "shuffled", index)),
         Condition::Blank => {
             frames.iter_mut().for_each(|f| f.pixels_mut().for_each(|p| *p = Rgb([124, 116, 104])))
         }
@@ -204,7 +217,7 @@ pub fn shown(clip: &Clip, index: u64, condition: Condition) -> Vec<RgbImage> {
 
 fn prepared(pipeline: &Pipeline, clip: &Clip, index: u64, condition: Condition) -> Vec<Frame> {
     let frame = |(i, image)| pipeline.prepare(&Frame { pts: i as f64, image });
-    shown(clip, index, condition).into_iter().enumerate().map(frame).collect()
+    frames_under(clip, index, condition).into_iter().enumerate().map(frame).collect()
 }
 
 #[cfg(test)]
@@ -213,7 +226,7 @@ mod tests {
 
     /// Newcombe 1998, table I: 81 of 263 -> 0.2553 to 0.3662; 0 of 20 -> 0 to 0.1611.
     #[test]
-    fn intervals_are_wilsons() {
+    fn computes_wilson_intervals() {
         for (right, asked, low, high) in
             [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (29, 29, 0.8830, 1.0)]
         {

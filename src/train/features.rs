@@ -1,5 +1,5 @@
-//! Visual features of many clips, computed once: the encoder is frozen after its stage, and everything behind it trains
-//! on these.
+//! Cached visual features of many clips. The encoder is frozen after stage 1, and the later stages train on
+//! these features.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,12 +9,12 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use rayon::prelude::*;
 
-use super::run::{failed, write_whole};
+use super::run::{failed, write_atomic};
 use super::spriteworld::{Split, World};
 use crate::error::Result;
 use crate::vision::{Preprocess, VisionEncoder};
 
-/// Features (t, s, d) in bf16 of the first clips of the training split.
+/// Cache of features (t, s, d) in bf16 of the first clips of the training split.
 pub struct FeatureCache {
     clips: Vec<Tensor>,
 }
@@ -22,17 +22,18 @@ pub struct FeatureCache {
 const FINGERPRINT: &str = "fingerprint";
 
 impl FeatureCache {
-    /// Those in `path` if they have this `fingerprint`; else computed, with `watch` told how many are done, and written.
+    /// Reads the features from `path` if they have this `fingerprint`. Otherwise computes and writes them,
+    /// and calls `on_progress` with the number of finished clips.
     ///
     /// # Errors
-    /// The encoder refused, or the file cannot be written.
+    /// The encoder failed, or the file cannot be written.
     pub fn open(
         path: &Path,
         fingerprint: &str,
         clips: usize,
         world: &World,
         (encoder, preprocess, device): (&dyn VisionEncoder, &Preprocess, &Device),
-        watch: &mut dyn FnMut(usize),
+        on_progress: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         if let Some(clips) = read(path, fingerprint, clips)? {
             return Ok(Self { clips });
@@ -40,35 +41,41 @@ impl FeatureCache {
         let encode =
             |i: usize| features(&world.clip(Split::Train, i as u64).frames(), encoder, preprocess, device);
         let mut done = Vec::with_capacity(clips);
-        /// Clips between two reports.
-        const PIECE: usize = 64;
-        for start in (0..clips).step_by(PIECE) {
-            let piece = (start..clips.min(start + PIECE)).into_par_iter().map(encode);
-            done.extend(piece.collect::<Result<Vec<_>>>()?);
-            watch(done.len());
+        /// Clips between two calls of `on_progress`.
+        const CHUNK: usize = 64;
+        for start in (0..clips).step_by(CHUNK) {
+            let chunk = (start..clips.min(start + CHUNK)).into_par_iter().map(encode);
+            done.extend(chunk.collect::<Result<Vec<_>>>()?);
+            on_progress(done.len());
         }
         let named = done.iter().enumerate().map(|(i, t)| (i.to_string(), t.clone()));
-        let about = HashMap::from([(FINGERPRINT.to_string(), fingerprint.to_string())]);
-        let bytes = safetensors::serialize(named, Some(about))
+        let metadata = HashMap::from([(FINGERPRINT.to_string(), fingerprint.to_string())]);
+        let bytes = safetensors::serialize(named, Some(metadata))
             .map_err(|e| failed(format!("{}: {e}", path.display())))?;
-        write_whole(path, &bytes)?;
+        write_atomic(path, &bytes)?;
         Ok(Self { clips: done })
     }
 
+    /// Number of cached clips.
     pub fn len(&self) -> usize {
         self.clips.len()
     }
 
+    /// Whether the cache has no clips.
     pub fn is_empty(&self) -> bool {
         self.clips.is_empty()
     }
 
-    /// Indices of `n` clips.
+    /// Draws the indices of `n` clips.
     pub fn draw(&self, n: usize, rng: &mut StdRng) -> Vec<u64> {
         (0..n).map(|_| rng.random_range(0..self.clips.len() as u64)).collect()
     }
 
-    /// Features of these clips (n, t, s, d), f32, padded to the longest, and the frames of each.
+    /// Returns the features of these clips, (n, t, s, d) in f32, padded to the longest clip, and the number
+    /// of frames of each.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn batch(&self, indices: &[u64], device: &Device) -> Result<(Tensor, Vec<usize>)> {
         let clips: Vec<&Tensor> = indices.iter().map(|&i| &self.clips[i as usize]).collect();
         let lengths = clips.iter().map(|c| c.dim(0)).collect::<Result<Vec<_>, _>>()?;
@@ -81,7 +88,10 @@ impl FeatureCache {
         Ok((Tensor::stack(&padded, 0)?, lengths))
     }
 
-    /// The root of the mean square of the first clips' features.
+    /// Root mean square of the features of the first 256 clips.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn scale(&self) -> Result<f64> {
         let sample = self.clips.iter().take(256);
         let squares =
@@ -91,7 +101,7 @@ impl FeatureCache {
     }
 }
 
-/// Features of one clip's frames: (t, s, d), bf16, on the CPU.
+/// Encodes the frames of one clip: (t, s, d) in bf16 on the CPU.
 fn features(
     frames: &[image::RgbImage],
     encoder: &dyn VisionEncoder,
@@ -100,16 +110,16 @@ fn features(
 ) -> Result<Tensor> {
     let frames: Vec<_> = frames.iter().map(|frame| preprocess.frame(frame)).collect();
     let pixels = preprocess.pixels(&frames, device, DType::F32)?;
-    // Whatever the encoder was made of, its graph must not be kept with the result.
+    // The result must not keep the graph of a trainable encoder.
     Ok(encoder.encode(&pixels)?.detach().to_dtype(DType::BF16)?.to_device(&Device::Cpu)?)
 }
 
-/// The clips in the file, if it is there, whole, and of this fingerprint.
+/// Reads the clips if the file exists, is complete and has this fingerprint.
 fn read(path: &Path, fingerprint: &str, clips: usize) -> Result<Option<Vec<Tensor>>> {
     let Ok(bytes) = std::fs::read(path) else { return Ok(None) };
     let Ok((_, header)) = safetensors::SafeTensors::read_metadata(&bytes) else { return Ok(None) };
-    let known = header.metadata().as_ref().and_then(|about| about.get(FINGERPRINT)).map(String::as_str);
-    if known != Some(fingerprint) {
+    let metadata = header.metadata().as_ref();
+    if metadata.and_then(|m| m.get(FINGERPRINT)).map(String::as_str) != Some(fingerprint) {
         return Ok(None);
     }
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;

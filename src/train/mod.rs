@@ -1,4 +1,4 @@
-//! Training: a world to see, a text tower to agree with, and the stages that make a Flamingo of them.
+//! Training: the SpriteWorld data, the text tower, and the stages that train a Flamingo.
 
 pub mod spriteworld;
 pub mod text_tower;

@@ -1,4 +1,4 @@
-//! AdamW with everything that the recipe asks of it: a warmed-up and decaying rate, clipping by the global norm, and
+//! AdamW with the additions of the recipe: warm-up and decay of the rate, clipping by the global norm, and
 //! adaptive clipping for a network without normalisation layers.
 
 use std::collections::BTreeMap;
@@ -11,20 +11,23 @@ use super::config::OptimiserConfig;
 use crate::error::Result;
 
 const EPS: f64 = 1e-8;
-/// Weights that are nearly 0 are clipped as if their norm were this.
+/// Least norm of weights in adaptive clipping, for weights near 0.
 const ADAPTIVE_FLOOR: f64 = 1e-3;
 
-/// Gradients by parameter name, in the names' order: sums over them are the same in every run.
+/// Gradients by parameter name, ordered by name, so that sums over them are the same in every run.
 pub type Gradients = BTreeMap<String, Tensor>;
 
-/// The gradients of `parameters` in what candle's backward pass left: without the graph that they came from, which the
-/// optimiser's moments would otherwise keep, update after update.
+/// Returns the gradients of `parameters` from the result of candle's backward pass, detached from their
+/// graph. The moments of the optimiser would otherwise keep the graph of every update.
 pub fn gradients(parameters: &BTreeMap<String, Var>, store: &GradStore) -> Gradients {
     let of = |(name, var): (&String, &Var)| Some((name.clone(), store.get(var)?.detach()));
     parameters.iter().filter_map(of).collect()
 }
 
-/// Adds `more` to `sum`, name by name.
+/// Adds `more` to `sum` by name.
+///
+/// # Errors
+/// Two gradients of the same name differ in shape.
 pub fn accumulate(sum: &mut Gradients, more: Gradients) -> Result<()> {
     for (name, gradient) in more {
         let total = match sum.get(&name) {
@@ -37,36 +40,42 @@ pub fn accumulate(sum: &mut Gradients, more: Gradients) -> Result<()> {
 }
 
 /// A trainable tensor with its two moments.
-struct Slot {
+struct ParameterState {
     name: String,
     var: Var,
     first: Tensor,
     second: Tensor,
 }
 
-/// The optimiser's state: all that an update changes.
+/// State of the optimiser, with the parameters: everything that an update changes.
 pub struct AdamW {
     config: OptimiserConfig,
     steps: u64,
-    slots: Vec<Slot>,
+    parameters: Vec<ParameterState>,
 }
 
 impl AdamW {
-    /// For `steps` updates of `parameters`.
+    /// Creates the state for `steps` updates of `parameters`.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn new(config: OptimiserConfig, steps: u64, parameters: &BTreeMap<String, Var>) -> Result<Self> {
-        let slot = |(name, var): (&String, &Var)| {
+        let parameter = |(name, var): (&String, &Var)| {
             let zeros = || Tensor::zeros(var.shape(), DType::F32, var.device());
-            Ok(Slot { name: name.clone(), var: var.clone(), first: zeros()?, second: zeros()? })
+            Ok(ParameterState { name: name.clone(), var: var.clone(), first: zeros()?, second: zeros()? })
         };
-        Ok(Self { config, steps, slots: parameters.iter().map(slot).collect::<Result<_>>()? })
+        Ok(Self { config, steps, parameters: parameters.iter().map(parameter).collect::<Result<_>>()? })
     }
 
-    /// Update `step` (from 0). Returns the norm of all gradients before it was clipped.
+    /// Performs update `step` (from 0). Returns the global norm of the gradients before clipping.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     pub fn update(&mut self, step: u64, mut gradients: Gradients) -> Result<f64> {
         if let Some(limit) = self.config.adaptive_clip {
-            for slot in self.slots.iter().filter(|s| s.is_matrix() && !s.is_outer()) {
-                if let Some(gradient) = gradients.get_mut(&slot.name) {
-                    *gradient = clip_units(gradient, &slot.var.as_detached_tensor(), limit)?;
+            for parameter in self.parameters.iter().filter(|s| s.is_matrix() && !s.is_output_layer()) {
+                if let Some(gradient) = gradients.get_mut(&parameter.name) {
+                    *gradient = clip_units(gradient, &parameter.var.as_detached_tensor(), limit)?;
                 }
             }
         }
@@ -76,49 +85,49 @@ impl AdamW {
             _ => 1.0,
         };
         let (config, rate) = (self.config, self.config.rate_at(step, self.steps));
-        self.slots.par_iter_mut().try_for_each(|slot| match gradients.get(&slot.name) {
-            Some(gradient) => slot.update(&config, rate, step, &(gradient.detach() * scale)?),
+        self.parameters.par_iter_mut().try_for_each(|parameter| match gradients.get(&parameter.name) {
+            Some(gradient) => parameter.update(&config, rate, step, &(gradient.detach() * scale)?),
             None => Ok(()),
         })?;
         Ok(norm)
     }
 
-    /// Every tensor of the state by name: `parameter.*`, `first.*`, `second.*`.
+    /// All tensors of the state by name: `parameter.*`, `first.*`, `second.*`.
     pub fn state(&self) -> BTreeMap<String, Tensor> {
-        let of = |s: &Slot| {
+        let of = |s: &ParameterState| {
             [("parameter", s.var.as_tensor()), ("first", &s.first), ("second", &s.second)]
                 .map(|(role, tensor)| (format!("{role}.{}", s.name), tensor.detach()))
         };
-        self.slots.iter().flat_map(of).collect()
+        self.parameters.iter().flat_map(of).collect()
     }
 
-    /// Puts a state back, to the bit. `state` holds exactly what [`state`](Self::state) gave.
+    /// Restores a state bit by bit. `state` holds the tensors of [`state`](Self::state).
     ///
     /// # Errors
-    /// The name of a tensor that is missing or misshapen.
+    /// A tensor is missing or has a wrong shape; the text names it.
     pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<(), String> {
-        for slot in &mut self.slots {
+        for parameter in &mut self.parameters {
             let get = |role: &str| {
-                let name = format!("{role}.{}", slot.name);
+                let name = format!("{role}.{}", parameter.name);
                 let tensor = state.get(&name).ok_or_else(|| format!("`{name}` is missing"))?;
-                if tensor.shape() != slot.var.shape() {
+                if tensor.shape() != parameter.var.shape() {
                     return Err(format!(
                         "`{name}` has shape {:?}, not {:?}",
                         tensor.shape(),
-                        slot.var.shape()
+                        parameter.var.shape()
                     ));
                 }
-                tensor.to_device(slot.var.device()).map_err(|e| e.to_string())
+                tensor.to_device(parameter.var.device()).map_err(|e| e.to_string())
             };
-            let (parameter, first, second) = (get("parameter")?, get("first")?, get("second")?);
-            slot.var.set(&parameter).map_err(|e| e.to_string())?;
-            (slot.first, slot.second) = (first, second);
+            let (value, first, second) = (get("parameter")?, get("first")?, get("second")?);
+            parameter.var.set(&value).map_err(|e| e.to_string())?;
+            (parameter.first, parameter.second) = (first, second);
         }
         Ok(())
     }
 }
 
-impl Slot {
+impl ParameterState {
     fn update(&mut self, config: &OptimiserConfig, rate: f64, step: u64, gradient: &Tensor) -> Result<()> {
         let (b1, b2) = config.betas;
         self.first = ((&self.first * b1)? + (gradient * (1.0 - b1))?)?;
@@ -126,15 +135,15 @@ impl Slot {
         let t = (step + 1) as i32;
         let first = (&self.first / (1.0 - b1.powi(t)))?;
         let second = (&self.second / (1.0 - b2.powi(t)))?;
-        let rate = rate * self.factor(config);
+        let rate = rate * self.rate_factor(config);
         let direction = (first / (second.sqrt()? + EPS)?)?;
         let kept = if self.is_decayed() { 1.0 - rate * config.weight_decay } else { 1.0 };
         let next = ((self.var.as_tensor() * kept)? - (direction * rate)?)?;
         Ok(self.var.set(&next)?)
     }
 
-    /// Of the common rate.
-    fn factor(&self, config: &OptimiserConfig) -> f64 {
+    /// Factor on the common rate.
+    fn rate_factor(&self, config: &OptimiserConfig) -> f64 {
         match self.name.as_str() {
             name if name.ends_with("attention_gate") || name.ends_with("feed_forward_gate") => {
                 config.gate_rate
@@ -148,24 +157,26 @@ impl Slot {
         self.var.rank() >= 2
     }
 
-    /// Adaptive clipping spares the last linear maps (arXiv 2102.06171, section 4.1): here, the joint space's.
-    fn is_outer(&self) -> bool {
+    /// Whether this is a last linear layer, which adaptive clipping leaves out (arXiv 2102.06171, section
+    /// 4.1): here those of the joint space.
+    fn is_output_layer(&self) -> bool {
         self.name.starts_with("joint_space.")
     }
 
-    /// Matrices, but none of the resampler's (Flamingo, appendix B.1.2 of its first version), and no gains.
+    /// Whether weight decay applies: to matrices outside the resampler (Flamingo, appendix B.1.2 of its first
+    /// version), but not to gains.
     fn is_decayed(&self) -> bool {
         self.is_matrix() && !self.name.starts_with("resampler.") && !self.name.ends_with(".gain")
     }
 }
 
-/// The norm of all gradients together.
+/// Global norm of the gradients.
 fn global_norm(gradients: &Gradients) -> Result<f64> {
     let squares = gradients.values().map(|g| Ok(f64::from(g.sqr()?.sum_all()?.to_scalar::<f32>()?)));
     Ok(squares.sum::<Result<f64>>()?.sqrt())
 }
 
-/// Scales every unit's gradient (row of the first axis) down to `limit` times the norm of its weights.
+/// Scales the gradient of every unit (row of the first axis) down to `limit` times the norm of its weights.
 fn clip_units(gradient: &Tensor, weight: &Tensor, limit: f64) -> Result<Tensor> {
     let norms = |t: &Tensor| t.flatten_from(1)?.sqr()?.sum_keepdim(1)?.sqrt(); // (units, 1)
     let allowed = (norms(weight)?.maximum(ADAPTIVE_FLOOR)? * limit)?;
@@ -181,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_rises_and_falls() {
+    fn rate_warms_up_and_decays() {
         let config = |decay| OptimiserConfig { rate: 2.0, warm_up: 4, decay, ..OptimiserConfig::default() };
         for (decay, step, expected) in [
             (Decay::Constant, 0, 0.5),
@@ -199,7 +210,7 @@ mod tests {
 
     /// torch.optim.AdamW(lr=0.1, betas=(0.9, 0.98), weight_decay=0.1), three updates of a matrix.
     #[test]
-    fn updates_as_pytorch_does() {
+    fn updates_equal_pytorch() {
         let start = Tensor::new(&[[0.5f32, -1.0], [2.0, 0.1]], &Device::Cpu).unwrap();
         let var = Var::from_tensor(&start).unwrap();
         let parameters = BTreeMap::from([("w".to_string(), var.clone())]);
@@ -226,17 +237,21 @@ mod tests {
         }
     }
 
-    /// candle's gradient of a product remembers its factors; moments made of it would remember every update.
+    /// candle's gradient of a product keeps its factors, and moments computed from it would keep every
+    /// update.
     #[test]
-    fn the_moments_keep_no_graph() {
+    fn moments_keep_no_graph() {
         let var = Var::new(&[[0.5f32, -1.0]], &Device::Cpu).unwrap();
         let parameters = BTreeMap::from([("w".to_string(), var.clone())]);
         let store = var.matmul(&var.t().unwrap()).unwrap().sum_all().unwrap().backward().unwrap();
-        assert!(store.get(&var).unwrap().track_op(), "candle has changed: this test shows nothing any more");
+        assert!(
+            store.get(&var).unwrap().track_op(),
+            "candle now detaches gradients, so this test proves nothing"
+        );
         let config = OptimiserConfig { adaptive_clip: Some(0.01), ..OptimiserConfig::default() };
         let mut optimiser = AdamW::new(config, 3, &parameters).unwrap();
         optimiser.update(0, gradients(&parameters, &store)).unwrap();
-        assert!(!optimiser.slots[0].first.track_op() && !optimiser.slots[0].second.track_op());
+        assert!(!optimiser.parameters[0].first.track_op() && !optimiser.parameters[0].second.track_op());
     }
 
     const PYTORCH: [f32; 4] = [0.465_817_5, -0.873_114_4, 1.682_770_8, -0.058_516_2];

@@ -1,4 +1,5 @@
-//! The recipe: three stages, each frozen when the next begins, and a model directory at the end.
+//! The recipe: training stages in order. Each stage freezes the parts of the previous one, and the last one
+//! is followed by writing the model directory.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
@@ -6,12 +7,12 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Var};
 
-use super::answers::{Answers, by_concept};
+use super::answers::{AnswersObjective, by_concept};
 use super::config::{ContrastiveConfig, TrainConfig};
-use super::contrastive::{FramesAgainstCaptions, Texts, VideosAgainstCaptions};
+use super::contrastive::{CachedTextTower, FramesAgainstCaptions, VideosAgainstCaptions};
 use super::curves;
 use super::features::FeatureCache;
-use super::run::{Progress, belongs, failed, optimise};
+use super::run::{Progress, check_checkpoint, failed, optimise};
 use super::spriteworld::family::Family;
 use super::spriteworld::{World, WorldConfig};
 use super::text_tower::TextTower;
@@ -19,69 +20,68 @@ use crate::error::Result;
 use crate::family::native::{NativeConfig, assemble, write};
 use crate::family::{LoadOptions, Loaded};
 use crate::model::{JointSpaces, PerceiverResampler};
-use crate::vision::nfnet::NfNet;
 use crate::vision::{VisionConfig, VisionEncoder};
 use crate::weights::{Quantization, Weights};
 
-/// The stages in their order; `STAGE.csv` and `STAGE.safetensors` are their record and their checkpoint.
+/// The stages in order. `STAGE.csv` is the record of a stage and `STAGE.safetensors` its checkpoint.
 pub const STAGES: [&str; 4] = ["contrastive", "warm-up", "answers", "alignment"];
 
-/// What each stage depends on.
-const DEPENDS: [(&str, &[&str]); 4] = [
+/// Configuration sections that each stage depends on.
+const DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("contrastive", &["contrastive"]),
     ("warm-up", &["contrastive", "clips", "warm_up"]),
     ("answers", &["contrastive", "clips", "warm_up", "answers"]),
     ("alignment", &["contrastive", "clips", "warm_up", "answers", "alignment"]),
 ];
 
-/// Trains the model that `config` describes and writes it to `directory`. Checkpoints and records are in `folder`: from
-/// there an earlier run of the same configuration goes on where it was killed.
+/// Trains the model that `config` describes and writes it to `directory`. Checkpoints and records are in
+/// `folder`: a killed run of the same configuration resumes from there.
 ///
 /// # Errors
-/// A missing file, a configuration that contradicts itself, a loss that is no longer a number.
+/// A file is missing, the configuration is invalid, or the loss is not finite.
 pub fn train(
     config: &TrainConfig,
     folder: &Path,
     directory: &Path,
     device: &Device,
-    watch: &mut dyn FnMut(&Progress),
+    on_progress: &mut dyn FnMut(&Progress),
 ) -> Result<()> {
     config.check()?;
     for folder in [folder, directory] {
         fs::create_dir_all(folder).map_err(|e| failed(format!("{}: {e}", folder.display())))?;
     }
-    let _alone = alone(folder)?;
-    // What would come to light after hours.
+    let _lock = lock(folder)?;
+    // Checks that would otherwise fail only after hours of training.
     for stage in STAGES {
-        belongs(folder, stage, &config.depends(stage))?;
+        check_checkpoint(folder, stage, &config.stage_fingerprint(stage))?;
     }
     let world = open_world(&config.world)?;
     let tower = TextTower::open(&config.text_tower, device)?;
     let native = config.native(directory, tower.width())?;
-    language_fits(directory, &native, device)?;
+    check_language_model(directory, &native, device)?;
     let trainee = Trainee::new(config, native, device)?;
-    let texts = Texts::new(tower);
-    trainee.contrastive(&world, &texts, folder, watch)?;
+    let texts = CachedTextTower::new(tower);
+    trainee.contrastive(&world, &texts, folder, on_progress)?;
     curves::write(folder, &STAGES)?;
-    let features = trainee.features(&world, folder, watch)?;
+    let features = trainee.features(&world, folder, on_progress)?;
     trainee.match_scales(&features)?;
-    trainee.warm_up(&world, &texts, &features, folder, watch)?;
+    trainee.warm_up(&world, &texts, &features, folder, on_progress)?;
     curves::write(folder, &STAGES)?;
-    trainee.answers(&world, &features, folder, directory, watch)?;
+    trainee.answers(&world, &features, folder, directory, on_progress)?;
     curves::write(folder, &STAGES)?;
-    trainee.align(&world, &texts, &features, folder, watch)?;
+    trainee.align(&world, &texts, &features, folder, on_progress)?;
     curves::write(folder, &STAGES)?;
     let tensors = trainee.weights.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor()));
     write(directory, &trainee.native, &tensors.collect())
 }
 
-/// The model while it is trained: layers whose tensors are variables of one source.
+/// The model during training. The tensors of all layers are variables of one source.
 struct Trainee<'a> {
     config: &'a TrainConfig,
     native: NativeConfig,
     device: &'a Device,
     weights: Weights,
-    encoder: NfNet,
+    encoder: Box<dyn VisionEncoder>,
     resampler: PerceiverResampler,
     spaces: JointSpaces,
 }
@@ -99,7 +99,7 @@ impl<'a> Trainee<'a> {
         Ok(Self { config, native, device, weights, encoder, resampler, spaces })
     }
 
-    /// The variables below any of `parts`.
+    /// Variables with a name that begins with any of `parts`.
     fn parameters(&self, parts: &[&str]) -> BTreeMap<String, Var> {
         let mut vars = self.weights.vars();
         vars.retain(|name, _| parts.iter().any(|part| name.starts_with(part)));
@@ -109,9 +109,9 @@ impl<'a> Trainee<'a> {
     fn contrastive(
         &self,
         world: &World,
-        texts: &Texts,
+        texts: &CachedTextTower,
         folder: &Path,
-        watch: &mut dyn FnMut(&Progress),
+        on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<()> {
         let families = vec![Family::Pair, Family::Several];
         let arranged = open_world(&WorldConfig { families, ..self.config.world.clone() })?;
@@ -121,22 +121,22 @@ impl<'a> Trainee<'a> {
             texts,
             config: &self.config.contrastive,
             preprocess: self.native.vision.preprocess(),
-            encoder: &self.encoder,
+            encoder: &*self.encoder,
             space: &self.spaces.frames,
             parameters: self.parameters(&["vision.", "joint_space.frames."]),
             device: self.device,
             seed: self.config.seed,
             shards: self.config.shards,
         };
-        let fingerprint = self.config.depends("contrastive");
-        optimise(&objective, &self.config.contrastive.schedule, folder, &fingerprint, watch)
+        let fingerprint = self.config.stage_fingerprint("contrastive");
+        optimise(&objective, &self.config.contrastive.schedule, folder, &fingerprint, on_progress)
     }
 
     fn features(
         &self,
         world: &World,
         folder: &Path,
-        watch: &mut dyn FnMut(&Progress),
+        on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<FeatureCache> {
         let frozen = encoder(&self.native.vision, &self.weights)?.fold()?;
         let clips = self.config.clips;
@@ -146,9 +146,9 @@ impl<'a> Trainee<'a> {
             &self.config.fingerprint(&["contrastive", "clips"]),
             clips,
             world,
-            (&frozen, self.native.vision.preprocess(), self.device),
+            (&*frozen, self.native.vision.preprocess(), self.device),
             &mut |done| {
-                watch(&Progress {
+                on_progress(&Progress {
                     stage: "features",
                     step: done as u64,
                     steps: clips as u64,
@@ -160,8 +160,8 @@ impl<'a> Trainee<'a> {
         )
     }
 
-    /// Makes projected features as large as the temporal embedding that is added to them: whichever is much smaller is
-    /// lost in the normalisation that follows.
+    /// Scales the projected features to the magnitude of the temporal embedding that is added to them. The
+    /// normalisation that follows would suppress the smaller of the two.
     fn match_scales(&self, features: &FeatureCache) -> Result<()> {
         if let Some(projection) = self.weights.vars().get("resampler.projection.weight") {
             projection.set(&(projection.as_detached_tensor() / features.scale()?)?)?;
@@ -172,28 +172,34 @@ impl<'a> Trainee<'a> {
     fn warm_up(
         &self,
         world: &World,
-        texts: &Texts,
+        texts: &CachedTextTower,
         features: &FeatureCache,
         folder: &Path,
-        watch: &mut dyn FnMut(&Progress),
+        on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<()> {
         let Some(config) = &self.config.warm_up else { return Ok(()) };
         let trained = ["resampler.", "joint_space.videos."];
         let objective = self.videos("warm-up", config, &trained, world, texts, features);
-        optimise(&objective, &config.schedule, folder, &self.config.depends("warm-up"), watch)
+        optimise(&objective, &config.schedule, folder, &self.config.stage_fingerprint("warm-up"), on_progress)
     }
 
     fn align(
         &self,
         world: &World,
-        texts: &Texts,
+        texts: &CachedTextTower,
         features: &FeatureCache,
         folder: &Path,
-        watch: &mut dyn FnMut(&Progress),
+        on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<()> {
         let Some(config) = &self.config.alignment else { return Ok(()) };
         let objective = self.videos("alignment", config, &["joint_space.videos."], world, texts, features);
-        optimise(&objective, &config.schedule, folder, &self.config.depends("alignment"), watch)
+        optimise(
+            &objective,
+            &config.schedule,
+            folder,
+            &self.config.stage_fingerprint("alignment"),
+            on_progress,
+        )
     }
 
     fn videos<'b>(
@@ -202,7 +208,7 @@ impl<'a> Trainee<'a> {
         config: &'b ContrastiveConfig,
         trained: &[&str],
         world: &'b World,
-        texts: &'b Texts,
+        texts: &'b CachedTextTower,
         features: &'b FeatureCache,
     ) -> VideosAgainstCaptions<'b> {
         VideosAgainstCaptions {
@@ -226,17 +232,17 @@ impl<'a> Trainee<'a> {
         features: &FeatureCache,
         folder: &Path,
         directory: &Path,
-        watch: &mut dyn FnMut(&Progress),
+        on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<()> {
-        // candle's quantised products have no gradient, and say nothing.
+        // candle's quantised products have no gradient and raise no error.
         let options = LoadOptions {
             device: self.device.clone(),
             dtype: DType::F32,
             quantization: Quantization::Dequantize,
         };
         let Loaded { model, tokenizer, tokens, format, .. } =
-            assemble(directory, &self.native, &options, &self.weights, Vec::new())?;
-        let objective = Answers {
+            assemble(directory, &self.native, &options, &self.weights, Default::default())?;
+        let objective = AnswersObjective {
             world,
             config: &self.config.answers,
             features,
@@ -250,45 +256,46 @@ impl<'a> Trainee<'a> {
             shards: self.config.shards,
             by_concept: by_concept(world, features.len()),
         };
-        let fingerprint = self.config.depends("answers");
-        optimise(&objective, &self.config.answers.schedule, folder, &fingerprint, watch)
+        let fingerprint = self.config.stage_fingerprint("answers");
+        optimise(&objective, &self.config.answers.schedule, folder, &fingerprint, on_progress)
     }
 }
 
 impl TrainConfig {
-    /// The fingerprint of all that a stage depends on.
-    fn depends(&self, stage: &str) -> String {
-        let on = DEPENDS.iter().find(|(name, _)| *name == stage).map_or(&[][..], |(_, on)| on);
-        self.fingerprint(on)
+    /// Fingerprint of all settings that a stage depends on.
+    fn stage_fingerprint(&self, stage: &str) -> String {
+        let found = DEPENDENCIES.iter().find(|(name, _)| *name == stage);
+        self.fingerprint(found.map_or(&[][..], |(_, sections)| sections))
     }
 }
 
-/// Two runs in one folder would overwrite each other's checkpoints. The lock ends with the process.
-fn alone(folder: &Path) -> Result<File> {
+/// Locks the folder, because two runs in one folder would overwrite each other's checkpoints. The lock ends
+/// with the process.
+fn lock(folder: &Path) -> Result<File> {
     let path = folder.join("lock");
     let lock = File::create(&path).map_err(|e| failed(format!("{}: {e}", path.display())))?;
     match lock.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(failed(format!("{}: another training runs here", folder.display())))
+            Err(failed(format!("{}: another training run uses this folder", folder.display())))
         }
-        // A file system without locks keeps nobody out.
+        // Without support for locks in the file system, the run continues unlocked.
         Ok(()) | Err(TryLockError::Error(_)) => Ok(lock),
     }
 }
 
-/// Whether the language model is one that this model can be built around.
-fn language_fits(directory: &Path, native: &NativeConfig, device: &Device) -> Result<()> {
+/// Checks that the model can be built with this language model.
+fn check_language_model(directory: &Path, native: &NativeConfig, device: &Device) -> Result<()> {
     let quantization = Quantization::Keep;
     let options = LoadOptions { device: device.clone(), dtype: DType::F32, quantization };
-    assemble(directory, native, &options, &Weights::random(0, device, DType::F32), Vec::new()).map(drop)
+    assemble(directory, native, &options, &Weights::random(0, device, DType::F32), Default::default())
+        .map(drop)
 }
 
 fn open_world(config: &WorldConfig) -> Result<World> {
     World::new(config.clone()).map_err(|e| failed(e.to_string()))
 }
 
-/// The encoder on the variables of `weights`.
-fn encoder(config: &VisionConfig, weights: &Weights) -> Result<NfNet> {
-    let VisionConfig::Nfnet(config) = config;
-    NfNet::new(&config.variant.row(), config.features, &weights.pp("vision"))
+/// Builds the trainable encoder on the variables of `weights`.
+fn encoder(config: &VisionConfig, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
+    config.encoder().build(&weights.pp("vision"))
 }

@@ -1,5 +1,5 @@
-//! The loop of every stage: evaluate, update, record, and a checkpoint now and then from which a killed run goes on as
-//! if nothing had happened.
+//! The training loop of every stage: evaluate, update, record and checkpoint. A killed run resumes from the
+//! checkpoint with the same result as an uninterrupted one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,60 +13,71 @@ use super::config::Schedule;
 use super::optimiser::{AdamW, Gradients};
 use crate::error::{Error, Result};
 use crate::family::native;
-use crate::kernels::pool::in_the_pool;
+use crate::kernels::threads::on_rayon;
 
-/// What a stage minimises. Immutable but for its parameters, so that a step is a pure function of them and its number:
-/// where the data stand is the number of the step.
+/// Objective that a stage minimises. Only its parameters change, so a step is a pure function of them and of
+/// its number; the number also determines the data.
 pub trait Objective: Sync {
-    /// The stage's name, which its files bear.
+    /// Name of the stage and of its files.
     fn name(&self) -> &'static str;
 
-    /// What is trained, by name.
+    /// Trained parameters by name.
     fn parameters(&self) -> BTreeMap<String, Var>;
 
-    /// The gradients of update `step`, and what is recorded of it.
+    /// Computes the gradients and figures of update `step`.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
     fn evaluate(&self, step: u64) -> Result<Evaluation>;
 }
 
-/// Named numbers.
+/// Named numbers of the record.
 pub type Figures = Vec<(&'static str, f64)>;
 
-/// One look at the objective.
+/// Gradients, loss and figures of one update.
 pub struct Evaluation {
+    /// Gradients by parameter name.
     pub gradients: Gradients,
+    /// The loss.
     pub loss: f64,
-    /// Further numbers for the record, the same names at every step.
+    /// Additional numbers for the record, with the same names at every step.
     pub figures: Figures,
-    /// Pictures, clips or rows that were seen.
+    /// Number of pictures, clips or sequences in the batch.
     pub examples: usize,
 }
 
-/// What an onlooker is told after every update.
+/// Progress report after an update.
 pub struct Progress<'a> {
+    /// Name of the stage.
     pub stage: &'a str,
-    /// Updates done, of `steps`.
+    /// Number of finished updates.
     pub step: u64,
+    /// Number of all updates of the stage.
     pub steps: u64,
+    /// Loss of this update.
     pub loss: f64,
+    /// Figures of this update.
     pub figures: &'a [(&'static str, f64)],
     /// Examples per second of this update.
     pub throughput: f64,
 }
 
-/// Trains `objective` to the end of its schedule in `folder`: from the checkpoint there, if there is one.
+/// Trains `objective` to the end of its schedule. It resumes from the checkpoint in `folder`, if there is
+/// one.
 ///
-/// `NAME.safetensors` is the newest checkpoint, `NAME.csv` the record: one row per update. After a `kill -9` the run
-/// goes on from the checkpoint, and the record is that of an unbroken run but for its last column, the seconds.
+/// `NAME.safetensors` is the newest checkpoint and `NAME.csv` the record, with one row per update. After a
+/// `kill -9` the run resumes from the checkpoint, and its record equals that of an uninterrupted run except
+/// for the last column, the seconds.
 ///
 /// # Errors
-/// The loss is no longer a number, the checkpoint belongs to another configuration (`fingerprint`), or a file cannot be
-/// written.
+/// The loss is not finite, the checkpoint belongs to another configuration (`fingerprint`), or a file cannot
+/// be written.
 pub fn optimise(
     objective: &dyn Objective,
     schedule: &Schedule,
     folder: &Path,
     fingerprint: &str,
-    watch: &mut dyn FnMut(&Progress),
+    on_progress: &mut dyn FnMut(&Progress),
 ) -> Result<()> {
     let name = objective.name();
     let mut optimiser = AdamW::new(schedule.optimiser, schedule.steps, &objective.parameters())?;
@@ -78,7 +89,7 @@ pub fn optimise(
     let mut record = Record::open(folder.join(format!("{name}.csv")), first)?;
     for step in first..schedule.steps {
         let start = Instant::now();
-        let (loss, norm, figures, examples) = in_the_pool(|| {
+        let (loss, norm, figures, examples) = on_rayon(|| {
             let Evaluation { gradients, loss, figures, examples } = objective.evaluate(step)?;
             Ok::<_, Error>((loss, optimiser.update(step, gradients)?, figures, examples))
         })?;
@@ -96,7 +107,7 @@ pub fn optimise(
         record.write(step, columns, seconds)?;
         let throughput = examples as f64 / seconds;
         let done = step + 1;
-        watch(&Progress {
+        on_progress(&Progress {
             stage: name,
             step: done,
             steps: schedule.steps,
@@ -121,19 +132,20 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> Error {
     move |e| failed(format!("{path}: {e}"))
 }
 
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Writes a file so that readers find the old or the new content, never a part.
+pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     native::write_whole(path, bytes).map_err(at(path))
 }
 
-/// Whether a run of `fingerprint` may go on from the checkpoint of a stage, if there is one.
+/// Checks that a run with `fingerprint` can resume from the checkpoint of a stage, if there is one.
 ///
 /// # Errors
-/// It belongs to another configuration, or is none.
-pub(super) fn belongs(folder: &Path, stage: &str, fingerprint: &str) -> Result<()> {
+/// The checkpoint belongs to another configuration, or is malformed.
+pub(super) fn check_checkpoint(folder: &Path, stage: &str, fingerprint: &str) -> Result<()> {
     Checkpoint { path: folder.join(format!("{stage}.safetensors")), fingerprint }.read().map(drop)
 }
 
-/// Where a stage's state is kept between updates.
+/// File that keeps the state of a stage between updates.
 struct Checkpoint<'a> {
     path: PathBuf,
     fingerprint: &'a str,
@@ -144,14 +156,14 @@ const FINGERPRINT: &str = "fingerprint";
 
 impl Checkpoint<'_> {
     fn write(&self, step: u64, optimiser: &AdamW) -> Result<()> {
-        let about = [(STEP, step.to_string()), (FINGERPRINT, self.fingerprint.to_string())]
+        let metadata = [(STEP, step.to_string()), (FINGERPRINT, self.fingerprint.to_string())]
             .map(|(key, value)| (key.to_string(), value));
-        let bytes = safetensors::serialize(optimiser.state(), Some(about.into()))
+        let bytes = safetensors::serialize(optimiser.state(), Some(metadata.into()))
             .map_err(|e| failed(format!("{}: {e}", self.path.display())))?;
-        write_whole(&self.path, &bytes)
+        write_atomic(&self.path, &bytes)
     }
 
-    /// The number of updates done, and the file's bytes; `None`: there is no checkpoint yet.
+    /// Reads the number of finished updates and the bytes of the file; `None` if there is no checkpoint yet.
     fn read(&self) -> Result<Option<(u64, Vec<u8>)>> {
         let bytes = match fs::read(&self.path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -159,15 +171,15 @@ impl Checkpoint<'_> {
         };
         let (_, header) =
             safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| self.broken(&e.to_string()))?;
-        let about = header.metadata().clone().unwrap_or_default();
-        if about.get(FINGERPRINT).map(String::as_str) != Some(self.fingerprint) {
+        let metadata = header.metadata().clone().unwrap_or_default();
+        if metadata.get(FINGERPRINT).map(String::as_str) != Some(self.fingerprint) {
             return Err(self.broken(
-                "this checkpoint was made with another configuration; train in another folder, or delete it and those of \
-                 the stages after it",
+                "the checkpoint belongs to another configuration; train in another folder, or delete it and those of the \
+                 later stages",
             ));
         }
-        let step = about.get(STEP).and_then(|s| s.parse().ok());
-        let step = step.ok_or_else(|| self.broken("it does not say how many updates were done"))?;
+        let step = metadata.get(STEP).and_then(|s| s.parse().ok());
+        let step = step.ok_or_else(|| self.broken("the checkpoint has no number of updates"))?;
         Ok(Some((step, bytes)))
     }
 
@@ -175,7 +187,7 @@ impl Checkpoint<'_> {
         failed(format!("{}: {reason}", self.path.display()))
     }
 
-    /// The number of updates done.
+    /// Restores the state and returns the number of finished updates.
     fn restore(&self, optimiser: &mut AdamW) -> Result<u64> {
         let Some((step, bytes)) = self.read()? else { return Ok(0) };
         let state: BTreeMap<String, Tensor> =
@@ -185,7 +197,7 @@ impl Checkpoint<'_> {
     }
 }
 
-/// The table of a stage: a row per update.
+/// CSV record of a stage, with one row per update.
 struct Record {
     path: PathBuf,
     file: BufWriter<File>,
@@ -193,7 +205,8 @@ struct Record {
 }
 
 impl Record {
-    /// Keeps the rows of the first `steps` updates: later ones were written after the checkpoint and come again.
+    /// Opens the record and keeps the rows of the first `steps` updates. Later rows were written after the
+    /// checkpoint, and the resumed run writes them again.
     fn open(path: PathBuf, steps: u64) -> Result<Self> {
         let text = match fs::read_to_string(&path) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -202,7 +215,7 @@ impl Record {
         let kept: String =
             text.split_inclusive('\n').take(if steps == 0 { 0 } else { steps as usize + 1 }).collect();
         let empty = kept.is_empty();
-        write_whole(&path, kept.as_bytes())?;
+        write_atomic(&path, kept.as_bytes())?;
         let file = File::options().append(true).open(&path).map_err(at(&path))?;
         Ok(Self { path, file: BufWriter::new(file), empty })
     }

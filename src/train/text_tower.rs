@@ -1,4 +1,4 @@
-//! The text tower of contrastive pre-training: a frozen sentence encoder of the BERT type, its last hidden states
+//! Text tower of contrastive pre-training: a frozen BERT sentence encoder with its last hidden states
 //! averaged over the tokens.
 
 use std::path::Path;
@@ -13,13 +13,13 @@ use tokenizers::{Encoding, Tokenizer, TruncationParams};
 use crate::error::{Error, Result};
 use crate::weights::{Quantization, Rename, Weights};
 
-/// Tokens of a text that are read, its first and last special token among them.
+/// Longest text in tokens, special tokens included. Longer texts are truncated.
 const MAX_TOKENS: usize = 256;
 
-/// Texts per pass. They come sorted by length, so that few tokens of a pass are padding.
+/// Texts per pass. They are sorted by length, so that a pass contains little padding.
 const BATCH: usize = 32;
 
-/// A frozen sentence encoder of the BERT type.
+/// Frozen BERT sentence encoder.
 pub struct TextTower {
     tokenizer: Tokenizer,
     model: BertModel,
@@ -30,7 +30,7 @@ impl TextTower {
     /// Opens a directory with `config.json`, `tokenizer.json` and `model.safetensors`.
     ///
     /// # Errors
-    /// A file is missing or malformed, or they do not fit together; the message names the file.
+    /// A file is missing or malformed, or the files do not fit together; the message names the file.
     pub fn open(directory: &Path, device: &Device) -> Result<Self> {
         let config = read_config(&directory.join("config.json"))?;
         let tokenizer = read_tokenizer(&directory.join("tokenizer.json"), &config)?;
@@ -38,16 +38,16 @@ impl TextTower {
         Ok(Self { tokenizer, model, width: config.hidden_size })
     }
 
-    /// The width of a text's vector.
+    /// d, the width of a text vector.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The mean of the last hidden states of every text: (n, d) in f32, in the order of `texts`, not normalised and
-    /// without a gradient. A text's vector does not depend on the others.
+    /// Encodes texts as the mean of their last hidden states: (n, d) in f32, in the order of `texts`, not
+    /// normalised and without a gradient. The vector of a text does not depend on the others.
     ///
     /// # Errors
-    /// The tokenizer refuses a text or makes no token of it.
+    /// The tokenizer refuses a text, or a text has no tokens.
     pub fn encode(&self, texts: &[impl AsRef<str>]) -> Result<Tensor> {
         let refused = |e: tokenizers::Error| Error::Tokenizer(e.to_string());
         let encode = |text| self.tokenizer.encode_fast(text, true).map_err(refused);
@@ -71,7 +71,7 @@ impl TextTower {
         Ok(Tensor::cat(&means, 0)?.index_select(&places, 0)?.detach())
     }
 
-    /// One pass: (n, d).
+    /// Encodes one batch: (n, d).
     fn means(&self, batch: &[Encoding]) -> Result<Tensor> {
         let longest = batch.iter().map(Encoding::len).max().unwrap_or(0);
         let padded = |of: fn(&Encoding) -> &[u32]| {
@@ -111,7 +111,7 @@ fn read_tokenizer(path: &Path, config: &Config) -> Result<Tokenizer> {
     if greatest >= config.vocab_size {
         return Err(bad(format!("id {greatest} is beyond the model's {} tokens", config.vocab_size)));
     }
-    // The file carries the limits of its first user.
+    // The file contains truncation and padding settings of its publisher.
     let max_length = MAX_TOKENS.min(config.max_position_embeddings);
     let truncation = TruncationParams { max_length, ..TruncationParams::default() };
     tokenizer.with_truncation(Some(truncation)).map_err(|e| bad(e.to_string()))?.with_padding(None);
@@ -119,41 +119,41 @@ fn read_tokenizer(path: &Path, config: &Config) -> Result<Tokenizer> {
 }
 
 fn read_model(path: &Path, config: &Config, device: &Device) -> Result<BertModel> {
-    // The pooler answers BERT's own second task; the positions are 0, 1, 2, ..
+    // The pooler serves the next-sentence task of BERT, and the position ids are 0, 1, 2, ..
     let rename = |name: &str| match name {
         "embeddings.position_ids" | "pooler.dense.weight" | "pooler.dense.bias" => Rename::Ignore,
         _ => Rename::To(name.into()),
     };
     let weights = Weights::open(&[path.into()], device, DType::F32, Quantization::Keep, &rename)?;
-    let refusal = Arc::default();
-    let answers = Answers { weights: weights.clone(), refusal: Arc::clone(&refusal) };
-    let names = VarBuilder::from_backend(Box::new(answers), DType::F32, device.clone());
+    let first_error = Arc::default();
+    let backend = WeightsBackend { weights: weights.clone(), first_error: Arc::clone(&first_error) };
+    let names = VarBuilder::from_backend(Box::new(backend), DType::F32, device.clone());
     let model = BertModel::load(names, config);
-    if let Some(refusal) = refusal.lock().expect("refusal lock").take() {
-        return Err(refusal);
+    if let Some(error) = first_error.lock().expect("error lock").take() {
+        return Err(error);
     }
     weights.finish()?;
     Ok(model?)
 }
 
-/// Our weights as candle's models ask for them.
-struct Answers {
+/// Adapter from [`Weights`] to the backend interface of candle's models.
+struct WeightsBackend {
     weights: Weights,
-    /// The first error as it was: candle asks again under other names, and keeps only the text.
-    refusal: Arc<Mutex<Option<Error>>>,
+    /// The first error. candle tries other names after an error and keeps only its text.
+    first_error: Arc<Mutex<Option<Error>>>,
 }
 
-impl SimpleBackend for Answers {
+impl SimpleBackend for WeightsBackend {
     fn get(&self, shape: Shape, name: &str, init: Init, _: DType, _: &Device) -> candle_core::Result<Tensor> {
         self.weights.get(shape, name, init).map_err(|error| {
-            let told = candle_core::Error::msg(&error);
-            self.refusal.lock().expect("refusal lock").get_or_insert(error);
-            told
+            let message = candle_core::Error::msg(&error);
+            self.first_error.lock().expect("error lock").get_or_insert(error);
+            message
         })
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        candle_core::bail!("`{name}` was asked for without a shape")
+        candle_core::bail!("`{name}` was requested without a shape")
     }
 
     fn contains_tensor(&self, _: &str) -> bool {

@@ -1,13 +1,14 @@
-//! What a packet says about itself in its first bytes: may decoding start here, and does any other frame need it.
+//! Properties of a packet from its first bytes: can decoding start here, and does any other frame need it.
 //!
-//! Containers answer only the first question, and not always truthfully: FFmpeg marks H.264 recovery points (gradual
-//! refresh, open GOPs) as key packets too, and decoding from one is not bit-equal to decoding from the beginning.
-//! So the bitstream is asked. Whatever cannot be read here is "no": decoded, and never started from.
+//! Containers answer only the first question, and their answer can be wrong. FFmpeg also marks H.264 recovery
+//! points (gradual refresh, open GOPs) as key packets, and decoding from one is not bit-equal to decoding
+//! from the beginning. This module therefore parses the bitstream. If it cannot parse a packet, the answer to
+//! both questions is "no": the packet is decoded, and decoding never starts at it.
 
-/// How packets of a codec are read.
+/// Bitstream syntax of a codec: selects the parser for its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Syntax {
-    /// NAL units after a length of so many bytes, or after start codes when 0.
+    /// NAL units, each after a length field of `length_size` bytes, or after a start code if it is 0.
     H264 {
         length_size: usize,
     },
@@ -22,25 +23,27 @@ pub(super) enum Syntax {
     Mpeg2,
     /// Every packet is a whole picture.
     Intra,
-    /// Nothing is known: all packets are decoded in order.
+    /// Unknown syntax: all packets are decoded in order.
     Opaque,
 }
 
-/// What the scan keeps of a packet's content.
+/// Properties of a packet that the plan needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Content {
-    /// Decoding can start here, and all frames that follow in presentation order are exact.
+pub(super) struct PacketProperties {
+    /// Decoding can start here, and every frame that follows in presentation order is exact.
     pub random_access: bool,
-    /// No other frame needs this one: without it all others are the same. HEVC says so per temporal layer (below).
+    /// No other frame refers to this one, so the others do not change without it. In HEVC this holds within
+    /// the temporal layer (below) only.
     pub disposable: bool,
-    /// Decoded for others' sake and never presented (VP8's alternate reference frames have packets of their own).
+    /// Decoded as a reference and never presented (VP8 alternate reference frames have their own packets).
     pub invisible: bool,
-    /// HEVC: the temporal layer. A layer's unreferenced pictures may still serve the layers above it.
+    /// HEVC temporal layer. The layers above it can still refer to its unreferenced pictures.
     pub layer: u8,
 }
 
 impl Syntax {
-    /// From FFmpeg's codec name and the extra data of the stream (avcC, hvcC, or start codes).
+    /// Chooses the syntax by FFmpeg's codec name and the extra data of the stream (avcC, hvcC, or start
+    /// codes).
     pub(super) fn new(codec: &str, extra: &[u8]) -> Self {
         let configured = |at: usize| match extra {
             [1, ..] if extra.len() > at => usize::from(extra[at] & 3) + 1,
@@ -59,14 +62,17 @@ impl Syntax {
         }
     }
 
-    /// `key` is what the container says; the packet can only take it back, except that nothing is asked of `Intra`.
-    pub(super) fn read(self, packet: &[u8], key: bool) -> Content {
-        let start =
-            |random_access: bool| Content { random_access: random_access && key, ..Content::default() };
+    /// Reads the properties of `packet`. `key` is the container's key flag: the packet can only clear it,
+    /// except that `Intra` packets always allow random access.
+    pub(super) fn read(self, packet: &[u8], key: bool) -> PacketProperties {
+        let start = |random_access: bool| PacketProperties {
+            random_access: random_access && key,
+            ..PacketProperties::default()
+        };
         match self {
             Syntax::H264 { length_size } => h264(packet, length_size, key),
             Syntax::Hevc { length_size } => hevc(packet, length_size, key),
-            Syntax::Vp8 => Content {
+            Syntax::Vp8 => PacketProperties {
                 invisible: packet.first().is_some_and(|b| b >> 4 & 1 == 0),
                 ..start(packet.first().is_some_and(|b| b & 1 == 0))
             },
@@ -74,13 +80,15 @@ impl Syntax {
             Syntax::Av1 => start(av1_key(packet)),
             Syntax::Mpeg4 => mpeg_picture(packet, 0xb6, |head| head[0] >> 6, [0, 2], key),
             Syntax::Mpeg2 => mpeg_picture(packet, 0x00, |head| head[1] >> 3 & 7, [1, 3], key),
-            Syntax::Intra => Content { random_access: true, disposable: true, ..Content::default() },
-            Syntax::Opaque => Content::default(),
+            Syntax::Intra => {
+                PacketProperties { random_access: true, disposable: true, ..PacketProperties::default() }
+            }
+            Syntax::Opaque => PacketProperties::default(),
         }
     }
 }
 
-fn h264(packet: &[u8], length_size: usize, key: bool) -> Content {
+fn h264(packet: &[u8], length_size: usize, key: bool) -> PacketProperties {
     let (mut slices, mut idr, mut referenced, mut sets) = (0, 0, false, false);
     let whole = nal_units(packet, length_size, |nal| match nal[0] & 31 {
         kind @ (1..=5) => {
@@ -88,18 +96,18 @@ fn h264(packet: &[u8], length_size: usize, key: bool) -> Content {
             idr += usize::from(kind == 5);
             referenced |= nal[0] & 0x60 != 0;
         }
-        // Parameter sets and ends of sequences serve later frames whatever this one is.
+        // Later frames need parameter sets and end-of-sequence units even if they do not need this picture.
         7 | 8 | 10 | 11 | 13 | 15 => sets = true,
         _ => {}
     });
-    Content {
+    PacketProperties {
         random_access: key && slices > 0 && idr == slices,
         disposable: whole && slices > 0 && !referenced && !sets,
-        ..Content::default()
+        ..PacketProperties::default()
     }
 }
 
-fn hevc(packet: &[u8], length_size: usize, key: bool) -> Content {
+fn hevc(packet: &[u8], length_size: usize, key: bool) -> PacketProperties {
     let (mut slices, mut starts, mut referenced, mut sets, mut layer) = (0, 0, false, false, 0);
     let whole = nal_units(packet, length_size, |nal| {
         match nal[0] >> 1 & 63 {
@@ -114,7 +122,7 @@ fn hevc(packet: &[u8], length_size: usize, key: bool) -> Content {
             _ => {}
         }
     });
-    Content {
+    PacketProperties {
         random_access: key && slices > 0 && starts == slices,
         disposable: whole && slices > 0 && !referenced && !sets,
         layer,
@@ -122,14 +130,15 @@ fn hevc(packet: &[u8], length_size: usize, key: bool) -> Content {
     }
 }
 
-/// Calls `see` with every non-empty NAL unit; false when the packet is not a clean sequence of them.
-fn nal_units(packet: &[u8], length_size: usize, mut see: impl FnMut(&[u8])) -> bool {
+/// Calls `observe` with every non-empty NAL unit. Returns false if the packet is not a clean sequence of NAL
+/// units.
+fn nal_units(packet: &[u8], length_size: usize, mut observe: impl FnMut(&[u8])) -> bool {
     if length_size == 0 {
         let mut rest = after_start_code(packet);
         let found = rest.is_some();
         while let Some(nal) = rest {
             if !nal.is_empty() {
-                see(nal);
+                observe(nal);
             }
             rest = after_start_code(nal);
         }
@@ -143,14 +152,14 @@ fn nal_units(packet: &[u8], length_size: usize, mut see: impl FnMut(&[u8])) -> b
             return false;
         }
         if length > 0 {
-            see(&tail[..length]);
+            observe(&tail[..length]);
         }
         rest = &tail[length..];
     }
     rest.is_empty()
 }
 
-/// The bytes after the next `00 00 01`.
+/// Returns the bytes after the next `00 00 01`.
 fn after_start_code(bytes: &[u8]) -> Option<&[u8]> {
     let mut at = 2;
     while at < bytes.len() {
@@ -164,17 +173,18 @@ fn after_start_code(bytes: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// VP9 uncompressed header: frame marker 2, profile, show_existing_frame 0, frame type 0 = key.
+/// Checks the VP9 uncompressed header for a key frame: frame marker 2, profile, show_existing_frame 0, frame
+/// type 0.
 fn vp9_key(packet: &[u8]) -> bool {
     let Some(&first) = packet.first() else { return false };
     let profile = first >> 5 & 1 | (first >> 4 & 1) << 1;
-    // Profile 3 has a reserved bit more.
+    // Profile 3 has one more reserved bit.
     let shift = if profile == 3 { 2 } else { 3 };
     first >> 6 == 2 && first >> shift & 1 == 0 && first >> (shift - 1) & 1 == 0
 }
 
-/// An AV1 temporal unit that begins with a sequence header and whose first frame is a shown key frame. A key frame
-/// that was hidden before and is shown later (`show_existing_frame`) does not start anything.
+/// Checks for an AV1 temporal unit that begins with a sequence header and has a shown key frame as its first
+/// frame. Decoding cannot start at a key frame that was hidden and is shown later (`show_existing_frame`).
 fn av1_key(packet: &[u8]) -> bool {
     let mut rest = packet;
     let mut sequence = None;
@@ -189,7 +199,7 @@ fn av1_key(packet: &[u8]) -> bool {
         };
         let Some(body) = tail.get(..size) else { return false };
         match (kind, body.first()) {
-            // The reduced still picture header (bit 3) has frames without these flags.
+            // Frames after a reduced still picture header (bit 3) lack these flags.
             (1, Some(first)) => sequence = Some(first >> 3 & 1 == 0),
             (3 | 6, Some(first)) => {
                 let shown_key = first >> 7 == 0 && first >> 5 & 3 == 0 && first >> 4 & 1 == 1;
@@ -213,9 +223,16 @@ fn leb128(bytes: &[u8]) -> Option<(usize, &[u8])> {
     None
 }
 
-/// MPEG pictures: the two bytes after the picture's start code hold its coding type; `[intra, bidirectional]`.
-/// A packet with several pictures (packed B-frames of old AVI files) is neither start nor disposable.
-fn mpeg_picture(packet: &[u8], code: u8, kind: fn(&[u8]) -> u8, types: [u8; 2], key: bool) -> Content {
+/// Reads the MPEG picture coding type from the two bytes after the start code of the picture. `types` are the
+/// values of `[intra, bidirectional]`. A packet with several pictures (packed B-frames in old AVI files)
+/// allows neither random access nor skipping.
+fn mpeg_picture(
+    packet: &[u8],
+    code: u8,
+    kind: fn(&[u8]) -> u8,
+    types: [u8; 2],
+    key: bool,
+) -> PacketProperties {
     let mut found = Vec::new();
     let mut headers = false;
     let mut rest = after_start_code(packet);
@@ -228,11 +245,11 @@ fn mpeg_picture(packet: &[u8], code: u8, kind: fn(&[u8]) -> u8, types: [u8; 2], 
         }
         rest = after_start_code(unit);
     }
-    Content {
+    PacketProperties {
         random_access: key && found == [types[0]],
-        // MPEG-2 pictures carry a 0xb5 extension of their own, so headers cannot count against them there.
+        // Every MPEG-2 picture carries a 0xb5 extension, so headers do not make an MPEG-2 picture necessary.
         disposable: found == [types[1]] && (!headers || code == 0x00),
-        ..Content::default()
+        ..PacketProperties::default()
     }
 }
 
@@ -241,9 +258,9 @@ mod tests {
     use super::*;
 
     fn check(name: &str, syntax: Syntax, packet: &[u8], random_access: bool, disposable: bool, layer: u8) {
-        let expected = Content { random_access, disposable, layer, invisible: false };
+        let expected = PacketProperties { random_access, disposable, layer, invisible: false };
         assert_eq!(syntax.read(packet, true), expected, "{name}");
-        assert!(!Content { random_access: false, ..syntax.read(packet, false) }.random_access);
+        assert!(!PacketProperties { random_access: false, ..syntax.read(packet, false) }.random_access);
     }
 
     #[test]

@@ -1,16 +1,18 @@
-//! The frames that were looked at, on one picture, with their times: for people.
+//! Contact sheet: one picture with thumbnails of the sampled frames and their times.
 
 use image::{Rgb, RgbImage, imageops};
 
 use super::Frame;
 
-/// How a contact sheet is laid out; pixels.
+/// Layout of a contact sheet. Lengths are in pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContactSheet {
-    /// Thumbnails in a row; `None` makes the sheet about as wide as high.
+    /// Thumbnails per row; `None` makes the sheet about as wide as high.
     pub columns: Option<u32>,
-    /// Every thumbnail fits in this square, its aspect ratio kept; smaller frames are not enlarged.
+    /// Side of the square that every thumbnail fits into. The aspect ratio is kept, and smaller frames are
+    /// not enlarged.
     pub thumbnail: u32,
+    /// Gap between thumbnails.
     pub gap: u32,
 }
 
@@ -20,31 +22,31 @@ impl Default for ContactSheet {
     }
 }
 
-/// As many as a person may look through; more would not fit a picture either.
-const MOST_THUMBNAILS: usize = 1000;
+/// Largest number of thumbnails. More are not readable and do not fit into a picture.
+const MAX_THUMBNAILS: usize = 1000;
 const PAPER: Rgb<u8> = Rgb([24, 24, 27]);
 const INK: Rgb<u8> = Rgb([228, 228, 231]);
-/// Each dot of a glyph is a square of so many pixels.
+/// Side of a dot of a glyph in pixels.
 const DOT: u32 = 2;
 const GLYPH: (u32, u32) = (5, 7);
 const LABEL: u32 = GLYPH.1 * DOT + 6;
 
-/// Draws frames row by row with their time (`0:01:02.345`, hours only when there are some) below each.
-/// No frames make an empty sheet of one cell.
+/// Contact sheet under construction: thumbnails row by row with the time below each (`0:01:02.345`, hours
+/// only if needed). Without frames the sheet is one empty cell.
 pub struct Sheet {
     layout: ContactSheet,
     thumbnails: Vec<(f64, RgbImage)>,
 }
 
 impl Sheet {
-    /// A sheet without frames.
+    /// Creates a sheet without frames.
     pub fn new(layout: ContactSheet) -> Self {
         Sheet { layout, thumbnails: Vec::new() }
     }
 
-    /// Keeps a thumbnail of the frame, not the frame; frames beyond the first 1,000 are left off the sheet.
+    /// Adds a thumbnail of a frame. Frames after the first 1,000 are left out.
     pub fn add(&mut self, frame: &Frame) {
-        if self.thumbnails.len() == MOST_THUMBNAILS {
+        if self.thumbnails.len() == MAX_THUMBNAILS {
             return;
         }
         let side = self.layout.thumbnail.max(1);
@@ -56,7 +58,7 @@ impl Sheet {
         self.thumbnails.push((frame.pts, small));
     }
 
-    /// Leaves out every second frame.
+    /// Removes every second thumbnail.
     pub fn halve(&mut self) {
         let mut kept = false;
         self.thumbnails.retain(|_| {
@@ -65,7 +67,7 @@ impl Sheet {
         });
     }
 
-    /// The picture.
+    /// Draws the picture.
     pub fn draw(&self) -> RgbImage {
         let n = self.thumbnails.len().max(1) as u32;
         let gap = self.layout.gap;
@@ -90,19 +92,19 @@ impl Sheet {
     }
 }
 
-/// The frames on one sheet. For frames that should not be in memory together there is [`Sheet`].
+/// Draws frames on one sheet. [`Sheet`] does the same without holding all frames in memory.
 pub fn contact_sheet(frames: &[Frame], layout: ContactSheet) -> RgbImage {
     let mut sheet = Sheet::new(layout);
     frames.iter().for_each(|frame| sheet.add(frame));
     sheet.draw()
 }
 
-/// Room for `0:00:00.000`.
+/// Width of a label, enough for `0:00:00.000`.
 fn label_width() -> u32 {
     11 * (GLYPH.0 + 1) * DOT
 }
 
-/// `m:ss.mmm`, or `h:mm:ss.mmm` from an hour on.
+/// Formats a time as `m:ss.mmm`, or as `h:mm:ss.mmm` from an hour on.
 fn clock(seconds: f64) -> String {
     let millis = (seconds.max(0.0) * 1000.0).round() as u64;
     let (h, m, s, ms) = (millis / 3_600_000, millis / 60_000 % 60, millis / 1000 % 60, millis % 1000);
@@ -152,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clocks() {
+    fn formats_times() {
         let check = |seconds: f64, text: &str| assert_eq!(clock(seconds), text);
         check(0.0, "0:00.000");
         check(1.0016, "0:01.002");
@@ -161,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn every_second_frame_is_left_out() {
+    fn halve_removes_every_second_frame() {
         let mut sheet = Sheet::new(ContactSheet::default());
         for n in 0..5 {
             sheet.add(&Frame { pts: f64::from(n), image: RgbImage::new(8, 8) });
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn layout() {
+    fn lays_out_a_grid() {
         let frames: Vec<Frame> =
             (0..5).map(|i| Frame { pts: f64::from(i), image: RgbImage::new(320 + i, 180) }).collect();
         let sheet = contact_sheet(&frames, ContactSheet { columns: Some(3), thumbnail: 160, gap: 4 });

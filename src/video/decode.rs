@@ -1,8 +1,9 @@
-//! The only place that calls FFmpeg: packets -> the frames of a sampling.
+//! Packets -> the frames of a sampling. FFmpeg is called only here and in the folder below.
 //!
-//! The scan (`scan.rs`) knows the time of every frame, so the sampling picks frames before anything is decoded, and
-//! the plan (`plan.rs`) says which packets they need. Should a frame not come out as promised, all that follows from
-//! that segment on is decoded in full, and each remaining target takes the first frame at or after it.
+//! The scan (`scan.rs`) knows the time of every frame, so the sampling selects frames before any decoding,
+//! and the plan (`plan.rs`) lists the packets that they need. If the decoder does not return a predicted
+//! frame, every packet from that segment on is decoded, and each remaining target gets the first frame at or
+//! after it.
 
 mod convert;
 mod open;
@@ -15,46 +16,46 @@ use ffmpeg::{Packet, frame};
 use ffmpeg_next as ffmpeg;
 
 use self::convert::Converter;
-pub(super) use self::open::Source;
-use self::open::{Demuxer, Header};
-use self::scan::{Scan, Shown};
+pub(super) use self::open::SourceFile;
+use self::open::{Demuxer, StreamHeader};
+use self::scan::{PresentedFrame, Scan};
 use super::plan::{self, Plan};
 use super::{Frame, FrameSampling, Summary, VideoInfo, VideoLimits, Warning};
 use crate::error::VideoError;
 
 /// Ticks -> seconds.
 fn seconds(ticks: i64, (numerator, denominator): (i64, i64)) -> f64 {
-    // One rounding only, so that times and targets that are equal as fractions are equal here.
+    // A single rounding: times and targets that are equal as fractions stay equal.
     (i128::from(ticks) * i128::from(numerator)) as f64 / denominator as f64
 }
 
-/// A scanned video, ready to be sampled any number of times, also at the same time.
+/// A scanned video. It can be sampled any number of times, also concurrently.
 pub(super) struct Stream {
-    source: Source,
+    source: SourceFile,
     limits: VideoLimits,
-    header: Header,
+    header: StreamHeader,
     scan: Arc<Scan>,
-    /// Of `scan.shown`, in seconds since the first.
+    /// Times of `scan.presented`, in seconds since the first frame.
     times: Vec<f64>,
 }
 
 impl Stream {
-    pub(super) fn open(source: Source, limits: &VideoLimits) -> Result<(Self, VideoInfo), VideoError> {
+    pub(super) fn open(source: SourceFile, limits: &VideoLimits) -> Result<(Self, VideoInfo), VideoError> {
         let (header, scan) = scan::scan(&source, limits)?;
-        let zero = scan.shown[0].pts;
-        let times: Vec<f64> =
-            scan.shown.iter().map(|s| seconds(s.pts.saturating_sub(zero), header.time_base)).collect();
+        let first_pts = scan.presented[0].pts;
+        let time = |frame: &PresentedFrame| seconds(frame.pts.saturating_sub(first_pts), header.time_base);
+        let times: Vec<f64> = scan.presented.iter().map(time).collect();
         let info = info(&source, &header, &scan, &times);
         Ok((Stream { source, limits: limits.clone(), header, scan: Arc::new(scan), times }, info))
     }
 
     pub(super) fn frames(&self, sampling: &FrameSampling, full: bool) -> Result<Frames, VideoError> {
-        let picks = sampling.pick(&self.times)?;
-        let wanted: Vec<Shown> = picks.frames.iter().map(|i| self.scan.shown[*i]).collect();
-        let packets: Vec<usize> = wanted.iter().map(|s| s.packet).collect();
+        let selection = sampling.select(&self.times)?;
+        let wanted: Vec<PresentedFrame> = selection.frames.iter().map(|i| self.scan.presented[*i]).collect();
+        let packets: Vec<usize> = wanted.iter().map(|frame| frame.packet).collect();
         let full = full || self.scan.derived;
         let plan = if full { Plan::default() } else { plan::plan(&self.scan.packets, &packets) };
-        let decoded = if full { self.scan.packets.len() } else { plan.sent() } as u64;
+        let decoded = if full { self.scan.packets.len() } else { plan.packets_to_send() } as u64;
         if decoded > self.limits.max_decoded_frames {
             return Err(VideoError::TooManyDecodedFrames {
                 path: self.source.path.clone(),
@@ -63,23 +64,23 @@ impl Stream {
             });
         }
         let (demuxer, _) = Demuxer::open(&self.source, &self.limits)?;
-        let decoder = Decoder::new(&demuxer, &self.source, &self.limits)?;
+        let decoder = VideoDecoder::new(&demuxer, &self.source, &self.limits)?;
         let mut warnings = self.scan.warnings.clone();
-        if picks.left_out > 0 {
-            warnings.push(Warning::LeftOut { frames: picks.left_out });
+        if selection.left_out > 0 {
+            warnings.push(Warning::LeftOut { frames: selection.left_out });
         }
         Ok(Frames {
             source: self.source.clone(),
             limits: self.limits.clone(),
             time_base: self.header.time_base,
-            zero: self.scan.shown[0].pts,
+            first_pts: self.scan.presented[0].pts,
             packets: self.scan.packets.len(),
             demuxer,
             decoder,
             converter: Converter::new(self.header.orientation),
-            clock: Clock { derived: self.scan.derived, last: None },
-            wanted: wanted.iter().map(|s| s.pts).collect(),
-            picked: 0,
+            clock: FrameClock { derived: self.scan.derived, last: None },
+            wanted: wanted.iter().map(|frame| frame.pts).collect(),
+            converted: 0,
             plan,
             mode: if full { Mode::Full } else { Mode::Planned { segment: 0 } },
             at: 0,
@@ -92,7 +93,7 @@ impl Stream {
     }
 }
 
-fn info(source: &Source, header: &Header, scan: &Scan, times: &[f64]) -> VideoInfo {
+fn info(source: &SourceFile, header: &StreamHeader, scan: &Scan, times: &[f64]) -> VideoInfo {
     let (mut width, mut height) = scan.size;
     if header.orientation.swaps_sides() {
         (width, height) = (height, width);
@@ -108,20 +109,20 @@ fn info(source: &Source, header: &Header, scan: &Scan, times: &[f64]) -> VideoIn
         duration: span + seconds(scan.last_duration, header.time_base),
         frames,
         average_fps,
-        start_pts: seconds(scan.shown[0].pts, header.time_base),
+        start_pts: seconds(scan.presented[0].pts, header.time_base),
     }
 }
 
-/// A frame's time in ticks.
+/// Assigns each decoded frame its time in ticks.
 #[derive(Debug, Default)]
-struct Clock {
-    /// Times are missing: take FFmpeg's best guess, and one tick after the last frame where it has none, so that
-    /// every pass over the file gives every frame the same time of its own.
+struct FrameClock {
+    /// Some pts are missing. The clock then uses FFmpeg's best guess, or one tick after the last frame if
+    /// there is none. Every pass over the file gives a frame the same, unique time.
     derived: bool,
     last: Option<i64>,
 }
 
-impl Clock {
+impl FrameClock {
     fn tick(&mut self, picture: &frame::Video) -> i64 {
         let next = self.last.map_or(0, |last| last.saturating_add(1));
         let tick = match (self.derived, picture.pts()) {
@@ -133,24 +134,24 @@ impl Clock {
     }
 }
 
-struct Decoder {
+struct VideoDecoder {
     video: ffmpeg::decoder::Video,
     /// Packets that the decoder refused.
     errors: u64,
 }
 
-impl Decoder {
-    fn new(demuxer: &Demuxer, source: &Source, limits: &VideoLimits) -> Result<Self, VideoError> {
+impl VideoDecoder {
+    fn new(demuxer: &Demuxer, source: &SourceFile, limits: &VideoLimits) -> Result<Self, VideoError> {
         let video = demuxer.decoder(limits).map_err(|e| VideoError::Decode {
             path: source.path.clone(),
             at: 0.0,
             reason: e.to_string(),
         })?;
-        Ok(Decoder { video, errors: 0 })
+        Ok(VideoDecoder { video, errors: 0 })
     }
 
-    /// `None` asks for all frames that are still inside. A packet that does not decode is counted, no more: the
-    /// frames around it are still worth having.
+    /// Sends a packet; `None` drains the frames that the decoder still holds. A packet that does not decode
+    /// is only counted, because the frames around it are still useful.
     fn send(&mut self, packet: Option<&Packet>) {
         let result = match packet {
             Some(packet) => self.video.send_packet(packet),
@@ -168,7 +169,7 @@ impl Decoder {
                 Err(ffmpeg::Error::Eof | ffmpeg::Error::Other { errno: ffmpeg::ffi::EAGAIN }) => {
                     return false;
                 }
-                // Each such error belongs to one packet that went in, so this ends.
+                // Each of these errors belongs to one sent packet, so the loop ends.
                 Err(_) => self.errors += 1,
             }
         }
@@ -176,31 +177,32 @@ impl Decoder {
 }
 
 enum Mode {
-    /// Following the plan, in the segment of this number.
+    /// Decodes the segment of this index of the plan.
     Planned { segment: usize },
-    /// Every packet from here on is decoded.
+    /// Decodes every packet from here on.
     Full,
 }
 
-/// The frames of one sampling.
+/// Iterator state for the frames of one sampling.
 pub(super) struct Frames {
-    source: Source,
+    source: SourceFile,
     limits: VideoLimits,
     time_base: (i64, i64),
     /// pts of the first presented frame.
-    zero: i64,
-    /// Packets in the stream.
+    first_pts: i64,
+    /// Number of packets in the stream.
     packets: usize,
     demuxer: Demuxer,
-    decoder: Decoder,
+    decoder: VideoDecoder,
     converter: Converter,
-    clock: Clock,
-    /// pts of the frames that are still to come, ascending.
+    clock: FrameClock,
+    /// pts of the selected frames that are not decoded yet, ascending.
     wanted: VecDeque<i64>,
-    picked: usize,
+    /// Frames converted so far, those in `ready` included.
+    converted: usize,
     plan: Plan,
     mode: Mode,
-    /// Index of the packet that `demuxer` gives next.
+    /// Index of the packet that `demuxer` returns next.
     at: usize,
     ready: VecDeque<Frame>,
     size: Option<(u32, u32)>,
@@ -209,7 +211,7 @@ pub(super) struct Frames {
     warnings: Vec<Warning>,
 }
 
-/// A frame came out that the plan did not expect, or one did not come out that it did.
+/// The decoder returned a frame that the plan did not expect, or did not return one that it expected.
 struct Mismatch;
 
 impl Frames {
@@ -236,16 +238,15 @@ impl Frames {
         if self.done && !self.wanted.is_empty() {
             warnings.push(Warning::MissingFrames { frames: self.wanted.len() });
         }
-        let picked = (self.picked - self.ready.len()) as u64;
         Summary {
-            picked,
+            picked: (self.converted - self.ready.len()) as u64,
             decoded: self.sent,
             skipped: (self.packets as u64).saturating_sub(self.sent),
             warnings,
         }
     }
 
-    /// One packet further.
+    /// Processes one packet.
     fn step(&mut self) -> Result<(), VideoError> {
         let segment = match self.mode {
             Mode::Full => return self.step_full(),
@@ -262,10 +263,10 @@ impl Frames {
         if let Some(packet) = packet.as_ref().filter(|_| index >= current.first && self.plan.send[index]) {
             outcome = self.send(Some(packet))?;
         }
-        // The demuxer ending early is a mismatch too: the drained segment lacks frames.
+        // A demuxer that ends early is also a mismatch: the drained segment lacks frames.
         if outcome.is_ok() && (packet.is_none() || index >= current.last) {
             outcome = self.send(None)?;
-            if self.picked < current.wanted_until {
+            if self.converted < current.wanted_until {
                 outcome = Err(Mismatch);
             }
             self.decoder.video.flush();
@@ -281,15 +282,17 @@ impl Frames {
         let packet = self.demuxer.next();
         self.at += 1;
         let ended = packet.is_none();
-        // In this mode no frame is unexpected.
+        // In this mode no frame is a mismatch.
         let _ = self.send(packet.as_ref())?;
         self.done = ended;
         Ok(())
     }
 
     fn decode_in_full_from(&mut self, index: usize) -> Result<(), VideoError> {
-        let from =
-            self.wanted.front().map_or(0.0, |pts| seconds(pts.saturating_sub(self.zero), self.time_base));
+        let from = self
+            .wanted
+            .front()
+            .map_or(0.0, |pts| seconds(pts.saturating_sub(self.first_pts), self.time_base));
         self.warnings.push(Warning::FullDecode { from });
         (self.demuxer, _) = Demuxer::open(&self.source, &self.limits)?;
         self.at = 0;
@@ -301,11 +304,12 @@ impl Frames {
         Ok(())
     }
 
-    /// Sends a packet, or `None` to drain, and takes the frames that come out.
+    /// Sends a packet, or `None` to drain, and converts the selected frames among those that the decoder
+    /// returns.
     fn send(&mut self, packet: Option<&Packet>) -> Result<Result<(), Mismatch>, VideoError> {
         if packet.is_some() {
             self.sent += 1;
-            // More than planned only after a mismatch; the limit holds for the pass as a whole.
+            // After a mismatch more packets are sent than planned. The limit applies to the whole pass.
             if self.sent > self.limits.max_decoded_frames {
                 return Err(VideoError::TooManyDecodedFrames {
                     path: self.source.path.clone(),
@@ -328,13 +332,14 @@ impl Frames {
             while self.wanted.front().is_some_and(|wanted| *wanted <= pts) {
                 self.wanted.pop_front();
             }
-            self.take(&picture, pts)?;
+            self.push_frame(&picture, pts)?;
         }
         Ok(Ok(()))
     }
 
-    fn take(&mut self, picture: &frame::Video, pts: i64) -> Result<(), VideoError> {
-        let at = seconds(pts.saturating_sub(self.zero), self.time_base);
+    /// Converts a picture to RGB and appends it to `ready`.
+    fn push_frame(&mut self, picture: &frame::Video, pts: i64) -> Result<(), VideoError> {
+        let at = seconds(pts.saturating_sub(self.first_pts), self.time_base);
         let (width, height) = (picture.width(), picture.height());
         self.limits.check_pixels(&self.source.path, width, height)?;
         if self.size.replace((width, height)).is_some_and(|last| last != (width, height)) {
@@ -344,7 +349,7 @@ impl Frames {
         let image =
             self.converter.rgb(picture).map_err(|reason| VideoError::Decode { path: path(), at, reason })?;
         self.ready.push_back(Frame { pts: at, image });
-        self.picked += 1;
+        self.converted += 1;
         Ok(())
     }
 }

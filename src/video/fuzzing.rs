@@ -1,18 +1,18 @@
-//! For `fuzz/`: parsers of outside bytes that are no part of the API.
+//! Entry points for `fuzz/`: parsers of untrusted bytes that are not part of the API.
 
 use super::bitstream::Syntax;
-use super::sniff::{HEAD, promised_length, sniff};
+use super::sniff::{HEAD_BYTES, declared_length, sniff};
 
-/// What a file is by its first bytes, and how long it says that it is.
+/// Detects the format of a file from its first bytes and reads the length that it declares.
 pub fn first_bytes(bytes: &[u8]) {
-    let head = &bytes[..bytes.len().min(HEAD)];
-    std::hint::black_box((sniff(head), promised_length(head)));
+    let head = &bytes[..bytes.len().min(HEAD_BYTES)];
+    std::hint::black_box((sniff(head), declared_length(head)));
 }
 
-/// What a packet says about itself.
+/// Reads the properties of a packet.
 pub fn packet(codec: &str, extra: &[u8], packet: &[u8], key: bool) {
     let syntax = Syntax::new(codec, extra);
-    let content = syntax.read(packet, key);
-    // Nothing is started from that the container does not call a start.
-    assert!(key || !content.random_access || syntax == Syntax::Intra, "{syntax:?}: {content:?}");
+    let properties = syntax.read(packet, key);
+    // Decoding starts only at packets that the container marks as key.
+    assert!(key || !properties.random_access || syntax == Syntax::Intra, "{syntax:?}: {properties:?}");
 }

@@ -1,8 +1,8 @@
 //! Bytes -> frames.
 //!
-//! [`Video::open`] reads what the file is and scans its packets, within [`VideoLimits`]; [`Video::frames`] gives the
-//! frames of a [`FrameSampling`], one at a time, bit-equal to those of a full decode but with most of the decoding
-//! left out. Images are videos of one frame.
+//! [`Video::open`] detects the format of the file and scans its packets, within [`VideoLimits`].
+//! [`Video::frames`] gives the frames of a [`FrameSampling`], one at a time. They are bit-equal to those of a
+//! full decode, but most packets are never decoded. Images are videos of one frame.
 //!
 //! ```no_run
 //! use flamingo::video::{FrameSampling, Video, VideoLimits};
@@ -50,60 +50,87 @@ use serde::{Deserialize, Serialize};
 pub use contact_sheet::{ContactSheet, Sheet, contact_sheet};
 pub use limits::VideoLimits;
 pub use orientation::Orientation;
-pub use sampling::{FrameSampling, Picks};
+pub use sampling::{FrameSampling, FrameSelection};
 
 use crate::error::VideoError;
 
-/// One picture of a video.
+/// A decoded picture of a video with its time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Frame {
     /// Seconds since the first presented frame.
     pub pts: f64,
-    /// As it is shown (rotation applied), at its native size.
+    /// The pixels as a player shows them (rotation applied), at their native size.
     pub image: RgbImage,
 }
 
-/// What is known of a video once its packets were scanned.
+/// Facts about a video that the packet scan found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
     /// `mov`, `matroska`, `mpegts`, `avi`, or an image format: `png`, `jpeg`, `gif`, `webp`.
     pub container: String,
     /// FFmpeg's name of the codec; for an image the format again.
     pub codec: String,
-    /// Pixels, as shown (after rotation), of the first frame.
+    /// Width of the first frame after rotation, in pixels.
     pub width: u32,
+    /// Height of the first frame after rotation, in pixels.
     pub height: u32,
-    /// How the decoded pictures are turned before they are shown.
+    /// Rotation and mirroring from a decoded picture to the picture that a player shows.
     pub orientation: Orientation,
-    /// Seconds from the first frame to the end of the last one. Zero for an image.
+    /// Seconds from the start of the first frame to the end of the last one. Zero for an image.
     pub duration: f64,
-    /// Frames that are presented, as counted by the scan.
+    /// Number of presented frames, as counted by the scan.
     pub frames: usize,
     /// Frames per second, averaged over the video; zero if it has one frame only.
     pub average_fps: f64,
-    /// What the container says is the time of the first presented frame, seconds. May be negative.
+    /// Time of the first presented frame according to the container, in seconds. May be negative.
     pub start_pts: f64,
 }
 
-/// Something about a video that its frames survived. It belongs in the result, beside the answer.
+/// A defect of a video, or an effect of the sampling, that did not prevent reading frames. The report carries
+/// it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Warning {
-    /// The file ends or breaks before the video does. `readable_until` is in seconds.
-    BrokenTail { readable_until: f64, reason: String },
-    /// The container does not say when frames are shown; their times come from decoding everything once.
+    /// The file ends, or becomes unreadable, before the video is complete.
+    BrokenTail {
+        /// Seconds up to which the video can be read.
+        readable_until: f64,
+        /// The reason, without a full stop.
+        reason: String,
+    },
+    /// The container gives no pts for some frames. One full decode derived all times.
     MissingPts,
-    /// So many packets did not decode.
-    DecodeErrors { packets: u64 },
-    /// The sampling wanted so many frames more, and nothing at or after their times decoded.
-    MissingFrames { frames: usize },
-    /// From here on (seconds) everything was decoded, because a frame did not come out as the scan had promised.
-    FullDecode { from: f64 },
-    /// `max_frames` of the sampling left out so many frames.
-    LeftOut { frames: usize },
-    /// The first frame with another size than those before it. Frames have the size they have in the video.
-    SizeChanged { at: f64, width: u32, height: u32 },
+    /// The decoder refused packets.
+    DecodeErrors {
+        /// Number of refused packets.
+        packets: u64,
+    },
+    /// No frame at or after the last targets of the sampling could be decoded.
+    MissingFrames {
+        /// Number of missing frames.
+        frames: usize,
+    },
+    /// Every packet from a moment on was decoded, because the decoder did not return the frames that the scan
+    /// predicted.
+    FullDecode {
+        /// The moment, in seconds.
+        from: f64,
+    },
+    /// `max_frames` of the sampling removed frames.
+    LeftOut {
+        /// Number of removed frames.
+        frames: usize,
+    },
+    /// The frame size changes within the video. Every frame keeps its own size.
+    SizeChanged {
+        /// Time of the first frame of the new size, in seconds.
+        at: f64,
+        /// New width in pixels.
+        width: u32,
+        /// New height in pixels.
+        height: u32,
+    },
 }
 
 impl fmt::Display for Warning {
@@ -113,11 +140,11 @@ impl fmt::Display for Warning {
                 write!(f, "the video can be read up to {readable_until:.3} s only: {reason}")
             }
             Warning::MissingPts => {
-                f.write_str("the container gives no times for some frames; they were derived")
+                f.write_str("the container gives no times for some frames; they were derived by decoding")
             }
             Warning::DecodeErrors { packets } => write!(f, "{packets} packets did not decode"),
-            Warning::MissingFrames { frames } => write!(f, "{frames} wanted frames did not decode"),
-            Warning::FullDecode { from } => write!(f, "from {from:.3} s on every frame had to be decoded"),
+            Warning::MissingFrames { frames } => write!(f, "{frames} sampled frames did not decode"),
+            Warning::FullDecode { from } => write!(f, "every frame from {from:.3} s on had to be decoded"),
             Warning::LeftOut { frames } => write!(f, "{frames} more frames were left out by max_frames"),
             Warning::SizeChanged { at, width, height } => {
                 write!(f, "the frame size changes to {width}x{height} at {at:.3} s")
@@ -126,43 +153,47 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What a pass over a video's frames did, so far or in whole.
+/// Counts and warnings of one pass over the frames of a video.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Summary {
-    /// Frames given out.
+    /// Frames returned.
     pub picked: u64,
     /// Packets sent to the decoder.
     pub decoded: u64,
     /// Packets that did not need decoding.
     pub skipped: u64,
+    /// Warnings of the scan and of this pass.
     pub warnings: Vec<Warning>,
 }
 
-/// A video file (or image) that was opened, scanned and found within its limits.
+/// A video file or image that was opened, scanned and checked against its limits.
 pub struct Video {
     info: VideoInfo,
-    content: Content,
+    media: VideoMedia,
 }
 
-enum Content {
+enum VideoMedia {
     Still(Arc<RgbImage>),
     #[cfg(feature = "video")]
     Stream(Box<decode::Stream>),
 }
 
 impl Video {
-    /// Opens a video or an image by its content; the file's name does not matter.
+    /// Opens a video or an image by its first bytes. The file name does not matter.
     ///
     /// # Errors
-    /// [`VideoError`]: a limit, a container or codec that is not allowed, a file that is not a video, that has no
-    /// video stream or no frame that decodes.
+    /// [`VideoError`]: the file exceeds a limit, has a container or codec that is not allowed, is not a
+    /// video, has no video stream, or has no frame that decodes.
     pub fn open(path: impl AsRef<Path>, limits: &VideoLimits) -> Result<Video, VideoError> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|source| VideoError::Io { path: path.into(), source })?;
         Video::from_file(file, path, limits)
     }
 
-    /// The same for a file that is open already; `name` is used in errors only.
+    /// Opens a video from a file that is already open. `name` appears in errors only.
+    ///
+    /// # Errors
+    /// As [`Video::open`].
     pub fn from_file(
         file: File,
         name: impl Into<PathBuf>,
@@ -177,44 +208,54 @@ impl Video {
             return Err(VideoError::TooManyBytes { path, found: length, allowed: limits.max_bytes });
         }
         match sniff::sniff(&head) {
-            sniff::Kind::Image(format) => {
+            sniff::FileKind::Image(format) => {
                 let image = still::read(&file, format, &path, limits)?;
-                Ok(Video { info: still_info(format, &image), content: Content::Still(Arc::new(image)) })
+                Ok(Video { info: still_info(format, &image), media: VideoMedia::Still(Arc::new(image)) })
             }
-            sniff::Kind::Video(container) => {
-                stream(file, path, container, (length, sniff::promised_length(&head)), limits)
+            sniff::FileKind::Video(container) => {
+                stream(file, path, container, (length, sniff::declared_length(&head)), limits)
             }
-            sniff::Kind::Refused(found) => Err(VideoError::ContainerNotAllowed { path, found: found.into() }),
-            sniff::Kind::Unknown(found) => Err(VideoError::UnknownContainer { path, found: found.into() }),
+            sniff::FileKind::Refused(found) => {
+                Err(VideoError::ContainerNotAllowed { path, found: found.into() })
+            }
+            sniff::FileKind::Unknown(found) => {
+                Err(VideoError::UnknownContainer { path, found: found.into() })
+            }
         }
     }
 
+    /// Facts about the video from the packet scan.
     pub fn info(&self) -> &VideoInfo {
         &self.info
     }
 
-    /// The frames of `sampling`, decoded as they are asked for: one picture is in memory at a time.
+    /// Returns the frames of `sampling`. Each is decoded when the iterator reaches it, so one picture is in
+    /// memory at a time.
     ///
     /// # Errors
-    /// A sampling that means nothing, or one that needs more decoded frames than the limits allow.
+    /// The sampling is invalid, or it needs more decoded frames than the limits allow.
     pub fn frames(&self, sampling: &FrameSampling) -> Result<Frames, VideoError> {
         self.frames_by(sampling, false)
     }
 
-    /// The same frames by decoding everything from the beginning: the reference that [`Video::frames`] is held to.
+    /// Returns the frames of `sampling` by decoding every packet from the beginning: the reference for
+    /// [`Video::frames`].
+    ///
+    /// # Errors
+    /// As [`Video::frames`].
     pub fn frames_by_full_decode(&self, sampling: &FrameSampling) -> Result<Frames, VideoError> {
         self.frames_by(sampling, true)
     }
 
     #[cfg_attr(not(feature = "video"), allow(unused_variables))]
     fn frames_by(&self, sampling: &FrameSampling, full: bool) -> Result<Frames, VideoError> {
-        let source = match &self.content {
-            Content::Still(image) => {
-                let picked = !sampling.pick(&[0.0])?.frames.is_empty();
-                Source::Still { image: picked.then(|| image.clone()), picked: 0 }
+        let source = match &self.media {
+            VideoMedia::Still(image) => {
+                let selected = !sampling.select(&[0.0])?.frames.is_empty();
+                FrameSource::Still { image: selected.then(|| image.clone()), returned: 0 }
             }
             #[cfg(feature = "video")]
-            Content::Stream(stream) => Source::Stream(Box::new(stream.frames(sampling, full)?)),
+            VideoMedia::Stream(stream) => FrameSource::Stream(Box::new(stream.frames(sampling, full)?)),
         };
         Ok(Frames(source))
     }
@@ -225,7 +266,7 @@ fn head(file: &File) -> std::io::Result<(u64, Vec<u8>)> {
     let length = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     let mut head = Vec::new();
-    file.take(sniff::HEAD as u64).read_to_end(&mut head)?;
+    file.take(sniff::HEAD_BYTES as u64).read_to_end(&mut head)?;
     Ok((length, head))
 }
 
@@ -249,12 +290,12 @@ fn stream(
     file: File,
     path: PathBuf,
     container: &'static str,
-    (length, promised): (u64, Option<u64>),
+    (length, declared_length): (u64, Option<u64>),
     limits: &VideoLimits,
 ) -> Result<Video, VideoError> {
-    let source = decode::Source { file: Arc::new(file), length, promised, path, container };
+    let source = decode::SourceFile { file: Arc::new(file), length, declared_length, path, container };
     let (stream, info) = decode::Stream::open(source, limits)?;
-    Ok(Video { info, content: Content::Stream(Box::new(stream)) })
+    Ok(Video { info, media: VideoMedia::Stream(Box::new(stream)) })
 }
 
 #[cfg(not(feature = "video"))]
@@ -268,27 +309,27 @@ fn stream(
     Err(VideoError::NoVideoSupport { path })
 }
 
-/// The frames of a sampling, in the order of their pts. Ends after the first error.
-pub struct Frames(Source);
+/// Iterator over the frames of a sampling, in the order of their pts. It ends after the first error.
+pub struct Frames(FrameSource);
 
-enum Source {
+enum FrameSource {
     Still {
         image: Option<Arc<RgbImage>>,
-        picked: u64,
+        returned: u64,
     },
     #[cfg(feature = "video")]
     Stream(Box<decode::Frames>),
 }
 
 impl Frames {
-    /// Counts and warnings up to here; complete once the iterator has ended.
+    /// Counts and warnings so far. They are complete after the iterator has ended.
     pub fn summary(&self) -> Summary {
         match &self.0 {
-            Source::Still { picked, .. } => {
-                Summary { picked: *picked, decoded: *picked, ..Summary::default() }
+            FrameSource::Still { returned, .. } => {
+                Summary { picked: *returned, decoded: *returned, ..Summary::default() }
             }
             #[cfg(feature = "video")]
-            Source::Stream(frames) => frames.summary(),
+            FrameSource::Stream(frames) => frames.summary(),
         }
     }
 }
@@ -298,13 +339,13 @@ impl Iterator for Frames {
 
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
-            Source::Still { image, picked } => {
+            FrameSource::Still { image, returned } => {
                 let image = image.take()?;
-                *picked += 1;
+                *returned += 1;
                 Some(Ok(Frame { pts: 0.0, image: Arc::unwrap_or_clone(image) }))
             }
             #[cfg(feature = "video")]
-            Source::Stream(frames) => frames.next(),
+            FrameSource::Stream(frames) => frames.next(),
         }
     }
 }

@@ -1,21 +1,22 @@
-//! How a decoded picture is turned before it is shown: the display matrix of a container.
+//! Rotation and mirroring of a decoded picture before a player shows it: the display matrix of the container.
 
 #[cfg(feature = "video")]
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
-/// First mirrored left to right if `mirrored`, then turned clockwise.
+/// Orientation of the shown picture: mirrored left to right first, if `mirrored`, then rotated clockwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Orientation {
     /// 0, 90, 180 or 270.
     pub clockwise_degrees: u16,
+    /// Mirrored left to right before the rotation.
     pub mirrored: bool,
 }
 
 impl Orientation {
-    /// From FFmpeg's display matrix: nine numbers, little endian on the machines that this builds for; the first,
-    /// second, fourth and fifth map a picture's (x, y) to the screen: x' = a x + c y, y' = b x + d y with
-    /// a, b, c, d = m[0], m[1], m[3], m[4]. Angles other than quarter turns are rounded to the nearest.
+    /// Reads FFmpeg's display matrix: nine numbers in native byte order. The first, second, fourth and fifth
+    /// map (x, y) of the picture to the screen: x' = a x + c y, y' = b x + d y with a, b, c, d = m[0], m[1],
+    /// m[3], m[4]. Other angles are rounded to the nearest multiple of 90 degrees.
     #[cfg(feature = "video")]
     pub(super) fn from_matrix(bytes: &[u8]) -> Self {
         let at = |i: usize| {
@@ -33,12 +34,12 @@ impl Orientation {
         Orientation { clockwise_degrees: quarters * 90, mirrored }
     }
 
-    /// Do width and height change places.
+    /// Whether the rotation exchanges width and height.
     pub fn swaps_sides(self) -> bool {
         self.clockwise_degrees % 180 == 90
     }
 
-    /// The picture as it is shown.
+    /// Returns the picture as a player shows it.
     #[cfg(feature = "video")]
     pub(super) fn apply(self, mut image: RgbImage) -> RgbImage {
         if self.mirrored {
@@ -66,7 +67,7 @@ mod tests {
         let bytes: Vec<u8> = matrix.iter().flat_map(|n: &i32| n.to_ne_bytes()).collect();
         let orientation = Orientation::from_matrix(&bytes);
         assert_eq!(orientation, Orientation { clockwise_degrees, mirrored }, "{name}");
-        // Where the matrix sends the picture's centre of its right edge must be where the pixel goes.
+        // The pixel in the middle of the right edge must move to the place that the matrix gives for it.
         let mut image = RgbImage::new(3, 3);
         image.put_pixel(2, 1, image::Rgb([9, 9, 9]));
         let shown = orientation.apply(image);
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn all_eight() {
+    fn reads_all_eight_orientations() {
         check("upright", [1, 0, 0, 1], 0, false);
         check("quarter", [0, 1, -1, 0], 90, false);
         check("half", [-1, 0, 0, -1], 180, false);
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_upright() {
+    fn invalid_matrix_is_upright() {
         assert_eq!(Orientation::from_matrix(&[]), Orientation::default());
         assert_eq!(Orientation::from_matrix(&[0; 36]), Orientation::default());
     }

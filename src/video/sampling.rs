@@ -1,27 +1,29 @@
-//! Which frames of a video are looked at: pure arithmetic over the times of its frames.
+//! The frames that a sampling selects: pure arithmetic over the times of all frames of a video.
 //!
 //! The contract, for every codec and container:
-//! - time zero is the first presented frame, whatever pts it carries; times are seconds from there;
-//! - a sampling is a list of **targets** (moments); the frame of a target is the **first frame with pts >= target**,
-//!   never the nearest and never the one before, so a frame shows what the viewer sees at or right after the moment;
-//! - the range is half-open: neither a target nor its frame may be at or beyond `end`;
-//! - a target after the last frame yields nothing, so the last partial second gives no frame of its own;
-//!   the target at zero always has the first frame, so a clip of any length, however short, gives at least one;
-//! - a frame is used **once**, however many targets fall on it (a sampling faster than the video, a gap in a video of
-//!   variable frame rate): a repeated frame would cost as much as a new one and tell a model nothing. Every frame
-//!   carries its pts, so no time is lost by this;
-//! - frames come in the order of their pts.
+//! - time zero is the first presented frame, at any pts; times are seconds from there;
+//! - a sampling is a list of **targets** (moments); the frame of a target is the **first frame with pts >=
+//!   target**, never the nearest and never the previous one, so a frame shows the picture at or right after
+//!   the moment;
+//! - the range is half-open: a target and its frame are both before `end`;
+//! - a target after the last frame selects no frame, so the last partial second has no frame of its own;
+//!   the target at zero always selects the first frame, so a clip of any length has at least one;
+//! - a frame is selected **once**, even if several targets fall on it (a sampling faster than the video, a
+//!   gap in a video of variable frame rate): a repeated frame costs as much as a new one and adds no
+//!   information. Every frame carries its pts, so the times are not lost;
+//! - frames are in the order of their pts.
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::SamplingError;
 
-/// Two times closer than this (seconds) are the same time: below any container's time base, above rounding in `f64`.
-const SAME: f64 = 1e-9;
-/// More targets than this in one sampling is a mistake, not a wish.
-const MOST_TARGETS: u64 = 10_000_000;
+/// Two times closer than this (seconds) are equal. It is below the time base of any container and above `f64`
+/// rounding.
+const TOLERANCE_S: f64 = 1e-9;
+/// A sampling with more targets than this is rejected as a mistake.
+const MAX_TARGETS: u64 = 10_000_000;
 
-/// Which moments of a video are looked at. Times are seconds since the first presented frame.
+/// Sampled moments of a video. Times are seconds since the first presented frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum FrameSampling {
@@ -29,55 +31,58 @@ pub enum FrameSampling {
     Fps {
         /// Targets per second; positive and finite.
         fps: f64,
+        /// First target, in seconds.
         #[serde(default)]
         start: f64,
-        /// Exclusive; `None` is the end of the video.
+        /// End in seconds, exclusive; `None` is the end of the video.
         #[serde(default)]
         end: Option<f64>,
-        /// At most this many frames: those after it are left out, and the summary counts them.
+        /// Largest number of frames. Later frames are left out, and the summary counts them.
         #[serde(default)]
         max_frames: Option<usize>,
     },
-    /// `n` targets with equal distances from `start` to the last frame before `end`, both included: target i is at
-    /// `start + i * (last - start) / (n - 1)`; with `n` = 1 the target is the middle of the two.
+    /// `n` targets at equal distances from `start` to the last frame before `end`, both included: target i is
+    /// at `start + i * (last - start) / (n - 1)`. With `n` = 1 the target is the middle of the two.
     Uniform {
+        /// Number of targets, at least 1.
         n: usize,
+        /// First target, in seconds.
         #[serde(default)]
         start: f64,
-        /// Exclusive; `None` is the end of the video.
+        /// End in seconds, exclusive; `None` is the end of the video.
         #[serde(default)]
         end: Option<f64>,
     },
 }
 
 impl Default for FrameSampling {
-    /// One frame per second, the whole video.
+    /// One frame per second over the whole video.
     fn default() -> Self {
         FrameSampling::fps(1.0)
     }
 }
 
-/// The frames that a sampling chose.
+/// Frames selected by a sampling.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Picks {
-    /// Ascending indices into the times that were given, each once.
+pub struct FrameSelection {
+    /// Ascending indices into the given times, each once.
     pub frames: Vec<usize>,
-    /// How many frames `max_frames` left out.
+    /// Number of frames that `max_frames` left out.
     pub left_out: usize,
 }
 
 impl FrameSampling {
-    /// `fps` frames per second over the whole video.
+    /// Samples `fps` frames per second over the whole video.
     pub fn fps(fps: f64) -> Self {
         FrameSampling::Fps { fps, start: 0.0, end: None, max_frames: None }
     }
 
-    /// `n` frames spread over the whole video, the first and the last included.
+    /// Samples `n` frames at equal distances over the whole video, the first and the last included.
     pub fn uniform(n: usize) -> Self {
         FrameSampling::Uniform { n, start: 0.0, end: None }
     }
 
-    /// The same sampling within `start..end` (seconds).
+    /// Restricts the sampling to `from..to` (seconds).
     pub fn within(mut self, from: f64, to: Option<f64>) -> Self {
         match &mut self {
             FrameSampling::Fps { start, end, .. } | FrameSampling::Uniform { start, end, .. } => {
@@ -87,14 +92,17 @@ impl FrameSampling {
         self
     }
 
-    /// Seconds at which it begins and ends, the end exclusive; `None` is the end of the video.
+    /// Start and end in seconds, the end exclusive; `None` is the end of the video.
     pub fn range(&self) -> (f64, Option<f64>) {
         match *self {
             FrameSampling::Fps { start, end, .. } | FrameSampling::Uniform { start, end, .. } => (start, end),
         }
     }
 
-    /// Refuses what means nothing: a rate that is not positive, an empty or non-finite range, no frames.
+    /// Checks the parameters.
+    ///
+    /// # Errors
+    /// The rate is not positive, the range is empty or not finite, or the number of frames is 0 or too large.
     pub fn check(&self) -> Result<(), SamplingError> {
         let (start, end) = match *self {
             FrameSampling::Fps { fps, .. } if !(fps.is_finite() && fps > 0.0) => {
@@ -103,7 +111,7 @@ impl FrameSampling {
             FrameSampling::Fps { max_frames: Some(0), .. } | FrameSampling::Uniform { n: 0, .. } => {
                 return Err(SamplingError::NoFrames);
             }
-            FrameSampling::Uniform { n, .. } if n as u64 > MOST_TARGETS => {
+            FrameSampling::Uniform { n, .. } if n as u64 > MAX_TARGETS => {
                 return Err(SamplingError::Count(n));
             }
             FrameSampling::Fps { start, end, .. } | FrameSampling::Uniform { start, end, .. } => (start, end),
@@ -117,62 +125,66 @@ impl FrameSampling {
         }
     }
 
-    /// The frames of this sampling, given the ascending times of all frames in seconds since the first one.
-    pub fn pick(&self, times: &[f64]) -> Result<Picks, SamplingError> {
+    /// Selects frames, given the ascending times of all frames in seconds since the first one.
+    ///
+    /// # Errors
+    /// As [`FrameSampling::check`], or the sampling has too many targets for this video.
+    pub fn select(&self, times: &[f64]) -> Result<FrameSelection, SamplingError> {
         self.check()?;
         match *self {
             FrameSampling::Fps { fps, start, end, max_frames } => {
                 let times = before(times, end);
                 let span = times.last().map_or(0.0, |last| last - start);
-                if span * fps > MOST_TARGETS as f64 {
-                    return Err(SamplingError::TooMany { fps, span, allowed: MOST_TARGETS });
+                if span * fps > MAX_TARGETS as f64 {
+                    return Err(SamplingError::TooMany { fps, span, allowed: MAX_TARGETS });
                 }
-                let mut picks = first_at_or_after(times, (0u64..).map(|k| start + k as f64 / fps));
-                let kept = max_frames.unwrap_or(usize::MAX).min(picks.len());
-                let left_out = picks.len() - kept;
-                picks.truncate(kept);
-                Ok(Picks { frames: picks, left_out })
+                let mut frames = first_at_or_after(times, (0u64..).map(|k| start + k as f64 / fps));
+                let kept = max_frames.unwrap_or(usize::MAX).min(frames.len());
+                let left_out = frames.len() - kept;
+                frames.truncate(kept);
+                Ok(FrameSelection { frames, left_out })
             }
             FrameSampling::Uniform { n, start, end } => {
                 let times = before(times, end);
-                let Some(&last) = times.last() else { return Ok(Picks::default()) };
+                let Some(&last) = times.last() else { return Ok(FrameSelection::default()) };
                 let target = |i: usize| match n {
                     1 => start + (last - start) / 2.0,
-                    // The last target is the last frame, not a rounding of it.
+                    // Exactly the last frame, without rounding.
                     _ if i + 1 == n => last,
                     _ => start + (last - start) * i as f64 / (n - 1) as f64,
                 };
-                if last + SAME < start {
-                    return Ok(Picks::default());
+                if last + TOLERANCE_S < start {
+                    return Ok(FrameSelection::default());
                 }
-                Ok(Picks { frames: first_at_or_after(times, (0..n).map(target)), left_out: 0 })
+                Ok(FrameSelection { frames: first_at_or_after(times, (0..n).map(target)), left_out: 0 })
             }
         }
     }
 }
 
+/// The times before `end`.
 fn before(times: &[f64], end: Option<f64>) -> &[f64] {
     match end {
-        Some(end) => &times[..times.partition_point(|t| *t < end - SAME)],
+        Some(end) => &times[..times.partition_point(|t| *t < end - TOLERANCE_S)],
         None => times,
     }
 }
 
-/// For ascending targets the index of the first time at or after each, each index once; stops at the first target
-/// beyond the last time.
+/// Returns, for ascending targets, the index of the first time at or after each target, each index once. It
+/// stops at the first target beyond the last time.
 fn first_at_or_after(times: &[f64], targets: impl Iterator<Item = f64>) -> Vec<usize> {
-    let mut picks = Vec::new();
+    let mut indices = Vec::new();
     let mut next = 0;
     for target in targets {
-        next += times[next..].partition_point(|t| *t < target - SAME);
+        next += times[next..].partition_point(|t| *t < target - TOLERANCE_S);
         if next == times.len() {
             break;
         }
-        if picks.last() != Some(&next) {
-            picks.push(next);
+        if indices.last() != Some(&next) {
+            indices.push(next);
         }
     }
-    picks
+    indices
 }
 
 #[cfg(test)]
@@ -180,7 +192,7 @@ mod tests {
     use super::*;
 
     fn check(name: &str, sampling: FrameSampling, times: &[f64], expected: &[usize]) {
-        assert_eq!(sampling.pick(times).unwrap().frames, expected, "{name}");
+        assert_eq!(sampling.select(times).unwrap().frames, expected, "{name}");
     }
 
     fn constant(rate: f64, n: usize) -> Vec<f64> {
@@ -188,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn fps() {
+    fn selects_by_rate() {
         let fps = FrameSampling::fps;
         check("one per second", fps(1.0), &constant(25.0, 77), &[0, 25, 50, 75]);
         check("the last partial second has none", fps(1.0), &constant(25.0, 75), &[0, 25, 50]);
@@ -205,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges() {
+    fn selects_within_ranges() {
         let times = constant(10.0, 60);
         check("from the middle", FrameSampling::fps(1.0).within(1.55, None), &times, &[16, 26, 36, 46, 56]);
         check("end is exclusive", FrameSampling::fps(1.0).within(0.0, Some(3.0)), &times, &[0, 10, 20]);
@@ -221,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn uniform() {
+    fn selects_uniformly() {
         let times = constant(10.0, 41);
         check("both ends", FrameSampling::uniform(5), &times, &[0, 10, 20, 30, 40]);
         check("one is the middle", FrameSampling::uniform(1), &times, &[20]);
@@ -231,14 +243,14 @@ mod tests {
     }
 
     #[test]
-    fn max_frames_counts_what_it_leaves_out() {
+    fn max_frames_counts_left_out_frames() {
         let sampling = FrameSampling::Fps { fps: 2.0, start: 0.0, end: None, max_frames: Some(3) };
-        let picks = sampling.pick(&constant(10.0, 31)).unwrap();
-        assert_eq!((picks.frames, picks.left_out), (vec![0, 5, 10], 4));
+        let selection = sampling.select(&constant(10.0, 31)).unwrap();
+        assert_eq!((selection.frames, selection.left_out), (vec![0, 5, 10], 4));
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn rejects_invalid_samplings() {
         for fps in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(matches!(FrameSampling::fps(fps).check(), Err(SamplingError::Fps(_))), "{fps}");
         }
@@ -252,11 +264,11 @@ mod tests {
         }
         assert_eq!(FrameSampling::uniform(0).check(), Err(SamplingError::NoFrames));
         assert_eq!(FrameSampling::uniform(usize::MAX).check(), Err(SamplingError::Count(usize::MAX)));
-        assert!(matches!(FrameSampling::fps(1e9).pick(&[0.0, 1e5]), Err(SamplingError::TooMany { .. })));
+        assert!(matches!(FrameSampling::fps(1e9).select(&[0.0, 1e5]), Err(SamplingError::TooMany { .. })));
     }
 
     #[test]
-    fn wire() {
+    fn reads_json() {
         let read = |text| serde_json::from_str::<FrameSampling>(text);
         assert_eq!(read(r#"{"fps": {"fps": 2.0}}"#).unwrap(), FrameSampling::fps(2.0));
         assert_eq!(

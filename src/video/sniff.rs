@@ -1,24 +1,26 @@
-//! What a file is by its first bytes, whatever its name says.
+//! Detection of the file format from the first bytes. The file name does not matter.
 //!
-//! Only formats on this list reach a parser, so a playlist, a manifest or a session description that was renamed to
-//! `.mp4` is refused here, by what it is, before FFmpeg could follow the names inside it.
+//! Only formats on this list reach a parser. A playlist, a manifest or a session description that was renamed
+//! to `.mp4` is therefore refused here by its content, before FFmpeg can follow the names inside it.
 
-/// How many bytes `sniff` wants to see; fewer if the file has fewer.
-pub(super) const HEAD: usize = 4096;
+/// Number of bytes that `sniff` reads; fewer if the file has fewer.
+pub(super) const HEAD_BYTES: usize = 4096;
 
+/// Detected kind of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// FFmpeg's name of the demuxer.
+pub(super) enum FileKind {
+    /// A video, with FFmpeg's name of the demuxer.
     Video(&'static str),
     Image(image::ImageFormat),
-    /// Known and not allowed; a noun phrase.
+    /// A known format that is not allowed; a noun phrase.
     Refused(&'static str),
-    /// Not known; a noun phrase.
+    /// An unknown format; a clause about the content.
     Unknown(&'static str),
 }
 
-/// How long a file's own header says it is, for containers that say so: a shorter file was cut off.
-pub(super) fn promised_length(head: &[u8]) -> Option<u64> {
+/// Length in bytes that the header of a file declares, for containers that declare one. A shorter file is
+/// truncated.
+pub(super) fn declared_length(head: &[u8]) -> Option<u64> {
     if head.starts_with(b"RIFF") {
         let size = head.get(4..8)?;
         return Some(8 + u64::from(u32::from_le_bytes(size.try_into().ok()?)));
@@ -28,11 +30,11 @@ pub(super) fn promised_length(head: &[u8]) -> Option<u64> {
     let (length, rest) = ebml_size(rest)?;
     let rest = rest.get(usize::try_from(length?).ok()?..)?.strip_prefix(segment)?;
     let (size, rest) = ebml_size(rest)?;
-    // No size: a live recording, which may end anywhere.
+    // A live recording has no size and can end anywhere.
     Some((head.len() - rest.len()) as u64 + size?)
 }
 
-/// An EBML size and what follows it; the inner `None` is the size "unknown".
+/// Reads an EBML size and returns it with the bytes after it. The inner `None` is the size "unknown".
 fn ebml_size(bytes: &[u8]) -> Option<(Option<u64>, &[u8])> {
     let length = bytes.first()?.leading_zeros() as usize + 1;
     if length > 8 {
@@ -47,7 +49,8 @@ fn ebml_size(bytes: &[u8]) -> Option<(Option<u64>, &[u8])> {
 const MPEGTS: &str = "mpegts";
 const SYNC: u8 = 0x47;
 
-pub(super) fn sniff(head: &[u8]) -> Kind {
+/// Detects the format of a file from its first bytes.
+pub(super) fn sniff(head: &[u8]) -> FileKind {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|rest| rest.starts_with(magic));
     let packets = |size: usize, offset: usize| {
         let mut bytes = head.iter().skip(offset).step_by(size);
@@ -57,18 +60,18 @@ pub(super) fn sniff(head: &[u8]) -> Kind {
         return iso_brand(head);
     }
     if ["moov", "mdat", "free", "skip", "wide", "pnot", "styp"].iter().any(|name| at(4, name.as_bytes())) {
-        return Kind::Video("mov");
+        return FileKind::Video("mov");
     }
     if at(0, b"RIFF") {
         return match head.get(8..12) {
-            Some(b"AVI ") => Kind::Video("avi"),
-            Some(b"WEBP") => Kind::Image(image::ImageFormat::WebP),
-            Some(b"WAVE") => Kind::Refused("a WAVE sound file"),
-            _ => Kind::Refused("a RIFF file that is neither AVI nor WebP"),
+            Some(b"AVI ") => FileKind::Video("avi"),
+            Some(b"WEBP") => FileKind::Image(image::ImageFormat::WebP),
+            Some(b"WAVE") => FileKind::Refused("a WAVE sound file"),
+            _ => FileKind::Refused("a RIFF file that is neither AVI nor WebP"),
         };
     }
     if packets(188, 0) || packets(192, 4) {
-        return Kind::Video(MPEGTS);
+        return FileKind::Video(MPEGTS);
     }
     match MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
         Some((_, kind)) => *kind,
@@ -76,45 +79,46 @@ pub(super) fn sniff(head: &[u8]) -> Kind {
     }
 }
 
-const MAGIC: [(&[u8], Kind); 17] = [
-    (b"\x1a\x45\xdf\xa3", Kind::Video("matroska")),
-    (b"\x89PNG\r\n\x1a\n", Kind::Image(image::ImageFormat::Png)),
-    (b"\xff\xd8\xff", Kind::Image(image::ImageFormat::Jpeg)),
-    (b"GIF87a", Kind::Image(image::ImageFormat::Gif)),
-    (b"GIF89a", Kind::Image(image::ImageFormat::Gif)),
-    (b"FLV\x01", Kind::Refused("a Flash video")),
-    (b"OggS", Kind::Refused("an Ogg file")),
-    (b"fLaC", Kind::Refused("a FLAC sound file")),
-    (b"ID3", Kind::Refused("an MP3 sound file")),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind::Refused("an ASF/WMV file")),
-    (b"\x00\x00\x01\xba", Kind::Refused("an MPEG program stream")),
-    (b"\x00\x00\x01", Kind::Refused("a raw video stream without a container")),
-    (b"\x00\x00\x00\x01", Kind::Refused("a raw video stream without a container")),
-    (b"DKIF", Kind::Refused("an IVF file")),
-    (b"%PDF", Kind::Refused("a PDF document")),
-    (b"PK\x03\x04", Kind::Refused("a ZIP archive")),
-    (b"\x1f\x8b", Kind::Refused("a gzip file")),
+const MAGIC: [(&[u8], FileKind); 17] = [
+    (b"\x1a\x45\xdf\xa3", FileKind::Video("matroska")),
+    (b"\x89PNG\r\n\x1a\n", FileKind::Image(image::ImageFormat::Png)),
+    (b"\xff\xd8\xff", FileKind::Image(image::ImageFormat::Jpeg)),
+    (b"GIF87a", FileKind::Image(image::ImageFormat::Gif)),
+    (b"GIF89a", FileKind::Image(image::ImageFormat::Gif)),
+    (b"FLV\x01", FileKind::Refused("a Flash video")),
+    (b"OggS", FileKind::Refused("an Ogg file")),
+    (b"fLaC", FileKind::Refused("a FLAC sound file")),
+    (b"ID3", FileKind::Refused("an MP3 sound file")),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", FileKind::Refused("an ASF/WMV file")),
+    (b"\x00\x00\x01\xba", FileKind::Refused("an MPEG program stream")),
+    (b"\x00\x00\x01", FileKind::Refused("a raw video stream without a container")),
+    (b"\x00\x00\x00\x01", FileKind::Refused("a raw video stream without a container")),
+    (b"DKIF", FileKind::Refused("an IVF file")),
+    (b"%PDF", FileKind::Refused("a PDF document")),
+    (b"PK\x03\x04", FileKind::Refused("a ZIP archive")),
+    (b"\x1f\x8b", FileKind::Refused("a gzip file")),
 ];
 
-/// The major brand tells videos from the still images that share the box format.
-fn iso_brand(head: &[u8]) -> Kind {
+/// Distinguishes videos from still images with the same box format by the major brand.
+fn iso_brand(head: &[u8]) -> FileKind {
     match head.get(8..12) {
-        Some(b"avif" | b"avis") => Kind::Refused("an AVIF image"),
-        Some(b"heic" | b"heix" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => Kind::Refused("a HEIF image"),
-        Some(b"M4A " | b"M4B ") => Kind::Refused("an M4A sound file"),
-        _ => Kind::Video("mov"),
+        Some(b"avif" | b"avis") => FileKind::Refused("an AVIF image"),
+        Some(b"heic" | b"heix" | b"hevc" | b"hevx" | b"mif1" | b"msf1") => FileKind::Refused("a HEIF image"),
+        Some(b"M4A " | b"M4B ") => FileKind::Refused("an M4A sound file"),
+        _ => FileKind::Video("mov"),
     }
 }
 
-fn text(head: &[u8]) -> Kind {
+/// Detects text formats, which are all refused.
+fn text(head: &[u8]) -> FileKind {
     let printable = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | 0x20..=0x7e | 0x80..);
     let whole = match std::str::from_utf8(head) {
         Ok(_) => true,
-        // The head may end within a character.
+        // The read bytes can end within a character.
         Err(e) => e.error_len().is_none(),
     };
     if !(whole && head.iter().all(printable)) {
-        return Kind::Unknown("its first bytes are of no known format");
+        return FileKind::Unknown("its first bytes are of no known format");
     }
     let lower =
         String::from_utf8_lossy(head).trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
@@ -129,13 +133,13 @@ fn text(head: &[u8]) -> Kind {
         ("<svg", "an SVG drawing"),
     ];
     if let Some((_, what)) = known.iter().find(|(start, _)| lower.starts_with(start)) {
-        return Kind::Refused(what);
+        return FileKind::Refused(what);
     }
     match lower {
-        text if text.contains("<mpd") => Kind::Refused("a DASH manifest"),
-        text if text.contains("<smoothstreamingmedia") => Kind::Refused("a Smooth Streaming manifest"),
-        text if text.starts_with("<?xml") => Kind::Unknown("it is an XML text"),
-        _ => Kind::Unknown("it is a plain text"),
+        text if text.contains("<mpd") => FileKind::Refused("a DASH manifest"),
+        text if text.contains("<smoothstreamingmedia") => FileKind::Refused("a Smooth Streaming manifest"),
+        text if text.starts_with("<?xml") => FileKind::Unknown("it is an XML text"),
+        _ => FileKind::Unknown("it is a plain text"),
     }
 }
 
@@ -143,52 +147,52 @@ fn text(head: &[u8]) -> Kind {
 mod tests {
     use super::*;
 
-    fn check(head: &[u8], expected: Kind) {
+    fn check(head: &[u8], expected: FileKind) {
         assert_eq!(sniff(head), expected, "{:?}", String::from_utf8_lossy(&head[..head.len().min(24)]));
     }
 
     #[test]
-    fn containers() {
-        check(b"\0\0\0\x20ftypisom\0\0\x02\0", Kind::Video("mov"));
-        check(b"\0\0\0\x08wide\0\0\0\0mdat", Kind::Video("mov"));
-        check(b"\x1a\x45\xdf\xa3\x9fB", Kind::Video("matroska"));
-        check(b"RIFF\0\0\0\0AVI LIST", Kind::Video("avi"));
+    fn detects_containers() {
+        check(b"\0\0\0\x20ftypisom\0\0\x02\0", FileKind::Video("mov"));
+        check(b"\0\0\0\x08wide\0\0\0\0mdat", FileKind::Video("mov"));
+        check(b"\x1a\x45\xdf\xa3\x9fB", FileKind::Video("matroska"));
+        check(b"RIFF\0\0\0\0AVI LIST", FileKind::Video("avi"));
         let mut ts = vec![0u8; 188 * 3];
         (0..3).for_each(|i| ts[i * 188] = SYNC);
-        check(&ts, Kind::Video(MPEGTS));
+        check(&ts, FileKind::Video(MPEGTS));
         ts[188] = 0;
-        check(&ts, Kind::Unknown("its first bytes are of no known format"));
+        check(&ts, FileKind::Unknown("its first bytes are of no known format"));
     }
 
     #[test]
-    fn images() {
-        check(b"RIFF\0\0\0\0WEBPVP8 ", Kind::Image(image::ImageFormat::WebP));
-        check(b"\xff\xd8\xff\xe0\0\x10JFIF", Kind::Image(image::ImageFormat::Jpeg));
-        check(b"\0\0\0\x20ftypavif", Kind::Refused("an AVIF image"));
+    fn detects_images() {
+        check(b"RIFF\0\0\0\0WEBPVP8 ", FileKind::Image(image::ImageFormat::WebP));
+        check(b"\xff\xd8\xff\xe0\0\x10JFIF", FileKind::Image(image::ImageFormat::Jpeg));
+        check(b"\0\0\0\x20ftypavif", FileKind::Refused("an AVIF image"));
     }
 
     #[test]
-    fn promised_lengths() {
-        assert_eq!(promised_length(b"RIFF\x10\x27\0\0AVI "), Some(10_008));
+    fn reads_declared_lengths() {
+        assert_eq!(declared_length(b"RIFF\x10\x27\0\0AVI "), Some(10_008));
         let mkv = b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x10\0\x01\x02rest";
-        assert_eq!(promised_length(mkv), Some(15 + 0x102));
+        assert_eq!(declared_length(mkv), Some(15 + 0x102));
         let live = b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff";
-        assert_eq!(promised_length(live), None);
-        assert_eq!(promised_length(b"\x1a\x45\xdf\xa3\0"), None);
-        assert_eq!(promised_length(b"\0\0\0\x20ftypisom"), None);
+        assert_eq!(declared_length(live), None);
+        assert_eq!(declared_length(b"\x1a\x45\xdf\xa3\0"), None);
+        assert_eq!(declared_length(b"\0\0\0\x20ftypisom"), None);
     }
 
     #[test]
-    fn texts() {
-        check(b"#EXTM3U\n#EXT-X-VERSION:3\n", Kind::Refused("an HLS playlist"));
-        check(b"\xef\xbb\xbf\n #extm3u", Kind::Refused("an HLS playlist"));
-        check(b"ffconcat version 1.0\nfile secret\n", Kind::Refused("an ffconcat list of other files"));
-        check(b"<?xml version=\"1.0\"?>\n<MPD xmlns=", Kind::Refused("a DASH manifest"));
-        check(b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n", Kind::Refused("an SDP session description"));
-        check(b"dear diary", Kind::Unknown("it is a plain text"));
+    fn refuses_texts() {
+        check(b"#EXTM3U\n#EXT-X-VERSION:3\n", FileKind::Refused("an HLS playlist"));
+        check(b"\xef\xbb\xbf\n #extm3u", FileKind::Refused("an HLS playlist"));
+        check(b"ffconcat version 1.0\nfile secret\n", FileKind::Refused("an ffconcat list of other files"));
+        check(b"<?xml version=\"1.0\"?>\n<MPD xmlns=", FileKind::Refused("a DASH manifest"));
+        check(b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n", FileKind::Refused("an SDP session description"));
+        check(b"dear diary", FileKind::Unknown("it is a plain text"));
         check(
             "a text cut within \u{e9}".as_bytes().split_last().unwrap().1,
-            Kind::Unknown("it is a plain text"),
+            FileKind::Unknown("it is a plain text"),
         );
     }
 }

@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 use super::VideoLimits;
 use crate::error::VideoError;
 
-/// The image as it is shown: EXIF orientation applied, the first frame of an animation, transparency dropped.
+/// Reads an image with its EXIF orientation applied: the first frame of an animation, without transparency.
 pub(super) fn read(
     file: &File,
     format: ImageFormat,
@@ -35,8 +35,8 @@ pub(super) fn read(
     Ok(image.into_rgb8())
 }
 
-/// The dimensions are checked on their own, with an error of their own; this bounds what a decoder allocates beside
-/// the picture: 16-bit RGBA is 8 bytes a pixel, twice for the decoder's own buffers.
+/// Allocation limit of the image decoder. The dimensions have a separate check and error; this bounds the
+/// buffers of the decoder: 16-bit RGBA is 8 bytes per pixel, twice for the decoder's own buffers.
 fn allocation(limits: &VideoLimits) -> Limits {
     let mut allowed = Limits::default();
     allowed.max_alloc = Some(limits.max_pixels.saturating_mul(16));

@@ -1,21 +1,21 @@
 //! 8-bit planar YCbCr -> RGB, exact to one step, with chroma interpolated to every pixel.
 //!
-//! swscale's quick path repeats each chroma sample over 2x2 pixels; its accurate path takes 6 to 13 ms for a 720p
-//! frame, more than decoding a key frame. Written as plain loops over rows, this is vectorised by the compiler.
+//! The fast path of swscale repeats each chroma sample over 2x2 pixels. Its accurate path takes 6 to 13 ms
+//! for a 720p frame, more than decoding a key frame. The compiler vectorises the plain loops over rows below.
 
 /// Weights of red and blue in luma; green is the rest.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Matrix {
+pub(super) struct ColourMatrix {
     pub kr: f64,
     pub kb: f64,
 }
 
-pub(super) const BT601: Matrix = Matrix { kr: 0.299, kb: 0.114 };
-pub(super) const BT709: Matrix = Matrix { kr: 0.2126, kb: 0.0722 };
-pub(super) const BT2020: Matrix = Matrix { kr: 0.2627, kb: 0.0593 };
-pub(super) const SMPTE240M: Matrix = Matrix { kr: 0.212, kb: 0.087 };
+pub(super) const BT601: ColourMatrix = ColourMatrix { kr: 0.299, kb: 0.114 };
+pub(super) const BT709: ColourMatrix = ColourMatrix { kr: 0.2126, kb: 0.0722 };
+pub(super) const BT2020: ColourMatrix = ColourMatrix { kr: 0.2627, kb: 0.0593 };
+pub(super) const SMPTE240M: ColourMatrix = ColourMatrix { kr: 0.212, kb: 0.087 };
 
-/// A plane of samples; rows are `stride` bytes apart.
+/// A plane of samples. Rows are `stride` bytes apart.
 #[derive(Clone, Copy)]
 pub(super) struct Plane<'a> {
     pub data: &'a [u8],
@@ -28,19 +28,21 @@ impl<'a> Plane<'a> {
     }
 }
 
+/// A decoded picture in planar YCbCr.
 pub(super) struct Picture<'a> {
     pub width: usize,
     pub height: usize,
     /// Y, Cb, Cr.
     pub planes: [Plane<'a>; 3],
-    /// Chroma has half the width / half the height (rounded up).
+    /// Whether chroma has half the width and half the height (rounded up).
     pub halved: (bool, bool),
-    pub matrix: Matrix,
+    pub matrix: ColourMatrix,
     /// Samples use 0..=255 ("JPEG" range) rather than 16..=235 and 16..=240.
     pub full_range: bool,
 }
 
-/// Chroma is carried times 8, less 128: interpolation vertically (1/4) and horizontally (1/2) loses nothing.
+/// Chroma values are multiplied by 8 after 128 is subtracted, so the vertical (1/4) and horizontal (1/2)
+/// interpolation is exact.
 const BITS: i32 = 16;
 const CHROMA_BITS: i32 = BITS - 3;
 
@@ -54,8 +56,8 @@ struct Coefficients {
 }
 
 impl Coefficients {
-    fn new(matrix: Matrix, full_range: bool) -> Self {
-        let Matrix { kr, kb } = matrix;
+    fn new(matrix: ColourMatrix, full_range: bool) -> Self {
+        let ColourMatrix { kr, kb } = matrix;
         let kg = 1.0 - kr - kb;
         let (luma, chroma, y_offset) =
             if full_range { (1.0, 1.0, 0) } else { (255.0 / 219.0, 255.0 / 224.0, 16) };
@@ -72,13 +74,13 @@ impl Coefficients {
     }
 }
 
-/// RGB, three bytes a pixel, rows without padding.
+/// Converts a picture to RGB: three bytes per pixel, rows without padding.
 ///
 /// Chroma samples lie at the left of their pixel pair and halfway between their rows: the default siting of
-/// MPEG-2, H.264 and what follows.
+/// MPEG-2, H.264 and later codecs.
 ///
-/// The loops below use wrapping arithmetic because a check for overflow keeps the compiler from vectorising them;
-/// no value comes near the limits of its type (8-bit samples, coefficients below 2.2).
+/// The loops below use wrapping arithmetic, because an overflow check prevents vectorisation. No value comes
+/// near the limits of its type (8-bit samples, coefficients below 2.2).
 pub(super) fn to_rgb(picture: &Picture) -> Vec<u8> {
     let (width, height) = (picture.width, picture.height);
     let coefficients = Coefficients::new(picture.matrix, picture.full_range);
@@ -96,7 +98,7 @@ pub(super) fn to_rgb(picture: &Picture) -> Vec<u8> {
     rgb
 }
 
-/// Row `y` of a chroma plane at full width, times 8, zero in the middle.
+/// Interpolates row `y` of a chroma plane to full width, times 8, with zero as the neutral value.
 fn chroma_row(picture: &Picture, plane: Plane, y: usize, narrow: &mut [i16], wide: &mut [i16]) {
     let chroma = |size: usize, halved: bool| if halved { size.div_ceil(2) } else { size };
     let (width, height) = (chroma(picture.width, picture.halved.0), chroma(picture.height, picture.halved.1));
@@ -119,7 +121,7 @@ fn chroma_row(picture: &Picture, plane: Plane, y: usize, narrow: &mut [i16], wid
         pair[0] = left.wrapping_mul(2);
         pair[1] = left.wrapping_add(*right);
     }
-    // The last sample has no neighbour; `wide` has room for the pair even when the width is odd.
+    // The last sample has no right neighbour. `wide` has room for the pair even if the width is odd.
     wide[2 * (width - 1)..].iter_mut().take(2).for_each(|out| *out = 2 * last);
 }
 
@@ -160,7 +162,7 @@ mod tests {
         (0..n).map(|_| next()).collect()
     }
 
-    /// The same by the textbook, in `f64`.
+    /// The textbook formula for one pixel, in `f64`.
     fn reference(picture: &Picture, x: usize, y: usize) -> [f64; 3] {
         let at = |size: usize, i: f64| (i.max(0.0) as usize).min(size - 1);
         let sample = |plane: Plane, x: f64, y: f64| {
@@ -180,12 +182,12 @@ mod tests {
         let luma = (f64::from(picture.planes[0].row(y, picture.width)[x]) - offset) * scale_y;
         let cb = (sample(picture.planes[1], cx, cy) - 128.0) * scale_c;
         let cr = (sample(picture.planes[2], cx, cy) - 128.0) * scale_c;
-        let Matrix { kr, kb } = picture.matrix;
+        let ColourMatrix { kr, kb } = picture.matrix;
         let (r, b) = (luma + 2.0 * (1.0 - kr) * cr, luma + 2.0 * (1.0 - kb) * cb);
         [r, (luma - kr * r - kb * b) / (1.0 - kr - kb), b]
     }
 
-    fn check(width: usize, height: usize, halved: (bool, bool), matrix: Matrix, full_range: bool) {
+    fn check(width: usize, height: usize, halved: (bool, bool), matrix: ColourMatrix, full_range: bool) {
         let stride = width + 5;
         let data: Vec<_> = (0..3).map(|i| samples(stride * (height + 1), 7 + i)).collect();
         let plane = |i: usize| Plane { data: &data[i], stride };
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn as_the_textbook() {
+    fn matches_textbook_formula() {
         check(22, 14, (true, true), BT601, false);
         check(23, 13, (true, true), BT709, false);
         check(19, 8, (true, false), BT2020, false);

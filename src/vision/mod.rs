@@ -12,9 +12,10 @@ pub mod nfnet;
 
 pub use preprocess::{Fit, Preprocess};
 
-/// Turns normalised frames into a grid of visual features. Immutable once built.
+/// Encodes normalised frames as a grid of visual features. Immutable after construction.
 pub trait VisionEncoder: Send + Sync {
-    /// `pixels` (n, 3, h, w), normalised as the encoder's [`Preprocess`] says -> (n, s, d), row by row of the grid.
+    /// Encodes `pixels` (n, 3, h, w), normalised by the encoder's [`Preprocess`] -> (n, s, d), the grid row
+    /// by row.
     ///
     /// # Errors
     /// The tensor library refused an operation.
@@ -23,11 +24,46 @@ pub trait VisionEncoder: Send + Sync {
     /// d, the width of one feature.
     fn width(&self) -> usize;
 
-    /// s, the number of features of a frame of this size in pixels.
+    /// s, the number of features of a frame of this height and width in pixels.
     fn patches(&self, height: usize, width: usize) -> usize;
+
+    /// Computes constant sub-expressions of the weights once, for inference. The result is not trainable.
+    ///
+    /// # Errors
+    /// The tensor library refused an operation.
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>>;
 }
 
-/// Which encoder, and how frames are prepared for it. One variant per encoder, tagged by `encoder`.
+/// Configuration of one kind of vision encoder: its constructor, its checkpoint and its costs.
+pub trait EncoderConfig {
+    /// Preprocessing of frames for this encoder.
+    fn preprocess(&self) -> &Preprocess;
+
+    /// Whether the loader skips the tensor `name` (relative to the encoder) of a checkpoint: a classifier head, or a
+    /// projection that this configuration does not use.
+    fn ignores(&self, name: &str) -> bool;
+
+    /// Builds the trainable encoder.
+    ///
+    /// # Errors
+    /// A tensor is missing or has a wrong shape; the error names it.
+    fn build(&self, weights: &Weights) -> Result<Box<dyn VisionEncoder>>;
+
+    /// (s, d): the number of features of a square frame of `side` pixels, and the width of each.
+    fn features(&self, side: usize) -> (usize, usize);
+
+    /// Number of parameters.
+    fn parameters(&self) -> usize;
+
+    /// Operations for one square frame of `side` pixels. A multiplication and an addition are two operations; only
+    /// matrix products and convolutions count.
+    fn operations(&self, side: usize) -> f64;
+
+    /// Sizes of the network as a JSON object, for programs that build an equal one.
+    fn describe(&self) -> serde_json::Value;
+}
+
+/// Configuration of a vision encoder and of its preprocessing. One variant per encoder, tagged by `encoder`.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "encoder", rename_all = "lowercase")]
 pub enum VisionConfig {
@@ -36,32 +72,31 @@ pub enum VisionConfig {
 }
 
 impl VisionConfig {
-    /// How frames are prepared for this encoder.
-    pub fn preprocess(&self) -> &Preprocess {
+    /// The configuration behind its interface: the only match over all kinds of encoders.
+    pub fn encoder(&self) -> &dyn EncoderConfig {
         match self {
-            VisionConfig::Nfnet(config) => &config.preprocess,
+            VisionConfig::Nfnet(config) => config,
         }
     }
 
-    /// Whether a checkpoint of this encoder may hold the tensor `name` (relative to the encoder) without it being
-    /// loaded: a classifier head, a projection that this configuration does not use.
+    /// Preprocessing of frames for this encoder.
+    pub fn preprocess(&self) -> &Preprocess {
+        self.encoder().preprocess()
+    }
+
+    /// Whether the loader skips the tensor `name` (relative to the encoder) of a checkpoint: a classifier
+    /// head, or a projection that this configuration does not use.
     pub fn ignores(&self, name: &str) -> bool {
-        match self {
-            VisionConfig::Nfnet(config) => config.ignores(name),
-        }
+        self.encoder().ignores(name)
     }
 }
 
-/// Builds the encoder for inference: constant sub-expressions of the weights are computed once, here.
+/// Builds the encoder for inference. Constant sub-expressions of the weights are computed once, here.
 ///
 /// # Errors
-/// A missing or misshapen tensor, by name.
+/// A tensor is missing or has a wrong shape; the error names it.
 pub fn build(config: &VisionConfig, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
-    Ok(match config {
-        VisionConfig::Nfnet(config) => {
-            Box::new(nfnet::NfNet::new(&config.variant.row(), config.features, weights)?.fold()?)
-        }
-    })
+    config.encoder().build(weights)?.fold()
 }
 
 #[cfg(test)]
@@ -72,7 +107,7 @@ mod tests {
         "preprocess": {"fit": "pad", "size": 160, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}"#;
 
     #[test]
-    fn reads_its_description() {
+    fn config_survives_json() {
         let config: VisionConfig = serde_json::from_str(MINI).unwrap();
         assert_eq!(config.preprocess().size, 160);
         let again: VisionConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
@@ -80,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_unknown_words() {
+    fn rejects_unknown_fields_and_values() {
         for (from, to) in [("160", "0"), ("0.225", "0"), ("\"pad\"", "{\"squash\": {\"crop\": 1.5}}")] {
             assert!(serde_json::from_str::<VisionConfig>(&MINI.replacen(from, to, 1)).is_err(), "{to}");
         }

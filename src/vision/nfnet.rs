@@ -1,79 +1,128 @@
-//! NFNet-F (arXiv 2102.06171), key by key as timm's `dm_nfnet_*`.
+//! NFNet-F (arXiv 2102.06171), with the tensor names of timm's `dm_nfnet_*`.
 //!
-//! A residual network without normalisation layers: convolution weights are standardised, activations carry a gain
-//! that keeps their variance at one, and each block divides its input by the standard deviation that it is expected to have.
+//! A residual network without normalisation layers: convolution weights are standardised, activations carry a
+//! gain that keeps their variance at one, and each block divides its input by its expected standard
+//! deviation.
 
 use candle_core::Tensor;
 use candle_nn::{Init, init};
 use serde::{Deserialize, Serialize};
 
-use super::{Preprocess, VisionEncoder};
+use super::{EncoderConfig, Preprocess, VisionEncoder};
 use crate::error::Result;
 use crate::kernels::conv::conv2d_same;
 use crate::kernels::gelu::scaled_gelu;
-use crate::kernels::planes::{gated_sum, halve, mean_of_planes};
+use crate::kernels::planes::{average_pool_2x2, gated_sum, global_average_pool};
 use crate::kernels::standardise::standardise;
 use crate::weights::Weights;
 
-/// Makes the variance of GELU(N(0, 1)) one.
+mod cost;
+
+/// Gain that makes the variance of GELU(N(0, 1)) one.
 const GAMMA: f64 = 1.701_504_349_708_557_1;
-/// Residual branches are scaled by this, so each block adds its square to the variance.
+/// Scale of residual branches. Each block adds its square to the variance.
 const ALPHA: f64 = 0.2;
-/// Squeeze-and-excitation gates are 1/2 on average.
+/// Gain of squeeze-and-excitation gates, which are 1/2 on average.
 const GATE_GAIN: f64 = 2.0;
-/// timm's epsilon of weight standardisation (DeepMind's own is max(var * fan_in, 1e-4)).
+/// Epsilon of weight standardisation in timm (DeepMind's own is max(var * fan_in, 1e-4)).
 const EPS: f64 = 1e-5;
 /// Input pixels per feature, along each axis.
 const STRIDE: usize = 32;
 
+/// Configuration of an NFNet encoder.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// Size of the network.
     pub variant: Variant,
+    /// Layer that gives the features.
     pub features: Features,
+    /// Preprocessing of frames.
     pub preprocess: Preprocess,
 }
 
-impl Config {
-    pub(super) fn ignores(&self, name: &str) -> bool {
+impl EncoderConfig for Config {
+    fn preprocess(&self) -> &Preprocess {
+        &self.preprocess
+    }
+
+    fn ignores(&self, name: &str) -> bool {
         let unused_final_conv = self.features == Features::FinalStage && name.starts_with("final_conv.");
         name.starts_with("head.fc.") || unused_final_conv
     }
+
+    fn build(&self, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
+        Ok(Box::new(NfNet::new(&self.variant.dimensions(), self.features, weights)?))
+    }
+
+    fn features(&self, side: usize) -> (usize, usize) {
+        let dimensions = self.variant.dimensions();
+        let width = match self.features {
+            Features::FinalStage => dimensions.widths[3],
+            Features::FinalConv => dimensions.final_width,
+        };
+        (side.div_ceil(STRIDE).pow(2), width)
+    }
+
+    fn parameters(&self) -> usize {
+        cost::parameters(&self.variant.dimensions(), self.features)
+    }
+
+    fn operations(&self, side: usize) -> f64 {
+        cost::operations(&self.variant.dimensions(), self.features, side)
+    }
+
+    fn describe(&self) -> serde_json::Value {
+        let Dimensions { depths, widths, stem, group, final_width } = self.variant.dimensions();
+        serde_json::json!({
+            "depths": depths, "widths": widths, "stem": stem, "group": group, "final_width": final_width,
+            "features": self.features,
+        })
+    }
 }
 
+/// Size of an NFNet: F0 to F6 of the paper (table 1), or the small one of this project.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Variant {
+    /// 71.5M parameters.
     F0,
+    /// 132.6M parameters.
     F1,
+    /// 193.8M parameters.
     F2,
+    /// 254.9M parameters.
     F3,
+    /// 316.1M parameters.
     F4,
+    /// 377.2M parameters.
     F5,
+    /// 438.4M parameters; the encoder of Flamingo.
     F6,
-    /// The small encoder that ships: 2.0M parameters and 0.2 GFLOP per frame of 128 x 128 up to the final stage.
+    /// The small encoder that ships: 2.0M parameters and 0.2 GFLOP per frame of 128 x 128 up to the final
+    /// stage.
     Mini,
 }
 
-/// Where the features are taken. The paper's text says "the output of the final stage"; its parameter counts include
-/// the final convolution.
+/// Layer that gives the features. The Flamingo paper says "the output of the final stage", but its parameter
+/// counts include the final convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Features {
-    /// The residual stream after the last stage.
+    /// The output of the last residual stage.
     FinalStage,
-    /// After the final 1x1 convolution and its activation, what timm's `forward_features` returns.
+    /// The output of the final 1x1 convolution and its activation, as timm's `forward_features` returns it.
     FinalConv,
 }
 
-/// One network of the family.
+/// Dimensions of an NFNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
+pub struct Dimensions {
     /// Blocks per stage.
     pub depths: [usize; 4],
     /// Output width per stage.
     pub widths: [usize; 4],
-    /// Output width of the stem; its four convolutions have 1/8, 1/4, 1/2 and all of it.
+    /// Output width of the stem. Its four convolutions have 1/8, 1/4, 1/2 and all of it.
     pub stem: usize,
     /// Channels per group of the 3x3 convolutions.
     pub group: usize,
@@ -83,9 +132,14 @@ pub struct Row {
 
 impl Variant {
     /// The dimensions of this variant.
-    pub fn row(self) -> Row {
-        let full =
-            |depths| Row { depths, widths: [256, 512, 1536, 1536], stem: 128, group: 128, final_width: 3072 };
+    pub fn dimensions(self) -> Dimensions {
+        let full = |depths| Dimensions {
+            depths,
+            widths: [256, 512, 1536, 1536],
+            stem: 128,
+            group: 128,
+            final_width: 3072,
+        };
         match self {
             Variant::F0 => full([1, 2, 6, 3]),
             Variant::F1 => full([2, 4, 12, 6]),
@@ -94,7 +148,7 @@ impl Variant {
             Variant::F4 => full([5, 10, 30, 15]),
             Variant::F5 => full([6, 12, 36, 18]),
             Variant::F6 => full([7, 14, 42, 21]),
-            Variant::Mini => Row {
+            Variant::Mini => Dimensions {
                 depths: [1, 2, 6, 3],
                 widths: [48, 96, 192, 384],
                 stem: 48,
@@ -105,8 +159,8 @@ impl Variant {
     }
 }
 
-/// The network. As built, its weights are standardised on every call, through differentiable operations;
-/// [`fold`](NfNet::fold) does it once and for all.
+/// An NFNet. After [`new`](NfNet::new) every call standardises the weights with differentiable operations;
+/// [`fold`](NfNet::fold) standardises them once.
 pub struct NfNet {
     stem: Vec<StdConv>,
     stages: Vec<Vec<Block>>,
@@ -115,28 +169,29 @@ pub struct NfNet {
 }
 
 impl NfNet {
-    /// Reads the network; the final convolution only when the features are taken after it.
+    /// Reads the network. The final convolution is read only if the features are its output.
     ///
     /// # Errors
-    /// A missing or misshapen tensor, by name.
-    pub fn new(row: &Row, features: Features, weights: &Weights) -> Result<Self> {
+    /// A tensor is missing or has a wrong shape; the error names it.
+    pub fn new(dimensions: &Dimensions, features: Features, weights: &Weights) -> Result<Self> {
         let mut stem = Vec::new();
         let mut width = 3;
         for (i, (part, stride)) in [(8, 2), (4, 1), (2, 1), (1, 2)].into_iter().enumerate() {
-            let shape = ConvShape { stride, ..ConvShape::new(width, row.stem / part, 3) };
+            let shape = ConvShape { stride, ..ConvShape::new(width, dimensions.stem / part, 3) };
             stem.push(StdConv::new(shape, &weights.pp("stem").pp(format!("conv{}", i + 1)))?);
-            width = row.stem / part;
+            width = dimensions.stem / part;
         }
         let mut stages = Vec::new();
         let mut variance = 1.0f64;
-        for (s, (&depth, &out)) in row.depths.iter().zip(&row.widths).enumerate() {
+        for (s, (&depth, &out)) in dimensions.depths.iter().zip(&dimensions.widths).enumerate() {
             let mut blocks = Vec::new();
             for b in 0..depth {
                 let stride = if s > 0 && b == 0 { 2 } else { 1 };
                 let shape =
-                    BlockShape { width, out, stride, group: row.group, beta: variance.sqrt().recip() };
+                    BlockShape { width, out, stride, group: dimensions.group, beta: variance.sqrt().recip() };
                 blocks.push(Block::new(&shape, &weights.pp("stages").pp(s).pp(b))?);
-                // The first block's shortcut passes through a convolution of the scaled input: the variance starts anew.
+                // The shortcut of the first block is a convolution of the scaled input, so the variance
+                // restarts at 1.
                 variance = if b == 0 { 1.0 } else { variance } + ALPHA * ALPHA;
                 width = out;
             }
@@ -145,15 +200,15 @@ impl NfNet {
         let final_conv = match features {
             Features::FinalStage => None,
             Features::FinalConv => {
-                let shape = ConvShape::new(width, row.final_width, 1);
-                width = row.final_width;
+                let shape = ConvShape::new(width, dimensions.final_width, 1);
+                width = dimensions.final_width;
                 Some(StdConv::new(shape, &weights.pp("final_conv"))?)
             }
         };
         Ok(Self { stem, stages, final_conv, width })
     }
 
-    /// The same network with its weights standardised once, in f32: for inference, no longer trainable.
+    /// Standardises the weights once, in f32, for inference. The result is not trainable.
     ///
     /// # Errors
     /// The tensor library refused an operation.
@@ -168,12 +223,12 @@ impl NfNet {
         })
     }
 
-    /// `pixels` (n, 3, h, w) -> (n, d, ceil(h / 32), ceil(w / 32)). `see` is shown `stem`, `stages.0` .. `stages.3` and,
-    /// if it is part of the network, `final_conv` (before its activation).
+    /// Encodes `pixels` (n, 3, h, w) -> (n, d, ceil(h / 32), ceil(w / 32)). `observe` is called with `stem`,
+    /// `stages.0` .. `stages.3` and, if it is part of the network, `final_conv` (before its activation).
     ///
     /// # Errors
     /// The tensor library refused an operation.
-    pub fn forward(&self, pixels: &Tensor, see: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
+    pub fn forward(&self, pixels: &Tensor, observe: &mut dyn FnMut(&str, &Tensor)) -> Result<Tensor> {
         let mut x = pixels.clone(); // (n, 3, h, w)
         for (i, conv) in self.stem.iter().enumerate() {
             if i > 0 {
@@ -181,16 +236,16 @@ impl NfNet {
             }
             x = conv.forward(&x)?; // (n, stem, h / 4, w / 4) after the last
         }
-        see("stem", &x);
+        observe("stem", &x);
         for (s, blocks) in self.stages.iter().enumerate() {
             for block in blocks {
                 x = block.forward(&x)?; // (n, widths[s], h / 2^(s+2), w / 2^(s+2))
             }
-            see(&format!("stages.{s}"), &x);
+            observe(&format!("stages.{s}"), &x);
         }
         if let Some(conv) = &self.final_conv {
             x = conv.forward(&x)?;
-            see("final_conv", &x);
+            observe("final_conv", &x);
             x = scaled_gelu(&x, GAMMA)?;
         }
         Ok(x)
@@ -210,6 +265,10 @@ impl VisionEncoder for NfNet {
     fn patches(&self, height: usize, width: usize) -> usize {
         height.div_ceil(STRIDE) * width.div_ceil(STRIDE)
     }
+
+    fn fold(self: Box<Self>) -> Result<Box<dyn VisionEncoder>> {
+        Ok(Box::new(NfNet::fold(*self)?))
+    }
 }
 
 struct BlockShape {
@@ -220,10 +279,10 @@ struct BlockShape {
     beta: f64,
 }
 
-/// out = 0.2 * branch(h) + shortcut, h = beta * act(x).
+/// Residual block: out = 0.2 * branch(h) + shortcut, h = beta * act(x).
 struct Block {
     beta: f64,
-    /// In front of the shortcut's convolution, when the block halves the grid.
+    /// Whether average pooling precedes the convolution of the shortcut, because the block halves the grid.
     pool: bool,
     shortcut: Option<StdConv>,
     conv1: StdConv,
@@ -257,7 +316,7 @@ impl Block {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = scaled_gelu(x, GAMMA * self.beta)?; // (n, width, h, w)
         let shortcut = match &self.shortcut {
-            Some(conv) if self.pool => conv.forward(&halve(&h)?)?,
+            Some(conv) if self.pool => conv.forward(&average_pool_2x2(&h)?)?,
             Some(conv) => conv.forward(&h)?,
             None => x.clone(), // not activated
         };
@@ -284,7 +343,12 @@ impl Block {
     }
 }
 
-/// A gate per channel, from the mean of every channel.
+/// Inner width of a squeeze-and-excitation gate: half of its width, rounded to the nearest multiple of 8.
+fn gate_width(width: usize) -> usize {
+    ((width / 2 + 4) / 8 * 8).max(8)
+}
+
+/// Squeeze-and-excitation: one gate per channel, computed from the channel means.
 struct SqueezeExcite {
     squeeze: (Tensor, Tensor),
     excite: (Tensor, Tensor),
@@ -292,7 +356,7 @@ struct SqueezeExcite {
 
 impl SqueezeExcite {
     fn new(width: usize, weights: &Weights) -> Result<Self> {
-        let inner = ((width / 2 + 4) / 8 * 8).max(8); // half, to the nearest multiple of 8
+        let inner = gate_width(width);
         let layer = |from: usize, to: usize, name: &str| -> Result<(Tensor, Tensor)> {
             let weights = weights.pp(name);
             let weight = weights.get((to, from, 1, 1), "weight", init::DEFAULT_KAIMING_NORMAL)?;
@@ -306,11 +370,12 @@ impl SqueezeExcite {
         Self { squeeze: detach(&self.squeeze), excite: detach(&self.excite) }
     }
 
-    /// (n, d, h, w) -> (n, d, 1, 1), each in 0..1.
+    /// Computes the gates, each in 0..1: (n, d, h, w) -> (n, d, 1, 1).
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        // As 1x1 convolutions, not as one matrix product: a frame's gate must not depend on the frames beside it.
+        // 1x1 convolutions instead of one matrix product, because the gate of a frame must not depend on its
+        // batch.
         let linear = |x: &Tensor, (weight, bias): &(Tensor, Tensor)| conv2d_same(x, weight, bias, 1, 1);
-        let means = mean_of_planes(x)?; // (n, d, 1, 1)
+        let means = global_average_pool(x)?; // (n, d, 1, 1)
         let gate = linear(&linear(&means, &self.squeeze)?.relu()?, &self.excite)?;
         Ok(candle_nn::ops::sigmoid(&gate)?)
     }
@@ -331,10 +396,10 @@ impl ConvShape {
     }
 }
 
-/// A convolution whose weight is standardised per output channel and scaled by a gain.
+/// Convolution with a weight that is standardised per output channel and scaled by a gain.
 struct StdConv {
     weight: Tensor,
-    /// None once folded into the weight.
+    /// `None` after the gain was folded into the weight.
     gain: Option<Tensor>,
     bias: Tensor,
     stride: usize,

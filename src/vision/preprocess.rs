@@ -1,4 +1,4 @@
-//! Frames as they come -> frames as the encoder was trained on them.
+//! Frames of any size -> normalised pixels of the size that the encoder was trained on.
 
 use std::borrow::Borrow;
 
@@ -9,35 +9,37 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::resize::{bicubic, bicubic_part};
 use crate::error::Result;
 
-/// How frames of any size become the encoder's square ones.
+/// Preprocessing of frames of any size to the square input of the encoder.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Preprocess {
+    /// Method that makes a frame square.
     pub fit: Fit,
-    /// Side of the encoder's input in pixels, at least 1.
+    /// Side of the encoder's input in pixels, 1 to 4096.
     #[serde(deserialize_with = "side")]
     pub size: u32,
-    /// Per channel, of values in 0..1.
+    /// Mean per channel (RGB) of values in 0..1.
     pub mean: [f32; 3],
-    /// Per channel, above 0.
+    /// Standard deviation per channel (RGB), above 0.
     #[serde(deserialize_with = "deviations")]
     pub std: [f32; 3],
 }
 
+/// Method that makes a frame square.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Fit {
-    /// The longer side becomes `size`, the rest is filled with the mean, half on either side (the paper, section
-    /// 4.1.4 of its first version).
+    /// Resizes the longer side to `size` and pads the shorter one with the mean, half on either side
+    /// (Flamingo, section 4.1.4 of its first version).
     Pad,
-    /// Both sides become `floor(size / crop)`, aspect not kept, then the centre is cut out: timm's `squash` with its
-    /// `crop_pct`. IDEFICS is the same with 1.
+    /// Resizes both sides to `floor(size / crop)` without keeping the aspect ratio, then crops the centre:
+    /// timm's `squash` with its `crop_pct`. IDEFICS uses it with 1.
     Squash {
-        /// In 0..=1, 0 excluded.
+        /// Share of the resized side that the crop keeps, above 0 and at most 1.
         #[serde(deserialize_with = "fraction")]
         crop: f64,
     },
-    /// The shorter side becomes `size`, then the centre is cut out: CLIP, open_clip.
+    /// Resizes the shorter side to `size`, then crops the centre: CLIP, open_clip.
     Crop,
 }
 
@@ -58,9 +60,9 @@ fn checked<T, E: serde::de::Error>(value: T, good: fn(&T) -> bool, rule: &str) -
 }
 
 impl Preprocess {
-    /// Resizes, bit-equal to Pillow's bicubic. For `squash` and `crop` the result is `size` x `size`; for `pad` it is
-    /// the picture without its border, `size` on the longer side: the mean is no whole number of 255ths, so the
-    /// border is added by [`pixels`](Self::pixels), where it is exactly 0.
+    /// Resizes a frame, bit-equal to Pillow's bicubic. For `squash` and `crop` the result is `size` x `size`.
+    /// For `pad` it is the picture without its border, `size` on the longer side: the mean is not a multiple
+    /// of 1/255, so [`pixels`](Self::pixels) adds the border, where it is exactly 0.
     pub fn frame(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
         match self.fit {
@@ -73,7 +75,7 @@ impl Preprocess {
                 self.centre(image, (side, side))
             }
             Fit::Crop => {
-                // As torchvision: the longer side is cut down to a whole number, not rounded.
+                // torchvision truncates the longer side to an integer instead of rounding it.
                 let longer = |a: u32, b: u32| (u64::from(self.size) * u64::from(a) / u64::from(b)) as u32;
                 let whole = if width <= height {
                     (self.size, longer(height, width))
@@ -85,9 +87,9 @@ impl Preprocess {
         }
     }
 
-    /// The middle of `image` resized to `whole`, where torchvision's `CenterCrop` sees the middle.
+    /// Resizes `image` to `whole` and crops the centre as torchvision's `CenterCrop` does.
     fn centre(&self, image: &RgbImage, whole: (u32, u32)) -> RgbImage {
-        // Python's `round` takes halves to the even number.
+        // Python's `round` rounds halves to the even number.
         let part = |length: u32| {
             let start = (f64::from(length - self.size) / 2.0).round_ties_even() as u32;
             start..start + self.size
@@ -95,9 +97,10 @@ impl Preprocess {
         bicubic_part(image, whole, part(whole.0), part(whole.1))
     }
 
-    /// Frames made by [`frame`](Self::frame) -> (n, 3, size, size), normalised, in `dtype`, on `device`.
+    /// Normalises frames made by [`frame`](Self::frame) -> (n, 3, size, size) in `dtype` on `device`.
     ///
-    /// The bytes cross to the device once, as u8; frames that follow each other with the same size cross together.
+    /// The bytes are copied to the device once, as u8. Consecutive frames of the same size are copied
+    /// together.
     ///
     /// # Errors
     /// The tensor library refused an operation.
@@ -121,7 +124,7 @@ impl Preprocess {
         }
         let shape = (frames.len(), 3, height as usize, width as usize);
         let x = Tensor::from_vec(planes, shape, &Device::Cpu)?.to_device(device)?; // (n, 3, h, w), u8
-        // (value / 255 - mean) / std as one product and one sum.
+        // (value / 255 - mean) / std as one multiplication and one addition.
         let channels = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
         let scale = channels(self.std.map(|std| 1.0 / (255.0 * std)))?;
         let shift = channels([0, 1, 2].map(|c| -self.mean[c] / self.std[c]))?;
@@ -134,7 +137,7 @@ impl Preprocess {
     }
 }
 
-/// `length * size / longer`, rounded half up, at least 1.
+/// Returns `length * size / longer`, rounded half up, at least 1.
 fn scaled(length: u32, size: u32, longer: u32) -> u32 {
     let (length, size, longer) = (u64::from(length), u64::from(size), u64::from(longer));
     (((2 * length * size + longer) / (2 * longer)) as u32).max(1)

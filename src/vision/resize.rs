@@ -1,8 +1,9 @@
-//! Antialiased bicubic resizing of 8-bit images, bit for bit as Pillow's `Image.resize(size, BICUBIC)`.
+//! Antialiased bicubic resizing of 8-bit images, bit-equal to Pillow's `Image.resize(size, BICUBIC)`.
 //!
-//! Published checkpoints were trained on Pillow's pixels: two passes, horizontal first, each rounded to 8 bits, with
-//! fixed-point coefficients of 22 bits. Pillow 13 runs the vertical pass first where the height shrinks much more than
-//! the width, and gets other pixels; every checkpoint of the family is older, so this is Pillow up to 12.
+//! Published checkpoints were trained on Pillow's pixels: two passes, horizontal first, each rounded to 8
+//! bits, with fixed-point coefficients of 22 bits. Pillow 13 runs the vertical pass first if the height
+//! shrinks much more than the width, and gets other pixels. Every checkpoint of the family is older, so this
+//! module follows Pillow up to 12.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,13 +14,13 @@ use rayon::prelude::*;
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const CHANNELS: usize = 3;
 
-/// `image` resized to `width` x `height` (both at least 1).
+/// Resizes `image` to `width` x `height` pixels (both at least 1).
 pub fn bicubic(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     bicubic_part(image, (width, height), 0..width, 0..height)
 }
 
-/// The columns `x` and rows `y` of `image` resized to `size` (width, height): the pixels of resizing and then
-/// cropping, without making those outside. A strip of film 20,000 x 1 costs no more than its middle.
+/// Resizes `image` to `size` (width, height) and crops it to the columns `x` and rows `y`. Only the pixels of
+/// the crop are computed, so a strip of 20,000 x 1 pixels costs no more than its centre.
 pub fn bicubic_part(image: &RgbImage, size: (u32, u32), x: Range<u32>, y: Range<u32>) -> RgbImage {
     let (from_width, from_height) = image.dimensions();
     let (width, height) = (x.len() as u32, y.len() as u32);
@@ -39,6 +40,7 @@ struct Taps {
     weights: Vec<i32>,
 }
 
+/// The bicubic (Keys) kernel with a = -0.5.
 fn kernel(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
@@ -51,18 +53,18 @@ fn kernel(x: f64) -> f64 {
     }
 }
 
-/// For the pixels `part` of an axis of `from` pixels resized to `to`.
+/// Computes the weights of the output pixels `part` of an axis that is resized from `from` to `to` pixels.
 fn taps(from: u32, to: u32, part: Range<u32>) -> Vec<Taps> {
     const SUPPORT: f64 = 2.0;
     let scale = f64::from(from) / f64::from(to);
-    // Shrinking widens the kernel (that is the antialiasing); enlarging does not narrow it.
+    // Shrinking widens the kernel (this is the antialiasing); enlarging does not narrow it.
     let stretch = scale.max(1.0);
     let support = SUPPORT * stretch;
     let tap = |out: u32| {
         let centre = (f64::from(out) + 0.5) * scale;
         let first = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(from as usize);
-        // Pillow multiplies by the reciprocal; dividing instead changes last bits.
+        // Pillow multiplies by the reciprocal; a division changes the last bits.
         let shrink = 1.0 / stretch;
         let exact: Vec<f64> = (first..end).map(|i| kernel((i as f64 - centre + 0.5) * shrink)).collect();
         let sum: f64 = exact.iter().sum();

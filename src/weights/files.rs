@@ -1,4 +1,4 @@
-//! Where a tensor lies: one `Stored` per tensor of a safetensors, GGUF or PyTorch file, or in memory.
+//! Locations of tensors: one `Stored` per tensor of a safetensors, GGUF or PyTorch file, or in memory.
 
 use std::borrow::Cow;
 use std::io::{BufReader, Read};
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::pickle;
 use crate::error::WeightsError;
 
+/// Location of one tensor.
 #[derive(Clone)]
 pub(super) enum Stored {
     Memory(Tensor),
@@ -22,39 +23,42 @@ pub(super) enum Stored {
     Pickle { file: Arc<PthTensors>, name: String },
 }
 
-/// A GGUF file whose header is read and whose length is checked; the rest is mapped.
+/// A mapped GGUF file with its header; the length is checked.
 pub(super) struct GgufFile {
     content: gguf_file::Content,
     bytes: Bytes,
 }
 
-/// A quantised matrix (rows, columns): blocks of weights along the columns, as their format lays them out. What a GGUF
-/// file has lies in the file: nothing is read before it is used, and processes share it.
+/// A quantised matrix (rows, columns) in blocks of weights along the columns, laid out by its format. The bytes of a
+/// mapped GGUF file are read on first use, and processes share them.
 #[derive(Debug, Clone)]
 pub struct Packed {
+    /// Quantisation format.
     pub format: GgmlDType,
+    /// Rows and columns.
     pub shape: Shape,
+    /// Blocks of all rows, one row after the other.
     pub bytes: Bytes,
-    /// Where it is multiplied.
+    /// Device of the products.
     pub device: Device,
 }
 
 impl Packed {
-    /// Takes the bytes of a matrix of candle's.
+    /// Copies the bytes of a quantised matrix of candle.
     ///
     /// # Errors
-    /// They cannot be read back from its device.
+    /// The device refuses the copy.
     pub fn copied(matrix: &QTensor, device: &Device) -> candle_core::Result<Self> {
         let bytes = matrix.data()?.into_owned().into();
         Ok(Self { format: matrix.dtype(), shape: matrix.shape().clone(), bytes, device: device.clone() })
     }
 
-    /// A copy as candle's quantised matrix, on its device.
+    /// Copies the matrix to a quantised matrix of candle, on its device.
     ///
     /// # Errors
-    /// The shape is none for this format, or the device refuses.
+    /// The shape does not fit the format, or the device refuses an operation.
     pub fn to_candle(&self) -> candle_core::Result<QTensor> {
-        // Copied first, for candle wants blocks to lie where their numbers may: in a file they lie anywhere.
+        // Copied first: candle needs aligned blocks, and a file does not align them.
         let bytes = Cow::Owned(self.bytes.to_vec());
         QTensor::new(QStorage::from_data(bytes, &self.device, self.format)?, self.shape.clone())
     }
@@ -69,7 +73,7 @@ impl GgufFile {
             candle_core::bail!("{shape:?} does not divide into blocks of {block}");
         }
         let start = (self.content.tensor_data_offset + info.offset) as usize;
-        // `open_gguf` has seen that this is in the file.
+        // `open_gguf` has checked that this range is in the file.
         let bytes = self.bytes.slice(start..start + shape.elem_count() / block * format.type_size());
         Ok(Packed { format, shape, bytes, device: device.clone() })
     }
@@ -97,7 +101,7 @@ impl Stored {
         }
     }
 
-    /// The tensor in the file's quantisation, if it has one, or in what that is [`kept_as`].
+    /// Reads the tensor in the [`load_format`] of its quantisation; `None` if the file does not quantise it.
     pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<Packed>> {
         let Stored::Gguf { file, name } = self else { return Ok(None) };
         let format = file.content.tensor_infos[name].ggml_dtype;
@@ -105,7 +109,7 @@ impl Stored {
             return Ok(None);
         }
         let stored = file.packed(name, device)?;
-        match kept_as(format, device) {
+        match load_format(format, device) {
             same if same == format => Ok(Some(stored)),
             other => {
                 let dense = stored.to_candle()?.dequantize(device)?;
@@ -114,7 +118,7 @@ impl Stored {
         }
     }
 
-    /// Whether two places hold the same numbers in the same shape.
+    /// Tells whether two locations hold the same numbers in the same shape.
     pub(super) fn equals(&self, other: &Self) -> candle_core::Result<bool> {
         let (a, b) = (self.read(&Device::Cpu)?, other.read(&Device::Cpu)?);
         if a.shape() != b.shape() {
@@ -125,16 +129,16 @@ impl Stored {
     }
 }
 
-/// The quantisation in which a matrix of a file lies on `device`: its own, or the nearest that is fast on the CPU. Neither
-/// candle nor `kernels/quantized.rs` has a vector kernel for the formats that are changed here.
-pub fn kept_as(format: GgmlDType, device: &Device) -> GgmlDType {
+/// Returns the format of a loaded matrix on `device`: the format of the file, or the nearest one that is fast on the CPU.
+/// Neither candle nor `kernels/quantized.rs` has a vector kernel for the formats that change here.
+pub fn load_format(format: GgmlDType, device: &Device) -> GgmlDType {
     match format {
         GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1 if device.is_cpu() => GgmlDType::Q8_0,
         same => same,
     }
 }
 
-/// The tensors of one file, by the names that the file gives them.
+/// Lists the tensors of one file, by the file's names.
 pub(super) fn list(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("gguf") => {
@@ -150,10 +154,10 @@ pub(super) fn list(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
 
 #[allow(unsafe_code)]
 fn list_safetensors(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
-    // `MmapedSafetensors` opens the file itself; asking first keeps "no such file" apart from "not safetensors".
+    // `MmapedSafetensors` opens the file itself; opening it before tells "no such file" from "not safetensors".
     open(path)?;
-    // SAFETY: the map is read-only, and a model file that is rewritten while it is loaded is outside the contract
-    // of a model directory (files are replaced by rename, never in place).
+    // SAFETY: the map is read-only, and the contract of a model directory excludes writes in place (files are replaced by
+    // rename).
     let file = unsafe { MmapedSafetensors::new(path) }
         .map_err(|e| malformed(path, "safetensors", first_line(&e)))?;
     let file = Arc::new(file);
@@ -167,10 +171,10 @@ fn list_safetensors(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> 
 fn list_pickle(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
     open(path)?;
     pickle::check_archive(path).map_err(|reason| malformed(path, "PyTorch", reason))?;
-    // A training save wraps the tensors; a release is the flat dictionary.
+    // A training checkpoint nests the tensors; a release is a flat dictionary.
     let read = |key| {
-        // candle takes the arguments of a tensor by their places, be they there or not.
-        no_panic(path, "PyTorch", || PthTensors::new(path, key))
+        // candle indexes the arguments of a tensor without a check that they exist.
+        catch_panic(path, "PyTorch", || PthTensors::new(path, key))
     };
     let flat = read(None)?;
     let file = if flat.tensor_infos().is_empty() { read(Some("model_state_dict"))? } else { flat };
@@ -186,8 +190,8 @@ fn list_pickle(path: &Path) -> Result<Vec<(String, Stored)>, WeightsError> {
 pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
     let file = open(path)?;
     let length = file.metadata().map_err(|e| io(path, e))?.len();
-    // candle divides by the alignment that the file declares, be it zero.
-    let content = no_panic(path, "GGUF", || gguf_file::Content::read(&mut BufReader::new(file)))?;
+    // candle divides by the alignment that the file declares, even if it is zero.
+    let content = catch_panic(path, "GGUF", || gguf_file::Content::read(&mut BufReader::new(file)))?;
     for (name, info) in &content.tensor_infos {
         let dims = info.shape.dims();
         if dims.contains(&0) {
@@ -211,7 +215,7 @@ pub fn open_gguf(path: &Path) -> Result<gguf_file::Content, WeightsError> {
 #[allow(unsafe_code)]
 fn map_gguf(path: &Path) -> Result<GgufFile, WeightsError> {
     let content = open_gguf(path)?;
-    // SAFETY: as for safetensors above. This map stays as long as the model.
+    // SAFETY: as for safetensors above. This map lives as long as the model.
     let map = unsafe { memmap2::Mmap::map(&open(path)?) }.map_err(|e| io(path, e))?;
     Ok(GgufFile { content, bytes: Bytes::from_owner(map) })
 }
@@ -224,8 +228,8 @@ fn io(path: &Path, source: std::io::Error) -> WeightsError {
     WeightsError::Io { path: path.into(), source }
 }
 
-/// Reads a header that candle may stumble over.
-fn no_panic<T>(
+/// Reads a header that may make candle panic.
+fn catch_panic<T>(
     path: &Path,
     format: &'static str,
     read: impl FnOnce() -> candle_core::Result<T>,
@@ -240,7 +244,8 @@ fn malformed(path: &Path, format: &'static str, reason: String) -> WeightsError 
     WeightsError::Malformed { path: path.into(), format, reason }
 }
 
-/// candle appends a backtrace to its messages when `RUST_BACKTRACE` is set, and quotes whole objects.
+/// Returns the first line of an error, cut: candle appends a backtrace when `RUST_BACKTRACE` is set, and quotes whole
+/// objects.
 pub(super) fn first_line(error: &candle_core::Error) -> String {
     error.to_string().lines().next().unwrap_or_default().chars().take(400).collect()
 }
@@ -248,7 +253,7 @@ pub(super) fn first_line(error: &candle_core::Error) -> String {
 /// Checks a file against its published SHA-256 (64 hexadecimal digits).
 ///
 /// # Errors
-/// The file cannot be read, or is another file.
+/// The file cannot be read, or has another hash.
 pub fn verify_sha256(path: &Path, expected: &str) -> Result<(), WeightsError> {
     let found = sha256(path)?;
     if found.eq_ignore_ascii_case(expected) {
@@ -257,7 +262,7 @@ pub fn verify_sha256(path: &Path, expected: &str) -> Result<(), WeightsError> {
     Err(WeightsError::Hash { path: path.into(), expected: expected.into(), found })
 }
 
-/// The SHA-256 of a file, in hexadecimal.
+/// Computes the SHA-256 of a file, in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read.

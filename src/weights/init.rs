@@ -1,4 +1,4 @@
-//! Initial values that depend on a seed and the tensor's name alone.
+//! Initial values that depend on a seed and the tensor's name only.
 
 use candle_core::{Device, Shape, Tensor};
 use candle_nn::Init;
@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use rand_distr::StandardNormal;
 use sha2::{Digest, Sha256};
 
-/// The first value of the tensor `name` (f32, on the CPU), as `init` says.
+/// Returns the initial value of the tensor `name` (f32, on the CPU).
 pub(super) fn initial_value(seed: u64, name: &str, shape: &Shape, init: Init) -> candle_core::Result<Tensor> {
     let digest = Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name).finalize();
     let mut rng = StdRng::from_seed(digest.into());
@@ -28,10 +28,10 @@ pub(super) fn initial_value(seed: u64, name: &str, shape: &Shape, init: Init) ->
     Tensor::from_vec(values, shape, &Device::Cpu)
 }
 
-/// Numbers in the run that [`repeated`] repeats: a prime, so that no two rows of a matrix are equal.
+/// Length of the sequence that [`repeated`] repeats: a prime, so that no two rows of a matrix are equal.
 pub(super) const PATTERN: usize = 65_537;
 
-/// The run `pattern` of numbers in -1..1, scaled to the mean and the deviation of `init`, over and over.
+/// Repeats the sequence `pattern` of numbers in -1..1, scaled to the mean and the deviation of `init`.
 pub(super) fn repeated(pattern: &Tensor, shape: &Shape, init: Init) -> candle_core::Result<Tensor> {
     let half_width = |stdev: f64| 3f64.sqrt() * stdev;
     let (mean, half) = match init {

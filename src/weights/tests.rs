@@ -27,14 +27,14 @@ fn same(name: &str) -> Rename {
     Rename::To(name.into())
 }
 
-/// The error of `result` without the folder that the test happened to run in.
+/// Returns the error of `result` without the path of the temporary folder.
 fn message<T>(result: Result<T>, folder: &std::path::Path) -> String {
     let error = result.err().expect("an error").to_string();
     error.replace(&format!("{}/", folder.display()), "")
 }
 
 #[test]
-fn every_tensor_is_used_once_and_fits() {
+fn every_tensor_is_used_once_with_its_shape() {
     let folder = tempfile::tempdir().unwrap();
     let tensors = [("a.weight", tensor((3, 5), 1.0)), ("b.weight", tensor((2, 7), 9.0))];
     let weights = open_as(folder.path(), &tensors, &same).unwrap();
@@ -68,14 +68,14 @@ fn aliases_must_agree() {
 }
 
 #[test]
-fn an_ignored_tensor_is_not_extra() {
+fn ignored_tensor_is_not_unused() {
     let folder = tempfile::tempdir().unwrap();
     let ignore = |_: &str| Rename::Ignore;
     open_as(folder.path(), &[("a", tensor((3, 5), 0.0))], &ignore).unwrap().finish().unwrap();
 }
 
 #[test]
-fn a_missing_or_truncated_file_is_named() {
+fn names_missing_or_truncated_file() {
     let folder = tempfile::tempdir().unwrap();
     let open = |name: &str| {
         Weights::open(&[folder.path().join(name)], &Device::Cpu, DType::F32, Quantization::Keep, &same)
@@ -97,7 +97,7 @@ fn a_missing_or_truncated_file_is_named() {
     }
 }
 
-/// A GGUF file of matrices (6, 64).
+/// Writes a GGUF file of matrices (6, 64).
 fn write_gguf(path: &std::path::Path, tensors: &[(&str, GgmlDType)]) {
     let quantize = |dtype| QTensor::quantize(&tensor((6, 64), 0.0), dtype).unwrap();
     let tensors: Vec<_> = tensors.iter().map(|(name, dtype)| (*name, quantize(*dtype))).collect();
@@ -107,7 +107,7 @@ fn write_gguf(path: &std::path::Path, tensors: &[(&str, GgmlDType)]) {
 }
 
 #[test]
-fn a_gguf_keeps_its_matrices_quantised_unless_asked() {
+fn gguf_matrices_stay_quantised_by_default() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     let kinds = [("q8", GgmlDType::Q8_0), ("q4", GgmlDType::Q4_1), ("f", GgmlDType::F32)];
@@ -129,9 +129,9 @@ fn a_gguf_keeps_its_matrices_quantised_unless_asked() {
     dense.finish().unwrap();
 }
 
-/// Sizes whose product overflows or is nothing, and an alignment of zero, are a malformed file.
+/// Rejects sizes with an overflowing or zero product, and an alignment of zero.
 #[test]
-fn a_hostile_gguf_header_is_malformed() {
+fn rejects_hostile_gguf_header() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hostile.gguf");
     let header = |alignment: u32, dims: [u64; 2]| {
@@ -162,7 +162,7 @@ fn a_hostile_gguf_header_is_malformed() {
 }
 
 #[test]
-fn a_wrong_hash_is_told_with_both() {
+fn wrong_hash_error_names_both_hashes() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("abc");
     std::fs::write(&path, "abc").unwrap();
@@ -175,7 +175,7 @@ fn a_wrong_hash_is_told_with_both() {
 }
 
 #[test]
-fn random_values_depend_on_seed_and_name_alone() {
+fn random_values_depend_on_seed_and_name_only() {
     let init = Init::Randn { mean: 0.0, stdev: 1.0 };
     let take = |seed, names: &[&str]| {
         let weights = Weights::random(seed, &Device::Cpu, DType::F32);
@@ -184,13 +184,13 @@ fn random_values_depend_on_seed_and_name_alone() {
     };
     let (one, other) = (take(7, &["a", "b"]), take(7, &["b", "a", "b"]));
     assert_eq!((&one[0], &one[1]), (&other[1], &other[0]));
-    assert_eq!(other[0], other[2], "a tensor that is asked for twice is one tensor");
+    assert_eq!(other[0], other[2], "the same name gives the same tensor");
     assert_ne!(one[0], one[1], "names differ");
     assert_ne!(one[0], take(8, &["a"])[0], "seeds differ");
 }
 
 #[test]
-fn placeholders_are_frozen_and_as_large_as_their_initialisers() {
+fn placeholders_are_frozen_and_scaled_as_their_initialisers() {
     let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
     let get = |name: &str, init| weights.get((300, 700), name, init).unwrap();
     let spread = get("a", Init::Randn { mean: 2.0, stdev: 0.5 });

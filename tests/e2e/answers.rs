@@ -39,9 +39,9 @@ fn json_report_has_all_fields() {
     assert_eq!(answer["frame_times"], json!([[0.0]]));
     assert!(answer["log_likelihood"].as_f64().is_some_and(|l| l < 0.0), "{answer}");
     assert_eq!((&answer["finish"], &answer["completion_tokens"]), (&json!("length"), &json!(3)));
-    assert_eq!(report["model"]["sees"], false);
-    let hashes = report["model"]["sha256"].as_array().unwrap();
-    assert!(hashes.len() == 2 && hashes.iter().all(|h| h[1].as_str().unwrap().len() == 64), "{hashes:?}");
+    assert_eq!(report["model"]["gates_open"], false);
+    let hashes = report["model"]["sha256"].as_object().unwrap();
+    assert!(hashes.len() == 2 && hashes.values().all(|h| h.as_str().unwrap().len() == 64), "{hashes:?}");
     let video = &report["videos"][0];
     assert_eq!(
         (&video["width"], &video["height"], &video["codec"]),

@@ -68,7 +68,7 @@ fn batched_answers_equal_single_answers() {
     let expected: Vec<(Answer, f64)> = (0..16)
         .map(|i| {
             let prepared = frames(i, 1 + i % 4).iter().map(|frame| alone.prepare(frame)).collect::<Vec<_>>();
-            let medium = alone.look(&prepared).unwrap();
+            let medium = alone.encode(&prepared).unwrap();
             let answer = Pipeline::ask(&alone, &task(i), &[&medium], &strategy(i)).unwrap();
             let likelihood = answer.log_likelihood;
             (answer, likelihood)

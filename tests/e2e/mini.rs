@@ -24,7 +24,7 @@ fn the_model_loads_with_open_gates() {
     let inspected =
         run(command().args(["model", "inspect", "--json", "--model"]).arg(mini())).exits(0).report();
     assert_eq!(inspected["about"]["name"], "flamingo-mini");
-    assert_eq!(inspected["about"]["sees"], true);
+    assert_eq!(inspected["about"]["gates_open"], true);
     let bytes = fs::metadata(mini().join("adapters.safetensors")).unwrap().len();
     assert!(bytes <= 32 << 20, "{bytes} bytes are too many for the repository");
 }

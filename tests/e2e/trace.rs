@@ -76,7 +76,7 @@ fn text_cannot_forge_special_tokens() {
     assert!(forged[2..].iter().all(|id| !special.contains(id)), "{forged:?}");
     let out = folder.path().join("c").display().to_string();
     let ran = flamingo(&["model", "trace", "--out", &out, "--prompt", "<image>"]).exits(1);
-    assert_eq!(ran.err, "error[bad_prompt]: prompt: it has places for 1 media, but there are 0\n");
+    assert_eq!(ran.err, "error[bad_prompt]: prompt: 1 media markers, but 0 media\n");
     assert!(!folder.path().join("c").exists());
 }
 
@@ -84,7 +84,7 @@ fn text_cannot_forge_special_tokens() {
 fn inspect_prints_shapes_and_parameters() {
     let about = flamingo(&["model", "inspect", "--json"]).exits(0).report();
     assert_eq!(
-        (about["about"]["sees"].as_bool(), about["about"]["family"].as_str()),
+        (about["about"]["gates_open"].as_bool(), about["about"]["family"].as_str()),
         (Some(false), Some("flamingo"))
     );
     assert_eq!(about["cross_attention_layers"], serde_json::json!([15, 18, 21, 24, 27]));

@@ -128,7 +128,7 @@ near_misses = 2
     let lock = fs::File::open(killed.join("lock")).unwrap();
     lock.lock().unwrap();
     let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
-    assert!(refused.errors()[0].contains("another training runs here"), "{refused:?}");
+    assert!(refused.errors()[0].contains("another training run uses this folder"), "{refused:?}");
     drop(lock);
 
     // Another configuration does not resume from these checkpoints.

@@ -1,4 +1,4 @@
-//! The parts between vision encoder and language model, small, with the weights of `rule.py` under open_flamingo's names.
+//! Small resamplers and cross-attentions with the weights of `rule.py` under open_flamingo's names.
 
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ pub fn cross_attention(placement: Placement, activation: Activation) -> CrossAtt
     CrossAttentionConfig { placement, heads: 3, head_width: 10, feed_forward_multiple: 2, activation }
 }
 
-/// The weights of `rule.py`, computed from their names, under ours.
+/// Returns the weights of `rule.py`, computed from open_flamingo's names, under our names.
 pub fn weights(names: &Names, dtype: DType) -> Weights {
     let tensors: HashMap<_, _> = names
         .iter()
@@ -42,7 +42,7 @@ pub fn weights(names: &Names, dtype: DType) -> Weights {
     Weights::from_tensors("rule", tensors, target::device(), dtype)
 }
 
-/// `ours` and `theirs` are prefixes, with their dots.
+/// Returns the names of a resampler. `ours` and `theirs` are prefixes, with their dots.
 pub fn resampler_names(config: &ResamplerConfig, ours: &str, theirs: &str) -> Names {
     let (d, inner, wide) =
         (config.width, config.heads * config.head_width, config.feed_forward_multiple * config.width);
@@ -70,7 +70,7 @@ pub fn resampler_names(config: &ResamplerConfig, ours: &str, theirs: &str) -> Na
     list
 }
 
-/// `ours` and `theirs` are prefixes, with their dots.
+/// Returns the names of a cross-attention. `ours` and `theirs` are prefixes, with their dots.
 pub fn cross_attention_names(
     config: &CrossAttentionConfig,
     text: usize,

@@ -1,14 +1,14 @@
-//! The whole model, from pixels to written tokens, against open_flamingo's modules in transformers' Llama; and the
-//! promises of the decode loop: batched = single, shared = alone, closed gates = the bare language model.
+//! Parity of the whole model, from pixels to generated tokens, with open_flamingo's modules in transformers' Llama; and
+//! the invariants of the decode loop: batched = single, forked = independent, closed gates = the language model only.
 
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
-use flamingo::generate::{Decoder, Generation, RowId, Strategy, TokenRules, generate, score};
+use flamingo::generate::{Decoder, Generation, RowId, StopCriteria, Strategy, generate, score};
 use flamingo::kernels::activation::Activation;
 use flamingo::language;
 use flamingo::model::media::MediaRule;
-use flamingo::model::{Flamingo, FlamingoConfig, MediaKeys, Placement, RowInput};
+use flamingo::model::{Flamingo, FlamingoConfig, MediaKv, Placement, RowInput};
 use flamingo::vision::VisionEncoder;
 use flamingo::weights::{Quantization, Weights};
 use support::golden::{Golden, folder, relative_error};
@@ -29,7 +29,7 @@ const PROMPTS: [(&str, &[u32], &[usize]); 3] = [
 /// Beams, length penalty, stop tokens, as in the generator.
 const SEARCHES: [(usize, f64, usize); 5] = [(1, 0.0, 2), (3, 0.0, 2), (3, 1.0, 5), (4, 0.5, 5), (2, -1.0, 3)];
 
-/// Takes the pixels for features: the encoders have parity tests of their own.
+/// Takes the pixels for features: the vision encoders have parity tests of their own.
 struct Pixels;
 
 impl VisionEncoder for Pixels {
@@ -43,6 +43,10 @@ impl VisionEncoder for Pixels {
 
     fn patches(&self, _: usize, _: usize) -> usize {
         11
+    }
+
+    fn fold(self: Box<Self>) -> flamingo::Result<Box<dyn VisionEncoder>> {
+        Ok(self)
     }
 }
 
@@ -78,19 +82,19 @@ fn pixels(medium: usize) -> Tensor {
         .unwrap()
 }
 
-fn look(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKeys>>) {
+fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKv>>) {
     if media.is_empty() {
         return (vec![], vec![]);
     }
     let dtype = model.language().cache_shape().dtype;
     let pixels: Vec<Tensor> = media.iter().map(|&m| pixels(m).to_dtype(dtype).unwrap()).collect();
     let tokens = model.visual_tokens(&pixels, None).unwrap();
-    let keys = tokens.iter().map(|t| model.media_keys(t).unwrap()).collect();
-    (tokens, keys)
+    let kv = tokens.iter().map(|t| model.media_kv(t).unwrap()).collect();
+    (tokens, kv)
 }
 
-fn rules(stop: usize) -> TokenRules {
-    TokenRules { stop: STOP[..stop].into(), forbidden: vec![MEDIA_TOKEN] }
+fn stop_criteria(stop: usize) -> StopCriteria {
+    StopCriteria { stop: STOP[..stop].into(), suppressed: vec![MEDIA_TOKEN] }
 }
 
 #[test]
@@ -100,12 +104,12 @@ fn every_stage_equals_the_reference() {
         let model = model(layers, target::dtype(), |names| adapters::weights(names, target::dtype()));
         for (name, ids, media) in PROMPTS {
             let key = format!("{placement}.{name}");
-            let (tokens, keys) = look(&model, media);
+            let (tokens, kv) = encode(&model, media);
             let mut stages = Vec::new();
             if !tokens.is_empty() {
                 stages.push(("visual_tokens".to_string(), Tensor::stack(&tokens, 0).unwrap(), 1e-4));
             }
-            let mut row = model.uncached_row(keys);
+            let mut row = model.uncached_row(kv);
             let mut observe = |stage: &str, x: &Tensor| {
                 stages.push((stage.to_string(), x.clone(), 1e-4));
                 Ok(())
@@ -124,44 +128,44 @@ fn every_stage_equals_the_reference() {
 }
 
 #[test]
-fn greedy_and_beam_search_write_what_transformers_writes() {
+fn greedy_and_beam_search_equal_transformers() {
     let golden = Golden::load("flamingo");
     for (placement, layers) in PLACEMENTS {
         let model = trained(layers);
         for (name, ids, media) in PROMPTS {
-            let (_, keys) = look(&model, media);
+            let (_, kv) = encode(&model, media);
             for (beams, length_penalty, stop) in SEARCHES {
                 let strategy = Strategy::Beam { beams, length_penalty };
                 let generation = Generation { strategy, max_new_tokens: 9 };
-                let written = generate(&model, ids, &keys, &generation, &rules(stop)).unwrap();
+                let generated = generate(&model, ids, &kv, &generation, &stop_criteria(stop)).unwrap();
                 let key = format!("{placement}.{name}.written.{beams}.{length_penalty:?}.{stop}");
                 let mut expected = golden.tensor(&key).to_vec1::<u32>().unwrap();
                 if expected.last().is_some_and(|last| STOP[..stop].contains(last)) {
                     expected.pop();
                 }
-                assert_eq!(written.ids, expected, "{key}");
+                assert_eq!(generated.ids, expected, "{key}");
             }
         }
     }
 }
 
-/// Rows of different lengths and media in one decoder, joining at different steps, one of them forked.
+/// Rows of different lengths and media in one decoder, admitted at different steps, one of them forked.
 #[test]
-fn rows_in_one_batch_write_what_each_writes_alone() {
+fn batched_rows_equal_single() {
     let model = trained(PLACEMENTS[0].1);
-    let prompts: Vec<(&[u32], Vec<Arc<MediaKeys>>)> =
-        PROMPTS.iter().map(|(_, ids, media)| (*ids, look(&model, media).1)).collect();
+    let prompts: Vec<(&[u32], Vec<Arc<MediaKv>>)> =
+        PROMPTS.iter().map(|(_, ids, media)| (*ids, encode(&model, media).1)).collect();
     let greedy = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 8 };
-    let alone: Vec<_> = prompts
+    let single: Vec<_> = prompts
         .iter()
-        .map(|(ids, keys)| generate(&model, ids, keys, &greedy, &rules(0)).unwrap().ids)
+        .map(|(ids, kv)| generate(&model, ids, kv, &greedy, &stop_criteria(0)).unwrap().ids)
         .collect();
 
     let mut decoder = Decoder::new(&model, 32).unwrap();
     let mut rows: Vec<(RowId, usize, Vec<u32>)> = Vec::new();
     for step in 0.. {
-        if let Some((ids, keys)) = prompts.get(step) {
-            let row = decoder.admit(ids.to_vec(), keys.clone(), 8, 2).unwrap();
+        if let Some((ids, kv)) = prompts.get(step) {
+            let row = decoder.admit(ids.to_vec(), kv.clone(), 8, 2).unwrap();
             rows.push((row, step, Vec::new()));
         }
         let scores = decoder.step().unwrap();
@@ -169,38 +173,38 @@ fn rows_in_one_batch_write_what_each_writes_alone() {
             break;
         }
         for mut score in scores {
-            let (row, _, written) = rows.iter_mut().find(|(row, ..)| *row == score.row).unwrap();
+            let (row, _, generated) = rows.iter_mut().find(|(row, ..)| *row == score.row).unwrap();
             score.log_probs[MEDIA_TOKEN as usize] = f32::NEG_INFINITY;
             let best =
                 (0..score.log_probs.len()).max_by(|&a, &b| score.log_probs[a].total_cmp(&score.log_probs[b]));
-            written.push(best.unwrap() as u32);
-            if written.len() < 8 {
-                decoder.push(*row, *written.last().unwrap());
+            generated.push(best.unwrap() as u32);
+            if generated.len() < 8 {
+                decoder.push(*row, *generated.last().unwrap());
             } else {
                 decoder.retire(*row);
             }
         }
-        // A fork in the middle of writing goes on as its parent does.
+        // A fork in the middle of an answer continues as its parent does.
         if step == 3 {
-            let (parent, prompt, written) = rows[1].clone();
-            rows.push((decoder.fork(parent), prompt, written));
+            let (parent, prompt, generated) = rows[1].clone();
+            rows.push((decoder.fork(parent), prompt, generated));
         }
     }
     assert_eq!(rows.len(), 4);
-    for (_, prompt, written) in rows {
-        assert_eq!(written, alone[prompt], "{}", PROMPTS[prompt].0);
+    for (_, prompt, generated) in rows {
+        assert_eq!(generated, single[prompt], "{}", PROMPTS[prompt].0);
     }
 }
 
-/// A prompt may be read in pieces of any size, while other rows go on.
+/// The size of prefill chunks does not change the scores.
 #[test]
-fn a_prompt_in_pieces_is_the_same_prompt() {
+fn chunked_prefill_equals_whole_prefill() {
     let model = trained(PLACEMENTS[0].1);
     let (_, ids, media) = PROMPTS[2];
-    let (_, keys) = look(&model, media);
+    let (_, kv) = encode(&model, media);
     let scores = |chunk: usize| {
         let mut decoder = Decoder::new(&model, 4).unwrap().with_prefill_chunk(chunk);
-        decoder.admit(ids.to_vec(), keys.clone(), 2, 1).unwrap();
+        decoder.admit(ids.to_vec(), kv.clone(), 2, 1).unwrap();
         let mut steps = 1;
         loop {
             if let Some(scores) = decoder.step().unwrap().pop() {
@@ -220,24 +224,27 @@ fn a_prompt_in_pieces_is_the_same_prompt() {
 }
 
 #[test]
-fn sampling_is_decided_by_its_seed() {
+fn sampling_depends_on_seed() {
     let model = trained(PLACEMENTS[0].1);
-    let (_, keys) = look(&model, &[0]);
-    let draw = |temperature: f64, top_k: usize, seed: u64| {
+    let (_, kv) = encode(&model, &[0]);
+    let sample = |temperature: f64, top_k: usize, seed: u64| {
         let strategy = Strategy::Sample { temperature, top_k, top_p: 0.95, seed };
         let generation = Generation { strategy, max_new_tokens: 12 };
-        generate(&model, PROMPTS[1].1, &keys, &generation, &rules(0)).unwrap().ids
+        generate(&model, PROMPTS[1].1, &kv, &generation, &stop_criteria(0)).unwrap().ids
     };
-    assert_eq!(draw(1.5, 0, 1), draw(1.5, 0, 1));
-    assert_ne!(draw(1.5, 0, 1), draw(1.5, 0, 2));
-    assert!((0..20).all(|seed| !draw(3.0, 0, seed).contains(&MEDIA_TOKEN)), "a forbidden token was drawn");
+    assert_eq!(sample(1.5, 0, 1), sample(1.5, 0, 1));
+    assert_ne!(sample(1.5, 0, 1), sample(1.5, 0, 2));
+    assert!(
+        (0..20).all(|seed| !sample(3.0, 0, seed).contains(&MEDIA_TOKEN)),
+        "a suppressed token was sampled"
+    );
     let greedy = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 12 };
-    let greedy = generate(&model, PROMPTS[1].1, &keys, &greedy, &rules(0)).unwrap().ids;
-    assert_eq!(draw(1.0, 1, 3), greedy, "the likeliest of one");
+    let greedy = generate(&model, PROMPTS[1].1, &kv, &greedy, &stop_criteria(0)).unwrap().ids;
+    assert_eq!(sample(1.0, 1, 3), greedy, "the likeliest of one token");
 }
 
 #[test]
-fn settings_that_mean_nothing_are_refused() {
+fn rejects_invalid_settings() {
     let sample = |temperature, top_p| Strategy::Sample { temperature, top_k: 0, top_p, seed: 0 };
     for (strategy, expected) in [
         (Strategy::Beam { beams: 0, length_penalty: 0.0 }, "0 beams"),
@@ -254,14 +261,14 @@ fn settings_that_mean_nothing_are_refused() {
 }
 
 #[test]
-fn a_score_is_the_sum_of_the_log_probabilities() {
+fn score_is_sum_of_log_probabilities() {
     let model = trained(PLACEMENTS[1].1);
-    let (_, keys) = look(&model, &[0]);
+    let (_, kv) = encode(&model, &[0]);
     let continuations = [vec![8u32], vec![8, 19, 4], vec![30, 2, 2, 61, 7]];
-    let scores = score(&model, PROMPTS[1].1, &keys, &continuations).unwrap();
+    let scores = score(&model, PROMPTS[1].1, &kv, &continuations).unwrap();
     for (continuation, score) in continuations.iter().zip(scores) {
         let ids: Vec<u32> = PROMPTS[1].1.iter().chain(continuation).copied().collect();
-        let mut row = model.uncached_row(keys.clone());
+        let mut row = model.uncached_row(kv.clone());
         let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None).unwrap();
         let log_probs = log_softmax(&model.logits(&hidden).unwrap());
         let at = PROMPTS[1].1.len();
@@ -279,15 +286,15 @@ fn log_softmax(logits: &Tensor) -> Vec<Vec<f32>> {
     logits.broadcast_sub(&sums).unwrap().to_vec2().unwrap()
 }
 
-/// Fresh gates are closed: the language model is undisturbed, whatever it is shown.
+/// The gates of an untrained model are closed: media do not change the language model.
 #[test]
-fn an_untrained_model_is_the_bare_language_model() {
+fn untrained_model_equals_language_model() {
     let untrained = model(PLACEMENTS[1].1, DType::F32, |_| Weights::random(7, target::device(), DType::F32));
     assert!(!untrained.gates_open().unwrap());
     assert!(trained(PLACEMENTS[1].1).gates_open().unwrap());
     let (_, ids, media) = PROMPTS[2];
-    let (_, keys) = look(&untrained, media);
-    let mut row = untrained.uncached_row(keys);
+    let (_, kv) = encode(&untrained, media);
+    let mut row = untrained.uncached_row(kv);
     let hidden = untrained.forward(&mut [RowInput { ids, state: &mut row }], None).unwrap();
     let bare = {
         let mut cache = language::KvCache::off();
@@ -295,15 +302,15 @@ fn an_untrained_model_is_the_bare_language_model() {
         support::language_model::logits(untrained.language(), rows).unwrap()
     };
     let error = relative_error(&untrained.logits(&hidden).unwrap(), &bare);
-    assert!(error <= 1e-6, "closed gates let {error:.1e} through");
+    assert!(error <= 1e-6, "closed gates change the logits: {error:.1e}");
 }
 
-/// What is shown matters: another medium, another answer.
+/// Another medium gives another answer.
 #[test]
-fn the_media_matter() {
+fn media_change_answer() {
     let model = trained(PLACEMENTS[0].1);
     let logits = |medium: usize| {
-        let mut row = model.uncached_row(look(&model, &[medium]).1);
+        let mut row = model.uncached_row(encode(&model, &[medium]).1);
         let hidden = model.forward(&mut [RowInput { ids: PROMPTS[1].1, state: &mut row }], None).unwrap();
         model.logits(&hidden).unwrap()
     };
@@ -311,19 +318,19 @@ fn the_media_matter() {
 }
 
 #[test]
-fn prompts_and_media_must_fit() {
+fn rejects_prompts_that_do_not_fit() {
     let model = trained(PLACEMENTS[0].1);
-    let (_, keys) = look(&model, &[0]);
-    let check = |ids: &[u32], media: &[Arc<MediaKeys>], max_new_tokens: usize, expected: &str| {
+    let (_, kv) = encode(&model, &[0]);
+    let check = |ids: &[u32], media: &[Arc<MediaKv>], max_new_tokens: usize, expected: &str| {
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens };
-        let error = generate(&model, ids, media, &generation, &rules(0)).unwrap_err();
+        let error = generate(&model, ids, media, &generation, &stop_criteria(0)).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     };
     check(&[], &[], 4, "0 tokens");
     check(&[1, 5], &[], 4, "1 media markers, but 0 media");
     check(&[1, 101], &[], 4, "token 101");
-    check(&[1, 7], &keys, 4, "0 media markers, but 1 media");
-    check(&[1, 5, 5], &keys, 4, "2 media markers, but 1 media");
+    check(&[1, 7], &kv, 4, "0 media markers, but 1 media");
+    check(&[1, 5, 5], &kv, 4, "2 media markers, but 1 media");
     check(&[1; 150], &[], 11, "150 tokens");
     check(&[1], &[], 0, "at most 0 tokens");
 }

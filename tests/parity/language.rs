@@ -1,4 +1,4 @@
-//! The language model against transformers and llama.cpp (`golden/generate_language.py`).
+//! Parity of the language model with transformers and llama.cpp (`golden/generate_language.py`).
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -26,7 +26,7 @@ pub fn exact() -> &'static Loaded {
     LOADED.get_or_init(|| load(&smollm2(), Quantization::Dequantize))
 }
 
-/// SmolLM2 with its matrices as they lie in the file.
+/// SmolLM2 with its matrices in the format of the file.
 pub fn quantized() -> &'static Loaded {
     static LOADED: OnceLock<Loaded> = OnceLock::new();
     LOADED.get_or_init(|| load(&smollm2(), Quantization::Keep))
@@ -57,7 +57,7 @@ fn tiny_llama_equals_transformers() {
     }
 }
 
-/// Interleaved rotary positions on the file's own row order, dequantised.
+/// Interleaved rotary positions with the row order of the file, dequantised.
 #[test]
 fn smollm2_equals_transformers() {
     let golden = Golden::load("language_smollm2");
@@ -150,7 +150,7 @@ fn quantised_stays_close_to_dequantised() {
     assert!(mean.abs() <= divergence, "mean KL {mean}");
 }
 
-/// KL(exact || other) of each row's next-token distribution, in nats.
+/// Returns KL(exact || other) of each row's next-token distribution, in nats.
 fn kl_divergences(exact: &Tensor, other: &Tensor) -> Vec<f32> {
     let log_softmax = |x: &Tensor| x.broadcast_sub(&x.log_sum_exp(D::Minus1)?.unsqueeze(1)?);
     let (p, q) = (log_softmax(exact).unwrap(), log_softmax(other).unwrap());

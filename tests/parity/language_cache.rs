@@ -1,4 +1,4 @@
-//! Cached = uncached, batch = single, forked = alone: the same ids, log-likelihoods within 1e-5 relative (f32).
+//! Cached = uncached, batch = single, forked = independent: the same ids, log-likelihoods within 1e-5 relative (f32).
 
 use candle_core::Tensor;
 use flamingo::language::{KvCache, KvPool, LanguageModel};
@@ -10,7 +10,7 @@ use crate::language::{exact, load};
 
 const TOLERANCE: f32 = 1e-5;
 
-/// Rows of different lengths, below the smaller vocabulary.
+/// Rows of different lengths, with ids below the smaller vocabulary.
 const ROWS: [&[u32]; 3] = [
     &[17, 3, 88, 41, 5, 99, 12],
     &[64, 9, 30, 77, 2, 51, 8, 93, 26, 14, 70, 33, 60, 19, 84, 45, 7],
@@ -99,9 +99,9 @@ fn batch_equals_single() {
     });
 }
 
-/// Rows of many lengths go on token by token, in one pass each time: those that are alike attend together.
+/// Rows of many lengths decode token by token, in one pass each time: rows of similar length attend in one product.
 #[test]
-fn steps_together_equal_single() {
+fn batched_decode_steps_equal_single() {
     models(|name, model| {
         let pool = pool(model, 20);
         let row =
@@ -127,7 +127,7 @@ fn steps_together_equal_single() {
 }
 
 #[test]
-fn forked_equals_alone() {
+fn forked_equals_independent() {
     models(|name, model| {
         for split in [9, 16] {
             let (prefix, ends) = (&ROWS[1][..split], [&ROWS[0][..5], &ROWS[1][split..], ROWS[2]]);
@@ -146,19 +146,19 @@ fn forked_equals_alone() {
                 let got = Tensor::cat(&parts, 0).unwrap();
                 check(&format!("{name}, fork {i} after {split}"), &row, &got, &uncached(model, &row));
             }
-            assert_eq!(trunk.len(), split, "forks leave the trunk alone");
+            assert_eq!(trunk.len(), split, "forks do not change the trunk");
             drop((trunk, forks));
-            assert_eq!(pool.free_blocks(), 8, "all blocks are given back");
+            assert_eq!(pool.free_blocks(), 8, "all blocks are returned");
         }
     });
 }
 
 #[test]
-fn a_full_cache_refuses_more() {
+fn full_cache_refuses_more() {
     let model = load(&golden::folder().join("tiny_llama"), Quantization::Keep).0;
     let mut cache = KvCache::new(&pool(&*model, 1));
     let error = logits(&*model, vec![(ROWS[1], &mut cache)]).unwrap_err().to_string();
-    assert_eq!(error, "budget: 17 more tokens do not fit: all 1 blocks of 16 are held");
+    assert_eq!(error, "budget: 17 more tokens do not fit: all 1 blocks of 16 tokens are in use");
     let mut cache = KvCache::new(&pool(&*model, 11));
     let error = logits(&*model, vec![(&[9; 161], &mut cache)]).unwrap_err().to_string();
     assert_eq!(error, "prompt: a row of 161 tokens exceeds the 160 positions of the model");

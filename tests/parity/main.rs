@@ -1,4 +1,4 @@
-//! Ours against references that we did not write, stage by stage; the scripts that made the goldens stand beside them.
+//! Parity with references that we did not write, stage by stage. The scripts that made the goldens are in `golden/`.
 
 mod adapters;
 

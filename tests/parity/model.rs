@@ -1,9 +1,9 @@
-//! Resampler and gated cross-attention against open_flamingo's modules.
+//! Parity of resampler and gated cross-attention with open_flamingo's modules.
 
 use candle_core::Tensor;
 use flamingo::kernels::activation::Activation;
-use flamingo::model::cross_attention::Look;
-use flamingo::model::media::{MediaCursor, MediaRule, Seen};
+use flamingo::model::cross_attention::CrossAttentionSpan;
+use flamingo::model::media::{MediaCursor, MediaRule, MediaSpan};
 use flamingo::model::{GatedCrossAttention, PerceiverResampler, Placement};
 use support::golden::{Golden, relative_error};
 use support::{random_weights, target};
@@ -30,7 +30,7 @@ fn features(t: usize) -> Tensor {
 }
 
 #[test]
-fn the_resampler_equals_open_flamingo() {
+fn resampler_equals_open_flamingo() {
     let golden = Golden::load("resampler");
     for (name, activation) in ACTIVATIONS {
         let resampler = resampler(activation);
@@ -42,26 +42,27 @@ fn the_resampler_equals_open_flamingo() {
 }
 
 #[test]
-fn ragged_media_in_one_batch_equal_each_alone() {
+fn media_of_different_lengths_in_one_batch_equal_single() {
     let resampler = resampler(Activation::SquaredRelu);
     let long = features(8);
-    // What lies in padded frames must not matter, so it is left there.
+    // The padded frames of the first medium hold numbers that must not matter.
     let batch = resampler.forward(&long, &[3, 8]).unwrap();
     for (i, t) in [(0, 3), (1, 8)] {
-        let alone = resampler.forward(&long.narrow(0, i, 1).unwrap().narrow(1, 0, t).unwrap(), &[t]).unwrap();
-        let error = relative_error(&batch.narrow(0, i, 1).unwrap(), &alone);
+        let single =
+            resampler.forward(&long.narrow(0, i, 1).unwrap().narrow(1, 0, t).unwrap(), &[t]).unwrap();
+        let error = relative_error(&batch.narrow(0, i, 1).unwrap(), &single);
         assert!(error <= target::tolerance(1e-5), "medium {i} of {t} frames: relative error {error:.1e}");
     }
 }
 
 #[test]
-fn the_order_of_frames_matters() {
+fn order_of_frames_changes_tokens() {
     let resampler = resampler(Activation::Gelu);
     let forth = features(3).narrow(0, 0, 1).unwrap();
     let back = forth.flip(&[1]).unwrap();
     let error =
         relative_error(&resampler.forward(&forth, &[3]).unwrap(), &resampler.forward(&back, &[3]).unwrap());
-    assert!(error > 1e-2, "the temporal embedding does nothing: relative error {error:.1e}");
+    assert!(error > 1e-2, "the temporal embedding has no effect: relative error {error:.1e}");
 }
 
 fn cross_attention(activation: Activation) -> GatedCrossAttention {
@@ -75,7 +76,7 @@ fn cross_attention(activation: Activation) -> GatedCrossAttention {
     block
 }
 
-/// Three rows packed, as the language model sees them; then two decode steps of each.
+/// Three rows in one packed prefill, then two decode steps of each.
 #[test]
 fn gated_cross_attention_equals_open_flamingo() {
     let golden = Golden::load("cross_attention");
@@ -85,24 +86,27 @@ fn gated_cross_attention_equals_open_flamingo() {
     let rule = MediaRule { media_token: 1, forget_token: None };
     for (name, activation) in ACTIVATIONS {
         let block = cross_attention(activation);
-        let keys: Vec<Vec<_>> = (0..3)
+        let kv: Vec<Vec<_>> = (0..3)
             .map(|row| {
-                (0..3).map(|m| block.keys_values(&media.get(row).unwrap().get(m).unwrap()).unwrap()).collect()
+                (0..3).map(|m| block.project_kv(&media.get(row).unwrap().get(m).unwrap()).unwrap()).collect()
             })
             .collect();
-        let (mut prompt, mut decode) = (Vec::<Seen>::new(), Vec::<Seen>::new());
+        let (mut prompt, mut decode) = (Vec::<MediaSpan>::new(), Vec::<MediaSpan>::new());
         for (row, ids) in locations.iter().enumerate() {
             let ids: Vec<u32> = ids.iter().map(|&marker| u32::from(marker)).collect();
             let mut cursor = MediaCursor::default();
-            cursor.walk(&ids, &rule, row, row * 13, &mut prompt);
-            cursor.walk(&[0, 0], &rule, row, row * 2, &mut decode);
+            cursor.advance(&ids, &rule, row, row * 13, &mut prompt);
+            cursor.advance(&[0, 0], &rule, row, row * 2, &mut decode);
         }
-        let run = |x: &Tensor, seen: &[Seen]| {
+        let run = |x: &Tensor, spans: &[MediaSpan]| {
             let (rows, n, d) = x.dims3().unwrap();
             let packed = x.reshape((rows * n, d)).unwrap();
-            let look =
-                |s: &Seen| Look { span: s.span.clone(), keys_values: &keys[s.row][s.medium], mask: None };
-            let out = block.forward(&packed, &seen.iter().map(look).collect::<Vec<_>>()).unwrap();
+            let span = |s: &MediaSpan| CrossAttentionSpan {
+                positions: s.positions.clone(),
+                kv: &kv[s.row][s.medium],
+                mask: None,
+            };
+            let out = block.forward(&packed, &spans.iter().map(span).collect::<Vec<_>>()).unwrap();
             out.reshape((rows, n, d)).unwrap()
         };
         let first_two = text.narrow(1, 0, 2).unwrap().contiguous().unwrap();

@@ -1,4 +1,4 @@
-//! The text tower against transformers (`golden/generate_text_tower.py`).
+//! Parity of the text tower with transformers (`golden/generate_text_tower.py`).
 
 use std::sync::OnceLock;
 
@@ -29,29 +29,29 @@ fn means_equal_transformers() {
     golden.compare(&[("means", &means, 1e-4)]);
 }
 
-/// More texts than one pass takes, padded beside others or alone: the same vectors, in the order of the texts.
+/// More texts than one pass takes, in padded batches or one by one: the same vectors, in the order of the texts.
 #[test]
-fn a_text_does_not_depend_on_its_batch() {
+fn text_vector_does_not_depend_on_batch() {
     let mut texts = texts(&Golden::load("text_tower"));
     texts.extend((0..70).map(|i| ["a ball ".repeat(1 + i * 5 % 7), format!("number {i}")].concat()));
-    let together = tower().encode(&texts).unwrap();
-    let alone: Vec<Tensor> =
+    let batched = tower().encode(&texts).unwrap();
+    let single: Vec<Tensor> =
         texts.iter().map(|text| tower().encode(std::slice::from_ref(text)).unwrap()).collect();
-    let error = relative_error(&together, &Tensor::cat(&alone, 0).unwrap());
+    let error = relative_error(&batched, &Tensor::cat(&single, 0).unwrap());
     assert!(error < 1e-5, "relative error {error}");
     assert_eq!(tower().encode(&[""; 0]).unwrap().dims(), [0, 384]);
 }
 
 #[test]
-fn a_bad_directory_is_refused_by_name() {
+fn names_bad_file_of_directory() {
     let real = all_minilm();
     let folder = tempfile::tempdir().unwrap();
     let put = |name: &str, text: &[u8]| std::fs::write(folder.path().join(name), text).unwrap();
     let refused = |code: &str, parts: &[&str]| {
         let error = TextTower::open(folder.path(), target::device()).err().expect("an error");
-        let told = error.to_string();
-        assert_eq!(error.code(), code, "{told}");
-        assert!(parts.iter().all(|part| told.contains(part)), "{told}");
+        let message = error.to_string();
+        assert_eq!(error.code(), code, "{message}");
+        assert!(parts.iter().all(|part| message.contains(part)), "{message}");
     };
     let config = std::fs::read_to_string(real.join("config.json")).unwrap();
     refused("bad_model_config", &["config.json"]);

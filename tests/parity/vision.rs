@@ -1,11 +1,11 @@
-//! NFNet against timm, preprocessing against Pillow, torchvision and timm.
+//! Parity of NFNet with timm and of preprocessing with Pillow, torchvision and timm.
 
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use flamingo::Error;
 use flamingo::error::WeightsError;
-use flamingo::vision::nfnet::{Features, NfNet, Row, Variant};
+use flamingo::vision::nfnet::{Dimensions, Features, NfNet, Variant};
 use flamingo::vision::preprocess::{Fit, Preprocess};
 use flamingo::vision::resize::{bicubic, bicubic_part};
 use flamingo::vision::{VisionConfig, VisionEncoder};
@@ -15,12 +15,12 @@ use support::golden::{Golden, folder, relative_error};
 use support::random_weights::{self, values};
 use support::target;
 
-/// f32, sums in another order.
+/// Tolerance of f32 sums in another order.
 const TOLERANCE: f64 = 1e-4;
 
 type Shapes = Vec<(String, Vec<usize>)>;
 
-/// Names and shapes of a published variant as timm has them, the classifier included.
+/// Returns names and shapes of a published variant in timm, including the classifier.
 fn timm_keys(variant: &str) -> Shapes {
     let text = std::fs::read_to_string(folder().join("nfnet_keys.txt")).unwrap();
     let of_variant = text.lines().filter_map(|line| line.strip_prefix(variant)?.trim_start().split_once(' '));
@@ -28,8 +28,8 @@ fn timm_keys(variant: &str) -> Shapes {
     of_variant.map(|(name, s)| (name.to_owned(), shape(s))).collect()
 }
 
-/// The keys of F0-F6 for a row of other widths: what a random source is asked for.
-fn keys(row: &Row) -> Shapes {
+/// Returns the keys of a variant with other widths: the tensors that the network gets from a random source.
+fn keys(row: &Dimensions) -> Shapes {
     let weights = Weights::random(0, &Device::Cpu, DType::F32);
     NfNet::new(row, Features::FinalConv, &weights).unwrap();
     weights.vars().into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
@@ -39,15 +39,15 @@ fn strict(tensors: HashMap<String, Tensor>) -> Weights {
     Weights::from_tensors("rule", tensors, target::device(), target::dtype())
 }
 
-fn ruled(row: &Row, shapes: &Shapes) -> NfNet {
+fn ruled(row: &Dimensions, shapes: &Shapes) -> NfNet {
     let weights = strict(random_weights::tensors(shapes).unwrap());
     let net = NfNet::new(row, Features::FinalConv, &weights).unwrap();
     weights.finish().unwrap();
     net
 }
 
-fn narrow(variant: Variant) -> Row {
-    Row { widths: [32, 64, 192, 192], stem: 16, group: 16, final_width: 384, ..variant.row() }
+fn narrow(variant: Variant) -> Dimensions {
+    Dimensions { widths: [32, 64, 192, 192], stem: 16, group: 16, final_width: 384, ..variant.dimensions() }
 }
 
 /// Runs the network and compares every stage that the golden has below `prefix`.
@@ -68,7 +68,7 @@ fn pixels(batch: usize, height: usize, width: usize) -> Tensor {
 #[test]
 fn nfnet_f0_whole() {
     let shapes = timm_keys("f0").into_iter().filter(|(name, _)| !name.starts_with("head.")).collect();
-    let net = ruled(&Variant::F0.row(), &shapes).fold().unwrap();
+    let net = ruled(&Variant::F0.dimensions(), &shapes).fold().unwrap();
     let golden = Golden::load("nfnet_f0");
     for (h, w) in [(64, 40), (45, 37)] {
         compare(&net, &pixels(1, h, w), &golden, &format!("{h}x{w}"));
@@ -78,7 +78,7 @@ fn nfnet_f0_whole() {
 
 #[test]
 fn nfnet_mini_folded_and_unfolded() {
-    let row = Variant::Mini.row();
+    let row = Variant::Mini.dimensions();
     let golden = Golden::load("nfnet_mini");
     let (unfolded, folded) = (ruled(&row, &keys(&row)), ruled(&row, &keys(&row)).fold().unwrap());
     for (h, w) in [(96, 64), (75, 53)] {
@@ -104,7 +104,7 @@ fn nfnet_narrow_f1_to_f6() {
 
 #[test]
 fn final_stage_is_the_stream_before_the_final_convolution() {
-    let row = Variant::Mini.row();
+    let row = Variant::Mini.dimensions();
     let shapes: Shapes = keys(&row).into_iter().filter(|(n, _)| !n.starts_with("final_conv.")).collect();
     let weights = strict(random_weights::tensors(&shapes).unwrap());
     let net = NfNet::new(&row, Features::FinalStage, &weights).unwrap().fold().unwrap();
@@ -125,31 +125,30 @@ fn keys_and_shapes_of_all_published_variants() {
                 "preprocess": {{"fit": "crop", "size": 32, "mean": [0, 0, 0], "std": [1, 1, 1]}}}}"#
             );
             let config: VisionConfig = serde_json::from_str(&config).unwrap();
-            let VisionConfig::Nfnet(nfnet) = &config;
-            assert_eq!(nfnet.variant, variant);
+            assert_eq!(config.encoder().describe()["depths"], serde_json::json!(variant.dimensions().depths));
             let all = timm_keys(name);
             assert!(all.iter().any(|(key, _)| key.starts_with(unread)));
-            // One zero seen through every shape: 438M parameters cost nothing.
+            // One zero, broadcast to every shape: 438M parameters take no memory.
             let zero = Tensor::zeros((), DType::F32, &Device::Cpu).unwrap();
             let kept = all.into_iter().filter(|(key, _)| !config.ignores(key));
             let weights = strict(kept.map(|(key, s)| (key, zero.broadcast_as(s).unwrap())).collect());
-            NfNet::new(&variant.row(), nfnet.features, &weights).unwrap();
+            config.encoder().build(&weights).unwrap();
             weights.finish().unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
 }
 
 #[test]
-fn a_frame_does_not_see_its_batch() {
-    let row = Variant::Mini.row();
+fn frame_features_do_not_depend_on_batch() {
+    let row = Variant::Mini.dimensions();
     let net = ruled(&row, &keys(&row)).fold().unwrap();
     let x = pixels(3, 75, 96);
-    let together = net.encode(&x).unwrap();
+    let batched = net.encode(&x).unwrap();
     for i in 0..3 {
-        let alone = net.encode(&x.narrow(0, i, 1).unwrap()).unwrap();
+        let single = net.encode(&x.narrow(0, i, 1).unwrap()).unwrap();
         // A GPU library chooses its algorithm by the size of the batch.
         let allowed = if x.device().is_cpu() { 0.0 } else { target::tolerance(1e-5) };
-        assert!(relative_error(&together.narrow(0, i, 1).unwrap(), &alone) <= allowed);
+        assert!(relative_error(&batched.narrow(0, i, 1).unwrap(), &single) <= allowed);
     }
 }
 
@@ -168,7 +167,7 @@ fn f16_stays_close() {
 }
 
 #[test]
-fn every_parameter_has_a_gradient() {
+fn every_parameter_has_gradient() {
     let row = narrow(Variant::F0);
     let weights = Weights::random(7, &Device::Cpu, DType::F32);
     let net = NfNet::new(&row, Features::FinalConv, &weights).unwrap();
@@ -187,7 +186,7 @@ fn every_parameter_has_a_gradient() {
 }
 
 #[test]
-fn a_wrong_tensor_is_named() {
+fn names_wrong_tensor() {
     let row = narrow(Variant::F0);
     let shapes = keys(&row);
     let load = |change: &dyn Fn(&mut HashMap<String, Tensor>)| -> Result<(), Error> {
@@ -240,7 +239,7 @@ fn resize_is_bit_equal_to_pillow() {
 }
 
 #[test]
-fn a_part_is_the_same_pixels() {
+fn resized_part_equals_part_of_whole() {
     let golden = Golden::load("preprocess");
     let from = image(golden.tensor("fit.45x83.in"));
     for size in [(45, 83), (45, 30), (90, 83), (17, 140)] {

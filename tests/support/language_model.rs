@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{D, Result, Tensor};
 use flamingo::language::kv_cache::blocks_for;
-use flamingo::language::{KvCache, KvPool, LanguageModel, Rows};
+use flamingo::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 
 use crate::{repository, target};
 
@@ -34,7 +34,8 @@ fn fetched(name: &str, place: &str) -> PathBuf {
 /// Runs one packed pass. Returns the hidden states after the embedding and after every layer, then the logits.
 pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Vec<Tensor>> {
     let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
-    let rows = Rows::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &model.cache_shape())?;
+    let rows =
+        PackedBatch::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &model.cache_shape())?;
     let mut stages = vec![model.embed(&Tensor::new(ids, target::device())?)?];
     for i in 0..model.n_layers() {
         stages.push(model.layer(i, &stages[i], &rows)?);

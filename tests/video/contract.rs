@@ -1,4 +1,4 @@
-//! The sampling contract on real files: which times come out of which clip.
+//! The sampling contract on real files: expected frame times per clip.
 
 use flamingo::video::{FrameSampling, Video, VideoLimits, Warning};
 use support::clips::clip;
@@ -11,7 +11,7 @@ fn check(name: &str, sampling: &FrameSampling, expected: &[f64]) {
 }
 
 #[test]
-fn times() {
+fn samples_expected_times() {
     let fps = FrameSampling::fps;
     check("h264", &fps(0.25), &[0.0, 4.0, 8.0, 12.0]);
     check("h264_ntsc", &fps(1.0).within(0.0, Some(4.0)), &[0.0, 1.001, 2.002, 3.003]);
@@ -22,21 +22,21 @@ fn times() {
     check("one_frame", &fps(1.0), &[0.0]);
     check("one_frame", &FrameSampling::uniform(7), &[0.0]);
     check("mpeg4_no_pts", &fps(1.0), &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-    // 280 frames at 20 per second would be: the last frame is at 13.967 s.
+    // The last frame is at 13.967 s.
     check("h264", &FrameSampling::uniform(3), &[0.0, 7.0, 13.966667]);
 }
 
 #[test]
-fn variable_frame_rate() {
-    // Every seventh frame of 30 per second (0.233 s apart), all of 3..4 s, none of 8..11.3 s.
+fn samples_variable_frame_rate() {
+    // Every seventh frame of 30 per second (0.233 s apart), all frames of 3..4 s, no frame in 8..11.3 s.
     let times = [0.0, 1.166667, 2.1, 3.0, 4.0, 5.133333, 6.066667, 7.0, 11.433333, 12.133333];
     check("vfr", &FrameSampling::fps(1.0).within(0.0, Some(13.0)), &times);
-    // Nine targets fall into the gap and on the frame that ends it: it comes once.
+    // Nine targets fall into the gap and select the frame that ends it, once.
     check("vfr", &FrameSampling::fps(3.0).within(8.2, Some(11.6)), &[11.433333]);
 }
 
 #[test]
-fn what_is_known_of_a_video() {
+fn info_describes_the_video() {
     let open = |name: &str| Video::open(clip(name), &VideoLimits::default()).unwrap();
     let video = open("h264");
     let info = video.info();
@@ -51,7 +51,7 @@ fn what_is_known_of_a_video() {
 }
 
 #[test]
-fn max_frames_is_told() {
+fn max_frames_adds_a_warning() {
     let video = Video::open(clip("h264"), &VideoLimits::default()).unwrap();
     let sampling = FrameSampling::Fps { fps: 1.0, start: 0.0, end: None, max_frames: Some(4) };
     let mut frames = video.frames(&sampling).unwrap();
@@ -60,7 +60,7 @@ fn max_frames_is_told() {
 }
 
 #[test]
-fn frames_are_decoded_as_they_are_asked_for() {
+fn frames_are_decoded_on_demand() {
     let video = Video::open(clip("h264"), &VideoLimits::default()).unwrap();
     let mut frames = video.frames(&FrameSampling::fps(1.0)).unwrap();
     assert_eq!(frames.summary().decoded, 0);
@@ -71,7 +71,7 @@ fn frames_are_decoded_as_they_are_asked_for() {
 }
 
 #[test]
-fn one_video_is_sampled_from_several_threads() {
+fn several_threads_sample_one_video() {
     let video = Video::open(clip("mpeg4"), &VideoLimits::default()).unwrap();
     let count = |fps: f64| video.frames(&FrameSampling::fps(fps)).unwrap().count();
     let counts = std::thread::scope(|scope| {
@@ -82,7 +82,7 @@ fn one_video_is_sampled_from_several_threads() {
 }
 
 #[test]
-fn videos_and_their_frames_move_between_threads() {
+fn videos_and_frames_are_send() {
     fn check<T: Send>() {}
     check::<Video>();
     check::<flamingo::video::Frames>();

@@ -1,5 +1,4 @@
-//! Invariant: sampled frames are bit-equal to those of a full decode; and they are the frames that FFmpeg's own tools
-//! name and show.
+//! Sampled frames are bit-equal to those of a full decode, and equal the frames of FFmpeg's own tools.
 
 use flamingo::video::{Frame, FrameSampling, Summary, Video, VideoLimits};
 use support::clips::{clip, run};
@@ -22,19 +21,20 @@ fn samplings() -> Vec<FrameSampling> {
     ]
 }
 
-/// How much decoding the plan must save at 1 frame per second.
-enum Skips {
-    /// At most this share of the packets is decoded.
-    To(f64),
-    Nothing,
+/// Share of packets that is decoded at 1 frame per second.
+enum DecodedShare {
+    /// At most this share.
+    AtMost(f64),
+    /// Every packet.
+    All,
 }
 
-fn check(name: &str, skips: Skips) {
-    equal(name, skips);
-    against_ffmpeg(name);
+fn check(name: &str, decoded: DecodedShare) {
+    check_against_full_decode(name, decoded);
+    check_against_ffmpeg(name);
 }
 
-fn equal(name: &str, skips: Skips) {
+fn check_against_full_decode(name: &str, decoded: DecodedShare) {
     let video = Video::open(clip(name), &VideoLimits::default()).unwrap();
     for sampling in samplings() {
         let (fast, summary) = frames(&video, &sampling, false);
@@ -49,15 +49,17 @@ fn equal(name: &str, skips: Skips) {
     }
     let (_, summary) = frames(&video, &FrameSampling::fps(1.0), false);
     let share = summary.decoded as f64 / (summary.decoded + summary.skipped) as f64;
-    match skips {
-        Skips::To(most) => assert!(share <= most, "{name}: {share:.3} of all packets were decoded"),
-        Skips::Nothing => assert!(share > 0.8, "{name}: {share:.3} of all packets were decoded"),
+    match decoded {
+        DecodedShare::AtMost(most) => {
+            assert!(share <= most, "{name}: {share:.3} of all packets were decoded")
+        }
+        DecodedShare::All => assert!(share > 0.8, "{name}: {share:.3} of all packets were decoded"),
     }
 }
 
-/// The frames at 1 per second, found by the contract's words from the times that ffprobe lists and the pictures that
-/// ffmpeg writes. The pictures pass through another colour conversion, so they are near, not equal.
-fn against_ffmpeg(name: &str) {
+/// Compares the frames at 1 per second with the contract applied to the times of ffprobe and the pictures of
+/// ffmpeg. ffmpeg uses another colour conversion, so the pictures are close, not equal.
+fn check_against_ffmpeg(name: &str) {
     let path = clip(name);
     let video = Video::open(&path, &VideoLimits::default()).unwrap();
     let path = path.to_str().unwrap();
@@ -67,7 +69,7 @@ fn against_ffmpeg(name: &str) {
     let listed: Vec<f64> = String::from_utf8(listed)
         .unwrap()
         .lines()
-        // Side data of a frame makes empty lines.
+        // Side data of a frame adds empty lines.
         .filter(|line| !line.is_empty())
         .map(|line| {
             line.trim_end_matches(',').parse().unwrap_or_else(|_| panic!("{name}: ffprobe says {line:?}"))
@@ -101,71 +103,72 @@ fn against_ffmpeg(name: &str) {
     }
 }
 
-/// swscale takes chroma to lie between pixels, we take it to lie where the standards put it: colours at edges differ.
+/// Luma of a pixel. swscale assumes another chroma siting than the standards, which this library follows, so
+/// colours at edges differ.
 fn luma(rgb: &[u8]) -> f64 {
     0.299 * f64::from(rgb[0]) + 0.587 * f64::from(rgb[1]) + 0.114 * f64::from(rgb[2])
 }
 
 #[test]
 fn h264() {
-    check("h264", Skips::To(0.45));
-    check("h264_ntsc", Skips::To(0.5));
-    check("h264_ts", Skips::To(0.5));
-    check("h264_interlaced", Skips::To(0.8));
+    check("h264", DecodedShare::AtMost(0.45));
+    check("h264_ntsc", DecodedShare::AtMost(0.5));
+    check("h264_ts", DecodedShare::AtMost(0.5));
+    check("h264_interlaced", DecodedShare::AtMost(0.8));
 }
 
 #[test]
-fn h264_without_idr_pictures_is_decoded_in_order() {
-    check("h264_open_gop", Skips::To(0.8));
-    check("h264_refresh", Skips::To(1.0));
+fn h264_without_idr_pictures() {
+    check("h264_open_gop", DecodedShare::AtMost(0.8));
+    check("h264_refresh", DecodedShare::AtMost(1.0));
 }
 
 #[test]
 fn hevc() {
-    check("hevc", Skips::To(0.6));
-    check("hevc_closed_10bit", Skips::To(0.6));
-    check("hevc_layers", Skips::To(0.7));
+    check("hevc", DecodedShare::AtMost(0.6));
+    check("hevc_closed_10bit", DecodedShare::AtMost(0.6));
+    check("hevc_layers", DecodedShare::AtMost(0.7));
 }
 
 #[test]
 fn vp9_and_vp8() {
-    check("vp9", Skips::To(0.9));
-    check("vp8", Skips::To(1.0));
+    check("vp9", DecodedShare::AtMost(0.9));
+    check("vp8", DecodedShare::AtMost(1.0));
 }
 
 #[test]
 fn av1() {
-    check("av1", Skips::To(0.9));
-    check("av1_aom", Skips::To(1.0));
+    check("av1", DecodedShare::AtMost(0.9));
+    check("av1_aom", DecodedShare::AtMost(1.0));
 }
 
 #[test]
 fn mpeg() {
-    check("mpeg4", Skips::To(0.5));
-    check("mpeg2", Skips::To(0.5));
-    check("mjpeg", Skips::To(0.1));
+    check("mpeg4", DecodedShare::AtMost(0.5));
+    check("mpeg2", DecodedShare::AtMost(0.5));
+    check("mjpeg", DecodedShare::AtMost(0.1));
 }
 
 #[test]
-fn missing_times_mean_a_full_decode() {
-    // ffprobe has no times for it either; `contract.rs` knows them from the frame rate.
-    equal("mpeg4_no_pts", Skips::Nothing);
+fn missing_pts_need_a_full_decode() {
+    // ffprobe has no times for this clip. `contract.rs` checks them against the frame rate.
+    check_against_full_decode("mpeg4_no_pts", DecodedShare::All);
 }
 
 #[test]
-fn oddities() {
-    check("vfr", Skips::To(0.8));
-    check("rotated_90", Skips::To(0.6));
-    check("rotated_180", Skips::To(0.6));
-    check("edit_list", Skips::To(0.6));
-    check("negative_pts", Skips::To(0.5));
-    check("late_start", Skips::To(0.6));
-    check("short", Skips::To(0.2));
-    check("one_frame", Skips::To(1.0));
+fn unusual_files() {
+    check("vfr", DecodedShare::AtMost(0.8));
+    check("rotated_90", DecodedShare::AtMost(0.6));
+    check("rotated_180", DecodedShare::AtMost(0.6));
+    check("edit_list", DecodedShare::AtMost(0.6));
+    check("negative_pts", DecodedShare::AtMost(0.5));
+    check("late_start", DecodedShare::AtMost(0.6));
+    check("short", DecodedShare::AtMost(0.2));
+    check("one_frame", DecodedShare::AtMost(1.0));
 }
 
 #[test]
-fn two_threads_give_the_same() {
+fn decoder_threads_do_not_change_frames() {
     let path = clip("h264");
     let limits = VideoLimits { decoder_threads: 2, ..VideoLimits::default() };
     let (one, two) =

@@ -34,7 +34,7 @@ fn check(name: &str, bytes: &[u8], container: &str, near: u8) {
 }
 
 #[test]
-fn formats_whatever_the_name() {
+fn detects_format_regardless_of_name() {
     check("a.png", &encoded(ImageFormat::Png), "png", 0);
     check("b.mp4", &encoded(ImageFormat::WebP), "webp", 0);
     check("c.png", &encoded(ImageFormat::Gif), "gif", 40);
@@ -42,9 +42,9 @@ fn formats_whatever_the_name() {
 }
 
 #[test]
-fn exif_turns_a_jpeg() {
+fn applies_exif_orientation() {
     let plain = encoded(ImageFormat::Jpeg);
-    // APP1 with one entry: orientation 6, a quarter turn clockwise.
+    // APP1 with one entry: orientation 6, a rotation by 90 degrees clockwise.
     let tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
     let length = (2 + 6 + tiff.len()) as u16;
     let app1 = [&b"\xff\xe1"[..], &length.to_be_bytes(), b"Exif\0\0", tiff].concat();
@@ -58,7 +58,7 @@ fn exif_turns_a_jpeg() {
 }
 
 #[test]
-fn limits_hold_for_images() {
+fn limits_apply_to_images() {
     let directory = tempfile::tempdir().unwrap();
     let path = write(directory.path(), "a.png", &encoded(ImageFormat::Png));
     let limits = VideoLimits { max_pixels: 23 * 17 - 1, ..VideoLimits::default() };

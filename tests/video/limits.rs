@@ -1,4 +1,4 @@
-//! Each limit refuses with its own code, and what is just within it passes.
+//! Each limit refuses videos beyond it with its own code and accepts videos just within it.
 
 use flamingo::video::{FrameSampling, Video, VideoLimits};
 use support::clips::clip;
@@ -29,7 +29,7 @@ fn check(name: &str, code: &'static str, within: VideoLimits, beyond: VideoLimit
 }
 
 #[test]
-fn each_limit() {
+fn each_limit_has_a_code() {
     let free = VideoLimits::default();
     let bytes = std::fs::metadata(clip("h264")).unwrap().len();
     let with_bytes = |max_bytes| VideoLimits { max_bytes, ..free.clone() };
@@ -50,7 +50,7 @@ fn each_limit() {
 }
 
 #[test]
-fn the_limits_are_config() {
+fn limits_are_read_from_json() {
     let limits: VideoLimits = serde_json::from_str(r#"{"max_packets": 7}"#).unwrap();
     assert_eq!(limits, VideoLimits { max_packets: 7, ..VideoLimits::default() });
     assert!(serde_json::from_str::<VideoLimits>(r#"{"max_packages": 7}"#).is_err());

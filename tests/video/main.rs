@@ -1,4 +1,5 @@
-//! Frames of a sampling against a full decode, against FFmpeg's own tools, and against the limits.
+//! Video decoding: sampled frames against a full decode and FFmpeg's own tools, limits, refused and damaged
+//! files.
 
 mod contract;
 mod equality;

@@ -1,24 +1,25 @@
-//! Files that are not what their names say, each refused with its code and a sentence that says what it is.
+//! Files with a wrong name or without video are refused, each with its code and a message that names the
+//! actual format.
 
 use flamingo::video::{Video, VideoLimits};
 use support::clips::{clip, write};
 
-fn refused(path: &std::path::Path, code: &str, says: &str) {
+fn refused(path: &std::path::Path, code: &str, words: &str) {
     let Err(error) = Video::open(path, &VideoLimits::default()) else {
         panic!("{} was accepted", path.display())
     };
     assert_eq!(error.code(), code, "{error}");
-    assert!(error.to_string().contains(says), "{error}");
+    assert!(error.to_string().contains(words), "{error}");
     assert!(error.to_string().contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
 }
 
-fn check(name: &str, bytes: &[u8], code: &str, says: &str) {
+fn check(name: &str, bytes: &[u8], code: &str, words: &str) {
     let directory = tempfile::tempdir().unwrap();
-    refused(&write(directory.path(), name, bytes), code, says);
+    refused(&write(directory.path(), name, bytes), code, words);
 }
 
 #[test]
-fn playlists_and_manifests() {
+fn refuses_playlists_and_manifests() {
     let refused = "container_not_allowed";
     check("hls.mp4", b"#EXTM3U\n#EXTINF:9,\nhttp://127.0.0.1:9/a.ts\n", refused, "an HLS playlist");
     let dash = br#"<?xml version="1.0"?><MPD><BaseURL>http://127.0.0.1:9/</BaseURL></MPD>"#;
@@ -34,7 +35,7 @@ fn playlists_and_manifests() {
 }
 
 #[test]
-fn not_media() {
+fn refuses_other_files() {
     check("empty.mp4", b"", "empty_file", "empty");
     check("diary.mp4", b"dear diary, today nothing moved\n", "unknown_container", "plain text");
     check("noise.mp4", &[0x93, 0x01, 0xfe, 0x00, 0x77, 0x01], "unknown_container", "no known format");
@@ -46,7 +47,7 @@ fn not_media() {
 }
 
 #[test]
-fn media_without_video() {
+fn refuses_media_without_video() {
     refused(&clip("sound"), "no_video_stream", "no video stream");
     refused(&clip("lossless"), "codec_not_allowed", "ffv1");
     let missing = std::path::Path::new("nowhere/missing.mp4");
@@ -54,7 +55,7 @@ fn media_without_video() {
 }
 
 #[test]
-fn a_video_whose_frames_do_not_decode() {
+fn refuses_a_video_without_decodable_frames() {
     let mut bytes = std::fs::read(clip("faststart")).unwrap();
     let data = bytes.windows(4).position(|w| w == b"mdat").unwrap() + 4;
     bytes[data..].fill(0);

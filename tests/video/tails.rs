@@ -1,10 +1,11 @@
-//! Files that break off: the frames that do decode, and a warning.
+//! Truncated and damaged files give the decodable frames and a warning.
 
 use flamingo::video::{FrameSampling, Video, VideoLimits, Warning};
 use support::clips::{clip, write};
 
-/// Cuts a clip to a share of its bytes, samples it at 2 frames per second, and compares with the whole clip's frames.
-fn check(name: &str, share: f64, at_least: usize, told: bool) {
+/// Cuts a clip to a share of its bytes, samples it at 2 frames per second, and compares with the whole clip's
+/// frames.
+fn check(name: &str, share: f64, at_least: usize, warned: bool) {
     let directory = tempfile::tempdir().unwrap();
     let whole = std::fs::read(clip(name)).unwrap();
     let cut = write(directory.path(), "cut", &whole[..(whole.len() as f64 * share) as usize]);
@@ -16,34 +17,34 @@ fn check(name: &str, share: f64, at_least: usize, told: bool) {
     let all: Vec<_> =
         Video::open(clip(name), &limits).unwrap().frames(&sampling).unwrap().map(|f| f.unwrap()).collect();
     assert!(found.len() >= at_least && found.len() < all.len(), "{name}: {} of {}", found.len(), all.len());
-    // The very last may be half a picture.
+    // The last frame may be incomplete.
     for (found, whole) in found[..found.len() - 1].iter().zip(&all) {
         assert!(found == whole, "{name}: another frame at {} s", found.pts);
     }
     let summary = frames.summary();
-    let tells = |w: &Warning| matches!(w, Warning::BrokenTail { .. });
-    assert_eq!(summary.warnings.iter().any(tells), told, "{name}: {:?}", summary.warnings);
+    let is_broken_tail = |w: &Warning| matches!(w, Warning::BrokenTail { .. });
+    assert_eq!(summary.warnings.iter().any(is_broken_tail), warned, "{name}: {:?}", summary.warnings);
     summary.warnings.iter().for_each(|w| assert!(!w.to_string().is_empty()));
 }
 
 #[test]
-fn cut_files() {
+fn truncated_files() {
     check("faststart", 0.6, 12, true);
     check("h264_open_gop", 0.5, 8, true);
     check("vp9", 0.7, 8, true);
     check("mpeg4_no_pts", 0.6, 5, true);
 }
 
-/// Nothing in a transport stream says how long it should be.
+/// A transport stream does not declare its length, so there is no warning.
 #[test]
-fn a_cut_transport_stream() {
+fn truncated_transport_stream() {
     check("h264_ts", 0.4, 20, false);
 }
 
-/// A transport stream that begins in the middle of a GOP, as recordings do: what came before the first picture that
-/// decodes does not count, and time zero is that picture.
+/// A transport stream that begins in the middle of a GOP, as recordings do. Time zero is the first picture
+/// that decodes.
 #[test]
-fn a_stream_that_begins_in_the_middle() {
+fn stream_that_begins_within_a_gop() {
     let directory = tempfile::tempdir().unwrap();
     let whole = std::fs::read(clip("late_start")).unwrap();
     let packets = whole.len() / 188;
@@ -57,7 +58,7 @@ fn a_stream_that_begins_in_the_middle() {
 }
 
 #[test]
-fn the_size_changes() {
+fn size_change_adds_a_warning() {
     let directory = tempfile::tempdir().unwrap();
     let both = [std::fs::read(clip("big")).unwrap(), std::fs::read(clip("small")).unwrap()].concat();
     let path = write(directory.path(), "both.ts", &both);
@@ -69,7 +70,7 @@ fn the_size_changes() {
     assert!(frames.summary().warnings.iter().any(changed), "{:?}", frames.summary());
 }
 
-/// Bytes changed at random: whatever comes of it is frames or an error, never a panic, and it ends.
+/// Files with random changed bytes give frames or an error, never a panic or an endless loop.
 #[test]
 fn damaged_files_do_not_panic() {
     let directory = tempfile::tempdir().unwrap();
@@ -85,7 +86,7 @@ fn damaged_files_do_not_panic() {
         for round in 0..6 {
             let mut bytes = whole.clone();
             for _ in 0..1 << (2 * round) {
-                // Half of the damage goes to the head, where the structure is.
+                // Half of the changes are in the head, which holds the structure.
                 let region = if random(2) == 0 { 4096.min(bytes.len()) } else { bytes.len() };
                 let at = random(region);
                 bytes[at] = random(256) as u8;
@@ -97,5 +98,5 @@ fn damaged_files_do_not_panic() {
             assert!(frames.count() < 10_000);
         }
     }
-    assert!(opened > 0, "nothing was even opened, so nothing was tried");
+    assert!(opened > 0, "no damaged file was opened, so the test proves nothing");
 }

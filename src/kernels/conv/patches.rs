@@ -1,8 +1,9 @@
-//! What a convolution multiplies its weight with: the pixels under the kernel, one column per output position.
+//! The patch matrix that a convolution multiplies with its weight: the pixels under the kernel, one column
+//! per output position.
 
 use std::ops::Range;
 
-/// Sizes of one convolution; `*_g` are per group.
+/// Sizes of one convolution; names in `_g` are per group.
 #[derive(Debug, Clone, Copy)]
 pub struct Geometry {
     pub n: usize,
@@ -17,18 +18,19 @@ pub struct Geometry {
     pub out: (usize, usize),
 }
 
-/// Floats of patches that are made before they are multiplied, so that they stay in the cache.
+/// Floats of a tile of the patch matrix. Each tile is multiplied right after it is filled, while it is in the
+/// cache.
 pub const TILE: usize = 1 << 16;
 
-/// (before, output length): the padding in front of an axis and what the convolution makes of the axis.
-pub fn same(length: usize, kernel: usize, stride: usize) -> (usize, usize) {
+/// Returns the padding before an axis and the length of the output axis.
+pub fn same_padding(length: usize, kernel: usize, stride: usize) -> (usize, usize) {
     let out = length.div_ceil(stride);
     let missing = ((out - 1) * stride + kernel).saturating_sub(length);
     (missing / 2, out)
 }
 
 impl Geometry {
-    /// Of `x` (n, c, h, w) with a weight (o, c / groups, k, k).
+    /// Sizes for `x` (n, c, h, w) and a weight (o, c / groups, k, k).
     pub fn new(
         x: (usize, usize, usize, usize),
         weight: (usize, usize, usize, usize),
@@ -37,19 +39,20 @@ impl Geometry {
     ) -> candle_core::Result<Self> {
         let ((n, c, h, w), (o, c_g, kernel_h, kernel_w)) = (x, weight);
         if c_g * groups != c || o % groups != 0 {
-            candle_core::bail!("convolution of {c} channels by {weight:?} in {groups} groups")
+            candle_core::bail!("convolution of {c} channels with a weight {weight:?} in {groups} groups")
         }
-        let ((top, out_h), (left, out_w)) = (same(h, kernel_h, stride), same(w, kernel_w, stride));
+        let ((top, out_h), (left, out_w)) =
+            (same_padding(h, kernel_h, stride), same_padding(w, kernel_w, stride));
         let (o_g, kernel, before, out) = (o / groups, (kernel_h, kernel_w), (top, left), (out_h, out_w));
         Ok(Self { n, groups, c_g, h, w, o_g, kernel, stride, before, out })
     }
 
-    /// Rows of the matrix of patches.
+    /// Rows of the patch matrix.
     pub fn depth(&self) -> usize {
         self.c_g * self.kernel.0 * self.kernel.1
     }
 
-    /// Columns of the matrix of patches of one image.
+    /// Columns of the patch matrix of one image.
     pub fn columns(&self) -> usize {
         self.out.0 * self.out.1
     }
@@ -59,38 +62,39 @@ impl Geometry {
         self.c_g * self.h * self.w
     }
 
-    /// Whether the patches are the input itself.
+    /// Whether the patch matrix equals the input.
     pub fn pointwise(&self) -> bool {
         self.kernel == (1, 1) && self.stride == 1
     }
 
-    /// Output rows of an image whose patches fill a tile.
+    /// Number of output rows of an image that fill a tile of patches.
     pub fn tile_rows(&self) -> usize {
         (TILE / (self.depth() * self.out.1)).clamp(1, self.out.0)
     }
 
-    /// (channel, ky, kx) of a row of the matrix of patches.
+    /// Returns (channel, ky, kx) of a row of the patch matrix.
     fn tap(&self, row: usize) -> (usize, usize, usize) {
         let (kernel_h, kernel_w) = self.kernel;
         (row / (kernel_h * kernel_w), row / kernel_w % kernel_h, row % kernel_w)
     }
 
-    /// Output columns whose input column lies inside: 0 <= column * stride + kx - left < w.
+    /// Output columns with an input column inside the image: 0 <= column * stride + kx - left < w.
     fn inside(&self, kx: usize) -> Range<usize> {
         let from = self.before.1.saturating_sub(kx).div_ceil(self.stride).min(self.out.1);
         let until = (self.w + self.before.1).saturating_sub(kx).div_ceil(self.stride);
         from..until.clamp(from, self.out.1)
     }
 
-    /// Where the pixels of `inside` begin in a plane, if the kernel's row `ky` lies inside for this output row.
+    /// Returns the offset in a plane of the pixels of `inside`, if row `ky` of the kernel is inside the image
+    /// for this output row.
     fn source(&self, out_row: usize, (ky, kx): (usize, usize), inside: &Range<usize>) -> Option<usize> {
         let y = (out_row * self.stride + ky).wrapping_sub(self.before.0);
-        let seen = y < self.h && !inside.is_empty();
-        seen.then(|| y * self.w + inside.start * self.stride + kx - self.before.1)
+        let overlaps = y < self.h && !inside.is_empty();
+        overlaps.then(|| y * self.w + inside.start * self.stride + kx - self.before.1)
     }
 
-    /// The patches of output rows `rows` of one image, (depth, rows * out_w), from `x` (c_g, h, w) into the columns of
-    /// `patches` from `first` on; the rows of `patches` have `pitch` floats.
+    /// Writes the patches of output rows `rows` of one image, (depth, rows * out_w), from `x` (c_g, h, w)
+    /// into the columns of `patches` from `first` on. The rows of `patches` have `pitch` floats.
     pub fn im2col(&self, x: &[f32], rows: Range<usize>, patches: &mut [f32], pitch: usize, first: usize) {
         let out_w = self.out.1;
         for (index, line) in patches.chunks_exact_mut(pitch).enumerate() {
@@ -116,7 +120,7 @@ impl Geometry {
         }
     }
 
-    /// The transpose of [`im2col`](Self::im2col): adds every element of `patches` to the pixel it would come from.
+    /// Transpose of [`im2col`](Self::im2col): adds every element of `patches` to its source pixel.
     pub fn col2im(&self, patches: &[f32], pitch: usize, first: usize, rows: Range<usize>, x: &mut [f32]) {
         let out_w = self.out.1;
         for (index, line) in patches.chunks_exact(pitch).enumerate() {

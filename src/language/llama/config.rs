@@ -1,45 +1,55 @@
-//! Sizes and rotary positions of a Llama, and the `config.json` dialect of Hugging Face that states them.
+//! Sizes and rotary positions of a Llama, read from a Hugging Face `config.json`.
 
 use serde_json::Value;
 
-/// The sizes of one Llama.
+/// Sizes of one Llama.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
+    /// Rows of the embedding and of the head.
     pub vocabulary: usize,
     /// Width d of the hidden state.
     pub width: usize,
+    /// Hidden width of the feed-forward.
     pub ffn_width: usize,
+    /// Number of decoder layers.
     pub layers: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; each serves `heads / kv_heads` query heads.
     pub kv_heads: usize,
+    /// Width of one head.
     pub head_width: usize,
+    /// Length of the longest row in tokens.
     pub max_positions: usize,
+    /// Epsilon of the RMS norms.
     pub norm_eps: f64,
+    /// Rotary positions.
     pub rope: Rope,
-    /// The output head is the embedding matrix.
+    /// Whether the output head is the embedding matrix.
     pub tied: bool,
 }
 
-/// Rotary positions (arXiv 2104.09864).
+/// Parameters of rotary positions (arXiv 2104.09864).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// Base of the frequencies.
     pub theta: f64,
+    /// Pairing of coordinates.
     pub style: RopeStyle,
+    /// Scaling of the frequencies.
     pub scaling: RopeScaling,
 }
 
-/// Which two coordinates of a head turn together. A checkpoint's rows are ordered for one of the two.
+/// Pairing of the coordinates of a head that rotate together. A checkpoint's rows are ordered for one of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RopeStyle {
-    /// i and i + d_head / 2: Hugging Face.
+    /// Pairs i and i + d_head / 2: Hugging Face.
     HalfSplit,
-    /// 2i and 2i + 1: Meta's original, and every Llama in GGUF (whose converter permutes q and k back).
+    /// Pairs 2i and 2i + 1: Meta's original, and every Llama in GGUF (the converter permutes q and k back).
     Interleaved,
 }
 
-/// How the frequencies are stretched for contexts longer than the first training's.
+/// Scaling of the frequencies for contexts longer than those of the first training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RopeScaling {
     None,
@@ -55,7 +65,7 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Radians per position of each pair of coordinates: d_head / 2 values ([`RopeScaling::Factors`] not applied).
+    /// Returns the radians per position of each pair of coordinates: d_head / 2 values, before [`RopeScaling::Factors`].
     pub fn frequencies(&self, head_width: usize) -> Vec<f32> {
         let plain = |i: usize| self.theta.powf(-((2 * i) as f64) / head_width as f64);
         (0..head_width / 2).map(|i| self.scaling.apply(plain(i)) as f32).collect()
@@ -67,8 +77,8 @@ impl RopeScaling {
         let RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_positions } = self else {
             return frequency;
         };
-        let turns = original_positions * frequency / std::f64::consts::TAU;
-        let kept = ((turns - low_frequency) / (high_frequency - low_frequency)).clamp(0.0, 1.0);
+        let periods = original_positions * frequency / std::f64::consts::TAU;
+        let kept = ((periods - low_frequency) / (high_frequency - low_frequency)).clamp(0.0, 1.0);
         (1.0 - kept) * frequency / factor + kept * frequency
     }
 }
@@ -77,7 +87,7 @@ impl LlamaConfig {
     /// Reads the `config.json` of a `LlamaForCausalLM`.
     ///
     /// # Errors
-    /// The reason why this build cannot run it.
+    /// The reason why this build cannot run the model.
     pub fn from_hugging_face(json: &Value) -> Result<Self, String> {
         let (width, heads) = (size(json, "hidden_size")?, size(json, "num_attention_heads")?);
         for flag in ["attention_bias", "mlp_bias"] {
@@ -106,7 +116,7 @@ impl LlamaConfig {
         Ok(config)
     }
 
-    /// Refuses sizes that no model has, before anything is allocated by them.
+    /// Refuses sizes that no model has, before any allocation depends on them.
     ///
     /// # Errors
     /// The size that is out of bounds, or the two that contradict each other.
@@ -132,7 +142,7 @@ impl LlamaConfig {
             return Err(format!("{heads} heads cannot share {kv_heads} key and value heads"));
         }
         if !self.head_width.is_multiple_of(2) {
-            return Err(format!("the head width {} is odd: rotary positions turn pairs", self.head_width));
+            return Err(format!("the head width {} is odd: rotary positions rotate pairs", self.head_width));
         }
         if self.max_positions * self.head_width / 2 > TABLE_LIMIT {
             return Err(format!(
@@ -149,10 +159,10 @@ impl LlamaConfig {
     }
 }
 
-/// `rope_scaling` beside `rope_theta`, or both in `rope_parameters` (transformers 5).
+/// Reads `rope_scaling` and `rope_theta`, or both from `rope_parameters` (transformers 5).
 fn hugging_face_rope(json: &Value) -> Result<Rope, String> {
-    let filled = |key| json.get(key).filter(|value| !value.is_null());
-    let parameters = filled("rope_parameters").or(filled("rope_scaling")).unwrap_or(&Value::Null);
+    let non_null = |key| json.get(key).filter(|value| !value.is_null());
+    let parameters = non_null("rope_parameters").or(non_null("rope_scaling")).unwrap_or(&Value::Null);
     let theta = match optional(parameters, "rope_theta", number)? {
         Some(theta) => theta,
         None => optional(json, "rope_theta", number)?.unwrap_or(10_000.0),
@@ -193,7 +203,7 @@ fn number(json: &Value, key: &str) -> Result<f64, String> {
     value.as_f64().ok_or_else(|| format!("`{key}` is {value}, not a number"))
 }
 
-/// A key that is absent or null is `None`; one of another type is an error.
+/// Reads an optional key: absent or null is `None`, another type is an error.
 fn optional<T>(
     json: &Value,
     key: &str,

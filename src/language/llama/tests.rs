@@ -23,7 +23,7 @@ fn small(style: RopeStyle, tied: bool) -> LlamaConfig {
 /// Hidden states `x` (n, d) through all layers to logits.
 fn forward(model: &Llama, x: &Tensor) -> Result<Tensor> {
     let mut cache = KvCache::off();
-    let rows = Rows::new([(x.dim(0)?, &mut cache)], &model.cache_shape())?;
+    let rows = PackedBatch::new([(x.dim(0)?, &mut cache)], &model.cache_shape())?;
     let mut x = x.clone();
     for i in 0..model.n_layers() {
         x = model.layer(i, &x, &rows)?;
@@ -31,9 +31,9 @@ fn forward(model: &Llama, x: &Tensor) -> Result<Tensor> {
     model.head(&x)
 }
 
-/// What adapter training needs: a gradient through the frozen model to its input.
+/// Adapter training needs a gradient through the frozen model to its input.
 #[test]
-fn a_gradient_reaches_the_input_embedding() {
+fn gradient_reaches_input_embedding() {
     for style in [RopeStyle::HalfSplit, RopeStyle::Interleaved] {
         let trained = Weights::random(5, &Device::Cpu, DType::F32);
         let model = Llama::new(small(style, false), &trained).unwrap();
@@ -51,7 +51,7 @@ fn a_gradient_reaches_the_input_embedding() {
         let gradients = logits.sqr().unwrap().mean_all().unwrap().backward().unwrap();
         let gradient = gradients.get(&x).expect("a gradient").to_vec2::<f32>().unwrap();
         assert!(gradient.iter().flatten().all(|g| g.is_finite()));
-        // Against a central difference, in the direction of one coordinate of an early and a late token.
+        // Compared with a central difference in one coordinate of an early and of a late token.
         for (token, coordinate) in [(0, 3), (6, 11)] {
             let step = |h: f32| {
                 let mut moved = x.as_tensor().to_vec2::<f32>().unwrap();
@@ -65,7 +65,7 @@ fn a_gradient_reaches_the_input_embedding() {
                 "{analytic} {numeric}"
             );
         }
-        // The tracked arms (slow kernels) compute what the fused ones do.
+        // The slow kernels of tracked tensors compute the same as the fused ones.
         let fused = forward(&frozen_model, &x.as_tensor().detach()).unwrap();
         let apart = (logits - fused).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(apart < 1e-5, "{apart}");
@@ -73,9 +73,9 @@ fn a_gradient_reaches_the_input_embedding() {
     }
 }
 
-/// A freshly initialised model trains: every variable receives a gradient, a tied embedding one variable's.
+/// Every variable of a freshly initialised model receives a gradient; a tied embedding is one variable.
 #[test]
-fn every_random_weight_receives_a_gradient() {
+fn every_random_weight_receives_gradient() {
     for tied in [false, true] {
         let weights = Weights::random(5, &Device::Cpu, DType::F32);
         let model = Llama::new(small(RopeStyle::HalfSplit, tied), &weights).unwrap();
@@ -107,7 +107,7 @@ fn with(key: &str, value: Value) -> Value {
 }
 
 #[test]
-fn config_json_is_read() {
+fn reads_config_json() {
     let config = LlamaConfig::from_hugging_face(&smollm2()).unwrap();
     assert_eq!((config.head_width, config.kv_heads, config.tied), (64, 3, true));
     let rope = Rope { theta: 1e5, style: RopeStyle::HalfSplit, scaling: RopeScaling::None };
@@ -117,7 +117,7 @@ fn config_json_is_read() {
 }
 
 #[test]
-fn a_config_that_no_model_has_is_refused() {
+fn rejects_impossible_config() {
     let cases = [
         ("hidden_size", json!(0), "the width is 0, not between 1 and 16777216"),
         ("hidden_size", json!(-4), "`hidden_size` is -4, not a size"),
@@ -129,7 +129,7 @@ fn a_config_that_no_model_has_is_refused() {
             "the number of heads is 1152921504606846976, not between 1 and 16777216",
         ),
         ("num_key_value_heads", json!(4), "9 heads cannot share 4 key and value heads"),
-        ("head_dim", json!(15), "the head width 15 is odd: rotary positions turn pairs"),
+        ("head_dim", json!(15), "the head width 15 is odd: rotary positions rotate pairs"),
         ("max_position_embeddings", json!(1 << 23), "8388608 positions of width 64 are too many"),
         ("num_hidden_layers", json!("30"), "`num_hidden_layers` is \"30\", not a size"),
         ("rms_norm_eps", json!(-1.0), "epsilon -1 and rope theta 100000 must be positive"),
@@ -147,7 +147,7 @@ fn a_config_that_no_model_has_is_refused() {
 
 /// Llama 3.1's published parameters: the slowest frequency is divided by 8, the fastest kept.
 #[test]
-fn llama3_scaling_stretches_long_waves_only() {
+fn llama3_scaling_changes_low_frequencies_only() {
     let scaling = RopeScaling::Llama3 {
         factor: 8.0,
         low_frequency: 1.0,

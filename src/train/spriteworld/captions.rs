@@ -1,11 +1,11 @@
-//! Facts in words: captions that are true, and captions that are false in exactly one thing.
+//! Captions of a fact: true ones, and ones that are false in exactly one part.
 
 use super::cast::Cast;
 use super::random::{Stream, one_of};
 use super::scene::{Fact, Moment, Motion, Relation};
 use super::words::{is_countable, list, name, number, plural, sentence, with_article};
 
-/// "moves to the left", "grows"; after "it", a name or a count of one.
+/// Verb phrases of a motion in the singular: "moves to the left", "grows".
 pub fn verb(motion: Motion) -> [&'static str; 2] {
     match motion {
         Motion::Still => ["stays still", "does not move"],
@@ -19,7 +19,7 @@ pub fn verb(motion: Motion) -> [&'static str; 2] {
     }
 }
 
-/// "moving left", "growing".
+/// Participle of a motion: "moving left", "growing".
 fn participle(motion: Motion) -> &'static str {
     match motion {
         Motion::Still => "staying still",
@@ -33,7 +33,7 @@ fn participle(motion: Motion) -> &'static str {
     }
 }
 
-/// "left of", "above".
+/// Preposition of a relation: "left of", "above".
 pub fn preposition(relation: Relation) -> &'static str {
     match relation {
         Relation::Left => "left of",
@@ -43,6 +43,7 @@ pub fn preposition(relation: Relation) -> &'static str {
     }
 }
 
+/// Phrase for a moment: "at the start".
 pub fn moment(when: Moment) -> &'static str {
     match when {
         Moment::Start => "at the start",
@@ -51,62 +52,64 @@ pub fn moment(when: Moment) -> &'static str {
     }
 }
 
-/// The fact in several phrasings, always the same number for one kind of fact.
+/// Captions of the fact in several phrasings. Their number is the same for all facts of one kind.
 pub fn captions(fact: &Fact, concepts: &[String]) -> Vec<String> {
     let a = |concept: &usize| with_article(&concepts[*concept]);
-    let said: Vec<String> = match fact {
-        Fact::Does { who, motion } => does(&a(who), *motion),
-        Fact::Placed { who, relation, than } => placed(&a(who), *relation, &a(than)),
-        Fact::DoesEach { who, motion, other, other_motion } => {
-            does_each(&a(who), *motion, &a(other), *other_motion)
+    let texts: Vec<String> = match fact {
+        Fact::Does { subject, motion } => does(&a(subject), *motion),
+        Fact::Placed { subject, relation, than } => placed(&a(subject), *relation, &a(than)),
+        Fact::DoesEach { subject, motion, other, other_motion } => {
+            does_each(&a(subject), *motion, &a(other), *other_motion)
         }
-        Fact::Count { who, count } => counted(&concepts[*who], *count),
+        Fact::Count { subject, count } => counted(&concepts[*subject], *count),
         Fact::Order { first, then } => ordered(&a(first), &a(then)),
-        Fact::Visit { who, when, host } => visits(&a(who), moment(*when), host.as_ref().map(a)),
-        Fact::Passes { who, motion, in_front, other } => passes(&a(who), *motion, *in_front, &a(other)),
-        Fact::Together { who } => {
-            let all = list(&who.iter().map(a).collect::<Vec<_>>());
+        Fact::Visit { subject, when, host } => visits(&a(subject), moment(*when), host.as_ref().map(a)),
+        Fact::Passes { subject, motion, in_front, other } => {
+            passes(&a(subject), *motion, *in_front, &a(other))
+        }
+        Fact::Together { subject } => {
+            let all = list(&subject.iter().map(a).collect::<Vec<_>>());
             vec![format!("{all}."), format!("a picture of {all}."), format!("here one sees {all}.")]
         }
     };
-    said.iter().map(|text| sentence(text)).collect()
+    texts.iter().map(|text| sentence(text)).collect()
 }
 
-fn does(who: &str, motion: Motion) -> Vec<String> {
+fn does(subject: &str, motion: Motion) -> Vec<String> {
     let [first, second] = verb(motion);
     let doing = participle(motion);
     vec![
-        format!("{who} {first}."),
-        format!("{who} {second}."),
-        format!("{who} {doing}."),
-        format!("there is {who} that {first}."),
+        format!("{subject} {first}."),
+        format!("{subject} {second}."),
+        format!("{subject} {doing}."),
+        format!("there is {subject} that {first}."),
     ]
 }
 
-fn placed(who: &str, relation: Relation, than: &str) -> Vec<String> {
+fn placed(subject: &str, relation: Relation, than: &str) -> Vec<String> {
     let (to, back) = (preposition(relation), preposition(relation.opposite()));
     vec![
-        format!("{who} is {to} {than}."),
-        format!("{than} is {back} {who}."),
-        format!("there is {who} {to} {than}."),
-        format!("{who} {to} {than}."),
+        format!("{subject} is {to} {than}."),
+        format!("{than} is {back} {subject}."),
+        format!("there is {subject} {to} {than}."),
+        format!("{subject} {to} {than}."),
     ]
 }
 
-fn does_each(who: &str, motion: Motion, other: &str, other_motion: Motion) -> Vec<String> {
+fn does_each(subject: &str, motion: Motion, other: &str, other_motion: Motion) -> Vec<String> {
     let ([does, also], [other_does, other_also]) = (verb(motion), verb(other_motion));
     vec![
-        format!("{who} {does}, {other} {other_does}."),
-        format!("{other} {other_also} and {who} {also}."),
-        format!("while {who} {also}, {other} {other_also}."),
+        format!("{subject} {does}, {other} {other_does}."),
+        format!("{other} {other_also} and {subject} {also}."),
+        format!("while {subject} {also}, {other} {other_also}."),
     ]
 }
 
-fn counted(who: &str, count: usize) -> Vec<String> {
-    let thing = if count == 1 { name(who) } else { plural(who) };
+fn counted(subject: &str, count: usize) -> Vec<String> {
+    let thing = if count == 1 { name(subject) } else { plural(subject) };
     let are = if count == 1 { "is" } else { "are" };
-    // "Some spaghetti" is one.
-    let many = if is_countable(who) { number(count) } else { "some" };
+    // Uncountable names take "some": "some spaghetti".
+    let many = if is_countable(subject) { number(count) } else { "some" };
     vec![
         format!("{many} {thing}."),
         format!("there {are} {many} {thing}."),
@@ -123,80 +126,83 @@ fn ordered(first: &str, then: &str) -> Vec<String> {
     ]
 }
 
-fn visits(who: &str, when: &str, host: Option<String>) -> Vec<String> {
-    let beside = host.map_or_else(String::new, |host| format!(" beside {host}"));
+fn visits(subject: &str, when: &str, host: Option<String>) -> Vec<String> {
+    let next_to_host = host.map_or_else(String::new, |host| format!(" beside {host}"));
     vec![
-        format!("{who} is there{beside} {when}."),
-        format!("{when}, {who} can be seen{beside}."),
-        format!("{who} can be seen{beside} only {when}."),
+        format!("{subject} is there{next_to_host} {when}."),
+        format!("{when}, {subject} can be seen{next_to_host}."),
+        format!("{subject} can be seen{next_to_host} only {when}."),
     ]
 }
 
-fn passes(who: &str, motion: Motion, in_front: bool, other: &str) -> Vec<String> {
+fn passes(subject: &str, motion: Motion, in_front: bool, other: &str) -> Vec<String> {
     let way = if in_front { "in front of" } else { "behind" };
     let ([long, short], moving) = (verb(motion), participle(motion));
     vec![
-        format!("{who} passes {way} {other}, {moving}."),
-        format!("{who} {long} {way} {other}."),
-        format!("{moving}, {who} passes {way} {other}."),
-        format!("{who} {short} and passes {way} {other}."),
+        format!("{subject} passes {way} {other}, {moving}."),
+        format!("{subject} {long} {way} {other}."),
+        format!("{moving}, {subject} passes {way} {other}."),
+        format!("{subject} {short} and passes {way} {other}."),
     ]
 }
 
-/// Facts that differ from this one in exactly one thing, and are false of its scene.
+/// Facts that differ from this one in exactly one part and are false of its scene.
 pub fn near_misses(fact: &Fact, cast: &Cast, rng: &mut Stream) -> Vec<Fact> {
     let present = fact.concepts();
     let mut another = || cast.other_than(rng, &present);
     match *fact {
-        Fact::Does { who, motion } => {
-            let stranger = another();
-            vec![Fact::Does { who, motion: other_motion(motion, rng) }, Fact::Does { who: stranger, motion }]
+        Fact::Does { subject, motion } => {
+            let absent = another();
+            vec![
+                Fact::Does { subject, motion: other_motion(motion, rng) },
+                Fact::Does { subject: absent, motion },
+            ]
         }
-        Fact::Placed { who, relation, than } => vec![
-            Fact::Placed { who, relation: relation.opposite(), than },
-            Fact::Placed { who: another(), relation, than },
-            Fact::Placed { who, relation, than: another() },
+        Fact::Placed { subject, relation, than } => vec![
+            Fact::Placed { subject, relation: relation.opposite(), than },
+            Fact::Placed { subject: another(), relation, than },
+            Fact::Placed { subject, relation, than: another() },
         ],
-        Fact::DoesEach { who, motion, other, other_motion: beside } => vec![
-            Fact::DoesEach { who: other, motion, other: who, other_motion: beside },
-            Fact::DoesEach { who, motion: motion.backwards(), other, other_motion: beside },
-            Fact::DoesEach { who: another(), motion, other, other_motion: beside },
-            Fact::DoesEach { who, motion, other: another(), other_motion: beside },
+        Fact::DoesEach { subject, motion, other, other_motion: second_motion } => vec![
+            Fact::DoesEach { subject: other, motion, other: subject, other_motion: second_motion },
+            Fact::DoesEach { subject, motion: motion.backwards(), other, other_motion: second_motion },
+            Fact::DoesEach { subject: another(), motion, other, other_motion: second_motion },
+            Fact::DoesEach { subject, motion, other: another(), other_motion: second_motion },
         ],
-        Fact::Count { who, count } => {
-            let stranger = another();
+        Fact::Count { subject, count } => {
+            let absent = another();
             let counts: Vec<usize> = (1..=4).filter(|other| *other != count).collect();
-            vec![Fact::Count { who, count: one_of(rng, &counts) }, Fact::Count { who: stranger, count }]
+            vec![Fact::Count { subject, count: one_of(rng, &counts) }, Fact::Count { subject: absent, count }]
         }
         Fact::Order { first, then } => vec![
             Fact::Order { first: then, then: first },
             Fact::Order { first: another(), then },
             Fact::Order { first, then: another() },
         ],
-        Fact::Visit { who, when, host } => {
-            let stranger = another();
+        Fact::Visit { subject, when, host } => {
+            let absent = another();
             let whens: Vec<Moment> = Moment::ALL.into_iter().filter(|other| *other != when).collect();
             let when_else = one_of(rng, &whens);
-            vec![Fact::Visit { who, when: when_else, host }, Fact::Visit { who: stranger, when, host }]
+            vec![Fact::Visit { subject, when: when_else, host }, Fact::Visit { subject: absent, when, host }]
         }
-        Fact::Passes { who, motion, in_front, other } => vec![
-            Fact::Passes { who, motion: motion.backwards(), in_front, other },
-            Fact::Passes { who, motion, in_front: !in_front, other },
-            Fact::Passes { who: another(), motion, in_front, other },
-            Fact::Passes { who, motion, in_front, other: another() },
+        Fact::Passes { subject, motion, in_front, other } => vec![
+            Fact::Passes { subject, motion: motion.backwards(), in_front, other },
+            Fact::Passes { subject, motion, in_front: !in_front, other },
+            Fact::Passes { subject: another(), motion, in_front, other },
+            Fact::Passes { subject, motion, in_front, other: another() },
         ],
-        Fact::Together { ref who } => {
+        Fact::Together { ref subject } => {
             let changed = |i: usize| {
-                let mut who = who.clone();
-                who[i] = another();
-                Fact::Together { who }
+                let mut subject = subject.clone();
+                subject[i] = another();
+                Fact::Together { subject }
             };
-            (0..who.len()).map(changed).collect()
+            (0..subject.len()).map(changed).collect()
         }
     }
 }
 
-/// The same clip backwards where that is another motion, else any other one.
+/// The reversed motion if it differs, else any other motion.
 fn other_motion(motion: Motion, rng: &mut Stream) -> Motion {
     if motion.backwards() != motion {
         return motion.backwards();

@@ -1,4 +1,4 @@
-//! Icon sets: Iconify JSON -> drawings, rasterised once when they are first shown.
+//! Icon sets: Iconify JSON -> drawings, rasterised once at first use.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use serde::Deserialize;
 
 use super::concepts::WorldError;
 
-/// Sides in pixels at which a drawing is kept, largest first: bilinear sampling of a drawing more than twice as large
-/// as it is shown would skip pixels.
+/// Raster sides of a drawing in pixels, largest first. Bilinear sampling skips pixels if the raster is more
+/// than twice as large as the sprite.
 const SIDES: [u32; 4] = [256, 128, 64, 32];
 
-/// The part of Iconify JSON that is read: `icons.<name>.body` is SVG without the outer element.
+/// The used part of Iconify JSON: `icons.<name>.body` is SVG without the outer element.
 #[derive(Deserialize)]
 struct IconifyFile {
     icons: BTreeMap<String, IconifyIcon>,
@@ -32,18 +32,22 @@ struct IconifyIcon {
     height: Option<f64>,
 }
 
-/// What Iconify means where a set or icon gives no size.
+/// Default size of Iconify for sets and icons without a size.
 fn iconify_side() -> f64 {
     16.0
 }
 
-/// One icon set as a file holds it.
+/// Icon set read from a file.
 pub struct IconFile {
     path: PathBuf,
     file: IconifyFile,
 }
 
 impl IconFile {
+    /// Reads a file of Iconify JSON.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not Iconify JSON.
     pub fn read(path: &Path) -> Result<Self, WorldError> {
         let bytes = std::fs::read(path)
             .map_err(|source| WorldError::Unreadable { path: path.to_path_buf(), source })?;
@@ -52,15 +56,20 @@ impl IconFile {
         Ok(Self { path: path.to_path_buf(), file })
     }
 
+    /// Names of all icons.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.file.icons.keys().map(String::as_str)
     }
 
+    /// Whether the set has an icon of this name.
     pub fn has(&self, concept: &str) -> bool {
         self.file.icons.contains_key(concept)
     }
 
-    /// The drawings of `concepts` in their order; `None` where this set has none.
+    /// Parses the drawings of `concepts`, in their order; `None` for a concept that this set lacks.
+    ///
+    /// # Errors
+    /// A drawing is not valid SVG, or is empty.
     pub fn drawings(&self, concepts: &[String]) -> Result<Vec<Option<Drawing>>, WorldError> {
         let drawing = |concept: &String| match self.file.icons.get(concept) {
             Some(icon) => self.drawing(concept, icon).map(Some),
@@ -90,7 +99,7 @@ impl IconFile {
     }
 }
 
-/// Whether there is anything but groups.
+/// Whether the group contains a node that is not a group.
 fn draws(group: &usvg::Group) -> bool {
     group.children().iter().any(|node| match node {
         usvg::Node::Group(group) => draws(group),
@@ -98,22 +107,22 @@ fn draws(group: &usvg::Group) -> bool {
     })
 }
 
-/// One concept in one style.
+/// Drawing of one concept in one style.
 pub struct Drawing {
     tree: usvg::Tree,
     raster: OnceLock<Raster>,
 }
 
-/// The pixels of a drawing.
+/// Pixels of a drawing.
 pub struct Raster {
-    /// Square, premultiplied, one for each of `SIDES`.
+    /// Square premultiplied pixmaps, one for each of `SIDES`.
     sizes: Vec<Pixmap>,
-    /// Mean red, green, blue of what is drawn, 0 to 255.
+    /// Mean red, green and blue of the drawn pixels, 0 to 255.
     pub colour: [f32; 3],
 }
 
 impl Drawing {
-    /// The pixels, made by whoever asks first.
+    /// Returns the pixels; the first call rasterises the drawing.
     pub fn raster(&self) -> &Raster {
         self.raster.get_or_init(|| Raster::of(&self.tree))
     }
@@ -127,15 +136,16 @@ impl Raster {
         Self { sizes, colour }
     }
 
-    /// The smallest raster that need not be enlarged to be shown with `side` pixels, or the largest there is.
+    /// Returns the smallest raster of at least `side` pixels, or the largest one.
     pub fn for_side(&self, side: f32) -> &Pixmap {
         let enough = self.sizes.iter().rev().find(|pixmap| pixmap.width() as f32 >= side);
         enough.unwrap_or(&self.sizes[0])
     }
 }
 
-/// The square around what the drawing really draws: (left, top, side) in units of the drawing. Sets leave different
-/// margins, and some drawings use a strip of their square; in a clip, a sprite's side means ink.
+/// Bounding square of the drawn pixels: (left, top, side) in units of the drawing. Icon sets have different
+/// margins, and some drawings use only a strip of their square. The side of a sprite is that of its drawn
+/// pixels.
 fn ink(tree: &usvg::Tree) -> (f32, f32, f32) {
     let size = tree.size();
     let whole = size.width().max(size.height());
@@ -157,7 +167,7 @@ fn ink(tree: &usvg::Tree) -> (f32, f32, f32) {
     (x - side / 2.0, y - side / 2.0, side)
 }
 
-/// The square (left, top, side) of the drawing, on `pixels` by `pixels`.
+/// Rasterises the square (left, top, side) of the drawing to `pixels` x `pixels`.
 fn draw(tree: &usvg::Tree, (left, top, side): (f32, f32, f32), pixels: u32) -> Pixmap {
     let mut pixmap = Pixmap::new(pixels, pixels).expect("the side is not zero");
     let scale = pixels as f32 / side;
@@ -173,6 +183,7 @@ fn mean_colour(pixmap: &Pixmap) -> [f32; 3] {
             *s += f32::from(v);
         }
     }
-    // Premultiplied: the sum of a colour over the sum of alpha is the mean of what is drawn.
+    // The values are premultiplied, so the sum of a colour over the sum of alpha is the mean of the drawn
+    // pixels.
     [0, 1, 2].map(|c| sum[c] / sum[3].max(1.0) * 255.0)
 }

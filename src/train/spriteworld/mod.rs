@@ -1,13 +1,14 @@
-//! SpriteWorld: short clips of moving drawings, with captions and questions that are true of them by construction.
+//! SpriteWorld: short clips of moving drawings, with captions and questions that are true of them by
+//! construction.
 //!
-//! Drawings are emoji of several styles (Iconify JSON); a **concept** is an icon's name. A [`World`] makes the clip of
-//! any index from its seed alone, so that nothing is stored and every worker may make any part. What a clip tells is
-//! one [`Fact`]; its sprites are placed so that this fact can be seen at one frame per second, and captions, near
-//! misses and questions are written from the fact.
+//! Drawings are emoji of several styles (Iconify JSON); a **concept** is the name of an icon. A [`World`]
+//! generates the clip of any index from its seed, so clips are not stored and any process can generate any
+//! part. A clip shows one [`Fact`]. Its sprites are placed so that the fact is visible at one frame per
+//! second, and captions, near misses and questions are generated from the fact.
 //!
-//! A language model must not be able to guess: answers are balanced, a clip that moves left is a clip that moves
-//! right played backwards (so no single frame tells the direction), and the order of two things is the order of the
-//! frames alone.
+//! A language model must not be able to guess the answers. Answers are therefore balanced, a clip that moves
+//! left is a clip that moves right played backwards (so no single frame reveals the direction), and only the
+//! order of the frames reveals the order of two sprites.
 
 pub mod concepts;
 pub mod random;

@@ -1,18 +1,23 @@
-//! How much of a sprite is hidden: counted on the drawings themselves, since few of them fill their square.
+//! Hidden share of a sprite, counted on the drawn pixels, because few drawings fill their square.
 
 use super::scene::{Drawings, Pose, Scene, Sprite};
 
-/// Alpha from which a pixel counts as drawn.
+/// Least alpha of a drawn pixel.
 const DRAWN: u8 = 128;
 
-/// The largest part of what any sprite draws that lies under sprites further in front, 0 to 1.
+/// Largest share, over all sprites, of drawn pixels that are covered by sprites in front, 0 to 1.
 pub fn most_hidden(drawings: &Drawings, scene: &Scene, seconds: f64) -> f64 {
-    let seen: Vec<(&Sprite, Pose)> = scene.seen_at(seconds).collect();
-    let hidden = (0..seen.len()).map(|i| hidden_part(drawings, scene, &seen[i], &seen[i + 1..]));
+    let visible: Vec<(&Sprite, Pose)> = scene.visible_at(seconds).collect();
+    let hidden = (0..visible.len()).map(|i| hidden_share(drawings, scene, &visible[i], &visible[i + 1..]));
     hidden.fold(0.0, f64::max)
 }
 
-fn hidden_part(drawings: &Drawings, scene: &Scene, back: &(&Sprite, Pose), front: &[(&Sprite, Pose)]) -> f64 {
+fn hidden_share(
+    drawings: &Drawings,
+    scene: &Scene,
+    back: &(&Sprite, Pose),
+    front: &[(&Sprite, Pose)],
+) -> f64 {
     let steps = 24;
     let (mut drawn, mut hidden) = (0, 0);
     for i in 0..steps * steps {
@@ -26,7 +31,7 @@ fn hidden_part(drawings: &Drawings, scene: &Scene, back: &(&Sprite, Pose), front
     f64::from(hidden) / f64::from(drawn.max(1))
 }
 
-/// Whether there is ink at a point of the sprite's square, whose corners are ±0.5.
+/// Whether the sprite draws at a point of its square. The corners of the square are at ±0.5.
 fn draws(drawings: &Drawings, sprite: &Sprite, [x, y]: [f64; 2]) -> bool {
     let Some(drawing) = &drawings[sprite.style][sprite.concept] else { return false };
     let pixmap = drawing.raster().for_side(0.0);
@@ -37,7 +42,7 @@ fn draws(drawings: &Drawings, sprite: &Sprite, [x, y]: [f64; 2]) -> bool {
     inside(x) && inside(y) && pixmap.pixel(x as u32, y as u32).is_some_and(|p| p.alpha() >= DRAWN)
 }
 
-/// From the sprite's square to the frame, in shorter sides.
+/// Maps a point from the sprite's square to the frame, in units of the shorter side.
 fn outward(scene: &Scene, (sprite, pose): &(&Sprite, Pose), [x, y]: [f64; 2]) -> [f64; 2] {
     let [x, y] = [if sprite.mirrored { -x } else { x }, y].map(|v| v * pose.side);
     let (sin, cos) = pose.angle.to_radians().sin_cos();
@@ -45,7 +50,7 @@ fn outward(scene: &Scene, (sprite, pose): &(&Sprite, Pose), [x, y]: [f64; 2]) ->
     [left + x * cos - y * sin, top + x * sin + y * cos]
 }
 
-/// From the frame to the sprite's square.
+/// Maps a point from the frame to the sprite's square.
 fn inward(scene: &Scene, (sprite, pose): &(&Sprite, Pose), [x, y]: [f64; 2]) -> [f64; 2] {
     let [left, top] = centre(scene, pose);
     let [x, y] = [x - left, y - top].map(|v| v / pose.side);

@@ -1,6 +1,6 @@
-//! Questions whose answers the scene settles, with everything that could be answered.
+//! Questions with answers that the scene determines, and the possible answers of each.
 //!
-//! Answers are bare: "flamingo", "three", "left", "moves left", "yes", "at the start".
+//! Answers have no punctuation: "flamingo", "three", "left", "moves left", "yes", "at the start".
 
 use rand::RngExt;
 
@@ -10,32 +10,32 @@ use super::random::{Stream, one_of};
 use super::scene::{Fact, Moment, Motion, Relation};
 use super::words::{is_countable, name, number, plural, with_article};
 
-/// How many names a question that asks for one is scored against, where there are so many.
+/// Number of choices of a question for a name, if there are enough concepts.
 const NAMES: usize = 8;
 
-/// What a question asks for.
+/// Kind of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum QuestionKind {
     /// A name.
     What,
     /// Left, right, up or down.
     WhichWay,
-    /// What something does: one of eight.
+    /// The motion of a sprite: one of eight.
     Does,
     /// One to four.
     HowMany,
     /// Yes or no.
     IsThere,
-    /// Which of two came first or last.
+    /// The first or the last of two sprites.
     FirstOf,
-    /// Where one thing is, seen from another, or what is there.
+    /// The place of one sprite relative to another, or the sprite at a place.
     LeftOf,
     /// At the start, in the middle or at the end.
     When,
 }
 
 impl QuestionKind {
-    /// The kind's name in tables.
+    /// Name of the kind in tables.
     pub fn name(self) -> &'static str {
         match self {
             QuestionKind::What => "what",
@@ -50,44 +50,48 @@ impl QuestionKind {
     }
 }
 
+/// A question with its answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
+    /// Kind of the question.
     pub kind: QuestionKind,
+    /// Text of the question.
     pub question: String,
+    /// The right answer.
     pub answer: String,
-    /// All possible answers, `answer` among them: a guess is right once in so many.
+    /// All possible answers, the right one included.
     pub choices: Vec<String>,
 }
 
-/// Everything that can be asked of a fact. Phrasings, wrong names and the order of choices are random.
+/// Generates all questions about a fact. Phrasings, wrong names and the order of choices are random.
 pub fn questions(fact: &Fact, concepts: &[String], cast: &Cast, rng: &mut Stream) -> Vec<Question> {
-    let mut asker = Asker { concepts, cast, rng, asked: Vec::new() };
+    let mut writer = QuestionWriter { concepts, cast, rng, questions: Vec::new() };
     match *fact {
-        Fact::Does { who, motion } => asker.does(who, motion),
-        Fact::Placed { who, relation, than } => asker.placed(who, relation, than),
-        Fact::DoesEach { who, motion, other, other_motion } => {
-            asker.each([(who, motion), (other, other_motion)]);
+        Fact::Does { subject, motion } => writer.does(subject, motion),
+        Fact::Placed { subject, relation, than } => writer.placed(subject, relation, than),
+        Fact::DoesEach { subject, motion, other, other_motion } => {
+            writer.each([(subject, motion), (other, other_motion)]);
         }
-        Fact::Count { who, count } => asker.count(who, count),
-        Fact::Order { first, then } => asker.order(first, then),
-        Fact::Visit { who, when, .. } => asker.visit(who, when),
-        Fact::Passes { who, motion, in_front, other } => asker.passes(who, motion, in_front, other),
-        Fact::Together { ref who } => {
-            if let [who] = who[..] {
-                asker.what(who);
+        Fact::Count { subject, count } => writer.count(subject, count),
+        Fact::Order { first, then } => writer.order(first, then),
+        Fact::Visit { subject, when, .. } => writer.visit(subject, when),
+        Fact::Passes { subject, motion, in_front, other } => writer.passes(subject, motion, in_front, other),
+        Fact::Together { ref subject } => {
+            if let [subject] = subject[..] {
+                writer.what(subject);
             }
         }
     }
-    asker.is_there(&fact.concepts());
-    asker.asked
+    writer.is_there(&fact.concepts());
+    writer.questions
 }
 
-/// "left": how a direction is answered.
+/// Answer for a direction: "left".
 pub fn direction(motion: Motion) -> &'static str {
     action(motion).trim_start_matches("moves ")
 }
 
-/// "moves left": how "what does it do?" is answered.
+/// Answer to "what does it do?": "moves left".
 pub fn action(motion: Motion) -> &'static str {
     match motion {
         Motion::Still => "stays still",
@@ -101,54 +105,55 @@ pub fn action(motion: Motion) -> &'static str {
     }
 }
 
-struct Asker<'a> {
+struct QuestionWriter<'a> {
     concepts: &'a [String],
     cast: &'a Cast,
     rng: &'a mut Stream,
-    asked: Vec<Question>,
+    questions: Vec<Question>,
 }
 
-impl Asker<'_> {
-    fn does(&mut self, who: usize, motion: Motion) {
-        self.what(who);
-        let the = self.the(who);
-        let asks = [format!("What does {the} do?"), format!("What is {the} doing?")];
-        self.ask(QuestionKind::Does, &asks, action(motion), &Motion::ALL.map(action));
+impl QuestionWriter<'_> {
+    fn does(&mut self, subject: usize, motion: Motion) {
+        self.what(subject);
+        let the = self.the(subject);
+        let phrasings = [format!("What does {the} do?"), format!("What is {the} doing?")];
+        self.ask(QuestionKind::Does, &phrasings, action(motion), &Motion::ALL.map(action));
         if motion.axis().is_some() {
-            self.which_way(who, motion);
+            self.which_way(subject, motion);
         }
     }
 
-    fn placed(&mut self, who: usize, relation: Relation, than: usize) {
-        let (thing, from) = (self.the(who), self.the(than));
-        let asks = [
-            format!("Where is {thing}, seen from {from}?"),
-            format!("Is {thing} left of, right of, above or below {from}?"),
+    fn placed(&mut self, subject: usize, relation: Relation, than: usize) {
+        let (first_name, second_name) = (self.the(subject), self.the(than));
+        let phrasings = [
+            format!("Where is {first_name}, seen from {second_name}?"),
+            format!("Is {first_name} left of, right of, above or below {second_name}?"),
         ];
-        self.ask(QuestionKind::LeftOf, &asks, side(relation), &Relation::ALL.map(side));
+        self.ask(QuestionKind::LeftOf, &phrasings, side(relation), &Relation::ALL.map(side));
         let there = preposition(relation);
-        let asks = [format!("What is {there} {from}?"), format!("Which thing is {there} {from}?")];
-        self.name(QuestionKind::LeftOf, &asks, who, &[who, than]);
+        let phrasings =
+            [format!("What is {there} {second_name}?"), format!("Which thing is {there} {second_name}?")];
+        self.name(QuestionKind::LeftOf, &phrasings, subject, &[subject, than]);
         let back = preposition(relation.opposite());
-        self.name(QuestionKind::LeftOf, &[format!("What is {back} {thing}?")], than, &[who, than]);
+        self.name(QuestionKind::LeftOf, &[format!("What is {back} {first_name}?")], than, &[subject, than]);
     }
 
     fn each(&mut self, both: [(usize, Motion); 2]) {
-        for (who, motion) in both {
+        for (subject, motion) in both {
             if motion.axis().is_some() {
-                self.which_way(who, motion);
+                self.which_way(subject, motion);
             }
-            let asks = [format!("What {}?", action(motion)), format!("Which thing {}?", action(motion))];
-            self.name(QuestionKind::What, &asks, who, &both.map(|(concept, _)| concept));
+            let phrasings = [format!("What {}?", action(motion)), format!("Which thing {}?", action(motion))];
+            self.name(QuestionKind::What, &phrasings, subject, &both.map(|(concept, _)| concept));
         }
     }
 
-    fn count(&mut self, who: usize, count: usize) {
-        self.what(who);
-        if is_countable(&self.concepts[who]) {
-            let many = plural(&self.concepts[who]);
-            let asks = [format!("How many {many} are there?"), format!("How many {many} can be seen?")];
-            self.ask(QuestionKind::HowMany, &asks, number(count), &[1, 2, 3, 4].map(number));
+    fn count(&mut self, subject: usize, count: usize) {
+        self.what(subject);
+        if is_countable(&self.concepts[subject]) {
+            let many = plural(&self.concepts[subject]);
+            let phrasings = [format!("How many {many} are there?"), format!("How many {many} can be seen?")];
+            self.ask(QuestionKind::HowMany, &phrasings, number(count), &[1, 2, 3, 4].map(number));
         }
     }
 
@@ -158,76 +163,84 @@ impl Asker<'_> {
             both.reverse();
         }
         let [a, b] = both.map(|concept| self.the(concept));
-        let asks = [format!("What appears first, {a} or {b}?"), format!("Which comes first, {a} or {b}?")];
-        self.of_two(QuestionKind::FirstOf, &asks, first, both);
-        let asks = [format!("What appears last, {a} or {b}?"), format!("Which comes last, {a} or {b}?")];
-        self.of_two(QuestionKind::FirstOf, &asks, then, both);
+        let phrasings =
+            [format!("What appears first, {a} or {b}?"), format!("Which comes first, {a} or {b}?")];
+        self.ask_which_of_two(QuestionKind::FirstOf, &phrasings, first, both);
+        let phrasings = [format!("What appears last, {a} or {b}?"), format!("Which comes last, {a} or {b}?")];
+        self.ask_which_of_two(QuestionKind::FirstOf, &phrasings, then, both);
     }
 
-    fn visit(&mut self, who: usize, when: Moment) {
-        let the = self.the(who);
-        let asks = [format!("When is {the} there?"), format!("When can {the} be seen?")];
-        self.ask(QuestionKind::When, &asks, moment(when), &Moment::ALL.map(moment));
+    fn visit(&mut self, subject: usize, when: Moment) {
+        let the = self.the(subject);
+        let phrasings = [format!("When is {the} there?"), format!("When can {the} be seen?")];
+        self.ask(QuestionKind::When, &phrasings, moment(when), &Moment::ALL.map(moment));
     }
 
-    fn passes(&mut self, who: usize, motion: Motion, in_front: bool, other: usize) {
-        self.which_way(who, motion);
-        let (mover, rest) = (self.the(who), self.the(other));
-        let asks = [
+    fn passes(&mut self, subject: usize, motion: Motion, in_front: bool, other: usize) {
+        self.which_way(subject, motion);
+        let (mover, rest) = (self.the(subject), self.the(other));
+        let phrasings = [
             format!("Does {mover} pass in front of or behind {rest}?"),
             format!("Is {mover} in front of or behind {rest}?"),
         ];
         let ways = ["behind", "in front"];
-        self.ask(QuestionKind::LeftOf, &asks, ways[usize::from(in_front)], &ways);
-        let asks = [format!("What {}?", action(motion)), format!("Which thing {}?", action(motion))];
-        self.name(QuestionKind::What, &asks, who, &[who, other]);
+        self.ask(QuestionKind::LeftOf, &phrasings, ways[usize::from(in_front)], &ways);
+        let phrasings = [format!("What {}?", action(motion)), format!("Which thing {}?", action(motion))];
+        self.name(QuestionKind::What, &phrasings, subject, &[subject, other]);
     }
 
-    fn what(&mut self, who: usize) {
-        let asks = ["What is this?", "What can be seen?", "What is in the video?"].map(String::from);
-        self.name(QuestionKind::What, &asks, who, &[who]);
+    fn what(&mut self, subject: usize) {
+        let phrasings = ["What is this?", "What can be seen?", "What is in the video?"].map(String::from);
+        self.name(QuestionKind::What, &phrasings, subject, &[subject]);
     }
 
-    fn which_way(&mut self, who: usize, motion: Motion) {
-        let the = self.the(who);
-        let asks = [
+    fn which_way(&mut self, subject: usize, motion: Motion) {
+        let the = self.the(subject);
+        let phrasings = [
             format!("Which way does {the} move?"),
             format!("Where does {the} go?"),
             format!("In which direction does {the} move?"),
         ];
-        self.ask(QuestionKind::WhichWay, &asks, direction(motion), &Motion::DIRECTIONS.map(direction));
+        self.ask(QuestionKind::WhichWay, &phrasings, direction(motion), &Motion::DIRECTIONS.map(direction));
     }
 
-    /// Yes as often as no; what is not there is any other concept, drawn like those that are.
+    /// Asks whether a concept is present. Yes and no are equally likely; an absent concept is drawn from all
+    /// other concepts.
     fn is_there(&mut self, present: &[usize]) {
         let yes = self.rng.random_bool(0.5);
         let concept = if yes { one_of(self.rng, present) } else { self.cast.other_than(self.rng, present) };
         let a = with_article(&self.concepts[concept]);
-        let asks = [format!("Is there {a}?"), format!("Can {a} be seen?"), format!("Does {a} appear?")];
-        self.ask(QuestionKind::IsThere, &asks, if yes { "yes" } else { "no" }, &["yes", "no"]);
+        let phrasings = [format!("Is there {a}?"), format!("Can {a} be seen?"), format!("Does {a} appear?")];
+        self.ask(QuestionKind::IsThere, &phrasings, if yes { "yes" } else { "no" }, &["yes", "no"]);
     }
 
-    /// A question for a name: the concepts `among` are choices, and others until there are enough.
-    fn name(&mut self, kind: QuestionKind, asks: &[String], answer: usize, among: &[usize]) {
+    /// Asks for a name. The choices are the concepts `among` and random others.
+    fn name(&mut self, kind: QuestionKind, phrasings: &[String], answer: usize, among: &[usize]) {
         let choices = self.cast.choices(self.rng, NAMES, among);
-        self.names(kind, asks, answer, &choices);
+        self.names(kind, phrasings, answer, &choices);
     }
 
-    fn of_two(&mut self, kind: QuestionKind, asks: &[String], answer: usize, both: [usize; 2]) {
-        self.names(kind, asks, answer, &both);
+    fn ask_which_of_two(
+        &mut self,
+        kind: QuestionKind,
+        phrasings: &[String],
+        answer: usize,
+        both: [usize; 2],
+    ) {
+        self.names(kind, phrasings, answer, &both);
     }
 
-    fn names(&mut self, kind: QuestionKind, asks: &[String], answer: usize, choices: &[usize]) {
+    fn names(&mut self, kind: QuestionKind, phrasings: &[String], answer: usize, choices: &[usize]) {
         let names: Vec<String> = choices.iter().map(|c| name(&self.concepts[*c])).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let answer = name(&self.concepts[answer]);
-        self.ask(kind, asks, &answer, &names);
+        self.ask(kind, phrasings, &answer, &names);
     }
 
-    fn ask(&mut self, kind: QuestionKind, asks: &[String], answer: &str, choices: &[&str]) {
-        let question = asks[self.rng.random_range(0..asks.len())].clone();
+    fn ask(&mut self, kind: QuestionKind, phrasings: &[String], answer: &str, choices: &[&str]) {
+        let question = phrasings[self.rng.random_range(0..phrasings.len())].clone();
         let choices = choices.iter().map(|choice| choice.to_string()).collect();
-        self.asked.push(Question { kind, question, answer: answer.to_string(), choices });
+        self.questions.push(Question { kind, question, answer: answer.to_string(), choices });
     }
 
     fn the(&self, concept: usize) -> String {
@@ -235,7 +248,7 @@ impl Asker<'_> {
     }
 }
 
-/// "left", "above": how a relation is answered.
+/// Answer for a relation: "left", "above".
 pub fn side(relation: Relation) -> &'static str {
     match relation {
         Relation::Left => "left",

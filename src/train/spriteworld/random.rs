@@ -1,29 +1,34 @@
-//! Random streams: everything in a clip is a function of (seed, split, index).
+//! Random streams. A clip is a function of (seed, split, index).
 
 use rand::{RngExt, SeedableRng};
 
-/// Xoshiro256++, seeded by `seed_from_u64`: small, fast, and the same on every machine.
+/// Random generator: Xoshiro256++, seeded by `seed_from_u64`. It is small, fast, and the same on every
+/// machine.
 pub type Stream = rand::rngs::Xoshiro256PlusPlus;
 
-/// Which part of the world a clip is from.
+/// Split of the clips of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Split {
+    /// Clips for training.
     Train,
-    /// The distribution of `Train`, from random streams that `Train` never sees.
+    /// The distribution of `Train`, from other random streams.
     HeldOutSeeds,
-    /// Every clip has a sprite whose (concept, motion) the other splits never show.
+    /// Every clip has a sprite with a held-out (concept, motion) pair, which the other splits never show.
     HeldOutCombinations,
 }
 
-/// What a stream is for; streams of different purposes have nothing in common.
+/// Purpose of a random stream. Streams of different purposes are independent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
+    /// A clip.
     Clip,
+    /// A clip of one frame.
     Image,
+    /// A few-shot episode.
     Episode,
 }
 
-/// The stream of one clip, image or episode.
+/// Returns the stream of one clip, image or episode.
 pub fn stream(seed: u64, split: Split, purpose: Purpose, index: u64) -> Stream {
     let mut state = mix(seed ^ 0x5350_5249_5445);
     for part in [split as u64, purpose as u64, index] {
@@ -32,12 +37,12 @@ pub fn stream(seed: u64, split: Split, purpose: Purpose, index: u64) -> Stream {
     Stream::seed_from_u64(state)
 }
 
-/// A hash of a text under a seed, stable between builds (unlike the standard library's).
+/// Hashes a text with a seed. The hash is stable between builds, unlike that of the standard library.
 pub fn hash(seed: u64, text: &str) -> u64 {
     text.bytes().fold(mix(seed), |state, byte| mix(state ^ u64::from(byte)))
 }
 
-/// One step of SplitMix64: a bijection that scatters neighbours.
+/// One step of SplitMix64, a bijection with well-distributed output.
 fn mix(state: u64) -> u64 {
     let mut z = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -45,12 +50,15 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A number from `low` to `high`; `low` where the range is empty.
+/// Draws a number from `low` to `high`; returns `low` if the range is empty.
 pub fn between(rng: &mut Stream, low: f64, high: f64) -> f64 {
     low + (high - low).max(0.0) * rng.random::<f64>()
 }
 
-/// One of `options`, each as likely. There must be one.
+/// Draws one of `options`, all equally likely.
+///
+/// # Panics
+/// `options` is empty.
 pub fn one_of<T: Copy>(rng: &mut Stream, options: &[T]) -> T {
     options[rng.random_range(0..options.len())]
 }

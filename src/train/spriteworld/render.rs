@@ -1,4 +1,4 @@
-//! A scene at one moment -> pixels.
+//! Rendering: a scene at one moment -> pixels.
 
 use image::RgbImage;
 use rand::{Rng, SeedableRng};
@@ -7,26 +7,28 @@ use resvg::tiny_skia::{FilterQuality, Pixmap, PixmapPaint, PremultipliedColorU8,
 use super::random::Stream;
 use super::scene::{Background, Colour, Drawings, Light, Pattern, Pose, Scene, Sprite};
 
-/// Draws moments of one scene; the background, which never changes, is painted once.
+/// Draws frames of one scene. The constant background is painted once.
 pub struct Renderer<'a> {
     drawings: &'a Drawings,
     scene: &'a Scene,
     background: Pixmap,
-    /// `[channel][value]` -> value under the scene's light.
+    /// Maps `[channel][value]` to the value under the light of the scene.
     light: [[u8; 256]; 3],
 }
 
 impl<'a> Renderer<'a> {
+    /// Paints the background of a scene.
     pub fn new(drawings: &'a Drawings, scene: &'a Scene) -> Self {
         Self { drawings, scene, background: paint(scene), light: light_table(&scene.light) }
     }
 
+    /// Draws the frame of one moment, in seconds.
     pub fn frame_at(&self, seconds: f64) -> RgbImage {
         let mut canvas = self.background.clone();
-        for (sprite, pose) in self.scene.seen_at(seconds) {
+        for (sprite, pose) in self.scene.visible_at(seconds) {
             self.draw(&mut canvas, sprite, &pose);
         }
-        self.develop(&canvas, seconds)
+        self.apply_light(&canvas, seconds)
     }
 
     fn draw(&self, canvas: &mut Pixmap, sprite: &Sprite, pose: &Pose) {
@@ -45,13 +47,14 @@ impl<'a> Renderer<'a> {
         canvas.draw_pixmap(0, 0, pixmap.as_ref(), &paint, place, None);
     }
 
-    /// The canvas, which is opaque, under the light and with noise. The noise is another one in every frame, and the
-    /// same one whenever that frame is drawn.
-    fn develop(&self, canvas: &Pixmap, seconds: f64) -> RgbImage {
+    /// Applies the light and the noise to an opaque canvas. The noise differs between frames and is the same
+    /// each time a frame is drawn.
+    fn apply_light(&self, canvas: &Pixmap, seconds: f64) -> RgbImage {
         let noise = self.scene.light.noise;
         let mut rng = Stream::seed_from_u64(self.scene.light.noise_seed ^ seconds.to_bits());
         let mut bytes = Vec::with_capacity(canvas.pixels().len() * 3);
-        // One draw serves eight pixels with a byte each; grey noise in 1/128 of its largest value.
+        // One random number gives a byte to each of eight pixels: grey noise in steps of 1/128 of its largest
+        // value.
         let amplitude = (noise * 2.0) as i32;
         for eight in canvas.pixels().chunks(8) {
             let draw = rng.next_u64().to_le_bytes();
@@ -89,7 +92,7 @@ fn paint(scene: &Scene) -> Pixmap {
     pixmap
 }
 
-/// How much of the second colour a pixel has, 0 to 1.
+/// Share of the second colour in a pixel, 0 to 1.
 fn second_colour(pattern: &Pattern, [x, y]: [f32; 2], [width, height]: [f32; 2], shorter: f32) -> f32 {
     match pattern {
         Pattern::Plain => 0.0,
@@ -100,7 +103,7 @@ fn second_colour(pattern: &Pattern, [x, y]: [f32; 2], [width, height]: [f32; 2],
         Pattern::Stripes { angle, period } => {
             let (sin, cos) = angle.sin_cos();
             let along = (x * cos + y * sin) / (shorter * period);
-            // A stripe with an edge one or two pixels soft.
+            // The edge of a stripe is one or two pixels soft.
             (((along * std::f32::consts::TAU).sin() * shorter * period / 6.0) + 0.5).clamp(0.0, 1.0)
         }
         Pattern::Checks { side } => {

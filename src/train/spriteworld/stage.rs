@@ -1,30 +1,35 @@
-//! Where it plays: the frame, places in it that do not overlap, background and light.
+//! The frame of a scene: places that do not overlap, background and light.
 
 use rand::RngExt;
 
 use super::random::{Stream, between, one_of};
 use super::scene::{Axis, Background, Colour, Light, Motion, Pattern, Pose};
 
-/// Width and height of the shapes a video may have.
+/// Aspect ratios of videos, width and height.
 const SHAPES: [(u32, u32); 5] = [(1, 1), (4, 3), (3, 4), (16, 9), (9, 16)];
-/// A sprite that moves goes at least this part of the axis between the first and the last frame.
+/// Least distance that a moving sprite travels between the first and the last frame, as a fraction of the
+/// axis.
 pub const TRAVEL: f64 = 0.38;
-/// Between a sprite and the border, as a fraction of the axis.
+/// Distance between a sprite and the border, as a fraction of the axis.
 const BORDER: f64 = 0.02;
-/// A tilted square is wider than its side.
+/// Width of a tilted square relative to its side.
 const TILTED: f64 = 1.1;
-const TURNED: f64 = 1.25;
+/// Width of a rotating square relative to its side.
+const ROTATING: f64 = 1.25;
 
-/// The frame that sprites are placed in.
+/// Frame in which sprites are placed.
 #[derive(Debug, Clone, Copy)]
 pub struct Stage {
-    /// Pixels, even: most video formats want it.
+    /// Width in pixels, even as most video formats require.
     pub width: u32,
+    /// Height in pixels, even.
     pub height: u32,
+    /// Length of the clip.
     pub seconds: usize,
 }
 
 impl Stage {
+    /// Draws a frame size with a longer side in the given range.
     pub fn new(rng: &mut Stream, long_side: (u32, u32), seconds: usize) -> Self {
         let long = rng.random_range(long_side.0..=long_side.1);
         let (a, b) = one_of(rng, &SHAPES);
@@ -32,7 +37,7 @@ impl Stage {
         Self { width: side(a), height: side(b), seconds }
     }
 
-    /// The axis along which there is more room; either in a square.
+    /// The longer axis; either one in a square.
     pub fn longer_axis(&self, rng: &mut Stream) -> Axis {
         match self.width.cmp(&self.height) {
             std::cmp::Ordering::Greater => Axis::Horizontal,
@@ -41,7 +46,7 @@ impl Stage {
         }
     }
 
-    /// The length of an axis in shorter sides: at least 1.
+    /// Length of an axis in units of the shorter side, at least 1.
     pub fn length(&self, axis: Axis) -> f64 {
         let shorter = f64::from(self.width.min(self.height));
         let length = match axis {
@@ -51,33 +56,34 @@ impl Stage {
         f64::from(length) / shorter
     }
 
-    /// Where the centre of a sprite of this side may be on an axis, so that all of it is seen.
+    /// Range on an axis for the centre of a sprite of this side that keeps the whole sprite in the frame.
     pub fn room(&self, axis: Axis, side: f64) -> (f64, f64) {
         let half = side / 2.0 / self.length(axis) + BORDER;
         (half.min(0.5), (1.0 - half).max(0.5))
     }
 
-    /// The largest side that still leaves room to travel along `axis`.
+    /// Largest side of a sprite that moves along `axis`.
     pub fn largest_traveller(&self, axis: Axis) -> f64 {
         (1.0 - 2.0 * BORDER - self.travel()) * self.length(axis) / TILTED
     }
 
-    /// The part of an axis that a motion spans, with the half seconds before the first and after the last frame.
+    /// Share of an axis that a motion spans, including the half seconds before the first and after the last
+    /// frame.
     fn travel(&self) -> f64 {
         let frames = self.seconds as f64;
         TRAVEL * frames / (frames - 1.0).max(1.0)
     }
 
-    /// A sprite somewhere in the frame that does `motion`: its first and last pose.
+    /// Draws the first and the last pose of a sprite with this motion, at a random place in the frame.
     pub fn perform(&self, rng: &mut Stream, motion: Motion, side: f64) -> (Pose, Pose) {
         let angle = between(rng, -12.0, 12.0);
-        let reach = side * if motion == Motion::Turning { TURNED } else { TILTED };
+        let reach = side * if motion == Motion::Turning { ROTATING } else { TILTED };
         let [across, down] = [Axis::Horizontal, Axis::Vertical].map(|axis| self.room(axis, reach));
         let x = between(rng, across.0, across.1);
         let y = between(rng, down.0, down.1);
         let mut from = Pose { x, y, side, angle };
         let mut to = from;
-        // Drawn for one motion of each pair; the other is the same played backwards.
+        // Each case draws one motion of a pair; the other one is the same played backwards.
         match motion {
             Motion::Left | Motion::Right => (from.x, to.x) = self.interval(rng, across),
             Motion::Up | Motion::Down => (from.y, to.y) = self.interval(rng, down),
@@ -94,7 +100,7 @@ impl Stage {
         if backwards { (to, from) } else { (from, to) }
     }
 
-    /// A part of `room` long enough to see that something travels, anywhere in it.
+    /// Draws a part of `room` that is long enough for a visible motion.
     fn interval(&self, rng: &mut Stream, room: (f64, f64)) -> (f64, f64) {
         let whole = room.1 - room.0;
         let length = between(rng, self.travel().min(whole), whole);
@@ -102,7 +108,8 @@ impl Stage {
         (low, low + length)
     }
 
-    /// `count` places whose squares of side `side` do not overlap; the side shrinks until they fit.
+    /// Draws `count` places with squares that do not overlap, and the side of the squares: `side`, or less
+    /// until they fit.
     pub fn scatter(&self, rng: &mut Stream, count: usize, side: f64) -> (Vec<(f64, f64)>, f64) {
         let mut side = side;
         loop {
@@ -130,7 +137,7 @@ impl Stage {
     }
 }
 
-/// A muted background that keeps off the colours of the sprites.
+/// Draws a muted background with colours that differ from those of the sprites.
 pub fn background(rng: &mut Stream, sprites: &[Colour]) -> Background {
     let mut best = (f32::MIN, [0.0; 3]);
     for _ in 0..16 {
@@ -144,7 +151,7 @@ pub fn background(rng: &mut Stream, sprites: &[Colour]) -> Background {
         }
     }
     let base = best.1;
-    // Lightness by the same step in every channel, and a little of another colour.
+    // The second colour differs by the same step in every channel and a small random shift.
     let step = one_of(rng, &[-1.0, 1.0]) * between(rng, 10.0, 28.0) as f32;
     let second = [0, 1, 2].map(|c| (base[c] + step + between(rng, -8.0, 8.0) as f32).clamp(0.0, 255.0));
     Background { colours: [base, second], pattern: pattern(rng) }
@@ -167,7 +174,7 @@ fn pattern(rng: &mut Stream) -> Pattern {
     }
 }
 
-/// Any hue, little of it; light or dark, since most drawings are between.
+/// Draws a colour of low saturation, light or dark, because most drawings are in between.
 fn muted(rng: &mut Stream) -> Colour {
     let grey = if rng.random_bool(0.7) { between(rng, 165.0, 240.0) } else { between(rng, 30.0, 90.0) };
     [0; 3].map(|_| (grey + between(rng, -28.0, 28.0)).clamp(0.0, 255.0) as f32)
@@ -177,6 +184,7 @@ fn distance(a: Colour, b: Colour) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f32>().sqrt()
 }
 
+/// Draws the light of a scene.
 pub fn light(rng: &mut Stream) -> Light {
     Light {
         brightness: between(rng, -14.0, 14.0) as f32,

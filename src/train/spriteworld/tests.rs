@@ -1,4 +1,4 @@
-//! What the world promises, on a few drawings of its own.
+//! Tests of the guarantees of a world, on a few simple drawings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ mod oracle;
 const CONCEPTS: [&str; 6] = ["fox", "owl", "sheep", "bus", "key", "unicorn"];
 const SPLITS: [Split; 3] = [Split::Train, Split::HeldOutSeeds, Split::HeldOutCombinations];
 
-/// Two icon sets of simple shapes, as files in `folder`.
+/// Writes two icon sets of simple shapes as files into `folder`.
 fn icon_sets(folder: &Path) -> Vec<std::path::PathBuf> {
     let shapes = [
         "<circle cx='16' cy='16' r='14' fill='#c33'/>",
@@ -22,9 +22,9 @@ fn icon_sets(folder: &Path) -> Vec<std::path::PathBuf> {
         "<ellipse cx='16' cy='16' rx='6' ry='14' fill='#808'/>",
         "<path d='M2 16 L16 2 L30 16 L16 12 Z' fill='#088'/>",
     ];
-    let set = |name: &str, turn: usize| {
+    let set = |name: &str, offset: usize| {
         let icon = |(i, concept): (usize, &&str)| {
-            (concept.to_string(), serde_json::json!({ "body": shapes[(i + turn) % shapes.len()] }))
+            (concept.to_string(), serde_json::json!({ "body": shapes[(i + offset) % shapes.len()] }))
         };
         let icons: serde_json::Map<_, _> = CONCEPTS.iter().enumerate().map(icon).collect();
         let path = folder.join(format!("{name}.json"));
@@ -43,7 +43,7 @@ fn world_of(families: &[Family]) -> World {
 }
 
 #[test]
-fn the_same_index_is_the_same_clip() {
+fn same_index_gives_same_clip() {
     let (one, two) = (world_of(&[]), world_of(&[]));
     for split in SPLITS {
         for index in 0..8 {
@@ -61,7 +61,7 @@ fn the_same_index_is_the_same_clip() {
 }
 
 #[test]
-fn held_out_combinations_are_met_nowhere_else() {
+fn held_out_combinations_are_in_no_other_split() {
     let world = world_of(&[]);
     let pairs = |split, index| {
         let clip = world.clip(split, index);
@@ -71,13 +71,13 @@ fn held_out_combinations_are_met_nowhere_else() {
     let known: BTreeSet<_> = of(Split::Train).union(&of(Split::HeldOutSeeds)).copied().collect();
     for index in 0..1000 {
         let held = pairs(Split::HeldOutCombinations, index);
-        assert!(held.iter().any(|pair| !known.contains(pair)), "clip {index} shows nothing new: {held:?}");
+        assert!(held.iter().any(|pair| !known.contains(pair)), "clip {index} has no held-out pair: {held:?}");
         let episode = world.naming_episode(Split::Train, index, 2);
         for (clip, _) in episode.support.iter().chain([&(episode.query, String::new())]) {
             assert!(clip.scene().sprites.iter().all(|s| known.contains(&(s.concept, s.motion))));
         }
     }
-    // Every pair is in one of the two.
+    // Every pair is in one of the two sets.
     let held = of(Split::HeldOutCombinations);
     for concept in 0..CONCEPTS.len() {
         assert!(Motion::ALL.iter().all(|m| known.union(&held).any(|pair| *pair == (concept, *m))));
@@ -85,7 +85,7 @@ fn held_out_combinations_are_met_nowhere_else() {
 }
 
 #[test]
-fn answers_are_true_of_what_is_seen() {
+fn answers_agree_with_geometry() {
     let world = world_of(&[]);
     for split in SPLITS {
         for index in 0..1500 {
@@ -96,15 +96,15 @@ fn answers_are_true_of_what_is_seen() {
                     assert!(question.choices.contains(&question.answer), "{question:?}");
                     let distinct: BTreeSet<_> = question.choices.iter().collect();
                     assert_eq!(distinct.len(), question.choices.len(), "{question:?}");
-                    let seen = oracle::answer(&question, clip.scene(), world.concepts());
-                    assert_eq!(question.answer, seen, "{question:?} of {:?}", clip.scene().fact);
+                    let expected = oracle::answer(&question, clip.scene(), world.concepts());
+                    assert_eq!(question.answer, expected, "{question:?} of {:?}", clip.scene().fact);
                 }
             }
         }
     }
 }
 
-/// No answer is more frequent than one and a half times what a guess among the choices would give it.
+/// No answer is more than 1.5 times as frequent as in a random choice.
 #[test]
 fn answers_are_balanced() {
     let world = world_of(&[]);
@@ -122,24 +122,24 @@ fn answers_are_balanced() {
     }
 }
 
-/// The frames of a motion are those of the opposite motion: same mean place and size, within chance.
+/// Single frames of a motion and of its reverse have the same mean place and size, within chance.
 #[test]
-fn a_single_frame_does_not_tell_the_direction() {
+fn single_frame_does_not_reveal_direction() {
     let world = world_of(&[Family::Single, Family::Each, Family::Passing]);
-    let mut seen: BTreeMap<Motion, [Vec<f64>; 3]> = BTreeMap::new();
+    let mut poses: BTreeMap<Motion, [Vec<f64>; 3]> = BTreeMap::new();
     for index in 0..12_000 {
         let clip = world.clip(Split::Train, index);
         let scene = clip.scene();
         for sprite in scene.sprites.iter().filter(|s| s.motion != Motion::Still) {
-            // One frame per clip: the frames of one clip are not independent.
+            // One frame per clip, because the frames of one clip are not independent.
             let second = (index as usize % scene.seconds) as f64;
-            let (_, pose) = scene.seen_at(second).find(|(s, _)| *s == sprite).unwrap();
-            let all = seen.entry(sprite.motion).or_default();
+            let (_, pose) = scene.visible_at(second).find(|(s, _)| *s == sprite).unwrap();
+            let all = poses.entry(sprite.motion).or_default();
             all.iter_mut().zip([pose.x, pose.y, pose.side]).for_each(|(v, x)| v.push(x));
         }
     }
     for motion in [Motion::Left, Motion::Up, Motion::Growing] {
-        for (a, b) in seen[&motion].iter().zip(&seen[&motion.backwards()]) {
+        for (a, b) in poses[&motion].iter().zip(&poses[&motion.backwards()]) {
             let ((mean_a, error_a), (mean_b, error_b)) = (mean(a), mean(b));
             let error = (error_a + error_b).sqrt();
             assert!((mean_a - mean_b).abs() < 4.0 * error, "{motion:?}: {mean_a} and {mean_b}, ± {error}");
@@ -147,7 +147,7 @@ fn a_single_frame_does_not_tell_the_direction() {
     }
 }
 
-/// Mean and its squared standard error.
+/// Returns the mean and its squared standard error.
 fn mean(values: &[f64]) -> (f64, f64) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
@@ -155,7 +155,7 @@ fn mean(values: &[f64]) -> (f64, f64) {
 }
 
 #[test]
-fn what_comes_first_stays_as_long_as_what_comes_last() {
+fn first_and_last_sprite_are_visible_equally_long() {
     let world = world_of(&[Family::Order]);
     let longer = (0..4000).map(|index| {
         let clip = world.clip(Split::Train, index);
@@ -169,14 +169,14 @@ fn what_comes_first_stays_as_long_as_what_comes_last() {
 }
 
 #[test]
-fn motion_can_be_seen_and_sprites_stay_in_the_frame() {
+fn motion_is_visible_and_sprites_stay_in_the_frame() {
     let world = world_of(&[]);
     for index in 0..3000 {
         let clip = world.clip(Split::Train, index);
         let scene = clip.scene();
         let last = (scene.seconds - 1) as f64;
         for second in 0..scene.seconds {
-            for (sprite, pose) in scene.seen_at(second as f64) {
+            for (sprite, pose) in scene.visible_at(second as f64) {
                 let half = pose.side * scene.shorter_side() / 2.0;
                 for (centre, length) in [(pose.x, scene.width), (pose.y, scene.height)] {
                     let (centre, length) = (centre * f64::from(length), f64::from(length));
@@ -185,21 +185,21 @@ fn motion_can_be_seen_and_sprites_stay_in_the_frame() {
                 assert!(half * 2.0 >= 0.1 * scene.shorter_side());
             }
         }
-        let ends = scene.seen_at(0.0).zip(scene.seen_at(last));
+        let ends = scene.visible_at(0.0).zip(scene.visible_at(last));
         for ((sprite, a), (same, b)) in ends.filter(|(a, _)| a.0.motion != Motion::Still) {
             assert_eq!(sprite, same);
             let way = [(b.x - a.x).abs(), (b.y - a.y).abs()].into_iter().fold(0.0, f64::max);
             let grown = (b.side / a.side).max(a.side / b.side);
-            let turned = (b.angle - a.angle).abs();
-            assert!(way >= 0.35 || grown > 1.6 || turned > 80.0, "clip {index}: {sprite:?}");
+            let rotated = (b.angle - a.angle).abs();
+            assert!(way >= 0.35 || grown > 1.6 || rotated > 80.0, "clip {index}: {sprite:?}");
         }
     }
 }
 
 #[test]
-fn sprites_are_hidden_in_part_and_only_where_one_passes() {
+fn sprites_overlap_only_when_one_passes() {
     let world = world_of(&[]);
-    let mut met = Vec::new();
+    let mut visible_order = Vec::new();
     for index in 0..4000 {
         let clip = world.clip(Split::Train, index);
         let scene = clip.scene();
@@ -215,14 +215,18 @@ fn sprites_are_hidden_in_part_and_only_where_one_passes() {
             hidden.iter().filter(|part| **part < 0.5).count() * 2 >= hidden.len(),
             "clip {index}: {hidden:?}"
         );
-        met.push(most > 0.1);
+        visible_order.push(most > 0.1);
     }
-    let apart = met.iter().filter(|met| !**met).count();
-    assert!(apart * 100 < met.len(), "in {apart} of {} clips one cannot tell which is in front", met.len());
+    let unclear = visible_order.iter().filter(|visible| !**visible).count();
+    assert!(
+        unclear * 100 < visible_order.len(),
+        "in {unclear} of {} clips the order of the sprites is not visible",
+        visible_order.len()
+    );
 }
 
 #[test]
-fn near_misses_are_no_captions() {
+fn near_misses_are_not_captions() {
     let world = world_of(&[]);
     for index in 0..1000 {
         for clip in [world.clip(Split::Train, index), world.image_clip(Split::Train, index)] {
@@ -241,7 +245,7 @@ fn near_misses_are_no_captions() {
 }
 
 #[test]
-fn an_episode_shows_both_words_and_asks_for_one() {
+fn episode_shows_both_words_and_asks_for_one() {
     let world = world_of(&[]);
     let mut firsts = 0;
     for index in 0..400 {
@@ -249,8 +253,8 @@ fn an_episode_shows_both_words_and_asks_for_one() {
         let episode = world.naming_episode(Split::Train, index, shots);
         assert_ne!(episode.words[0], episode.words[1]);
         for (word, meaning) in episode.words.iter().zip(episode.meanings) {
-            let said = episode.support.iter().filter(|(_, caption)| caption.contains(word));
-            let shown: Vec<_> = said.map(|(clip, _)| clip.scene().fact.concepts()).collect();
+            let examples = episode.support.iter().filter(|(_, caption)| caption.contains(word));
+            let shown: Vec<_> = examples.map(|(clip, _)| clip.scene().fact.concepts()).collect();
             assert_eq!(shown, vec![vec![meaning]; shots]);
         }
         let asked = episode.words.iter().position(|word| *word == episode.answer).unwrap();
@@ -262,7 +266,7 @@ fn an_episode_shows_both_words_and_asks_for_one() {
 }
 
 #[test]
-fn english() {
+fn forms_articles_and_plurals() {
     for (concept, one, many) in [
         ("flamingo", "a flamingo", "flamingos"),
         ("owl", "an owl", "owls"),
@@ -290,7 +294,7 @@ fn english() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn errors_name_the_cause() {
     let folder = tempfile::tempdir().unwrap();
     let icons = icon_sets(folder.path());
     let file = |name: &str, text: &str| {
@@ -323,11 +327,9 @@ fn what_is_wrong_is_named() {
         (config(&[], &[]), &["icons", "at least one"]),
         (few, &["frames", "(2, 8)", "from 3"]),
     ] {
-        let said = World::new(config.clone())
-            .err()
-            .unwrap_or_else(|| panic!("there is a world of {config:?}"))
-            .to_string();
-        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+        let message =
+            World::new(config.clone()).err().unwrap_or_else(|| panic!("{config:?} was accepted")).to_string();
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
     }
     assert!(serde_json::from_str::<WorldConfig>("{\"colour\": 1}").is_err());
 }

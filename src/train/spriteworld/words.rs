@@ -1,6 +1,6 @@
-//! English for concepts: articles and plurals, numbers, and words that mean nothing yet.
+//! English words for concepts: articles, plurals, numbers, and invented words.
 
-/// Words that no model has a meaning for: short, easy to say, no two alike.
+/// Invented words without a meaning: short, pronounceable and distinct.
 pub const INVENTED: [&str; 40] = [
     "dax", "blick", "wug", "toma", "fep", "zorp", "kiki", "bouba", "gazzer", "modi", "tulver", "pim", "sarn",
     "dofu", "nerk", "quib", "lorp", "vash", "yeeb", "glim", "hux", "jop", "kren", "mib", "noop", "plon",
@@ -8,7 +8,7 @@ pub const INVENTED: [&str; 40] = [
     "istle",
 ];
 
-/// Concepts whose name is already many things or an amount: "some grapes".
+/// Concepts with a plural or uncountable name: "some grapes".
 const UNCOUNTED: [&str; 53] = [
     "bacon",
     "beans",
@@ -65,7 +65,7 @@ const UNCOUNTED: [&str; 53] = [
     "yarn",
 ];
 
-/// Plurals that no rule gives, by the last word of the name.
+/// Irregular plurals, by the last word of the name.
 const PLURALS: [(&str, &str); 25] = [
     ("fish", "fish"),
     ("blowfish", "blowfish"),
@@ -94,20 +94,20 @@ const PLURALS: [(&str, &str); 25] = [
     ("scarf", "scarves"),
 ];
 
-/// Words in -o that take -es; the rest take -s ("avocados").
+/// Words in -o with the plural -es; the others take -s ("avocados").
 const OES: [&str; 7] = ["potato", "tomato", "volcano", "mosquito", "mango", "buffalo", "domino"];
 
-/// The concept as it is written in a sentence.
+/// Name of a concept in a sentence.
 pub fn name(concept: &str) -> String {
     concept.replace('-', " ")
 }
 
-/// Whether one can say "three ...s" of it.
+/// Whether the concept has a countable name.
 pub fn is_countable(concept: &str) -> bool {
     !UNCOUNTED.contains(&concept)
 }
 
-/// "a flamingo", "an owl", "some grapes".
+/// Name with an article: "a flamingo", "an owl", "some grapes".
 pub fn with_article(concept: &str) -> String {
     let name = name(concept);
     if !is_countable(concept) {
@@ -117,7 +117,8 @@ pub fn with_article(concept: &str) -> String {
 }
 
 fn begins_with_vowel_sound(name: &str) -> bool {
-    // Spelt with a vowel and said with "y" or "w", or spelt with a consonant and said without it.
+    // Words that are spelt with a vowel but begin with the sound "y" or "w", and words with a silent
+    // consonant.
     const SAID_WITH_CONSONANT: [&str; 8] = ["uni", "ewe", "eu", "one", "use", "ufo", "uk", "ukulele"];
     const SAID_WITH_VOWEL: [&str; 5] = ["hour", "honest", "heir", "x ray", "mri"];
     if SAID_WITH_CONSONANT.iter().any(|start| name.starts_with(start)) {
@@ -126,7 +127,7 @@ fn begins_with_vowel_sound(name: &str) -> bool {
     name.starts_with(['a', 'e', 'i', 'o', 'u']) || SAID_WITH_VOWEL.iter().any(|start| name.starts_with(start))
 }
 
-/// "flamingos", "foxes", "cherry trees", "mice".
+/// Plural of a name: "flamingos", "foxes", "cherry trees", "mice".
 pub fn plural(concept: &str) -> String {
     let name = name(concept);
     if !is_countable(concept) {
@@ -147,7 +148,7 @@ fn plural_of_word(word: &str) -> String {
         return format!("{stem}ies");
     }
     let hisses = ["s", "x", "z", "sh"].iter().any(|end| word.ends_with(end));
-    // "stomach" is said with k.
+    // The "ch" of "stomach" is pronounced k.
     let ch = word.ends_with("ch") && word != "stomach";
     if word.ends_with('z') && !word.ends_with("zz") {
         return format!("{word}zes");
@@ -155,18 +156,18 @@ fn plural_of_word(word: &str) -> String {
     if hisses || ch || OES.contains(&word) { format!("{word}es") } else { format!("{word}s") }
 }
 
-/// 1 to 4 in words.
+/// Number word for 0 to 4.
 pub fn number(count: usize) -> &'static str {
     ["zero", "one", "two", "three", "four"][count]
 }
 
-/// The sentence with a capital at its head.
+/// Capitalises the first letter.
 pub fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// "a cat", "a cat and a dog", "a cat, a dog and a bee".
+/// Joins parts to a list: "a cat", "a cat and a dog", "a cat, a dog and a bee".
 pub fn list(parts: &[String]) -> String {
     match parts {
         [] => String::new(),

@@ -1,4 +1,4 @@
-//! The world: every clip of every split, made on demand.
+//! The world: all clips of all splits, generated on demand.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -7,31 +7,33 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::cast::Cast;
-use super::clip::{Clip, Episode, NAME_IT, naming};
+use super::clip::{Clip, Episode, NAMING_QUESTION, naming_caption};
 use super::concepts::WorldError;
-use super::family::{Family, Maker};
+use super::family::{Family, SceneBuilder};
 use super::icons::IconFile;
 use super::random::{Purpose, Split, Stream, one_of, stream};
 use super::scene::{Drawings, Scene};
 use super::stage::Stage;
 use super::words::INVENTED;
 
-/// A pair needs another pair to be mistaken for.
-const FEWEST_CONCEPTS: usize = 4;
+/// Least number of concepts: a scene of two needs two other concepts for its near misses.
+const MIN_CONCEPTS: usize = 4;
 
+/// Configuration of a world.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WorldConfig {
-    /// Icon sets as Iconify JSON, one style each.
+    /// Icon sets as files of Iconify JSON, one style each.
     pub icons: Vec<PathBuf>,
-    /// Icon names; empty: all that every set has. Those are many, and some differ little.
+    /// Icon names. If empty, all names that every set has; these are many, and some are similar.
     pub concepts: Vec<String>,
+    /// Seed of all clips.
     pub seed: u64,
-    /// Fewest and most seconds of a clip, which are frames at one per second. At least 3.
+    /// Least and greatest length of a clip in seconds (frames at one per second), at least 3.
     pub frames: (usize, usize),
-    /// Smallest and largest longer side of a frame, in pixels.
+    /// Least and greatest length of the longer side of a frame, in pixels.
     pub long_side: (u32, u32),
-    /// The kinds of scenes, each as likely; named twice, twice as likely. Empty: all.
+    /// Kinds of scenes, all equally likely; a kind named twice is twice as likely. If empty, all kinds.
     pub families: Vec<Family>,
 }
 
@@ -54,21 +56,22 @@ impl WorldConfig {
         let (frames, side) = (self.frames, self.long_side);
         let wrong = |setting, found, rule| Err(WorldError::Setting { setting, found, rule });
         if self.icons.is_empty() {
-            return wrong("icons", "[]".into(), "and needs at least one icon set");
+            return wrong("icons", "[]".into(), "at least one icon set is needed");
         }
         if frames.0 < 3 || frames.0 > frames.1 || frames.1 > 600 {
-            let rule = "which should be two rising numbers from 3 to 600";
+            let rule = "not two ascending numbers from 3 to 600";
             return wrong("frames", format!("{frames:?}"), rule);
         }
         if side.0 < 32 || side.0 > side.1 || side.1 > 4096 {
-            let rule = "which should be two rising numbers from 32 to 4096";
+            let rule = "not two ascending numbers from 32 to 4096";
             return wrong("long_side", format!("{side:?}"), rule);
         }
         Ok(())
     }
 }
 
-/// Immutable, and shared between threads. A clip is a function of (seed, split, index) alone.
+/// World of clips. It is immutable and can be shared between threads. A clip is a function of (seed, split,
+/// index) only.
 pub struct World {
     config: WorldConfig,
     concepts: Vec<String>,
@@ -77,43 +80,49 @@ pub struct World {
 }
 
 impl World {
+    /// Reads the icon sets and checks the configuration.
+    ///
+    /// # Errors
+    /// A file cannot be read, a drawing is invalid, a concept is unknown or named twice, or a setting is
+    /// invalid.
     pub fn new(config: WorldConfig) -> Result<Self, WorldError> {
         config.check()?;
         let files = config.icons.iter().map(|path| IconFile::read(path)).collect::<Result<Vec<_>, _>>()?;
         let concepts = if config.concepts.is_empty() { shared(&files) } else { config.concepts.clone() };
-        let mut seen = BTreeSet::new();
+        let mut names = BTreeSet::new();
         for concept in &concepts {
             if !files.iter().any(|file| file.has(concept)) {
                 let (concept, paths) = (concept.clone(), config.icons.clone());
                 return Err(WorldError::UnknownConcept { concept, paths });
             }
-            if !seen.insert(concept) {
+            if !names.insert(concept) {
                 return Err(WorldError::ConceptTwice { concept: concept.clone() });
             }
         }
-        if concepts.len() < FEWEST_CONCEPTS {
-            return Err(WorldError::TooFewConcepts { needed: FEWEST_CONCEPTS, found: concepts.len() });
+        if concepts.len() < MIN_CONCEPTS {
+            return Err(WorldError::TooFewConcepts { needed: MIN_CONCEPTS, found: concepts.len() });
         }
         let drawings = files.iter().map(|file| file.drawings(&concepts)).collect::<Result<Drawings, _>>()?;
         let cast = Cast::new(&concepts, &drawings, config.seed);
         Ok(Self { config, concepts, drawings, cast })
     }
 
-    /// Icon names in the order of the configuration, or sorted.
+    /// Icon names of the concepts, in the order of the configuration, or sorted if it has none.
     pub fn concepts(&self) -> &[String] {
         &self.concepts
     }
 
+    /// Concepts with their styles and held-out pairs.
     pub fn cast(&self) -> &Cast {
         &self.cast
     }
 
-    /// By style and concept.
+    /// Drawings by style and concept.
     pub fn drawings(&self) -> &Drawings {
         &self.drawings
     }
 
-    /// The clip of this index.
+    /// Generates the clip of this index.
     pub fn clip(&self, split: Split, index: u64) -> Clip<'_> {
         let rng = &mut stream(self.config.seed, split, Purpose::Clip, index);
         let wanted: &[Family] =
@@ -124,23 +133,24 @@ impl World {
             families = vec![Family::Single];
         }
         let family = one_of(rng, &families);
-        let scene = self.maker(rng, split).scene(rng, family);
-        self.tell(rng, scene)
+        let scene = self.scene_builder(rng, split).scene(rng, family);
+        self.clip_of(rng, scene)
     }
 
-    /// One frame with one to three concepts.
+    /// Generates a clip of one frame with one to three concepts.
     pub fn image_clip(&self, split: Split, index: u64) -> Clip<'_> {
         let rng = &mut stream(self.config.seed, split, Purpose::Image, index);
-        let mut maker = self.maker(rng, split);
-        maker.stage.seconds = 1;
-        let scene = maker.together(rng);
-        self.tell(rng, scene)
+        let mut builder = self.scene_builder(rng, split);
+        builder.stage.seconds = 1;
+        let scene = builder.together(rng);
+        self.clip_of(rng, scene)
     }
 
-    /// Two invented words for two concepts, `shots` clips of each, and a question. Without shots it is a guess.
+    /// Generates an episode: two invented words for two concepts, `shots` clips of each, and a question.
+    /// Without shots the answer can only be guessed.
     pub fn naming_episode(&self, split: Split, index: u64, shots: usize) -> Episode<'_> {
         let rng = &mut stream(self.config.seed, split, Purpose::Episode, index);
-        // The clip that is asked about comes first: it is the one that a split is about.
+        // The query clip is drawn first, because the split applies to it.
         let query = self.single(rng, split, None);
         let asked = query.scene().fact.concepts()[0];
         let other = self.cast.other_than(rng, &[asked]);
@@ -151,34 +161,34 @@ impl World {
         shuffle(rng, &mut order);
         let support = order.into_iter().map(|word| {
             let clip = self.single(rng, split, Some(meanings[word]));
-            (clip, naming(words[word]))
+            (clip, naming_caption(words[word]))
         });
         let support = support.collect();
         let mut choices = words.map(String::from);
         shuffle(rng, &mut choices);
         let answer = words[usize::from(swapped)].to_string();
-        Episode { words, meanings, support, query, question: NAME_IT, answer, choices }
+        Episode { words, meanings, support, query, question: NAMING_QUESTION, answer, choices }
     }
 
     fn single(&self, rng: &mut Stream, split: Split, concept: Option<usize>) -> Clip<'_> {
-        let scene = self.maker(rng, split).single(rng, concept);
-        self.tell(rng, scene)
+        let scene = self.scene_builder(rng, split).single(rng, concept);
+        self.clip_of(rng, scene)
     }
 
-    fn maker(&self, rng: &mut Stream, split: Split) -> Maker<'_> {
+    fn scene_builder(&self, rng: &mut Stream, split: Split) -> SceneBuilder<'_> {
         let seconds = rng.random_range(self.config.frames.0..=self.config.frames.1);
         let stage = Stage::new(rng, self.config.long_side, seconds);
         let style = rng.random_bool(0.5).then(|| rng.random_range(0..self.drawings.len()));
-        Maker { cast: &self.cast, drawings: &self.drawings, split, stage, style }
+        SceneBuilder { cast: &self.cast, drawings: &self.drawings, split, stage, style }
     }
 
-    fn tell(&self, rng: &mut Stream, scene: Scene) -> Clip<'_> {
+    fn clip_of(&self, rng: &mut Stream, scene: Scene) -> Clip<'_> {
         let Self { concepts, drawings, cast, .. } = self;
         Clip { concepts, drawings, cast, scene, words_seed: rng.random() }
     }
 }
 
-/// The icon names that every file has, sorted.
+/// Icon names that every file has, sorted.
 fn shared(files: &[IconFile]) -> Vec<String> {
     let [first, rest @ ..] = files else { return Vec::new() };
     first.names().filter(|name| rest.iter().all(|file| file.has(name))).map(str::to_string).collect()

@@ -1,4 +1,4 @@
-//! Decoded pictures -> RGB at their native size, turned as they are shown.
+//! Decoded pictures -> RGB at their native size, with the rotation of the container applied.
 
 use std::ffi::c_int;
 
@@ -10,15 +10,16 @@ use ffmpeg_next as ffmpeg;
 use image::RgbImage;
 
 use crate::video::Orientation;
-use crate::video::yuv::{self, Matrix, Picture, Plane};
+use crate::video::yuv::{self, ColourMatrix, Picture, Plane};
 
-/// Keeps the scaler of the last picture that needed one.
+/// Converts pictures to RGB. It keeps the scaler of the last picture that needed one.
 pub(super) struct Converter {
     orientation: Orientation,
     scaler: Option<(Key, scaling::Context)>,
 }
 
-// SAFETY: an SwsContext belongs to no thread; it is used through `&mut self` only, and everything else here is data.
+// SAFETY: an SwsContext is not bound to a thread. It is used through `&mut self` only, and all other fields
+// are plain data.
 #[allow(unsafe_code)]
 unsafe impl Send for Converter {}
 
@@ -39,7 +40,7 @@ impl Converter {
     pub(super) fn rgb(&mut self, picture: &frame::Video) -> Result<RgbImage, String> {
         let (width, height) = (picture.width(), picture.height());
         if width == 0 || height == 0 {
-            return Err("a picture without pixels".into());
+            return Err("the picture has no pixels".into());
         }
         let bytes = match halved(picture.format()) {
             Some((halved, jpeg)) => {
@@ -55,12 +56,12 @@ impl Converter {
             }
             None => self.scale(picture).map_err(|e| e.to_string())?,
         };
-        let image =
-            RgbImage::from_raw(width, height, bytes).ok_or("a picture of another size than it says")?;
+        let image = RgbImage::from_raw(width, height, bytes)
+            .ok_or("the picture has another size than its header gives")?;
         Ok(self.orientation.apply(image))
     }
 
-    /// Every other pixel format: more than 8 bits, packed, RGB, grey.
+    /// Converts all other pixel formats (more than 8 bits, packed, RGB, grey) with swscale.
     fn scale(&mut self, picture: &frame::Video) -> Result<Vec<u8>, ffmpeg::Error> {
         let key = Key {
             format: picture.format(),
@@ -81,7 +82,8 @@ impl Converter {
     }
 }
 
-/// For 8-bit planar formats: which sides of chroma are halved, and is the range full by definition.
+/// For 8-bit planar formats: the sides on which chroma is halved (width, height), and whether the range is
+/// full by definition.
 fn halved(format: Pixel) -> Option<((bool, bool), bool)> {
     Some(match format {
         Pixel::YUV420P => ((true, true), false),
@@ -94,8 +96,9 @@ fn halved(format: Pixel) -> Option<((bool, bool), bool)> {
     })
 }
 
-/// As the stream says; when it does not, as players guess: BT.709 from HD on, BT.601 below.
-fn matrix(picture: &frame::Video) -> Matrix {
+/// Colour matrix of the stream. If the stream gives none, the guess of players: BT.709 from HD on, BT.601
+/// below.
+fn matrix(picture: &frame::Video) -> ColourMatrix {
     match picture.color_space() {
         color::Space::BT709 => yuv::BT709,
         color::Space::BT470BG | color::Space::SMPTE170M | color::Space::FCC => yuv::BT601,
@@ -106,7 +109,7 @@ fn matrix(picture: &frame::Video) -> Matrix {
     }
 }
 
-fn scaler_space(matrix: Matrix) -> c_int {
+fn scaler_space(matrix: ColourMatrix) -> c_int {
     match matrix {
         yuv::BT709 => ffi::SWS_CS_ITU709,
         yuv::BT2020 => ffi::SWS_CS_BT2020,
@@ -122,8 +125,8 @@ fn scaler(key: Key) -> Result<scaling::Context, ffmpeg::Error> {
     let Key { format, width, height, space, full_range } = key;
     let mut scaler = scaling::Context::get(format, width, height, Pixel::RGB24, width, height, flags)?;
     const NEUTRAL: c_int = 1 << 16;
-    // SAFETY: the context is alive and owned here; the tables are static. RGB input ignores the call and says so
-    // with a negative code, which is right: there is no matrix to set.
+    // SAFETY: the context is alive and owned here, and the tables are static. With RGB input the call does
+    // nothing and returns a negative code, which is correct: there is no matrix to set.
     unsafe {
         let table = ffi::sws_getCoefficients(space);
         let full = c_int::from(full_range);

@@ -1,7 +1,7 @@
-//! A file -> its packets: opening under FFmpeg with everything shut that a video does not need.
+//! A file -> its packets. FFmpeg opens the file with everything disabled that a video does not need.
 //!
-//! FFmpeg gets a reader over one open file and no path. Opening anything else is impossible: the demuxer is named by
-//! our own sniffing rather than probed, protocols and formats are on lists, and the list of protocols holds none.
+//! FFmpeg gets a reader over one open file and no path. It cannot open anything else: `sniff.rs` chooses the
+//! demuxer, so FFmpeg probes nothing; formats are on an allow-list; and the allow-list of protocols is empty.
 
 use std::ffi::CString;
 use std::fs::File;
@@ -21,28 +21,30 @@ use crate::video::{Orientation, VideoLimits};
 
 const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi";
 const CODECS: [&str; 9] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"];
-/// Decoders by FFmpeg's names of them: AV1 has several.
+/// FFmpeg's names of the decoders. AV1 has several.
 const DECODERS: &str = "h264,hevc,vp8,vp9,libdav1d,libaom-av1,av1,mpeg4,mpeg2video,mpeg1video,mjpeg";
-/// Large reads: files are local and read from end to end.
+/// Reads are large, because files are local and read from end to end.
 const READ_BYTES: usize = 256 << 10;
-/// FFmpeg measures `max_pixels` against widths rounded up to 64; what a frame really has is checked here, exactly.
+/// FFmpeg compares `max_pixels` with widths rounded up to 64. Our own check compares the exact size of each
+/// frame.
 const ALIGNMENT_PIXELS: u64 = 64 * 16_384;
-/// A damaged file may fail many reads before the demuxer finds its feet again, but not for ever.
-const MOST_READ_ERRORS: usize = 64;
+/// A damaged file can fail many reads before the demuxer finds the next valid packet. This bounds their
+/// number.
+const MAX_READ_ERRORS: usize = 64;
 
-/// The open file behind a video, and what it was recognised as.
+/// The open file of a video, with its detected container.
 #[derive(Clone)]
-pub(in crate::video) struct Source {
+pub(in crate::video) struct SourceFile {
     pub file: Arc<File>,
     pub length: u64,
-    /// What its header says its length is.
-    pub promised: Option<u64>,
+    /// Length in bytes according to the header of the file.
+    pub declared_length: Option<u64>,
     pub path: PathBuf,
     /// FFmpeg's name of the demuxer.
     pub container: &'static str,
 }
 
-/// Reads at a position of its own, so that several passes share one open file.
+/// Reader with its own position, so that several passes can share one open file.
 struct Reader {
     file: Arc<File>,
     at: u64,
@@ -69,31 +71,35 @@ impl Seek for Reader {
     }
 }
 
-/// What the header says about the video stream.
+/// Parameters of the video stream from the container header.
 #[derive(Debug, Clone)]
-pub(super) struct Header {
+pub(super) struct StreamHeader {
     pub codec: &'static str,
     pub syntax: Syntax,
     /// Seconds per tick, numerator and denominator.
     pub time_base: (i64, i64),
-    /// Packets that the container promises; 0 when it does not say.
-    pub promised_packets: usize,
+    /// Number of packets according to the container; 0 if it gives none.
+    pub declared_packets: usize,
     pub width: u32,
     pub height: u32,
     pub orientation: Orientation,
 }
 
-/// The packets of a file's video stream, in decoding order. Deterministic: the same file gives the same packets.
+/// Reads the packets of the video stream of a file, in decoding order. The same file always gives the same
+/// packets.
 pub(super) struct Demuxer {
     input: Input,
     stream: usize,
-    /// Why reading ended, when it was not the end of the file.
+    /// The reason why reading ended before the end of the file.
     pub broken: Option<String>,
 }
 
 impl Demuxer {
-    pub(super) fn open(source: &Source, limits: &VideoLimits) -> Result<(Self, Header), VideoError> {
-        silence();
+    pub(super) fn open(
+        source: &SourceFile,
+        limits: &VideoLimits,
+    ) -> Result<(Self, StreamHeader), VideoError> {
+        disable_ffmpeg_log();
         let path = || source.path.clone();
         let malformed = |e: ffmpeg::Error| VideoError::Malformed {
             path: path(),
@@ -102,7 +108,7 @@ impl Demuxer {
         };
         let mut input = match open_input(source, limits) {
             Ok(input) => input,
-            // What FFmpeg answers beyond `max_streams`.
+            // FFmpeg's error for more than `max_streams` streams.
             Err(ffmpeg::Error::Other { errno: ffi::ENOMEM }) => {
                 return Err(VideoError::TooManyStreams { path: path(), allowed: limits.max_streams });
             }
@@ -113,11 +119,12 @@ impl Demuxer {
         }
         let (stream, header) = video_stream(&input, source)?;
         limits.check_pixels(&source.path, header.width, header.height)?;
-        discard_others(&mut input, stream);
+        discard_other_streams(&mut input, stream);
         Ok((Demuxer { input, stream, broken: None }, header))
     }
 
-    /// The next packet of the video stream; `None` at the end, or where the file breaks.
+    /// Returns the next packet of the video stream, or `None` at the end or where the file becomes
+    /// unreadable.
     pub(super) fn next(&mut self) -> Option<Packet> {
         let mut errors = 0;
         loop {
@@ -134,8 +141,8 @@ impl Demuxer {
                 Err(e) => {
                     self.broken = Some(e.to_string());
                     errors += 1;
-                    // Anything but invalid data comes from reading the file, and would come again.
-                    if e != ffmpeg::Error::InvalidData || errors > MOST_READ_ERRORS {
+                    // All errors except invalid data come from reading the file and would repeat.
+                    if e != ffmpeg::Error::InvalidData || errors > MAX_READ_ERRORS {
                         return None;
                     }
                 }
@@ -143,7 +150,7 @@ impl Demuxer {
         }
     }
 
-    /// A fresh decoder of the video stream.
+    /// Creates a decoder for the video stream.
     pub(super) fn decoder(&self, limits: &VideoLimits) -> Result<codec::decoder::Video, ffmpeg::Error> {
         let stream = self.input.stream(self.stream).ok_or(ffmpeg::Error::StreamNotFound)?;
         let mut context = codec::Context::from_parameters(stream.parameters())?;
@@ -159,18 +166,18 @@ impl Demuxer {
     }
 }
 
-/// Outside the container's edit list: decoded, not presented.
+/// Whether a packet is outside the edit list of the container: decoded, but not presented.
 #[allow(unsafe_code)]
 pub(super) fn is_hidden(packet: &Packet) -> bool {
     // SAFETY: `as_ptr` points to the AVPacket inside `packet`, which outlives this read.
     unsafe { (*packet.as_ptr()).flags & ffi::AV_PKT_FLAG_DISCARD != 0 }
 }
 
-/// FFmpeg writes to stderr by itself, once per process and for all users in it. Errors are ours to tell.
-fn silence() {
+/// Turns off FFmpeg's own log on stderr, once per process. Our error values carry the messages instead.
+fn disable_ffmpeg_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Registration only; it cannot fail with these features.
+        // `init` only registers components; it cannot fail with these features.
         let _ = ffmpeg::init();
         ffmpeg::util::log::set_level(ffmpeg::util::log::Level::Quiet);
     });
@@ -185,7 +192,7 @@ fn decoder_options(limits: &VideoLimits) -> Dictionary<'static> {
 }
 
 #[allow(unsafe_code)]
-fn open_input(source: &Source, limits: &VideoLimits) -> Result<Input, ffmpeg::Error> {
+fn open_input(source: &SourceFile, limits: &VideoLimits) -> Result<Input, ffmpeg::Error> {
     let reader = Reader { file: source.file.clone(), at: 0, length: source.length };
     let mut io = StreamIo::from_read_seek_with_capacity(reader, READ_BYTES)?;
     let mut options = Dictionary::new();
@@ -194,9 +201,9 @@ fn open_input(source: &Source, limits: &VideoLimits) -> Result<Input, ffmpeg::Er
     options.set("codec_whitelist", DECODERS);
     options.set("max_streams", &limits.max_streams.saturating_add(1).min(i32::MAX as u32).to_string());
     let name = CString::new(source.container).map_err(|_| ffmpeg::Error::DemuxerNotFound)?;
-    // SAFETY: the context is ours until `wrap_with_custom_io` takes it together with the reader that it points to;
-    // a failing `avformat_open_input` frees the context and leaves the reader to us. The dictionary is disowned for
-    // the call, which may replace it, and owned again, so it is freed once.
+    // SAFETY: we own the context until `wrap_with_custom_io` takes it together with the reader that it points
+    // to. If `avformat_open_input` fails, it frees the context and leaves the reader to us. The dictionary is
+    // disowned for the call, which can replace it, and owned again after it, so it is freed once.
     let input = unsafe {
         let format = ffi::av_find_input_format(name.as_ptr());
         let mut context = ffi::avformat_alloc_context();
@@ -217,12 +224,12 @@ fn open_input(source: &Source, limits: &VideoLimits) -> Result<Input, ffmpeg::Er
     find_stream_info(input, limits)
 }
 
-/// Finding out about streams decodes a few frames, so the limits of the decoder hold here too: the wrapper's own
-/// opening would let a small file allocate pictures of any size.
+/// Reads the stream parameters. FFmpeg decodes a few frames for this, so the decoder limits apply here too:
+/// with the open function of the wrapper a small file could allocate pictures of any size.
 #[allow(unsafe_code)]
 fn find_stream_info(mut input: Input, limits: &VideoLimits) -> Result<Input, ffmpeg::Error> {
-    // SAFETY: one dictionary per stream that is known now, as the call wants it (it never reads beyond that number,
-    // even if it finds more streams); each is disowned for the call and owned again after it, so freed once.
+    // SAFETY: the call needs one dictionary per stream known now (it never reads more, even if it finds more
+    // streams). Each is disowned for the call and owned again after it, so it is freed once.
     let code = unsafe {
         let streams = input.nb_streams() as usize;
         let mut options: Vec<_> = (0..streams).map(|_| decoder_options(limits).disown()).collect();
@@ -233,8 +240,8 @@ fn find_stream_info(mut input: Input, limits: &VideoLimits) -> Result<Input, ffm
     if code < 0 { Err(ffmpeg::Error::from(code)) } else { Ok(input) }
 }
 
-/// The best video stream that is not a cover picture.
-fn video_stream(input: &Input, source: &Source) -> Result<(usize, Header), VideoError> {
+/// Returns the best video stream that is not a cover picture.
+fn video_stream(input: &Input, source: &SourceFile) -> Result<(usize, StreamHeader), VideoError> {
     let is_video = |stream: &format::stream::Stream| {
         stream.parameters().medium() == media::Type::Video
             && !stream.disposition().contains(format::stream::Disposition::ATTACHED_PIC)
@@ -250,11 +257,11 @@ fn video_stream(input: &Input, source: &Source) -> Result<(usize, Header), Video
     let (width, height, extra) = parameters(&stream);
     let matrix = stream.side_data().find(|data| data.kind() == codec::packet::side_data::Type::DisplayMatrix);
     let base = stream.time_base();
-    let header = Header {
+    let header = StreamHeader {
         codec,
         syntax: Syntax::new(codec, &extra),
         time_base: (i64::from(base.numerator()), i64::from(base.denominator().max(1))),
-        promised_packets: usize::try_from(stream.frames()).unwrap_or(0),
+        declared_packets: usize::try_from(stream.frames()).unwrap_or(0),
         width,
         height,
         orientation: matrix.map_or(Orientation::default(), |m| Orientation::from_matrix(m.data())),
@@ -266,7 +273,8 @@ fn video_stream(input: &Input, source: &Source) -> Result<(usize, Header), Video
 #[allow(unsafe_code)]
 fn parameters(stream: &format::stream::Stream) -> (u32, u32, Vec<u8>) {
     let parameters = stream.parameters();
-    // SAFETY: the parameters live as long as `parameters`, and `extradata` has `extradata_size` bytes or is null.
+    // SAFETY: the parameters live as long as `parameters`, and `extradata` has `extradata_size` bytes or is
+    // null.
     unsafe {
         let p = &*parameters.as_ptr();
         let extra = if p.extradata.is_null() || p.extradata_size <= 0 {
@@ -278,13 +286,13 @@ fn parameters(stream: &format::stream::Stream) -> (u32, u32, Vec<u8>) {
     }
 }
 
-/// The demuxer skips packets of all other streams where the container allows it.
+/// Makes the demuxer skip the packets of all other streams, if the container allows it.
 #[allow(unsafe_code)]
-fn discard_others(input: &mut Input, keep: usize) {
+fn discard_other_streams(input: &mut Input, keep: usize) {
     for mut stream in input.streams_mut() {
         if stream.index() != keep {
-            // SAFETY: the pointer is to a stream of `input`, which is borrowed mutably; `discard` is meant to be set
-            // by the user of the library (avformat.h).
+            // SAFETY: the pointer is to a stream of `input`, which is borrowed mutably, and avformat.h allows
+            // the user of the library to set `discard`.
             unsafe { (*stream.as_mut_ptr()).discard = ffi::AVDiscard::AVDISCARD_ALL };
         }
     }

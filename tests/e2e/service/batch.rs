@@ -57,7 +57,7 @@ fn two_workers_give_the_same_answers_as_run() {
         json!({ "total": COUNT, "succeeded": COUNT, "failed": 0, "cancelled": 0 })
     );
     assert_eq!(manifest["request"]["metadata"]["made"], "by a test");
-    assert_eq!(manifest["model"]["sha256"].as_array().unwrap().len(), 2);
+    assert_eq!(manifest["model"]["sha256"].as_object().unwrap().len(), 2);
     let served = world.result_lines("team/one/forty/results.jsonl");
     assert_eq!(served.len(), COUNT);
     let reports = world.results("team/one/forty").iter().filter(|key| key.starts_with("items/")).count();

@@ -113,7 +113,7 @@ impl ModelArgs {
     /// As [`load`](Self::load), for answers: says so when the model cannot see.
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
         let pipeline = self.load()?;
-        if !pipeline.loaded().about.sees {
+        if !pipeline.loaded().info.gates_open {
             eprintln!("note: {BLIND}");
         }
         Ok(pipeline)

@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use flamingo::Pipeline;
 use flamingo::family::native::{NativeConfig, create, relative};
 use flamingo::family::{CONFIG, LoadOptions};
-use flamingo::trace::{split_pixels, trace};
+use flamingo::stage_trace::{split_pixels, trace};
 use video_worker::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs, make_folder, program};
@@ -86,7 +86,7 @@ impl Inspect {
         let layers = loaded.model.cross_attention_layers();
         if self.json {
             let object = serde_json::json!({
-                "about": loaded.about,
+                "about": loaded.info,
                 "parameters": parts,
                 "cross_attention_layers": layers,
                 "language": {
@@ -99,7 +99,7 @@ impl Inspect {
             println!("{object}");
             return Ok(true);
         }
-        println!("{} ({})", loaded.about.name, loaded.about.family);
+        println!("{} ({})", loaded.info.name, loaded.info.family);
         for (part, n) in parts {
             println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
         }
@@ -113,9 +113,9 @@ impl Inspect {
         println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
         println!(
             "  gates are {}",
-            if loaded.about.sees { "open" } else { "closed: the model is untrained and cannot see" }
+            if loaded.info.gates_open { "open" } else { "closed: the model is untrained and cannot see" }
         );
-        for (file, sha256) in &loaded.about.sha256 {
+        for (file, sha256) in &loaded.info.sha256 {
             println!("  {file:<16} sha256 {sha256}");
         }
         Ok(true)

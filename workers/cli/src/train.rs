@@ -10,7 +10,9 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use flamingo::Pipeline;
 use flamingo::train::config::TrainConfig;
-use flamingo::train::evaluate::{Asked, Condition, Score, evaluate, evaluate_naming, scores, shown};
+use flamingo::train::evaluate::{
+    Condition, QuestionResult, Score, evaluate, evaluate_naming, frames_under, scores,
+};
 use flamingo::train::recipe::train;
 use flamingo::train::run::Progress;
 use flamingo::train::spriteworld::{Question, Split, World};
@@ -142,7 +144,7 @@ pub struct WorldArgs {
 impl WorldArgs {
     /// Of another world the held-out clips may be those that this model was trained on.
     fn is_the_world_of(&self, pipeline: &Pipeline) -> anyhow::Result<()> {
-        let (world, model) = (read_config(&self.config)?.name, &pipeline.loaded().about.name);
+        let (world, model) = (read_config(&self.config)?.name, &pipeline.loaded().info.name);
         if world != *model {
             bail!(BadUse(format!(
                 "{}: trains `{world}`, and this model is `{model}`: name its own configuration with --config",
@@ -278,7 +280,7 @@ fn json(score: &Score) -> serde_json::Value {
     serde_json::json!({ "right": score.right, "asked": score.asked, "low": low, "high": high })
 }
 
-fn write_lines(path: &Path, asked: &[Asked]) -> anyhow::Result<()> {
+fn write_lines(path: &Path, asked: &[QuestionResult]) -> anyhow::Result<()> {
     let lines = asked.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
     output::write(path, (lines.join("\n") + "\n").as_bytes())
 }
@@ -287,8 +289,8 @@ fn write_lines(path: &Path, asked: &[Asked]) -> anyhow::Result<()> {
 const SHOWN: usize = 12;
 
 /// Failures of as many kinds as there are, each of another clip.
-fn spread(asked: &[Asked]) -> Vec<&Asked> {
-    let mut of_kind: BTreeMap<&str, VecDeque<&Asked>> = BTreeMap::new();
+fn spread(asked: &[QuestionResult]) -> Vec<&QuestionResult> {
+    let mut of_kind: BTreeMap<&str, VecDeque<&QuestionResult>> = BTreeMap::new();
     for wrong in asked.iter().filter(|a| !a.right) {
         of_kind.entry(&wrong.kind).or_default().push_back(wrong);
     }
@@ -312,12 +314,12 @@ fn write_failures(
     world: &World,
     split: Split,
     condition: Condition,
-    asked: &[Asked],
+    asked: &[QuestionResult],
 ) -> anyhow::Result<()> {
     make_folder(folder)?;
     for (i, wrong) in spread(asked).into_iter().take(SHOWN).enumerate() {
         let mut sheet = Sheet::new(ContactSheet { columns: Some(8), ..ContactSheet::default() });
-        let frames = shown(&world.clip(split, wrong.clip), wrong.clip, condition);
+        let frames = frames_under(&world.clip(split, wrong.clip), wrong.clip, condition);
         for (second, image) in frames.into_iter().enumerate() {
             sheet.add(&Frame { pts: second as f64, image });
         }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 use std::time::Instant;
 
-use flamingo::family::About;
-use flamingo::generate::{self, Decoder, Demand, Generation, Sequence};
-use flamingo::kernels::pool::in_the_pool;
+use flamingo::family::ModelInfo;
+use flamingo::generate::{self, Decoder, Generation, KvReservation, Sequence};
+use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
@@ -107,14 +107,14 @@ impl Engine {
 
     /// Which model answers and how exactly: what one has seen is nothing to another.
     pub fn revision(&self) -> String {
-        let About { name, sha256, .. } = self.about();
+        let ModelInfo { name, sha256, .. } = self.about();
         format!("{name} {sha256:?} {:?}", self.pipeline.options().dtype)
     }
 }
 
 impl Model for Engine {
-    fn about(&self) -> &About {
-        &self.pipeline.loaded().about
+    fn about(&self) -> &ModelInfo {
+        &self.pipeline.loaded().info
     }
 
     fn prepare(&self, frame: &Frame) -> Frame {
@@ -206,7 +206,7 @@ impl<'p> Looks<'p> {
             for looking in self.waiting.remove_if(|looking| looking.turn.stop.is_set()) {
                 let _ = looking.answer.send(Err(ModelError::Unwanted));
             }
-            in_the_pool(|| {
+            on_rayon(|| {
                 let start = Instant::now();
                 self.look();
                 self.meter.note(|load| load.looking.busy += start.elapsed());
@@ -231,7 +231,7 @@ impl<'p> Looks<'p> {
             return;
         }
         let prepared: Vec<&[Frame]> = batch.iter().map(|looking| &looking.prepared[..]).collect();
-        match self.pipeline.look_at_all(&prepared) {
+        match self.pipeline.encode_batch(&prepared) {
             Ok(media) => {
                 for (looking, medium) in batch.iter().zip(media) {
                     let _ = looking.answer.send(Ok(medium));
@@ -240,7 +240,7 @@ impl<'p> Looks<'p> {
             // What one of them is guilty of is nothing to the others.
             Err(_) => {
                 for looking in &batch {
-                    let looked = self.pipeline.look(&looking.prepared).map_err(ModelError::from);
+                    let looked = self.pipeline.encode(&looking.prepared).map_err(ModelError::from);
                     let _ = looking.answer.send(looked);
                 }
             }
@@ -252,7 +252,7 @@ impl<'p> Looks<'p> {
 /// An answer that is being written.
 struct Begun {
     writing: Writing,
-    demand: Demand,
+    demand: KvReservation,
     sequence: Sequence,
 }
 
@@ -292,7 +292,7 @@ impl<'p> Writes<'p> {
         let mut idle = true;
         while hear(heard, idle, |writing| self.take(writing)) {
             self.let_go_of_unwanted();
-            in_the_pool(|| {
+            on_rayon(|| {
                 let start = Instant::now();
                 self.begin();
                 self.note();
@@ -327,7 +327,7 @@ impl<'p> Writes<'p> {
     }
 
     /// What will never be written is said at once.
-    fn refuses(&self, writing: &Writing, demand: &Demand) -> Option<Error> {
+    fn refuses(&self, writing: &Writing, demand: &KvReservation) -> Option<Error> {
         let model = &self.pipeline.loaded().model;
         let checked = writing
             .generation
@@ -380,7 +380,7 @@ impl<'p> Writes<'p> {
             .iter()
             .map(|medium| self.keys.of(self.pipeline, medium))
             .collect::<Result<Vec<_>>>()?;
-        let rules = &self.pipeline.loaded().rules;
+        let rules = &self.pipeline.loaded().stop_criteria;
         Sequence::begin(&mut self.decoder, &writing.prompt, &keys, &writing.generation, rules)
     }
 
@@ -420,8 +420,8 @@ impl<'p> Writes<'p> {
     }
 }
 
-fn demand(writing: &Writing) -> Demand {
-    Sequence::demand(writing.prompt.len(), &writing.generation)
+fn demand(writing: &Writing) -> KvReservation {
+    Sequence::reservation(writing.prompt.len(), &writing.generation)
 }
 
 fn tell(writing: &Writing, answer: Result<Answer, ModelError>) {

@@ -1,6 +1,6 @@
 //! What is said about one video of a job: the report, and whose it is.
 
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use flamingo::video::VideoInfo;
 use jobs::job::ItemEnd;
 use jobs::ledger::ItemClaim;
@@ -27,7 +27,7 @@ pub struct ItemReport {
     pub input: InputInfo,
     #[serde(flatten)]
     pub outcome: Outcome,
-    pub model: About,
+    pub model: ModelInfo,
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
     /// The video had been looked at before, and was not decoded again.
@@ -72,7 +72,7 @@ impl ItemReport {
         custom_id: Option<String>,
         worker: &str,
         input: InputInfo,
-        model: About,
+        model: ModelInfo,
         why: &Failure,
     ) -> Self {
         let error = ErrorReport { code: why.code.clone(), message: why.message.clone() };

@@ -1,6 +1,6 @@
 //! Who looks and answers, as whoever asks sees it.
 
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use flamingo::generate::Generation;
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
@@ -19,7 +19,7 @@ pub struct Turn {
 
 /// What looks and answers: a [`Pipeline`] in this thread, or one that others ask too.
 pub trait Model: Sync {
-    fn about(&self) -> &About;
+    fn about(&self) -> &ModelInfo;
 
     /// As [`Pipeline::prepare`].
     fn prepare(&self, frame: &Frame) -> Frame;
@@ -60,8 +60,8 @@ pub enum ModelError {
 }
 
 impl Model for Pipeline {
-    fn about(&self) -> &About {
-        &self.loaded().about
+    fn about(&self) -> &ModelInfo {
+        &self.loaded().info
     }
 
     fn prepare(&self, frame: &Frame) -> Frame {
@@ -69,7 +69,7 @@ impl Model for Pipeline {
     }
 
     fn look(&self, prepared: Vec<Frame>, _: &Turn) -> Result<Medium, ModelError> {
-        Ok(self.look(&prepared)?)
+        Ok(self.encode(&prepared)?)
     }
 
     fn recall(&self, seen: &SeenWindow) -> Result<Medium, ModelError> {

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
 use flamingo::video::VideoInfo;
 use serde::Serialize;
@@ -19,7 +19,7 @@ pub struct Report {
     pub input: Vec<PathBuf>,
     #[serde(flatten)]
     pub outcome: Outcome,
-    pub model: About,
+    pub model: ModelInfo,
     /// What was decoded, per input.
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use flamingo::family::About;
+use flamingo::family::ModelInfo;
 use futures_util::future::join_all;
 use jobs::queue::Lane;
 use jobs::worker::{Observer, Step};
@@ -41,7 +41,7 @@ pub struct Status {
     counted: Counted,
     backends: OnceLock<Backends>,
     /// The model that is loaded.
-    model: OnceLock<About>,
+    model: OnceLock<ModelInfo>,
     confinement: OnceLock<Confinement>,
     shared: OnceLock<Shared>,
     draining: AtomicBool,
@@ -94,7 +94,7 @@ impl Status {
         self.counted.confined(confinement);
     }
 
-    pub fn model_is_loaded(&self, about: About) {
+    pub fn model_is_loaded(&self, about: ModelInfo) {
         let _ = self.model.set(about);
     }
 
@@ -109,7 +109,7 @@ impl Status {
     }
 
     /// `None`: it is being loaded.
-    pub fn model(&self) -> Option<&About> {
+    pub fn model(&self) -> Option<&ModelInfo> {
         self.model.get()
     }
 

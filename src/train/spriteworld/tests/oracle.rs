@@ -1,16 +1,16 @@
-//! Answers from geometry alone: what is seen at whole seconds, whatever the fact of the scene says.
+//! Answers from the visible sprites at whole seconds, without using the fact of the scene.
 
 use super::super::scene::Pose;
 use super::super::{Question, QuestionKind, Scene};
 
-/// The seconds at which a concept is seen.
+/// The seconds at which a concept is visible.
 pub fn seconds_of(scene: &Scene, concept: usize) -> Vec<usize> {
     (0..scene.seconds)
-        .filter(|s| scene.seen_at(*s as f64).any(|(sprite, _)| sprite.concept == concept))
+        .filter(|s| scene.visible_at(*s as f64).any(|(sprite, _)| sprite.concept == concept))
         .collect()
 }
 
-/// The answer that the frames give.
+/// Derives the answer from the frames.
 pub fn answer(question: &Question, scene: &Scene, concepts: &[String]) -> String {
     let text = question.question.trim_end_matches(['?', '.']);
     let words: Vec<&str> = text.split([' ', ',']).collect();
@@ -29,7 +29,7 @@ pub fn answer(question: &Question, scene: &Scene, concepts: &[String]) -> String
     };
     match question.kind {
         QuestionKind::HowMany => {
-            let count = scene.seen_at(0.0).filter(|(sprite, _)| sprite.concept == named[0]).count();
+            let count = scene.visible_at(0.0).filter(|(sprite, _)| sprite.concept == named[0]).count();
             ["one", "two", "three", "four"][count - 1].into()
         }
         QuestionKind::IsThere => if present(scene, named[0]) { "yes" } else { "no" }.into(),
@@ -62,7 +62,7 @@ fn present(scene: &Scene, concept: usize) -> bool {
 
 fn moment(scene: &Scene, concept: usize) -> &'static str {
     let seconds = seconds_of(scene, concept);
-    assert!(seconds.len() * 2 < scene.seconds, "there for most of the clip");
+    assert!(seconds.len() * 2 < scene.seconds, "visible for most of the clip");
     if seconds[0] == 0 {
         "at the start"
     } else if seconds.contains(&(scene.seconds - 1)) {
@@ -73,7 +73,7 @@ fn moment(scene: &Scene, concept: usize) -> &'static str {
 }
 
 fn pose(scene: &Scene, concept: usize, second: usize) -> Pose {
-    scene.seen_at(second as f64).find(|(sprite, _)| sprite.concept == concept).unwrap().1
+    scene.visible_at(second as f64).find(|(sprite, _)| sprite.concept == concept).unwrap().1
 }
 
 fn action(scene: &Scene, concept: usize) -> &'static str {
@@ -90,16 +90,16 @@ fn action(scene: &Scene, concept: usize) -> &'static str {
     ];
     let mut true_ones = all.into_iter().filter(|(is, _)| *is).map(|(_, action)| action);
     let action = true_ones.next().unwrap_or("stays still");
-    assert_eq!(true_ones.next(), None, "two things at once");
+    assert_eq!(true_ones.next(), None, "two motions at once");
     action
 }
 
-/// Where `a` is, seen from `b`, in the first frame; clearly so.
+/// Place of `a` relative to `b` in the first frame. It must be clear.
 fn relation(scene: &Scene, a: usize, b: usize) -> &'static str {
     let (a, b) = (pose(scene, a, 0), pose(scene, b, 0));
     let x = (a.x - b.x) * f64::from(scene.width) / scene.shorter_side();
     let y = (a.y - b.y) * f64::from(scene.height) / scene.shorter_side();
-    assert!(x.abs().max(y.abs()) > 1.5 * x.abs().min(y.abs()), "neither beside nor above");
+    assert!(x.abs().max(y.abs()) > 1.5 * x.abs().min(y.abs()), "the relation is unclear");
     match (x.abs() > y.abs(), x < 0.0, y < 0.0) {
         (true, true, _) => "left",
         (true, false, _) => "right",

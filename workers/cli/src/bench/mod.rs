@@ -10,7 +10,7 @@ use anyhow::bail;
 use candle_core::{DType, Device, DeviceLocation};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, ValueEnum};
-use flamingo::family::shape::Shape;
+use flamingo::family::shape::ModelShape;
 use serde_json::{Value, json};
 
 use crate::args::{BadUse, ModelArgs, parse_positive};
@@ -41,7 +41,7 @@ pub struct Bench {
     #[command(flatten)]
     model: ModelArgs,
     /// A shape without its weights instead of a model directory: numbers of no meaning, dense, in the dtype.
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(Shape::NAMES), help_heading = "Bench")]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(ModelShape::NAMES), help_heading = "Bench")]
     shape: Option<String>,
     /// Rows to measure; all by default.
     #[arg(long, value_name = "ROW", value_enum, value_delimiter = ',', help_heading = "Bench")]
@@ -103,7 +103,7 @@ impl Bench {
 
     fn subject(&self) -> anyhow::Result<Subject> {
         let options = self.model.options()?;
-        match self.shape.as_deref().and_then(Shape::named) {
+        match self.shape.as_deref().and_then(ModelShape::named) {
             Some(shape) => Ok(Subject::of_shape(shape, options)),
             None => {
                 self.model.check_directory()?;
@@ -233,8 +233,9 @@ fn place(device: &Device) -> String {
 
 /// All that another program needs to build an equal model.
 fn description(subject: &Subject) -> Value {
-    let Shape { name, vision, model, language } = &subject.shape;
-    let (row, features) = work::network(vision);
+    let ModelShape { name, vision, model, language } = &subject.shape;
+    let mut encoder = vision.encoder().describe();
+    encoder["size"] = vision.preprocess().size.into();
     let parameters = subject.counter().parameters();
     let layers: Vec<usize> =
         (0..language.layers).filter(|&i| model.cross_attention.placement.has(i)).collect();
@@ -249,10 +250,7 @@ fn description(subject: &Subject) -> Value {
             "cross_attention": parameters.cross_attention, "language": parameters.language,
         },
         "shape": {
-            "vision": {
-                "depths": row.depths, "widths": row.widths, "stem": row.stem, "group": row.group,
-                "final_width": row.final_width, "features": features, "size": vision.preprocess().size,
-            },
+            "vision": encoder,
             "resampler": model.resampler,
             "cross_attention": model.cross_attention,
             "cross_attention_layers": layers,

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
-use flamingo::generate::{Decoder, Demand, Generation, RowId, Scores, Strategy, TokenRules, generate};
-use flamingo::kernels::pool::in_the_pool;
-use flamingo::model::{Flamingo, MediaKeys};
+use flamingo::generate::{
+    Decoder, Generation, KvReservation, RowId, Scores, StopCriteria, Strategy, generate,
+};
+use flamingo::kernels::threads::on_rayon;
+use flamingo::model::{Flamingo, MediaKv};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
 use video_worker::decoder::{DecodeRequest, decode};
@@ -59,7 +61,7 @@ impl Timer<'_> {
     /// Seconds until the device has done it.
     fn time(&self, run: impl FnOnce() -> flamingo::Result<()> + Send) -> anyhow::Result<f64> {
         let start = Instant::now();
-        in_the_pool(run)?;
+        on_rayon(run)?;
         self.device.synchronize()?;
         Ok(start.elapsed().as_secs_f64())
     }
@@ -167,22 +169,22 @@ impl Reader<'_> {
         let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
         let pixels = preprocess.pixels(&frames, self.subject.device(), self.subject.options.dtype)?;
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER };
-        let rules = TokenRules { stop: Vec::new(), forbidden: vec![self.media_token] };
-        in_the_pool(|| {
+        let rules = StopCriteria { stop: Vec::new(), suppressed: vec![self.media_token] };
+        on_rayon(|| {
             let tokens = self.model.visual_tokens(&[pixels], None)?;
-            let media = [self.model.media_keys(&tokens[0])?];
+            let media = [self.model.media_kv(&tokens[0])?];
             generate(self.model, &self.prompt(), &media, &generation, &rules)
         })?;
         Ok(frames.len())
     }
 
     fn decoder(&self, rows: usize) -> flamingo::Result<Decoder<'_>> {
-        let demand = Demand { prompt: self.prompt_tokens, new_tokens: STEPS, rows: 1 };
+        let demand = KvReservation { prompt: self.prompt_tokens, new_tokens: STEPS, rows: 1 };
         Decoder::new(self.model, rows * demand.blocks())
     }
 
     /// Reads the prompts of new rows to the end: -> the rows and what each goes on with.
-    fn admit(&self, decoder: &mut Decoder, media: &[Arc<MediaKeys>]) -> flamingo::Result<Vec<(RowId, u32)>> {
+    fn admit(&self, decoder: &mut Decoder, media: &[Arc<MediaKv>]) -> flamingo::Result<Vec<(RowId, u32)>> {
         for medium in media {
             decoder.admit(self.prompt(), vec![medium.clone()], STEPS, 1)?;
         }
@@ -209,10 +211,10 @@ impl Reader<'_> {
     }
 
     /// A medium for each row.
-    fn media(&self, rows: usize) -> anyhow::Result<Vec<Arc<MediaKeys>>> {
+    fn media(&self, rows: usize) -> anyhow::Result<Vec<Arc<MediaKv>>> {
         let config = &self.subject.shape.model.resampler;
         let tokens = random(self.subject, (config.latents, config.width))?;
-        (0..rows).map(|_| Ok(self.model.media_keys(&tokens)?)).collect()
+        (0..rows).map(|_| Ok(self.model.media_kv(&tokens)?)).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use flamingo::family::native::NativeConfig;
-use flamingo::family::shape::{MEDIA_TOKEN, Shape};
+use flamingo::family::shape::{MEDIA_TOKEN, ModelShape};
 use flamingo::family::{self, LoadOptions};
 use flamingo::language::gguf::Gguf;
 use flamingo::model::Flamingo;
@@ -15,7 +15,7 @@ use super::work::{Counter, dense_language_bytes};
 
 /// A shape, where its weights come from, and how they are stored.
 pub struct Subject {
-    pub shape: Shape,
+    pub shape: ModelShape,
     pub options: LoadOptions,
     /// None: placeholders.
     directory: Option<PathBuf>,
@@ -25,15 +25,15 @@ pub struct Subject {
 }
 
 impl Subject {
-    pub fn of_shape(shape: Shape, options: LoadOptions) -> Self {
+    pub fn of_shape(shape: ModelShape, options: LoadOptions) -> Self {
         let language_bytes = dense_language_bytes(&shape.language, options.dtype.size_in_bytes());
         Self { shape, options, directory: None, language_bytes, language_weights: "dense" }
     }
 
     /// # Errors
-    /// As [`Shape::of`].
+    /// As [`ModelShape::of`].
     pub fn of_directory(directory: &Path, options: LoadOptions) -> anyhow::Result<Self> {
-        let shape = Shape::of(directory)?;
+        let shape = ModelShape::of(directory)?;
         let file = directory.join(NativeConfig::read(directory)?.language.file);
         let dense = dense_language_bytes(&shape.language, options.dtype.size_in_bytes());
         let language_bytes = match file.is_dir() {

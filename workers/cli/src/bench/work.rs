@@ -4,11 +4,9 @@
 //! and softmax are not. Of bytes are counted the weights, once per pass, the keys and values that a row reads or writes,
 //! and what goes in and comes out of a stage; what a stage keeps in between may stay in a cache.
 
-use flamingo::family::shape::Shape;
+use flamingo::family::shape::ModelShape;
 use flamingo::language::llama::LlamaConfig;
 use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
-use flamingo::vision::VisionConfig;
-use flamingo::vision::nfnet::{Features, Row};
 
 /// What a stage does at least.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -28,7 +26,7 @@ pub struct Parameters {
 
 /// A shape, and how its numbers are stored.
 pub struct Counter<'s> {
-    pub shape: &'s Shape,
+    pub shape: &'s ModelShape,
     /// Bytes of an activation, and of a weight that is not quantised.
     pub number: usize,
     /// Bytes of the language model's weights that every pass reads.
@@ -37,11 +35,10 @@ pub struct Counter<'s> {
 
 impl Counter<'_> {
     pub fn parameters(&self) -> Parameters {
-        let Shape { vision, model, language, .. } = self.shape;
+        let ModelShape { vision, model, language, .. } = self.shape;
         let looks = self.looks();
         Parameters {
-            vision: convolutions(vision, self.side()).iter().map(Convolution::parameters).sum::<usize>()
-                + blocks(vision),
+            vision: vision.encoder().parameters(),
             resampler: resampler_parameters(&model.resampler, self.features().1),
             cross_attention: looks
                 * cross_attention_parameters(&model.cross_attention, language.width, model.resampler.width),
@@ -51,9 +48,8 @@ impl Counter<'_> {
 
     /// Vision encoder, `n` frames at once.
     pub fn encoder(&self, n: usize) -> Work {
-        let convolutions = convolutions(&self.shape.vision, self.side());
         let (patches, width) = self.features();
-        let operations = convolutions.iter().map(Convolution::operations).sum::<f64>() * n as f64;
+        let operations = self.shape.vision.encoder().operations(self.side()) * n as f64;
         let frame = 3 * self.side() * self.side() + patches * width;
         Work { operations, bytes: self.bytes(self.parameters().vision + n * frame) }
     }
@@ -90,7 +86,7 @@ impl Counter<'_> {
     /// One pass of the language model and its cross-attention: `rows` rows, each with one medium, `past` cached tokens and
     /// `new` ones, the last of which is scored.
     pub fn pass(&self, rows: usize, new: usize, past: usize) -> Work {
-        let Shape { model, language, .. } = self.shape;
+        let ModelShape { model, language, .. } = self.shape;
         let (config, looks) = (&model.cross_attention, self.looks());
         let (d, inner) = (language.width, config.heads * config.head_width);
         let look = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
@@ -125,94 +121,13 @@ impl Counter<'_> {
 
     /// Features per frame, and the width of each.
     pub fn features(&self) -> (usize, usize) {
-        let (row, features) = network(&self.shape.vision);
-        let width = match features {
-            Features::FinalStage => row.widths[3],
-            Features::FinalConv => row.final_width,
-        };
-        (self.side().div_ceil(32).pow(2), width)
+        self.shape.vision.encoder().features(self.side())
     }
 }
 
 /// Operations of a product (m, k) x (k, n).
 fn product(m: usize, k: usize, n: usize) -> f64 {
     2.0 * m as f64 * k as f64 * n as f64
-}
-
-/// The row of the table, and where the features are taken.
-pub fn network(vision: &VisionConfig) -> (Row, Features) {
-    match vision {
-        VisionConfig::Nfnet(config) => (config.variant.row(), config.features),
-    }
-}
-
-/// One convolution of NFNet, or one layer of its gates, which see a grid of one.
-struct Convolution {
-    from: usize,
-    to: usize,
-    kernel: usize,
-    groups: usize,
-    /// Side of the grid that comes out.
-    side: usize,
-    gate: bool,
-}
-
-impl Convolution {
-    fn weights(&self) -> usize {
-        self.to * (self.from / self.groups) * self.kernel * self.kernel
-    }
-
-    /// Weight, bias and, but for a gate, a gain per output.
-    fn parameters(&self) -> usize {
-        self.weights() + self.to * if self.gate { 1 } else { 2 }
-    }
-
-    fn operations(&self) -> f64 {
-        product(self.side * self.side, 1, self.weights())
-    }
-}
-
-/// Every convolution of the network for a square frame of `side` pixels, from its row of the table.
-fn convolutions(vision: &VisionConfig, side: usize) -> Vec<Convolution> {
-    let (row, features) = network(vision);
-    let mut all = Vec::new();
-    let conv = |from, to, kernel, groups, side| Convolution { from, to, kernel, groups, side, gate: false };
-    let (half, mut side) = (side.div_ceil(2), side.div_ceil(2).div_ceil(2));
-    let stem = [3, row.stem / 8, row.stem / 4, row.stem / 2, row.stem];
-    for (i, grid) in [half, half, half, side].into_iter().enumerate() {
-        all.push(conv(stem[i], stem[i + 1], 3, 1, grid));
-    }
-    let mut width = row.stem;
-    for (stage, (&depth, &out)) in row.depths.iter().zip(&row.widths).enumerate() {
-        for block in 0..depth {
-            let before = side;
-            let halves = stage > 0 && block == 0;
-            if halves {
-                side = side.div_ceil(2);
-            }
-            if halves || width != out {
-                all.push(conv(width, out, 1, 1, side));
-            }
-            let middle = out / 2;
-            all.push(conv(width, middle, 1, 1, before));
-            all.push(conv(middle, middle, 3, middle / row.group, side));
-            all.push(conv(middle, middle, 3, middle / row.group, side));
-            all.push(conv(middle, out, 1, 1, side));
-            let inner = ((out / 2 + 4) / 8 * 8).max(8);
-            all.push(Convolution { gate: true, ..conv(out, inner, 1, 1, 1) });
-            all.push(Convolution { gate: true, ..conv(inner, out, 1, 1, 1) });
-            width = out;
-        }
-    }
-    if features == Features::FinalConv {
-        all.push(conv(width, row.final_width, 1, 1, side));
-    }
-    all
-}
-
-/// Each has a gain of one number.
-fn blocks(vision: &VisionConfig) -> usize {
-    network(vision).0.depths.iter().sum()
 }
 
 fn resampler_parameters(config: &ResamplerConfig, features_width: usize) -> usize {
@@ -253,19 +168,18 @@ pub fn dense_language_bytes(config: &LlamaConfig, number: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
-    use flamingo::vision::nfnet::{Config, Variant};
     use flamingo::weights::Weights;
 
     use super::*;
 
-    fn counter(shape: &Shape) -> Counter<'_> {
+    fn counter(shape: &ModelShape) -> Counter<'_> {
         let language_bytes = dense_language_bytes(&shape.language, 4);
         Counter { shape, number: 4, language_bytes }
     }
 
     #[test]
     fn parameters_are_those_that_the_model_takes() {
-        let shape = Shape::named("mini").unwrap();
+        let shape = ModelShape::named("mini").unwrap();
         let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
         shape.build(&weights).unwrap();
         let (taken, counted) = (weights.parameters(), counter(&shape).parameters());
@@ -279,7 +193,7 @@ mod tests {
     #[test]
     fn parameters_are_those_of_the_paper() {
         for (name, cross_attention, language) in [("3b", 1158, 1393), ("9b", 1804, 7094)] {
-            let shape = Shape::named(name).unwrap();
+            let shape = ModelShape::named(name).unwrap();
             let p = counter(&shape).parameters();
             let found =
                 [p.vision, p.resampler, p.cross_attention, p.language].map(|n| (n + 500_000) / 1_000_000);
@@ -287,23 +201,10 @@ mod tests {
         }
     }
 
-    /// PyTorch's `FlopCounterMode` counts so many products in timm's networks.
-    #[test]
-    fn operations_of_the_encoder_are_those_that_pytorch_counts() {
-        for (variant, side, products) in
-            [(Variant::F0, 192, 6_973_931_520u64), (Variant::F6, 320, 116_549_206_016)]
-        {
-            let VisionConfig::Nfnet(config) = Shape::named("3b").unwrap().vision;
-            let vision = VisionConfig::Nfnet(Config { variant, features: Features::FinalConv, ..config });
-            let operations: f64 = convolutions(&vision, side).iter().map(Convolution::operations).sum();
-            assert_eq!(operations, 2.0 * products as f64, "{variant:?}");
-        }
-    }
-
     /// A model whose numbers fit on a page: width 4, one layer, 2 heads of 2 over one key head, feed-forward 3, 10 tokens,
     /// one cross-attention of one head of 3 and feed-forward 4 to 5 latents of width 6.
-    fn tiny() -> Shape {
-        let mut shape = Shape::named("3b").unwrap();
+    fn tiny() -> ModelShape {
+        let mut shape = ModelShape::named("3b").unwrap();
         let language = LlamaConfig { vocabulary: 10, width: 4, ffn_width: 3, layers: 1, ..shape.language };
         shape.language = LlamaConfig { heads: 2, kv_heads: 1, head_width: 2, ..language };
         let x = shape.model.cross_attention;

@@ -51,7 +51,7 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
         () = stop.draining() => None,
     };
     if let Some(pipeline) = started {
-        status.model_is_loaded(pipeline.loaded().about.clone());
+        status.model_is_loaded(pipeline.loaded().info.clone());
         worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run().await?;
     }
     signalled.abort();
@@ -75,7 +75,7 @@ async fn start(
         tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
     waited?;
     let pipeline = loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))??;
-    if !pipeline.loaded().about.sees {
+    if !pipeline.loaded().info.gates_open {
         // In a log: every line of it has the same form.
         tracing::warn!("{BLIND}");
     }

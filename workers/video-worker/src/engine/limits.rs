@@ -36,7 +36,7 @@ impl EngineLimits {
         let needed = tasks.iter().filter_map(|task| {
             let prompt = pipeline.prompt(task, 1).ok()?.len();
             generate::check_length(model, prompt, generation.max_new_tokens).ok()?;
-            Some(Sequence::demand(prompt, generation).blocks() as u64 * block)
+            Some(Sequence::reservation(prompt, generation).blocks() as u64 * block)
         });
         let (all, most) = needed.fold((0, block), |(all, most), one| (all + one, most.max(one)));
         let usual = Self::default();

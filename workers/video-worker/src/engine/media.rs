@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::TensorId;
 use flamingo::Result;
-use flamingo::model::MediaKeys;
+use flamingo::model::MediaKv;
 use flamingo::pipeline::{Medium, Pipeline};
 
 /// The keys and values of the media that were asked about last. Made anew from a medium's visual tokens when they are not
@@ -18,7 +18,7 @@ pub(super) struct KeysInUse {
 }
 
 struct Held {
-    keys: Arc<MediaKeys>,
+    keys: Arc<MediaKv>,
     used: u64,
 }
 
@@ -27,14 +27,14 @@ impl KeysInUse {
         Self { budget, held: HashMap::new(), now: 0 }
     }
 
-    pub(super) fn of(&mut self, pipeline: &Pipeline, medium: &Medium) -> Result<Arc<MediaKeys>> {
+    pub(super) fn of(&mut self, pipeline: &Pipeline, medium: &Medium) -> Result<Arc<MediaKv>> {
         self.now += 1;
         let id = medium.visual_tokens.id();
         if let Some(held) = self.held.get_mut(&id) {
             held.used = self.now;
             return Ok(held.keys.clone());
         }
-        let keys = pipeline.media_keys(medium)?;
+        let keys = pipeline.media_kv(medium)?;
         self.held.insert(id, Held { keys: keys.clone(), used: self.now });
         self.keep_within_budget();
         Ok(keys)

@@ -7,6 +7,7 @@ use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use flamingo::Task;
+use flamingo::family::ModelInfo;
 use jobs::ledger::{ItemRecord, Ledger};
 use jobs::{ItemId, JobId};
 use maud::{Markup, html};
@@ -163,9 +164,9 @@ fn details(known: &Known, report: Option<&Value>) -> Markup {
     let report = report.unwrap_or(&nothing);
     let asked = known.asked.as_ref().ok();
     let said = |value: &Value| value.as_str().map(str::to_owned);
-    let sha256 = report["model"]["sha256"].as_array().into_iter().flatten();
-    let hashes: Vec<(&str, &str)> =
-        sha256.filter_map(|pair| Some((pair[0].as_str()?, pair[1].as_str()?))).collect();
+    let model: Option<ModelInfo> = serde_json::from_value(report["model"].clone()).ok();
+    let sha256 = model.iter().flat_map(|model| &model.sha256);
+    let hashes: Vec<(&str, &str)> = sha256.map(|(role, hash)| (role.as_str(), hash.as_str())).collect();
     html! {
         section.card {
             h2 { "Video" }

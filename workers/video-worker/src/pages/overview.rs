@@ -59,7 +59,7 @@ fn worker(pages: &Pages, missing: &[String], waiting: &[(Lane, Option<u64>)]) ->
     let model = status.model().map(|model| {
         html! {
             (model.name)
-            @if !model.sees { span.muted { " (untrained: it answers without seeing)" } }
+            @if !model.gates_open { span.muted { " (untrained: it answers without seeing)" } }
         }
     });
     let decoders = status.confinement().map(|confinement| html! { (confinement.to_string()) });

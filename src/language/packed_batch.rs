@@ -1,0 +1,209 @@
+//! The rows of one packed pass: where each writes its keys and values, and which of them it attends to.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+
+use super::kv_cache::{CacheShape, KvCache, KvPool};
+use crate::error::{Error, Result};
+use crate::kernels::attention::{Kv, causal_attention, step_attention};
+
+/// Rows of one new token attend in one product, padded to the longest of them, while the longest has at most twice the
+/// length of the shortest plus this number of tokens.
+const PADDING: usize = 64;
+
+/// A batch of rows, packed for one pass.
+pub struct PackedBatch<'a> {
+    rows: Vec<(usize, &'a mut KvCache)>,
+    target: Option<WriteTarget>,
+    groups: Vec<AttentionGroup>,
+    positions: Tensor,
+    end: usize,
+}
+
+/// Slots of the pool that the rows of a pass write to.
+struct WriteTarget {
+    pool: KvPool,
+    /// Index of the slots of all new tokens: (h_kv, n, d).
+    index: Tensor,
+}
+
+/// Rows that attend in one product: one row with all its new tokens, or several rows with one new token each.
+struct AttentionGroup {
+    /// Positions in the packed axis.
+    positions: Range<usize>,
+    kv: KvLocation,
+    rows: usize,
+    mask: Option<Tensor>,
+}
+
+/// Location of the keys and values of a group.
+enum KvLocation {
+    /// The new tokens themselves: no token is cached.
+    New,
+    /// Adjacent slots, read in place.
+    Contiguous(Range<usize>),
+    /// Slots (n), gathered before the product.
+    Scattered(Tensor),
+}
+
+impl<'a> PackedBatch<'a> {
+    /// Packs rows in the given order, each with the number of its new tokens and its cache. Adjacent rows of one new token
+    /// attend in one product.
+    ///
+    /// # Errors
+    /// The KV pool is full, the rows do not share one pool, or the device refuses an operation.
+    pub fn new(rows: impl IntoIterator<Item = (usize, &'a mut KvCache)>, shape: &CacheShape) -> Result<Self> {
+        let mut rows: Vec<_> = rows.into_iter().collect();
+        let pool = shared_pool(&rows)?;
+        let mut copies = Vec::new();
+        for (n, cache) in &mut rows {
+            cache.reserve(*n, &mut copies)?;
+        }
+        let target = match pool {
+            None => None,
+            Some(pool) => {
+                pool.copy(&copies)?;
+                let slots: Vec<u32> =
+                    rows.iter().flat_map(|(n, cache)| cache.slots(cache.len()..cache.len() + n)).collect();
+                let index = pool.scatter_index(&slots)?;
+                Some(WriteTarget { pool, index })
+            }
+        };
+        let positions: Vec<u32> =
+            rows.iter().flat_map(|(n, cache)| cache.len()..cache.len() + n).map(|p| p as u32).collect();
+        let end = positions.iter().max().map_or(0, |&last| last as usize + 1);
+        let groups = groups(&rows, target.is_some(), shape)?;
+        Ok(Self { rows, target, groups, positions: Tensor::new(positions, &shape.device)?, end })
+    }
+
+    /// Returns the length of the longest row, cached and new tokens together.
+    pub fn end(&self) -> usize {
+        self.end
+    }
+
+    /// Returns the position of every packed token within its row: (n), u32.
+    pub fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+
+    /// Writes the new keys and values, and computes causal self-attention of every row over its cached and new tokens:
+    /// q (h, n, d), k and v (h_kv, n, d) -> (h, n, d).
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+        let stored = match &self.target {
+            None => (k.clone(), v.contiguous()?),
+            Some(WriteTarget { pool, index }) => {
+                let (keys, values) = pool.layer(layer);
+                keys.scatter_set(index, &k.contiguous()?, 1)?;
+                values.scatter_set(index, &v.contiguous()?, 1)?;
+                (keys.clone(), values.clone())
+            }
+        };
+        let out =
+            self.groups.iter().map(|group| group.attend(q, &stored, scale)).collect::<Result<Vec<_>>>()?;
+        Ok(if let [only] = &out[..] { only.clone() } else { Tensor::cat(&out, 1)? })
+    }
+
+    /// Counts the new tokens as cached. Call it once, after all layers.
+    pub fn advance(self) {
+        for (n, cache) in self.rows {
+            cache.advance(n);
+        }
+    }
+}
+
+impl AttentionGroup {
+    /// q (h, n, d) of the whole pass -> (h, length of the group, d).
+    fn attend(&self, q: &Tensor, (keys, values): &Kv, scale: f64) -> Result<Tensor> {
+        let q = q.narrow(1, self.positions.start, self.positions.len())?;
+        let read = |x: &Tensor| match &self.kv {
+            KvLocation::New => x.narrow(1, self.positions.start, self.positions.len()),
+            KvLocation::Contiguous(slots) => x.narrow(1, slots.start, slots.len()),
+            KvLocation::Scattered(slots) => x.index_select(slots, 1),
+        };
+        let kv = (read(keys)?, read(values)?);
+        if self.rows > 1 {
+            return step_attention(&q, &kv, scale, self.mask.as_ref());
+        }
+        causal_attention(&q, &[kv], scale, self.mask.as_ref())
+    }
+}
+
+/// Returns the pool that all rows write to; `None`: no row caches its tokens.
+fn shared_pool(rows: &[(usize, &mut KvCache)]) -> Result<Option<KvPool>> {
+    let mut pools = rows.iter().map(|(_, cache)| cache.pool());
+    let first = pools.next().flatten();
+    let same = |pool: Option<&KvPool>| match (first, pool) {
+        (Some(first), Some(pool)) => first.is_same(pool),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    if !pools.all(same) {
+        return Err(Error::Prompt("the rows of one pass do not share one KV pool".into()));
+    }
+    Ok(first.cloned())
+}
+
+fn groups(rows: &[(usize, &mut KvCache)], cached: bool, shape: &CacheShape) -> Result<Vec<AttentionGroup>> {
+    let mut groups = Vec::new();
+    let (mut first, mut start) = (0, 0);
+    while first < rows.len() {
+        let members = &rows[first..first + if cached { group_len(&rows[first..]) } else { 1 }];
+        let positions = start..start + members.iter().map(|row| row.0).sum::<usize>();
+        (first, start) = (first + members.len(), positions.end);
+        let kv = if cached { kv_location(members, shape)? } else { KvLocation::New };
+        groups.push(AttentionGroup { positions, kv, rows: members.len(), mask: mask(members, shape)? });
+    }
+    Ok(groups)
+}
+
+fn length(row: &(usize, &mut KvCache)) -> usize {
+    row.1.len() + row.0
+}
+
+/// Returns the number of first rows that form one group: one, or all that have one new token each and similar lengths.
+fn group_len(rows: &[(usize, &mut KvCache)]) -> usize {
+    let (mut least, mut most) = (usize::MAX, 0);
+    let alike = rows.iter().take_while(|row| {
+        (least, most) = (least.min(length(row)), most.max(length(row)));
+        row.0 == 1 && most <= 2 * least + PADDING
+    });
+    alike.count().max(1)
+}
+
+/// Returns the slots of the tokens of each row, padded to the longest row. Padding repeats the row's first slot, and the
+/// mask hides it.
+fn kv_location(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<KvLocation> {
+    let longest = rows.iter().map(length).max().unwrap_or(0);
+    let mut slots = Vec::with_capacity(rows.len() * longest);
+    for row in rows {
+        let first = slots.len();
+        slots.extend(row.1.slots(0..length(row)));
+        slots.resize(first + longest, slots[first]);
+    }
+    match slots[..] {
+        [first, ..] if rows.len() == 1 && slots.is_sorted_by(|a, b| a + 1 == *b) => {
+            Ok(KvLocation::Contiguous(first as usize..first as usize + slots.len()))
+        }
+        _ => Ok(KvLocation::Scattered(Tensor::new(slots, &shape.device)?)),
+    }
+}
+
+/// Returns the mask of a group: it hides later tokens from each new token of one row (n, l), or padding from each of
+/// several rows (1, b, 1, l). `None` where it would hide nothing.
+fn mask(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<Option<Tensor>> {
+    let longest = rows.iter().map(length).max().unwrap_or(0);
+    let (visible, dims): (Vec<usize>, _) = match rows {
+        [row] => ((row.1.len() + 1..=longest).collect(), vec![row.0, longest]),
+        _ => (rows.iter().map(length).collect(), vec![1, rows.len(), 1, longest]),
+    };
+    if visible.iter().all(|&n| n == longest) {
+        return Ok(None);
+    }
+    let mask_row = |n: usize| (0..longest).map(move |j| if j < n { 0.0 } else { f32::NEG_INFINITY });
+    let mask: Vec<f32> = visible.into_iter().flat_map(mask_row).collect();
+    Ok(Some(Tensor::from_vec(mask, dims, &shape.device)?.to_dtype(shape.dtype)?))
+}
