@@ -29,10 +29,12 @@ fn the_model_loads_with_open_gates() {
     assert!(bytes <= 32 << 20, "{bytes} bytes are too many for the repository");
 }
 
-/// Greedy answers are the same everywhere but where two words are all but equally likely.
+/// Greedy answers can differ between processors only where two tokens are almost equally likely. Measured: all 111 answers
+/// are equal with AVX2 and AVX-512 products and with one and two threads.
 #[test]
 fn scores_equal_the_model_card() {
-    const LEEWAY: i64 = 2;
+    /// Differences of all kinds together.
+    const TOLERANCE: i64 = 2;
     let metrics = json(&mini().join("metrics.json"));
     let sample = &metrics["sample"];
     let clips = sample["clips"].to_string();
@@ -42,12 +44,14 @@ fn scores_equal_the_model_card() {
     let scores = run(eval.arg(config).arg("--model").arg(mini())).exits(0).report();
     let kinds = sample["scores"].as_object().unwrap();
     assert!(kinds.len() >= 7, "{kinds:?}");
+    let mut difference = 0;
     for (kind, expected) in kinds {
         let found = &scores[kind];
         assert_eq!(found["asked"], expected["asked"], "{kind}");
         let [found, expected] = [found, expected].map(|score| score["right"].as_i64().unwrap());
-        assert!((found - expected).abs() <= LEEWAY, "{kind}: {found} right, the card says {expected}");
+        difference += (found - expected).abs();
     }
+    assert!(difference <= TOLERANCE, "{difference} of the scores {scores} differ from the card: {kinds:?}");
 }
 
 /// Kinds of question that the model card lists as answerable.
