@@ -1,12 +1,12 @@
-# Two doors for a newcomer, on a bare Debian or Ubuntu with Rust (cargo), gcc, Python 3 and make:
+# Two commands for a newcomer, on a bare Debian or Ubuntu with Rust (cargo), gcc, Python 3 and make:
 #
-#   make demo    builds, gets the pretrained models, captions the sample clips, asks a question
-#   make test    everything that must hold: format, lints, documentation, dependencies, all tests
-#   make soak    the long tests in their full sizes
-#   make fuzz    odd bytes for every parser of outside bytes: two minutes each, or SECONDS=...
-#   make cuda    the program for NVIDIA GPUs, on any machine: target/cuda/release/flamingo (docs/gpu.md)
+#   make demo    builds, fetches the language model, captions the sample clips, asks questions
+#   make test    runs all checks: format, lints, documentation, dependencies, all tests
+#   make soak    runs the long tests in their full sizes
+#   make fuzz    fuzzes every parser of untrusted input: two minutes each, or SECONDS=...
+#   make cuda    builds the program for NVIDIA GPUs, on any machine: target/cuda/release/flamingo (docs/gpu.md)
 #
-# All install the packages they need (as root or with sudo) and keep everything else inside this folder.
+# All commands install the packages they need (as root or with sudo) and keep everything else inside this folder.
 
 # `make test AVX512=off` builds and tests everything with the products for CPUs without AVX-512.
 AVX512 ?= on
@@ -18,7 +18,7 @@ features = $(if $(filter off,$(AVX512)),--no-default-features --features flaming
 demo: packages model
 	scripts/demo.sh
 
-# The end-to-end tests run the program itself, which `cargo test` does not build.
+# The end-to-end tests run the program, which `cargo test` does not build.
 test: lint model training servers
 	cargo build --locked --release --workspace $(features)
 	rm -rf target/e2e/service
@@ -29,11 +29,11 @@ soak: model training servers
 	cargo build --locked --release --workspace
 	FLAMINGO_SOAK=1 scripts/with_servers.sh cargo test --locked --release --workspace --test e2e -- --ignored --nocapture --test-threads 1 soak
 
-# Builds everything anew with instrumentation: a quarter of an hour on two cores, the first time.
+# The first run compiles everything with instrumentation: a quarter of an hour on two cores.
 fuzz: packages
 	FUZZ_SECONDS=$(or $(SECONDS),120) scripts/fuzz.sh
 
-# The first time, half an hour on two cores.
+# The first run takes half an hour on two cores.
 cuda: packages .venv/bin/pip
 	scripts/cuda/build.sh
 
@@ -55,7 +55,7 @@ fmt:
 bench-decode: packages
 	bench/decode/run.sh
 
-# 200 clips from file to answer; the model beside its floors and beside PyTorch.
+# 200 clips from file to answer; then each stage of the model next to its floor and to PyTorch.
 bench-engine: model
 	bench/engine/run.sh
 
@@ -66,17 +66,17 @@ packages:
 	scripts/check_rust.sh
 	scripts/install_packages.sh
 
-# RabbitMQ, Postgres and S3: for the tests only, started privately and stopped by them.
+# RabbitMQ, Postgres and S3, for the tests only, which start and stop private instances.
 servers: packages .venv/bin/pip
 	scripts/install_servers.sh
 
-# Order only: made once.
+# An order-only prerequisite: the environment is created once.
 .venv/bin/pip: | packages
 	python3 -m venv .venv
 
 model: packages .venv/bin/pip
 	.venv/bin/python scripts/fetch_models.py language
 
-# The text tower that captions are learned with.
+# The text tower of contrastive training.
 training: packages .venv/bin/pip
 	.venv/bin/python scripts/fetch_models.py text

@@ -1,4 +1,4 @@
-"""What the files of deploy/ and config/ must say alike. Called by check_deploy.sh; prints what does not hold."""
+"""Checks that the files of deploy/ and config/ agree with each other. check_deploy.sh runs it; it prints contradictions."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ def documents(path):
 
 
 def setting(name):
-    """A setting of production.toml, else the built-in one. No parser of TOML: Python has one only from 3.11 on."""
+    """A setting of production.toml, else its built-in value. Without a TOML parser: Python has one only from 3.11 on."""
     section, key = name.split(".")
     for path in ("config/production.toml", "config/default.toml"):
         inside = re.search(rf"^\[{section}\]$(.*?)(?=^\[|\Z)", read(path), re.M | re.S)
@@ -69,7 +69,7 @@ for place, least, given in [
 ]:
     hold(given > least, f"{place} is {given} s, which is not more than {least} s")
 
-# ---- room for fetched videos ----
+# ---- disk space for fetched videos ----
 
 room = int(setting("worker.temporary_bytes"))
 hold(room >= int(setting("inputs.max_bytes")), "worker.temporary_bytes is less than one video may have")
@@ -92,14 +92,14 @@ hold(
     "deploy/kubernetes/base/production.toml is not a copy of config/production.toml",
 )
 
-# ---- who may do what in the broker ----
+# ---- permissions in the broker ----
 
 definitions = json.loads(read("deploy/rabbitmq/definitions.json"))
 lanes = [b["destination"] for b in definitions["bindings"] if b["source"] == "flamingo"]
 queues = [queue["name"] for queue in definitions["queues"]]
 exchanges = [exchange["name"] for exchange in definitions["exchanges"]]
 everything = queues + exchanges + ["amq.default", "amq.topic", "another", "flamingo2", ""]
-# The default exchange leads to the queue that a job names in `reply_to`.
+# The default exchange routes to the queue that a job names in `reply_to`.
 for user, writes, reads in [
     ("flamingo-worker", exchanges + ["amq.default"], lanes),
     ("flamingo-submitter", ["flamingo"], []),
@@ -107,7 +107,7 @@ for user, writes, reads in [
 ]:
     (rights,) = [p for p in definitions["permissions"] if p["user"] == user]
     for right, names in (("configure", []), ("write", writes), ("read", reads)):
-        # The broker asks with an empty name for what has none.
+        # The broker checks unnamed resources with an empty name.
         allowed = {name for name in everything if name and re.search(rights[right], name)}
         hold(allowed == set(names), f"definitions.json: {user} may {right} {sorted(allowed)}")
 
@@ -132,7 +132,7 @@ for folder in ("base", "gpu"):
     for image in documents(f"deploy/kubernetes/{folder}/kustomization.yaml")[0]["images"]:
         hold(image["newTag"].split("-")[0] == version, f"{folder}/kustomization.yaml has not version {version}")
 
-# ---- kustomize finds its files, and forgets none ----
+# ---- kustomize lists existing files, and all of them ----
 
 for file in sorted((ROOT / "deploy/kubernetes").glob("*/kustomization.yaml")):
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
@@ -145,7 +145,7 @@ for file in sorted((ROOT / "deploy/kubernetes").glob("*/kustomization.yaml")):
         known = other.name in used or other == file or ".example." in other.name
         hold(known, f"{file.parent.name}/kustomization.yaml: {other.name} is not in it")
 
-# ---- a patch may only change what is there ----
+# ---- a patch changes existing objects only ----
 
 patch = documents("deploy/kubernetes/gpu/worker.yaml")[0]
 hold(
@@ -155,7 +155,7 @@ hold(
 for name in ("kind", "apiVersion"):
     hold(patch[name] == worker[name], f"gpu/worker.yaml: {name} is not that of base/worker.yaml")
 
-# ---- what is watched is what workers say ----
+# ---- monitored metrics are exported by workers ----
 
 counted, asked = (read(f"workers/video-worker/src/status/{name}.rs") for name in ("counted", "asked"))
 kinds = dict(re.findall(r"^    (\w+): (?:Family<\w+, )?(Counter|Gauge|Seconds)\b", counted, re.M)) | {"build": "Gauge"}
@@ -166,8 +166,8 @@ for field, name in re.findall(r'(\w+)(?:: | = )kept\(\s*r,\s*"(\w+)"', counted):
     says |= {f"flamingo_{name}{suffix}" for suffix in suffixes[kinds[field]]}
 for path in ("deploy/monitoring/alerts.yaml", "deploy/monitoring/dashboard.json", "deploy/runbook.md"):
     asked = set(re.findall(r"\bflamingo_[a-z_]+", read(path))) - {"flamingo_scratch"}
-    hold(asked <= says, f"{path} asks for {sorted(asked - says)}, which no worker says")
-    hold(asked, f"{path} asks for nothing")
+    hold(asked <= says, f"{path} uses {sorted(asked - says)}, which no worker exports")
+    hold(asked, f"{path} uses no metric")
 for rule in documents("deploy/monitoring/alerts.yaml")[0]["groups"][0]["rules"]:
     hold(rule["annotations"]["summary"] and rule["labels"]["severity"] in ("page", "ticket"), f"{rule['alert']} says nothing")
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Reads deploy/ and all shell scripts as the programs do that will run them: linters and schemas, nothing is started.
+# Checks deploy/ and all shell scripts with linters and schemas. Nothing is started.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 requirements=scripts/requirements_deploy.txt
-# What was installed, so that the second time takes no time.
+# Records what is installed, so that a second run is fast.
 installed=.venv/requirements_deploy.txt
 if ! cmp -s "$requirements" "$installed"; then
     echo "Installing the linters of deploy/"
@@ -16,7 +16,7 @@ if ! cmp -s "$requirements" "$installed"; then
     cp "$requirements" "$installed"
 fi
 
-# Linters that start other linters look for them on the path.
+# Some linters start other linters from PATH.
 PATH="$PWD/.venv/bin:$PATH"
 
 mapfile -t shell < <(find .ci scripts deploy bench -name '*.sh' -o -path .ci/run)
@@ -24,8 +24,8 @@ shellcheck "${shell[@]}"
 hadolint deploy/docker/Dockerfile deploy/docker/Dockerfile.cuda
 yamllint --strict .yamllint.yaml deploy
 check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
-# Kubernetes' own kinds, unknown fields refused. The schemas of KEDA, the Prometheus operator and kustomize are in no
-# package, so their files are held to yamllint and to what check_deploy.py knows.
+# The kinds of Kubernetes itself, with unknown fields refused. No package has the schemas of KEDA, the Prometheus operator and
+# kustomize, so only yamllint and check_deploy.py check their files.
 mapfile -t objects < <(find deploy/kubernetes/base -name '*.yaml' ! -name kustomization.yaml)
 kubernetes-validate --quiet --strict --kubernetes-version 1.34 "${objects[@]}"
 python scripts/check_deploy.py

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Captions the clips of SpriteWorld in samples/ and asks about them; `make demo` runs it when everything is installed.
+# Captions the SpriteWorld clips in samples/ and asks questions about them. `make demo` runs it after the installation.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-echo "Building Flamingo (some minutes the first time)"
-# One program, but with the features of the whole workspace: so `make test` builds no dependency again.
+echo "Building Flamingo (the first build takes some minutes)"
+# Only the program, but with the features of the whole workspace, so that `make test` does not build the dependencies again.
 cargo build --locked --release --quiet --workspace --bin flamingo
 flamingo=${CARGO_TARGET_DIR:-target}/release/flamingo
 model=models/flamingo-mini
@@ -30,5 +30,5 @@ echo
 python3 scripts/table.py "$clips/clips.jsonl" <"$reports"
 echo
 
-echo "The reports (JSON) and the frames that were looked at (PNG) are in $out/"
+echo "The reports (JSON) and contact sheets of the sampled frames (PNG) are in $out/"
 exit $status

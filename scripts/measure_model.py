@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Measures a model on SpriteWorld: `metrics.json` beside its weights, and the table of its card on standard output.
+"""Measures a model on SpriteWorld: writes `metrics.json` next to its weights, and the table of its card to standard output.
 
     scripts/measure_model.py models/flamingo-mini [--clips 300] [--sample 24]
 
-Every row is one run of `flamingo eval spriteworld`; the sample is the first clips again, for a test to repeat.
+Every column is one run of `flamingo eval spriteworld`; the sample is a run on the first clips, which a test repeats.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Reports of `flamingo caption|ask --json`, one JSON object per line -> a table that people can read.
+"""Reports of `flamingo caption|ask --json`, one JSON object per line -> a table.
 
     scripts/table.py [clips.jsonl] < reports.jsonl
 
-With the file that `flamingo data spriteworld` writes beside its clips, each answer is compared with what is true.
+With the clips.jsonl of `flamingo data spriteworld`, each answer is compared with the true one.
 """
 
 import json
@@ -16,7 +16,7 @@ COLUMNS = "{:<10} {:>6} {:>7}  {:<44} {:<28} {:>6}"
 
 
 def truths(clips):
-    """(clip, question or None for a caption) -> every right answer."""
+    """All right answers: (clip, question or None for a caption) -> answers."""
     known = {}
     for clip in map(json.loads, clips):
         known[clip["file"], None] = clip["captions"]
@@ -25,18 +25,18 @@ def truths(clips):
 
 
 def rows(report, known):
-    """The cells of every answer; a failed input has one row with its error."""
+    """Yields the cells of every answer; a failed input has one row with its error."""
     name = ", ".join(Path(path).name for path in report["input"])
     if report["status"] != "succeeded":
         yield name, "-", "-", f"failed: {report['error']['message']}", "", "-"
         return
     for answer in report["answers"]:
-        asked, said = answer.get("question"), " ".join(answer["text"].split())
-        right = known.get((name, asked))
-        verdict = "" if right is None else "yes" if said in right else f"no: {right[0]}"
+        question, given = answer.get("question"), " ".join(answer["text"].split())
+        right = known.get((name, question))
+        verdict = "" if right is None else "yes" if given in right else f"no: {right[0]}"
         frames = sum(len(times) for times in answer["frame_times"])
         length = f"{answer['end'] - answer['start']:.0f} s"
-        text = (f"{asked} " if asked else "") + (said or "(nothing)")
+        text = (f"{question} " if question else "") + (given or "(nothing)")
         yield name, length, frames, text, verdict, f"{report['timing']['total_s']:.1f} s"
 
 
@@ -49,9 +49,9 @@ def main():
         for name, length, frames, text, verdict, took in rows(report, known):
             answer, truth = textwrap.wrap(text, WIDTH), textwrap.wrap(verdict, 28) or [""]
             for i in range(max(len(answer), len(truth))):
-                here = lambda lines: lines[i] if i < len(lines) else ""
+                cell = lambda lines: lines[i] if i < len(lines) else ""
                 ends = (name, length, frames, took) if i == 0 else ("", "", "", "")
-                print(COLUMNS.format(*ends[:3], here(answer), here(truth), ends[3]).rstrip())
+                print(COLUMNS.format(*ends[:3], cell(answer), cell(truth), ends[3]).rstrip())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs COMMAND with the tests' servers: scripts/with_servers.sh cargo test --workspace -- --include-ignored
 #
-# Starts RabbitMQ, Postgres and S3 concurrently in target/servers/ and passes their addresses to COMMAND as environment
-# variables. At the end it always stops them, and the servers that tests have started there.
+# RabbitMQ, Postgres and S3 start concurrently in target/servers/; COMMAND gets their addresses in its environment. At the end,
+# in any case, the script stops them and the servers that tests started in that folder.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,7 +11,7 @@ shared=(rabbitmq postgres s3)
 starts=()
 command=""
 
-# Applies a verb of server.sh to every server in the folder, concurrently.
+# Runs a command of server.sh for every server in the folder, concurrently.
 all() {
     local folder
     for folder in "$servers"/*/; do
@@ -22,10 +22,10 @@ all() {
 
 # shellcheck disable=SC2329 # the trap calls it
 finish() {
-    # A second Ctrl-C must not interrupt the cleanup.
+    # A second Ctrl-C must not leave servers behind.
     trap '' INT TERM
     [ -z "$command" ] || kill -TERM -- "-$command" 2>/dev/null || true
-    # Running starts end first: a late start would leave a server running.
+    # Wait for running starts: otherwise a server could start after this.
     wait "${starts[@]}" || true
     all stop
 }
@@ -52,8 +52,8 @@ for kind in "${shared[@]}"; do
 done
 set +a
 
-# In the background: a shell that waits for a foreground command handles no signals. With job control: the command has its
-# own process group, which the cleanup can signal as a whole.
+# In the background, because a shell that waits for a foreground command handles no signal; with job control, so that the
+# command has its own process group, which can be terminated as a whole.
 set -m
 "$@" &
 command=$!

@@ -1,9 +1,9 @@
-"""Clips from file to answer: wall time beside the processor time of all stages, spread over the cores.
+"""Clips from file to answer: wall time against the CPU time of all stages divided by the number of cores.
 
     clips.py --ours BINARY --out DIR [--clips N] [--rounds N] [ARGUMENT of `flamingo run` ...]
 
-The clips of samples/spriteworld again and again under other names; visual tokens are not kept, so each is decoded, encoded and
-answered. Processor time is the program's and its decoders'. 1 would be cores that never wait.
+The clips of samples/spriteworld are repeated under other names. The cache of visual tokens is off, so each clip is decoded,
+encoded and answered. CPU time includes the program and its decoders. A ratio of 1 means cores that never wait.
 """
 
 import argparse, json, os, pathlib, resource, shutil, statistics, subprocess, sys, tempfile, time
@@ -46,19 +46,19 @@ def main():
         for n in range(arguments.clips):
             shutil.copy(sources[n % len(sources)], clips / f"{n:04}.mp4")
         rounds = [one_round(arguments.ours, folder, clips, more) for _ in range(arguments.rounds)]
-    ratios = [wall / (processors / cores) for wall, processors in rounds]
+    ratios = [wall / (cpu_s / cores) for wall, cpu_s in rounds]
     rows = "\n".join(
-        f"| {n} | {arguments.clips / wall:.2f} | {wall:.1f} | {processors:.1f} | {ratio:.3f} |"
-        for n, ((wall, processors), ratio) in enumerate(zip(rounds, ratios), 1)
+        f"| {n} | {arguments.clips / wall:.2f} | {wall:.1f} | {cpu_s:.1f} | {ratio:.3f} |"
+        for n, ((wall, cpu_s), ratio) in enumerate(zip(rounds, ratios), 1)
     )
     version = subprocess.run([arguments.ours, "--version"], capture_output=True, text=True).stdout.strip()
     text = (
         f"# Clips from file to answer\n\nMade by `bench/engine/clips.py`: {arguments.clips} clips of samples/spriteworld, captioned by "
-        f"`flamingo run` with flamingo-mini as its settings are, visual tokens not kept{' (' + ' '.join(more) + ')' if more else ''}. "
+        f"`flamingo run` with flamingo-mini and default settings, without the cache of visual tokens{' (' + ' '.join(more) + ')' if more else ''}. "
         f"{cpu()}, load average at the end {os.getloadavg()[0]:.1f}; {version}.\n\nThe ratio is wall "
-        f"time over processor time of all stages (the program and its decoders) spread over the cores: 1 would be cores that "
-        f"never wait, the loading of the model included. Goal: at most 1.15. Median: **{statistics.median(ratios):.3f}**.\n\n"
-        f"| round | clips/s | wall, s | processors, s | ratio |\n|---|---|---|---|---|\n{rows}\n"
+        f"time divided by the CPU time of all stages (the program and its decoders) per core; 1 means cores that never wait, "
+        f"including the loading of the model. Goal: at most 1.15. Median: **{statistics.median(ratios):.3f}**.\n\n"
+        f"| round | clips/s | wall, s | CPU, s | ratio |\n|---|---|---|---|---|\n{rows}\n"
     )
     pathlib.Path(arguments.out, "clips.md").write_text(text)
     print(text)

@@ -1,9 +1,9 @@
-"""Ours and PyTorch on the same shape, one run: rounds interleaved, medians.
+"""Compares flamingo and PyTorch on the same shape in one run: interleaved rounds, medians.
 
     compare.py --ours BINARY --subject "ARGUMENTS" ... --out DIR [--rounds N] [--seconds N] [--device D]
 
-Every subject is a set of arguments of `flamingo bench`; all must have one shape. Ratios are theirs / ours in time, within a
-round, against the first subject: more is better for us.
+A subject is a set of arguments of `flamingo bench`; all subjects must have the same shape. Ratios are times of a contestant
+divided by those of the first subject, within a round: above 1, the first subject is faster.
 """
 
 import argparse, json, os, platform, shlex, statistics, subprocess, sys, tempfile
@@ -22,7 +22,7 @@ def run(command):
 
 
 def one_round(arguments):
-    """Reports by contestant; the peer gets the shape from the first of ours."""
+    """Runs all contestants once; the peer gets the shape from the first subject."""
     common = ["--device", arguments.device, "--seconds", str(arguments.seconds)]
     ours = {s: run([arguments.ours, "bench", *shlex.split(s), *common, "--json"]) for s in arguments.subject}
     first = next(iter(ours.values()))
@@ -36,21 +36,21 @@ def one_round(arguments):
 
 
 def collect(rounds):
-    """(row, batch) -> contestant -> what it got in each round."""
+    """(row, batch) -> contestant -> its result in each round."""
     table = {}
     for ours, theirs in rounds:
         for subject, report in ours.items():
             for row in report["rows"]:
                 table.setdefault((row["row"], row["batch"]), {}).setdefault(f"flamingo {subject}", []).append(row)
         for row in theirs["rows"]:
-            name, _, how = row["row"].partition(", ")
-            contestant = f"torch, {how}" if how else "torch"
+            name, _, mode = row["row"].partition(", ")
+            contestant = f"torch, {mode}" if mode else "torch"
             table.setdefault((name, row["batch"]), {}).setdefault(contestant, []).append(row)
     return table
 
 
 def lines(table):
-    yield "| row | batch | | value | of the floor | time, theirs / ours |"
+    yield "| row | batch | | value | share of the floor | time / time of the first |"
     yield "|---|---|---|---|---|---|"
     for (row, batch), contestants in table.items():
         first = next(iter(contestants.values()))
@@ -91,13 +91,13 @@ def main():
         json.dump([{"ours": o, "theirs": t} for o, t in rounds], file, indent=1)
     with open(os.path.join(arguments.out, "engine.md"), "w") as file:
         file.write(
-            f"# The model beside its floors and beside PyTorch\n\nMade by `bench/engine/run.sh`: `flamingo bench` and "
+            f"# Throughput of each stage, next to its floor and to PyTorch\n\nMade by `bench/engine/run.sh`: `flamingo bench` and "
             f"`bench/engine/peer.py`, the same shape ({report['model']}) with the same number of parameters, on {report['device']}, "
             f"{report['dtype']}, {cpu()}, prompts of {report['prompt_tokens']} tokens. {arguments.rounds} interleaved "
-            f"rounds, medians; load average after each run of ours: {load}. PyTorch computes with dense weights in every row; "
-            f"ratios are against the first of ours.\n\nThe floor of a row is the time of its matrix products at the peak of the "
-            f"machine, {peaks[0]:.1f} GFLOP/s: {peak}; or the time of its bytes at the speed of memory, {peaks[1]:.1f} GB/s, "
-            f"whichever is longer. 1 is the floor.\n\nVersions: flamingo {report['version']}, torch {theirs['torch']}, "
+            f"rounds, medians; load average after each run of flamingo: {load}. PyTorch computes with dense weights in every row; "
+            f"ratios are against the first flamingo configuration.\n\nThe floor of a row is the time of its operations at the peak "
+            f"of the machine, {peaks[0]:.1f} GFLOP/s: {peak}; or the time of its bytes at the memory bandwidth, {peaks[1]:.1f} "
+            f"GB/s, whichever is longer. A share of 1 is the floor.\n\nVersions: flamingo {report['version']}, torch {theirs['torch']}, "
             f"python {platform.python_version()}.\n\n{text}\n"
         )
     print(text)

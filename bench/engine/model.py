@@ -1,7 +1,7 @@
-"""Flamingo in plain PyTorch, of the shape that `flamingo bench --json` reports: the same layers, the same parameters.
+"""Flamingo in plain PyTorch, with the shape, layers and parameters that `flamingo bench --json` reports.
 
-NFNet is timm's. The rest is what an engineer would write: fused attention, a preallocated cache, and, as ours, keys and
-values of a medium made once. Axis letters as in the library: b batch, t frames, s patches, q visual tokens, n new tokens.
+NFNet is timm's. The rest is straightforward PyTorch: fused attention, a preallocated cache and, as in flamingo, keys and values
+of a medium computed once. Axis letters as in the library: b batch, t frames, s patches, q visual tokens, n new tokens.
 """
 
 import torch
@@ -92,7 +92,7 @@ class CrossAttention(nn.Module):
         self.feed_forward = FeedForward(d, c["feed_forward_multiple"])
         self.gates = nn.Parameter(torch.zeros(2))
 
-    def keys_values(self, tokens):
+    def project_kv(self, tokens):
         return [heads(x, self.h).contiguous() for x in self.to_kv(tokens).chunk(2, -1)]
 
     def forward(self, x, media):
@@ -116,11 +116,11 @@ class LlamaLayer(nn.Module):
         self.o = linear(self.h * w, d)
         self.gate, self.up, self.down = linear(d, c["ffn_width"]), linear(d, c["ffn_width"]), linear(c["ffn_width"], d)
 
-    def forward(self, x, cache, positions, turn, mask):
+    def forward(self, x, cache, positions, rotation, mask):
         y = self.norm(x)
-        cache[0].index_copy_(2, positions, rotate(heads(self.k(y), self.h_kv), *turn))
+        cache[0].index_copy_(2, positions, rotate(heads(self.k(y), self.h_kv), *rotation))
         cache[1].index_copy_(2, positions, heads(self.v(y), self.h_kv))
-        q, grouped = rotate(heads(self.q(y), self.h), *turn), self.h != self.h_kv
+        q, grouped = rotate(heads(self.q(y), self.h), *rotation), self.h != self.h_kv
         x = x + self.o(merge(F.scaled_dot_product_attention(q, *cache, attn_mask=mask, enable_gqa=grouped)))
         y = self.post_norm(x)
         return x + self.down(F.silu(self.gate(y)) * self.up(y))
@@ -146,29 +146,29 @@ class Flamingo(nn.Module):
         self.cross_attention = nn.ModuleDict({str(i): CrossAttention(x, l["width"], r["width"]) for i in layers})
         self.language = Language(l)
 
-    def media_keys(self, tokens):  # (b, q, d)
-        return {i: x.keys_values(tokens) for i, x in self.cross_attention.items()}
+    def media_kv(self, tokens):  # (b, q, d)
+        return {i: x.project_kv(tokens) for i, x in self.cross_attention.items()}
 
     def cache(self, b, limit):
         """Keys and values with room for `limit` tokens, at every layer."""
         c, like = self.shape["language"], self.language.embedding.weight
         return [[like.new_zeros(b, c["kv_heads"], limit, c["head_width"]) for _ in "kv"] for _ in range(c["layers"])]
 
-    def turns(self, limit):
+    def rotary(self, limit):
         """Cosines and sines of all positions: (limit, d / 2) each."""
         w, like = self.shape["language"]["head_width"], self.language.embedding.weight
         angles = torch.arange(limit)[:, None] * 1e4 ** -(torch.arange(0, w, 2) / w)
         return [f(angles).to(like.device, like.dtype) for f in (torch.cos, torch.sin)]
 
-    def forward(self, ids, positions, cache, turns, media):
+    def forward(self, ids, positions, cache, rotary, media):
         """ids (b, n) at `positions` (n) -> the likeliest token after the last one: (b)."""
         x = self.language.embedding(ids)
-        turn = [t[positions] for t in turns]
+        rotation = [t[positions] for t in rotary]
         mask = positions[:, None] >= torch.arange(cache[0][0].shape[2], device=ids.device)
         for i, layer in enumerate(self.language.layers):
             if str(i) in media:
                 x = self.cross_attention[str(i)](x, media[str(i)])
-            x = layer(x, cache[i], positions, turn, mask)
+            x = layer(x, cache[i], positions, rotation, mask)
         x = self.language.norm(x[:, -1])
         logits = F.linear(x, self.language.embedding.weight) if self.language.head is None else self.language.head(x)
         return logits.float().log_softmax(-1).argmax(-1)

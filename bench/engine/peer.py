@@ -1,9 +1,9 @@
-"""The model of a `flamingo bench --json` report in PyTorch, measured in the same rows: one JSON object on stdout.
+"""Measures the model of a `flamingo bench --json` report in PyTorch, in the same rows, and prints one JSON object.
 
     peer.py REPORT [--device cuda] [--seconds N] [--eager]
 
-Weights are random and of the report's dtype; the number of parameters of every part must be the report's. Where a compiler
-is there, encoder and decoding are also measured under torch.compile. Needs torch; timm for the encoder.
+Weights are random, in the dtype of the report; the number of parameters of every part must equal that of the report. Where a
+compiler is installed, encoder and decoding are also measured with torch.compile. Needs torch, and timm for the encoder.
 """
 
 import argparse, json, shutil, statistics, sys, time
@@ -12,7 +12,7 @@ import torch
 
 from model import Flamingo, vision
 
-FRAMES, STEPS = 8, 64  # as in workers/cli/src/bench/rows.rs
+FRAMES, STEPS = 8, 64  # as in workers/cli/src/bench/stages.rs
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -41,7 +41,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def measure(self, row, batch, units, unit, run):
-        """As ours: warms up once, then runs until the time is over, three times at least or ten times as long."""
+        """As in flamingo: one warm-up run, then runs until the time is over, at least three unless that takes ten times as long."""
         run()
         self.sync()
         begin, seconds = time.perf_counter(), []
@@ -58,19 +58,19 @@ class Bench:
         print(f"{row} {batch}: {value:.2f} {unit}", file=sys.stderr)
 
     def both(self, row, module, measure, **options):
-        """In eager mode, then compiled."""
+        """Measures in eager mode, then compiled."""
         measure(row, module)
         if self.compile:
             try:
                 measure(f"{row}, compiled", torch.compile(module, dynamic=False, **options))
-            except Exception as error:  # whatever a compiler says
+            except Exception as error:  # compilers raise errors of any type
                 note(f"{row} cannot be compiled: {str(error).splitlines()[0]}")
 
     def encoder(self):
         try:
             net = vision(self.report["shape"]["vision"])
         except ImportError:
-            return note("the encoder is left out: timm is not installed")
+            return note("the encoder is skipped: timm is not installed")
         check(self.report, "vision", net)
         net = net.to(**self.to).eval()
         size = self.report["shape"]["vision"]["size"]
@@ -93,16 +93,16 @@ class Bench:
         for b in self.batches("prefill"):
             self.prefill(model, b)
         for b in self.batches("decode"):
-            # On a GPU this records the step as one graph of kernels.
+            # On a GPU, this mode records the step as one CUDA graph.
             mode = "default" if self.to["device"] == "cpu" else "reduce-overhead"
             self.both("decode", model, lambda row, f: self.decode(row, model, f, b), mode=mode)
 
     def start(self, model, b, limit):
-        """Prompts, a medium for each, an empty cache, and the rotations of all positions."""
+        """Prompts with one medium each, an empty cache, and the rotary embeddings of all positions."""
         r, n = self.report["shape"]["resampler"], self.report["prompt_tokens"]
         ids = torch.arange(b * n, device=self.to["device"]).view(b, n) * 37 % self.report["shape"]["language"]["vocabulary"]
-        media = model.media_keys(torch.rand(b, r["latents"], r["width"], **self.to))
-        return ids, torch.arange(n, device=ids.device), model.cache(b, limit), model.turns(limit), media
+        media = model.media_kv(torch.rand(b, r["latents"], r["width"], **self.to))
+        return ids, torch.arange(n, device=ids.device), model.cache(b, limit), model.rotary(limit), media
 
     def prefill(self, model, b):
         n = self.report["prompt_tokens"]
@@ -111,13 +111,13 @@ class Bench:
 
     def decode(self, row, model, step, b):
         n = self.report["prompt_tokens"]
-        ids, positions, cache, turns, media = self.start(model, b, n + STEPS)
-        state = dict(ids=model(ids, positions, cache, turns, media), past=n)
+        ids, positions, cache, rotary, media = self.start(model, b, n + STEPS)
+        state = dict(ids=model(ids, positions, cache, rotary, media), past=n)
 
         def run():
             position = torch.tensor([state["past"]], device=ids.device)
-            state["ids"] = step(state["ids"][:, None], position, cache, turns, media).clone()
-            state["ids"].tolist()  # the host reads every token, as ours does
+            state["ids"] = step(state["ids"][:, None], position, cache, rotary, media).clone()
+            state["ids"].tolist()  # the host reads every token, as in flamingo
             state["past"] = n + (state["past"] + 1 - n) % STEPS
 
         self.measure(row, b, b, "tokens/s", run)

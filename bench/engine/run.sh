@@ -1,8 +1,9 @@
 #!/bin/sh
-# Our engine and PyTorch on the same shape; results in bench/results/engine.md and engine.json. On the CPU first 200 clips from
-# file to answer: bench/results/clips.md.
-# `bench/engine/run.sh [--device cuda]`. ROUNDS and SECONDS_PER_ROW say how much, SUBJECTS (a line each) what: arguments of
-# `flamingo bench`, all of one shape. PYTHON names an interpreter that has requirements.txt; without it a venv is made in target/.
+# Measures our engine and PyTorch on the same shape: bench/results/engine.md and engine.json. On the CPU it first measures 200
+# clips from file to answer: bench/results/clips.md.
+# `bench/engine/run.sh [--device cuda]`. ROUNDS and SECONDS_PER_ROW set the amount; SUBJECTS has one line of arguments of
+# `flamingo bench` per measured configuration, all of one shape. PYTHON names an interpreter with requirements.txt installed;
+# without it, the script creates a venv in target/.
 set -eu
 cd "$(dirname "$0")/../.."
 device=cpu features=

@@ -1,4 +1,4 @@
-//! What the machinery costs per item: jobs whose items do nothing but leave a report, through queue, ledger and store.
+//! Overhead per item: a job whose items only write a report, through queue, ledger and store.
 //!
 //! `bench-service ITEMS SLOTS` prints one JSON object for the backends that the usual variables name
 //! (`FLAMINGO__QUEUE__URL` and so on).
@@ -8,30 +8,32 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
-use jobs::job::{ItemEnd, NewItem, NewJob, now};
+use jobs::job::{NewItem, NewJob};
 use jobs::ledger::{ItemClaim, JobRecord};
 use jobs::queue::{Event, Lane, Message};
+use jobs::state::ItemEnd;
 use jobs::store::{Put, Store, StoreError};
+use jobs::time::now;
 use jobs::trace::TraceContext;
 use jobs::worker::{
-    EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Step, Stop, Trouble, Worker,
+    EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Step, Stop, Trouble, Worker,
 };
 use jobs::{Failure, ItemId, JobId};
 use video_worker::settings;
 use video_worker::start::Backends;
 
-/// As large as the report of a short video.
+/// Bytes of a report, as large as that of a short video.
 const REPORT: usize = 1500;
 
-/// A service whose items are done at once.
+/// Service whose items finish immediately.
 struct Trivial {
     store: Store,
     items: usize,
 }
 
-struct Unwatched;
+struct NoObserver;
 
-impl Observer for Unwatched {
+impl Observer for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
 }
 
@@ -44,7 +46,7 @@ fn key(claim: &ItemClaim) -> String {
 }
 
 fn refused(error: impl std::fmt::Display) -> Refusal {
-    Refusal::Hopeless(Failure::new("malformed_message", error.to_string()))
+    Refusal::Permanent(Failure::new("malformed_message", error.to_string()))
 }
 
 fn event(topic: &str) -> Event {
@@ -58,11 +60,11 @@ impl Service for Trivial {
     const JOB_KIND: &'static str = "bench.job/1";
     const ITEM_KIND: &'static str = "bench.item/1";
 
-    fn job(&self, message: &Message) -> Result<NewJob, Refusal> {
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
         Ok(new_job(JobId::try_from(message.id.clone()).map_err(refused)?))
     }
 
-    fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
+    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
         serde_json::from_slice(&message.body).map_err(refused)
     }
 
@@ -75,7 +77,7 @@ impl Service for Trivial {
         Ok(Page { items: (0..self.items).map(item).collect(), next: None })
     }
 
-    async fn written(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+    async fn find_report(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
         let found = self.store.head(&key(claim)).await.map_err(trouble)?;
         Ok(found.map(|_| ItemEnd::Succeeded))
     }
@@ -84,7 +86,7 @@ impl Service for Trivial {
         false
     }
 
-    async fn run(&self, _: &ItemClaim, _: &Running) -> Outcome<Vec<u8>> {
+    async fn run(&self, _: &ItemClaim, _: &RunContext) -> Outcome<Vec<u8>> {
         Outcome::Done(vec![b'x'; REPORT])
     }
 
@@ -100,11 +102,11 @@ impl Service for Trivial {
         self.store.put_new(&manifest, "{}".into()).await.map(drop).map_err(trouble)
     }
 
-    fn ended(&self, _: &EndedJob) -> Event {
+    fn end_event(&self, _: &EndedJob) -> Event {
         event("job.ended")
     }
 
-    fn refused(&self, _: &Message, _: &Failure) -> Event {
+    fn refusal_event(&self, _: &Message, _: &Failure) -> Event {
         event("job.refused")
     }
 }
@@ -137,7 +139,7 @@ async fn main() -> Result<()> {
     backends.ledger.migrate().await?;
     backends.wait(&settings).await?;
 
-    let id = JobId::mint();
+    let id = JobId::generate();
     let job = new_job(id.clone());
     backends.ledger.accept(&job, now()).await?;
     let message = Message::new(id.to_string(), Trivial::JOB_KIND, job.message);
@@ -145,13 +147,13 @@ async fn main() -> Result<()> {
 
     let stop = Stop::default();
     let mut worker_settings = settings.worker("bench".into());
-    worker_settings.items = slots;
+    worker_settings.slots = slots;
     let worker = Worker {
         service: Arc::new(Trivial { store: backends.store.clone(), items }),
         queue: backends.queue.clone(),
         ledger: backends.ledger.clone(),
         settings: worker_settings,
-        observer: Arc::new(Unwatched),
+        observer: Arc::new(NoObserver),
         stop: stop.clone(),
     };
     let start = Instant::now();

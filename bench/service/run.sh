@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What the machinery of the service costs per item, for three sets of backends; results in bench/results/service.md.
-# Starts the tests' servers itself (`make servers` installs them). ROUNDS and ITEMS say how much.
+# Measures the overhead of the job machinery per item, for three sets of backends; results in bench/results/service.md.
+# Starts the servers of the tests (`make servers` installs them). ROUNDS and ITEMS set the amount.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 [ "${1:-}" = inside ] || {

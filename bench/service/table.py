@@ -14,18 +14,18 @@ for line in sys.stdin:
     name = f"{run['queue']}, {run['database']}, {run['store']}"
     runs.setdefault((name, run["slots"], run["items"]), []).append(run)
 
-print("# What the machinery costs per item\n")
+print("# Overhead of the job machinery per item\n")
 print(
-    "Made by `bench/service/run.sh`: one job whose items do nothing but leave a report of 1500 bytes. Queue, database and store "
-    "as named; servers are private ones on the same machine (RabbitMQ with a quorum queue, Postgres with fsync off, "
-    f"SeaweedFS). Medians; {cpu()}, load average {os.getloadavg()[0]:.1f} at the end. From the start of the worker to the "
-    "end of the job: listing, entering and sending the items included. Goal with servers: at least 200 items/s, and less "
-    "than 10 ms for an item.\n"
+    "Made by `bench/service/run.sh`: one job whose items only write a report of 1500 bytes. The table names queue, database and "
+    "store; servers are private instances on the same machine (RabbitMQ with a quorum queue, Postgres with fsync off, "
+    f"SeaweedFS). Medians; {cpu()}, load average {os.getloadavg()[0]:.1f} at the end. The time is from the start of the worker "
+    "to the end of the job, including listing, storing and sending the items. Goal with servers: at least 200 items/s, and "
+    "less than 10 ms per item.\n"
 )
 print("| queue, database, store | in flight | items | rounds | items/s | ms per item | all rounds, items/s |")
 print("|---|---|---|---|---|---|---|")
-for (name, slots, items), of in runs.items():
-    rates = [run["items_per_s"] for run in of]
+for (name, slots, items), group in runs.items():
+    rates = [run["items_per_s"] for run in group]
     median = statistics.median(rates)
     spread = ", ".join(f"{rate:.0f}" for rate in rates)
-    print(f"| {name} | {slots} | {items} | {len(of)} | {median:.0f} | {1000 / median:.2f} | {spread} |")
+    print(f"| {name} | {slots} | {items} | {len(group)} | {median:.0f} | {1000 / median:.2f} | {spread} |")

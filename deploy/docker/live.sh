@@ -1,5 +1,5 @@
 #!/bin/bash
-# Does the worker live? For HEALTHCHECK, in an image without curl: bash opens the connection itself.
+# Liveness check for HEALTHCHECK. The image has no curl, so bash opens the connection.
 set -euo pipefail
 address=${1:-127.0.0.1:9464}
 exec 3<>"/dev/tcp/${address%:*}/${address##*:}"

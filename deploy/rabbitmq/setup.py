@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Gives a broker what the workers need: users, their rights, exchanges, queues and bindings.
+"""Configures a broker for the workers: users, permissions, exchanges, queues and bindings.
 
     RABBITMQ_API=http://broker:15672 RABBITMQ_ADMIN_USER=... RABBITMQ_ADMIN_PASSWORD=... \\
     RABBITMQ_WORKER_PASSWORD=... RABBITMQ_SUBMITTER_PASSWORD=... RABBITMQ_SCALER_PASSWORD=... setup.py [definitions.json]
 
-Run again it changes nothing, except passwords that are others now: that is how they rotate. It uses the management API
-because a managed broker has no rabbitmqctl, and Python without packages because every image of it can run this file.
+A second run changes nothing but changed passwords: rotate passwords that way. The script uses the management API, because a
+managed broker has no rabbitmqctl, and Python without packages, because every Python image can run it.
 """
 
 import base64
@@ -17,7 +17,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-# Tags: `management` lets KEDA ask for the length of queues, and only in a vhost where the user has a permission.
+# Tags: `management` lets KEDA read the length of queues, and only in a vhost where the user has a permission.
 USERS = {"flamingo-worker": "", "flamingo-submitter": "", "flamingo-scaler": "management"}
 
 
@@ -40,16 +40,16 @@ def call(method, path, body):
         },
     )
     try:
-        # A proxy of the environment is for the outside world, not for a neighbour.
+        # Ignore a proxy of the environment: the broker is on the local network.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         return opener.open(request, timeout=30).read()
     except urllib.error.HTTPError as error:
-        # The broker's sentence names the queue whose arguments differ.
+        # The broker's error names the queue with different arguments.
         sys.exit(f"setup.py: {method} {path}: {error.code} {error.read().decode(errors='replace')}")
 
 
 def wait():
-    """The API opens some seconds after the broker itself."""
+    """Waits for the API, which starts some seconds after the broker."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -61,17 +61,17 @@ def wait():
 
 
 def main():
-    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "definitions.json")
-    with open(sys.argv[1] if len(sys.argv) > 1 else beside, encoding="utf-8") as file:
+    default = os.path.join(os.path.dirname(os.path.abspath(__file__)), "definitions.json")
+    with open(sys.argv[1] if len(sys.argv) > 1 else default, encoding="utf-8") as file:
         definitions = json.load(file)
     wait()
     # Before the definitions: a permission for a user that does not exist is refused.
     for user, tags in USERS.items():
         part = user.removeprefix("flamingo-").upper()
         password = variable(f"RABBITMQ_{part}_PASSWORD")
-        # Passwords stand in URLs, and KEDA does not decode what is escaped there.
+        # Passwords become part of URLs, and KEDA does not decode escapes in them.
         if not (password.isascii() and password.isalnum()):
-            sys.exit(f"setup.py: RABBITMQ_{part}_PASSWORD may have letters and digits only")
+            sys.exit(f"setup.py: RABBITMQ_{part}_PASSWORD may contain letters and digits only")
         call("PUT", f"/api/users/{urllib.parse.quote(user)}", {"password": password, "tags": tags})
     call("POST", "/api/definitions", definitions)
     print(f"{len(USERS)} users, {len(definitions['queues'])} queues, {len(definitions['exchanges'])} exchanges")

@@ -1,6 +1,6 @@
-"""Archives that stand for NVIDIA's libraries when a program is linked where there are none; see `library.c`.
+"""Makes archives that replace NVIDIA's libraries for linking on a machine without them; see `library.c`.
 
-usage: libraries.py CUDARC OUT    (CUDARC: the sources of the crate, whose bindings say what functions there are)
+usage: libraries.py CUDARC OUT    (CUDARC: the sources of the crate, whose bindings list the functions)
 """
 
 import pathlib
@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-# Archive: the module of cudarc, the file names, and the library's own status for "not there".
+# Archive: the module of cudarc, the file names, and the library's own status for "not available".
 LIBRARIES = {
     "cuda": ("driver", ["libcuda.so.1", "libcuda.so"], 100),  # CUDA_ERROR_NO_DEVICE
     "nvrtc": ("nvrtc", ["libnvrtc.so.13", "libnvrtc.so"], 11),  # NVRTC_ERROR_INTERNAL_ERROR
@@ -21,7 +21,7 @@ FUNCTION = re.compile(r'extern "C" \{\s*fn (\w+)\([^;]*?\)\s*(?:->\s*([^;]+?))?\
 
 
 def kind(returns: str) -> str:
-    """What a function gives back when the library is missing."""
+    """The value that a function returns when the library is missing."""
     if "c_char" in returns:
         return "text"
     return "number" if "usize" in returns else "status"

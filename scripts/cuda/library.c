@@ -1,8 +1,8 @@
-// One of NVIDIA's libraries for the linker, on a machine that has none: every function of the library, each of which
-// finds the real one when it is first called. So the program needs no NVIDIA library to start, and without one each
-// function answers in the library's own words that there is nothing. `libraries.py` gives:
+// Replaces one of NVIDIA's libraries for linking on a machine without it. It defines every function of the library; a function
+// looks up the real one at its first call. So the program starts without NVIDIA libraries, and without the real library each
+// function returns the library's own error status. `libraries.py` defines:
 //
-//   NAMES      the file names to look for, best first
+//   NAMES      the file names to search for, best first
 //   MISSING    what a function that returns a status returns without the library
 //   FUNCTIONS  a file with one FUNCTION(number, name, kind) per function; kind: status, text or number
 #include <dlfcn.h>
@@ -30,7 +30,7 @@ static void open_library(void) {
         library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
 }
 
-// Where each function is, once it was called. Two threads that find one at the same time write the same.
+// Address of each function after its first call. Two threads that look one up at the same time store the same address.
 __attribute__((used)) static void *found[sizeof functions / sizeof *functions];
 
 __attribute__((used)) static void *find(unsigned at) {
@@ -42,7 +42,7 @@ __attribute__((used)) static void *find(unsigned at) {
     return real;
 }
 
-// A function here knows neither number nor types of its arguments: it jumps, and leaves registers and stack as they are.
+// A function here does not know the number and types of its arguments: it jumps, and leaves registers and stack unchanged.
 #define FUNCTION(at, name, kind)                \
     asm(".globl " #name "\n"                    \
         ".type " #name ", @function\n"          \
@@ -55,7 +55,7 @@ __attribute__((used)) static void *find(unsigned at) {
         "  jmp find_first\n");
 #include FUNCTIONS
 
-// The first call: every register that may hold an argument is kept while `find` runs, with the stack aligned to 16.
+// First call: saves every register that may hold an argument while `find` runs, with the stack aligned to 16 bytes.
 asm("find_first:\n"
     "  pushq %rbp\n"
     "  movq %rsp, %rbp\n"

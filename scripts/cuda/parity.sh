@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the parity suite for CUDA into target/cuda/parity.tar, with its goldens and models: a machine with a GPU needs
-# nothing else but NVIDIA's libraries. Variables as in build.sh.
+# Packs the parity suite for CUDA into target/cuda/parity.tar, with its goldens and models. A machine with a GPU then needs only
+# NVIDIA's libraries. Variables as in build.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,9 +1,9 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# RabbitMQ for scripts/server.sh, from the Debian package; it does not use the daemon of the package.
+# RabbitMQ for scripts/server.sh, from the Debian package; its own daemon is not touched.
 #
-#   RABBITMQ_CONSUMER_TIMEOUT_MS   how long a consumer may hold a message, checked once a second; default 30 minutes
-#   RABBITMQ_MANAGEMENT=1          with the HTTP API
-#   RABBITMQ_CONF=FILE             with the settings of a rabbitmq.conf too; ours take precedence
+#   RABBITMQ_CONSUMER_TIMEOUT_MS   maximum time for which a consumer may hold a message, checked once a second; default 30 minutes
+#   RABBITMQ_MANAGEMENT=1          enables the HTTP API
+#   RABBITMQ_CONF=FILE             adds the settings of a rabbitmq.conf; ours override them
 
 run_as=rabbitmq
 n_ports=4
@@ -16,10 +16,10 @@ prepare() {
 
 configuration() {
     local timeout=""
-    # RabbitMQ checks once a minute, too rarely for a test.
+    # RabbitMQ checks once a minute by default, too rarely for a test.
     [ -z "${RABBITMQ_CONSUMER_TIMEOUT_MS:-}" ] ||
         timeout="{consumer_timeout, $RABBITMQ_CONSUMER_TIMEOUT_MS}, {channel_tick_interval, 1000},"
-    # The alarms block publishers; a small machine must not raise them.
+    # Alarms block publishers; a small machine must not raise them.
     cat <<ERLANG
 [
   {rabbit, [
@@ -34,13 +34,12 @@ ERLANG
 }
 
 command() {
-    # Written at each start, because a restart may set another timeout. In Erlang syntax, which needs no second file for
-    # the interval and is parsed faster.
+    # Written at each start, because a restart may use another timeout. Erlang's own syntax needs no second file for the
+    # interval, and loads faster.
     configuration >"$state/rabbitmq.config"
     local main="$state/rabbitmq.config" over="$state/none"
     if [ -n "${RABBITMQ_CONF:-}" ]; then
-        # A copy, because the user of the server may not read the file itself. The second file, in Erlang syntax, takes
-        # precedence.
+        # A copy, because the server's user may have no access to the file. The file in Erlang's syntax overrides it.
         main="$state/main.conf" over="$state/rabbitmq.config"
         install -m 644 "$RABBITMQ_CONF" "$main"
     fi
@@ -48,13 +47,13 @@ command() {
     : >"$state/rabbitmq-env.conf"
     local password=${FLAMINGO_TEST_AMQP#*flamingo:}
     local erlang=(
-        # Idle schedulers must not spin: they would use processor time of the tests.
+        # Idle schedulers must not spin: that takes CPU time from the tests.
         +S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none
         -kernel inet_dist_use_interface '{127,0,0,1}'
     )
     run=(
         env
-        # Without it, RabbitMQ would read /etc/rabbitmq/rabbitmq-env.conf.
+        # Otherwise /etc/rabbitmq/rabbitmq-env.conf applies.
         "RABBITMQ_CONF_ENV_FILE=$state/rabbitmq-env.conf"
         "RABBITMQ_CONFIG_FILE=$main"
         "RABBITMQ_ADVANCED_CONFIG_FILE=$over"
@@ -62,7 +61,7 @@ command() {
         "RABBITMQ_MNESIA_BASE=$state/mnesia"
         "RABBITMQ_LOG_BASE=$state"
         RABBITMQ_LOGS=-
-        # Own node name, cookie (in HOME), epmd and distribution port: several brokers can run at the same time.
+        # Own node name, cookie (in HOME), epmd and port between nodes: so several nodes can run concurrently.
         "HOME=$state"
         "RABBITMQ_NODENAME=flamingo-${ports[0]}@localhost"
         "RABBITMQ_DIST_PORT=${ports[1]}"
@@ -72,15 +71,15 @@ command() {
         # In the environment, so that no file holds the password.
         RABBITMQ_DEFAULT_USER=flamingo
         "RABBITMQ_DEFAULT_PASS=${password%@*}"
-        # The start script executes the server instead of supervising it: our pid is the server's.
+        # The start script replaces itself by the server instead of supervising it, so signals to its pid reach the server.
         detached=1
         # Not the command of that name in /usr/sbin, which writes its log to /var/log.
         /usr/lib/rabbitmq/bin/rabbitmq-server
     )
 }
 
-# Listeners open when the node is ready. It answers a client's header with its first frame, of type 1.
-answers() {
+# The listener opens when the node is ready. It answers a client's protocol header with its first frame, of type 1.
+is_ready() {
     local first
     exec 3<>"/dev/tcp/127.0.0.1/${ports[0]}" || return 1
     printf 'AMQP\0\0\11\1' >&3
@@ -90,7 +89,7 @@ answers() {
     return $status
 }
 
-# Erlang leaves its port mapper running.
-after() {
+# Erlang leaves its port mapper (epmd) running.
+cleanup() {
     ERL_EPMD_PORT=${ports[2]} epmd -kill >/dev/null 2>&1 || true
 }

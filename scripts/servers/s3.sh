@@ -1,10 +1,10 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# SeaweedFS, which speaks S3, for scripts/server.sh: `weed` from .venv.
+# SeaweedFS, an S3 server, for scripts/server.sh: `weed` from .venv.
 
 # No other user: the program may be in a folder that only the caller can read.
 run_as=""
 n_ports=8
-# On other signals it waits 15 s for internal streams that never end. The kernel has all writes.
+# A graceful stop waits 15 s for streams between its own parts, which never end. Written data are in the kernel.
 stop_signal=KILL
 
 prepare() {
@@ -20,9 +20,9 @@ ENV
 
 command() {
     run=(
-        # The keys from the environment are the administrator's: no file holds them.
+        # The keys of the administrator come from the environment, so no file holds them.
         env "AWS_ACCESS_KEY_ID=$AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY=$AWS_SECRET_ACCESS_KEY"
-        # The first object of a bucket makes this many volumes, else seven.
+        # Number of volumes that the first object of a bucket creates; the default is seven.
         WEED_MASTER_VOLUME_GROWTH_COPY_1=1
         "$scripts/../.venv/bin/weed" -logtostderr server
         -ip=127.0.0.1 -ip.bind=127.0.0.1 "-dir=$state"
@@ -30,22 +30,22 @@ command() {
         "-volume.port=${ports[2]}" "-volume.port.grpc=${ports[3]}"
         "-filer.port=${ports[4]}" "-filer.port.grpc=${ports[5]}"
         -s3 "-s3.port=${ports[6]}" "-s3.port.grpc=${ports[7]}"
-        # Two more listeners, which would use the ports 8181 and 9101.
+        # Turn off two services that would listen on 8181 and 9101.
         -s3.port.iceberg=0 -s3.port.lance=0
-        # Else in /tmp. Relative to the state, where the server starts: a whole path may be too long for a socket.
+        # By default in /tmp. Relative to the state folder, in which the server starts: a full path may be too long for a socket.
         -filer.localSocket=filer.sock -s3.localSocket=s3.sock
-        # Telemetry is on by default.
+        # Turn off telemetry, which is on by default.
         -master.telemetry=false
-        # Small volumes, as many as the disk has room for; nothing is allocated before it is used.
+        # Small volumes, as many as the disk has space for; space is allocated on use.
         -volume.max=0 -master.volumeSizeLimitMB=64 -volume.minFreeSpace=100MiB
-        # There are no other masters to elect.
+        # A single master needs no long election.
         -master.electionTimeout=1s
     )
 }
 
-# Writes one object through the filer, where buckets are folders: this makes the bucket and a volume. S3 knows the bucket
-# once it answers a request without a key with 403 instead of 404.
-answers() {
+# Writes one object through the filer, where buckets are folders, so that bucket and volume exist. S3 is ready when it answers
+# an anonymous request for the bucket with 403 (key required) and no longer with "no such bucket".
+is_ready() {
     python3 - "${ports[4]}" "${ports[6]}" <<'PYTHON'
 import sys, urllib.error, urllib.request
 filer, s3 = (f"http://127.0.0.1:{port}" for port in sys.argv[1:])
@@ -59,4 +59,4 @@ sys.exit(1)
 PYTHON
 }
 
-after() { :; }
+cleanup() { :; }

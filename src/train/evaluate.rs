@@ -95,7 +95,7 @@ const NEW_WORD: &str = "new word";
 /// `on_clip` after each clip.
 ///
 /// # Errors
-/// As [`Pipeline::look`] and [`Pipeline::ask`].
+/// As [`Pipeline::encode`] and [`Pipeline::ask`].
 pub fn evaluate(
     pipeline: &Pipeline,
     world: &World,
@@ -117,7 +117,7 @@ pub fn evaluate(
 /// clip. The likelier word counts as the answer. Calls `on_episode` after each episode.
 ///
 /// # Errors
-/// As [`Pipeline::look`] and [`Pipeline::score`].
+/// As [`Pipeline::encode`] and [`Pipeline::score`].
 pub fn evaluate_naming(
     pipeline: &Pipeline,
     world: &World,

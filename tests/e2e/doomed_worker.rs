@@ -1,5 +1,5 @@
-//! A worker like `flamingo work`, which kills itself as `kill -9` does right after the step of its loop that `DIE_AFTER`
-//! names. The program that people run has no such door.
+//! Worker like `flamingo work` that kills itself with `kill -9` right after the step that `CRASH_AFTER` names. The released
+//! program has no such option.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,21 +13,21 @@ use video_worker::service::Watcher;
 use video_worker::settings;
 use video_worker::start::{Backends, worker};
 
-struct DieAfter(String);
+struct CrashAfter(String);
 
-impl Observer for DieAfter {
+impl Observer for CrashAfter {
     fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>) {
         let step = format!("{step:?}");
         eprintln!("{step} {job:?} {item:?}");
         if step.starts_with(&self.0) {
-            eprintln!("dies after {}", self.0);
+            eprintln!("crashes after {}", self.0);
             let killed = Command::new("kill").args(["-9", &std::process::id().to_string()]).status();
-            panic!("still alive: {killed:?}");
+            panic!("kill failed: {killed:?}");
         }
     }
 }
 
-impl Watcher for DieAfter {}
+impl Watcher for CrashAfter {}
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
@@ -39,7 +39,7 @@ async fn main() {
     let backends = Backends::open(&settings).await.unwrap();
     backends.wait(&settings).await.unwrap();
     let pipeline = Pipeline::load(Path::new(&variable("FLAMINGO_MODEL")), Device::Cpu).unwrap();
-    let observer = Arc::new(DieAfter(variable("DIE_AFTER")));
+    let observer = Arc::new(CrashAfter(variable("CRASH_AFTER")));
     let decoder = PathBuf::from(variable("DECODER"));
     let worker = worker(&settings, &backends, pipeline, decoder, observer, Stop::default()).unwrap();
     worker.run().await.unwrap();

@@ -122,7 +122,7 @@ fn a_worker_with_a_full_disk_exits_and_another_answers() {
     full.wait_for_log("at work");
     world.submit(&[world.job("moved", json!({}))]).exits(0);
     assert_eq!(full.wait(), Some(1), "{}", full.log());
-    let said = format!("this worker cannot go on: {folder}: a fetched video cannot be kept here: ");
+    let said = format!("this worker cannot continue: {folder}: a fetched video cannot be kept here: ");
     assert!(full.log().contains(&said), "{}", full.log());
     let shown = world.show("moved");
     let item = &shown["items"][0];

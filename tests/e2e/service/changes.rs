@@ -73,7 +73,7 @@ fn cancelling_stops_a_job_and_retry_does_the_rest() {
     let nothing = world.flamingo(&["jobs", "retry", "long.retry"]).exits(1);
     assert!(nothing.err.contains("nothing failed"), "{nothing:?}");
     let twice = world.flamingo(&["jobs", "retry", "long"]).exits(1);
-    assert!(twice.err.contains("long.retry: was begun before and is succeeded"), "{twice:?}");
+    assert!(twice.err.contains("long.retry: exists already and is succeeded"), "{twice:?}");
 }
 
 #[test]
@@ -103,8 +103,8 @@ fn jobs_start_at_not_before_and_expire_at_their_deadline() {
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
     let at = |seconds: f64| {
-        let millis = jobs::job::now() + (seconds * 1000.0) as i64;
-        jobs::job::timestamp(millis)
+        let millis = jobs::time::now() + (seconds * 1000.0) as i64;
+        jobs::time::timestamp(millis)
     };
     let mut late = slow(&world, "late", 0.1);
     late["deadline"] = json!(at(8.0));
@@ -154,7 +154,7 @@ fn dead_letters_are_listed_redriven_and_dropped() {
     wait("both dead letters", || (listed().len() == 2).then_some(()));
     let refused = worker.logged("malformed_message");
     let sent = world.flamingo(&["jobs", "dead", "redrive", "strange"]).exits(0);
-    assert_eq!(sent.out, "strange  sent once more\n");
+    assert_eq!(sent.out, "strange  sent again\n");
     wait("the second refusal", || (worker.logged("malformed_message") > refused).then_some(()));
     wait("the dead letter", || (listed().len() == 2).then_some(()));
     world.flamingo(&["jobs", "dead", "drop", "--all"]).exits(0);

@@ -22,7 +22,7 @@ const STEPS: [&str; 13] = [
     "Acknowledged",
     "ResultsGathered",
     "Finished",
-    "Announced",
+    "EventPublished",
 ];
 
 #[test]
@@ -50,10 +50,10 @@ fn killed_after(steps: &[&str]) {
         let broker = Broker::of(&world);
         broker.subscribe(&events, Some("job.*"));
         let mut doomed = Command::new(binary().with_file_name("doomed-worker"));
-        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("DIE_AFTER", step);
+        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
         let mut doomed = world.spawn("doomed", &mut doomed);
         assert_eq!(doomed.wait(), None, "the worker did not die after {step}: {}", doomed.log());
-        assert!(doomed.log().contains(&format!("dies after {step}")), "{}", doomed.log());
+        assert!(doomed.log().contains(&format!("crashes after {step}")), "{}", doomed.log());
 
         let second = world.worker("second");
         world.check_whole(&id, "succeeded", 3, 0);
@@ -65,7 +65,7 @@ fn killed_after(steps: &[&str]) {
             "a lost worker counts as an attempt after {step}: {attempts:?}"
         );
         // A worker that dies between sending an event and marking it as published causes a second event.
-        let times = if *step == "Announced" { 2 } else { 1 };
+        let times = if *step == "EventPublished" { 2 } else { 1 };
         for _ in 0..times {
             assert_eq!(broker.take(&events).json()["job_id"], id.as_str(), "after {step}");
         }

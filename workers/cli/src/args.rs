@@ -1,9 +1,8 @@
-//! Options that mean the same in every subcommand.
+//! Options that have the same meaning in every subcommand.
 
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use candle_core::utils::cuda_is_available;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
@@ -13,46 +12,46 @@ use flamingo::generate::{Generation, Strategy};
 use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
 
-/// A command that means nothing, whatever its inputs are.
-#[derive(Debug)]
-pub struct BadUse(pub String);
+use crate::process::fix_thread_count;
 
-impl std::fmt::Display for BadUse {
+/// A wrong command line or setting. The command ends with exit status 2 before it does any work.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl std::fmt::Display for UsageError {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for BadUse {}
+impl std::error::Error for UsageError {}
 
-/// Where the project keeps its own model.
+/// The model of this repository.
 const DEFAULT_MODEL: &str = "models/flamingo-mini";
-/// What candle and rayon take their number of threads from.
-const THREADS: &str = "RAYON_NUM_THREADS";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model directory; `flamingo model init` makes an untrained one.
+    /// Model directory; `flamingo model init` creates an untrained one.
     #[arg(long, env = "FLAMINGO_MODEL", default_value = DEFAULT_MODEL, value_name = "DIR")]
     pub model: PathBuf,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Numbers that the model computes in.
+    /// Number format of the computation.
     #[arg(long, default_value = "f32", value_enum)]
     pub dtype: DTypeName,
-    /// What to do with quantised matrices: run them as they are, or dequantise them at load.
+    /// Quantised matrices: `keep` them quantised, or `none` to dequantise them at load.
     #[arg(long, default_value = "keep", value_enum)]
     pub quantize: QuantizeName,
 }
 
-/// What the tensors are computed on.
+/// Device and threads of the model.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "cpu", value_parser = parse_device)]
     pub device: DeviceName,
-    /// Threads of the model; by default one per core.
+    /// Threads of the model [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub threads: Option<u16>,
 }
@@ -76,6 +75,10 @@ pub enum QuantizeName {
     None,
 }
 
+/// Parses `cpu`, `cuda` or `cuda:N`.
+///
+/// # Errors
+/// The text is none of them.
 pub fn parse_device(text: &str) -> Result<DeviceName, String> {
     match text.split_once(':') {
         None if text == "cpu" => Ok(DeviceName::Cpu),
@@ -87,38 +90,51 @@ pub fn parse_device(text: &str) -> Result<DeviceName, String> {
     }
 }
 
-/// What is to be said of a model that cannot see.
-pub const BLIND: &str =
-    "this model is untrained: its gates are closed, so it answers without seeing the video";
+/// Note about a model whose gates are closed.
+pub const GATES_CLOSED: &str =
+    "this model is untrained: its gates are closed, so its answers do not depend on the video";
 
 impl ModelArgs {
+    /// Loads the model.
+    ///
+    /// # Errors
+    /// [`UsageError`]: there is no such directory or device. Else as [`Pipeline::load_with`].
     pub fn load(&self) -> anyhow::Result<Pipeline> {
-        self.device.settle_threads()?;
+        self.device.fix_threads()?;
         self.check_directory()?;
         Ok(Pipeline::load_with(&self.model, self.options()?)?)
     }
 
+    /// Checks that the model directory exists.
+    ///
     /// # Errors
-    /// [`BadUse`]: there is no such directory.
+    /// [`UsageError`]: there is no such directory.
     pub fn check_directory(&self) -> anyhow::Result<()> {
         if !self.model.is_dir() {
             let model = self.model.display();
-            bail!(BadUse(format!(
-                "{model}: no such model directory; name one with --model, or make an untrained one with `flamingo model init`"
+            bail!(UsageError(format!(
+                "{model}: no such model directory; name one with --model, or create an untrained one with `flamingo model init`"
             )));
         }
         Ok(())
     }
 
-    /// As [`load`](Self::load), for answers: says so when the model cannot see.
+    /// As [`load`](Self::load), with a note on standard error when the gates of the model are closed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
         let pipeline = self.load()?;
         if !pipeline.loaded().info.gates_open {
-            eprintln!("note: {BLIND}");
+            eprintln!("note: {GATES_CLOSED}");
         }
         Ok(pipeline)
     }
 
+    /// The device, dtype and quantisation that the options name.
+    ///
+    /// # Errors
+    /// As [`DeviceArgs::open`].
     pub fn options(&self) -> anyhow::Result<LoadOptions> {
         let device = self.device.open()?;
         let dtype = match self.dtype {
@@ -135,15 +151,15 @@ impl ModelArgs {
 }
 
 impl DeviceArgs {
-    /// The device.
+    /// Opens the device.
     ///
     /// # Errors
-    /// [`BadUse`] when this build has no CUDA; there is no such device, or it or its libraries refuse to work.
+    /// [`UsageError`]: this build has no CUDA. Else: there is no such device, or it or its libraries fail.
     pub fn open(&self) -> anyhow::Result<Device> {
         match self.device {
             DeviceName::Cpu => Ok(Device::Cpu),
             DeviceName::Cuda(n) if !cuda_is_available() => {
-                bail!(BadUse(format!("cuda:{n}: this build of flamingo has no CUDA")))
+                bail!(UsageError(format!("cuda:{n}: this build of flamingo has no CUDA")))
             }
             DeviceName::Cuda(n) => Device::new_cuda(n).map_err(|e| {
                 // candle appends a backtrace when one is asked for.
@@ -158,57 +174,52 @@ impl DeviceArgs {
         }
     }
 
-    /// Sees to it that so many threads work.
-    pub fn settle_threads(&self) -> anyhow::Result<()> {
-        // Unless it is told, candle reads the machine's processors anew before every product: an eighth of the time.
-        let threads = self.threads.map_or_else(candle_core::utils::get_num_threads, usize::from).to_string();
-        match std::env::var(THREADS) {
-            Ok(set) if set == threads => Ok(()),
-            _ => start_over_with(THREADS, &threads),
-        }
+    /// Fixes the number of threads, see [`fix_thread_count`].
+    ///
+    /// # Errors
+    /// The program cannot be restarted.
+    pub fn fix_threads(&self) -> anyhow::Result<()> {
+        fix_thread_count(self.threads)
     }
-}
-
-/// Libraries read their number of threads from the environment, once. Starting over with it set is the way to set it
-/// without changing the environment of a running process.
-pub fn start_over_with(variable: &str, value: &str) -> anyhow::Result<()> {
-    let arguments = std::env::args_os().skip(1);
-    let error = std::process::Command::new(program()?).args(arguments).env(variable, value).exec();
-    Err(error).with_context(|| format!("cannot start over with {variable}={value}"))
 }
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Frames")]
 pub struct SamplingArgs {
-    /// Frames per second.
+    /// Sampled frames per second of video.
     #[arg(long, default_value_t = 1.0, value_name = "RATE")]
     pub fps: f64,
-    /// So many frames, spread evenly, instead of a rate.
+    /// Number of frames, spread evenly over the video, instead of a rate.
     #[arg(long, value_name = "N", conflicts_with = "fps")]
     pub frames: Option<usize>,
-    /// Begin at this moment (`90`, `90s`, `1:30`).
+    /// Start of the sampled range (`90`, `90s`, `1:30`).
     #[arg(long, default_value = "0", value_parser = parse_seconds, value_name = "TIME")]
     pub start: f64,
-    /// End before this moment.
+    /// End of the sampled range, exclusive [default: end of the video].
     #[arg(long, value_parser = parse_seconds, value_name = "TIME")]
     pub end: Option<f64>,
 }
 
 impl SamplingArgs {
+    /// The frame sampling that the options name.
+    ///
     /// # Errors
-    /// [`BadUse`]: a rate, a number or a range that means nothing.
+    /// [`UsageError`]: an invalid rate or number, or an empty range.
     pub fn sampling(&self) -> anyhow::Result<FrameSampling> {
         let whole = match self.frames {
             Some(n) => FrameSampling::uniform(n),
             None => FrameSampling::fps(self.fps),
         };
         let sampling = whole.within(self.start, self.end);
-        sampling.check().map_err(|e| BadUse(e.to_string()))?;
+        sampling.check().map_err(|e| UsageError(e.to_string()))?;
         Ok(sampling)
     }
 }
 
-/// Seconds: `8`, `8s`, `500ms`, `2m`, `1:30`, `1:02:03.5`.
+/// Parses a time into seconds: `8`, `8s`, `500ms`, `2m`, `1:30`, `1:02:03.5`.
+///
+/// # Errors
+/// The text is no such time.
 pub fn parse_seconds(text: &str) -> Result<f64, String> {
     let wrong = || format!("`{text}` is not a time such as `8s`, `1:30` or `1:02:03.5`");
     let number = |t: &str| t.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(wrong);
@@ -221,7 +232,10 @@ pub fn parse_seconds(text: &str) -> Result<f64, String> {
     if f64::is_finite(sum) { Ok(sum) } else { Err(wrong()) }
 }
 
-/// A length of time that is not zero.
+/// Parses the length of a window into seconds.
+///
+/// # Errors
+/// The text is no time, or the time is shorter than a millisecond.
 pub fn parse_length(text: &str) -> Result<f64, String> {
     parse_seconds(text)
         .and_then(|s| if s >= 0.001 { Ok(s) } else { Err("a window is at least a millisecond long".into()) })
@@ -231,6 +245,10 @@ fn parse_finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| "expected a number".into())
 }
 
+/// Parses a number above 0.
+///
+/// # Errors
+/// The text is no such number.
 pub fn parse_positive(text: &str) -> Result<f64, String> {
     parse_finite(text).ok().filter(|n| *n > 0.0).ok_or_else(|| "expected a number above 0".into())
 }
@@ -245,30 +263,31 @@ fn parse_share(text: &str) -> Result<f64, String> {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Answer")]
 pub struct GenerationArgs {
-    /// Beams of the search; 1 is greedy.
+    /// Beams of the beam search; 1 is greedy decoding.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub beams: u16,
-    /// Divides a finished beam's log-likelihood by its length to this power.
+    /// Exponent of the length penalty: a finished beam's log-likelihood is divided by its length to this power.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true, value_name = "POWER", value_parser = parse_finite)]
     pub length_penalty: f64,
-    /// Longest answer in tokens.
+    /// Maximum length of an answer in tokens.
     #[arg(long, default_value_t = 32, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub max_new_tokens: u16,
-    /// Sample at this temperature instead of searching.
+    /// Sample at this temperature instead of beam search.
     #[arg(long, conflicts_with = "beams", value_name = "T", value_parser = parse_positive)]
     pub temperature: Option<f64>,
-    /// Sample from so many of the likeliest tokens; 0 is all.
+    /// Sample from the N likeliest tokens; 0 is all of them.
     #[arg(long, default_value_t = 0, requires = "temperature", value_name = "N")]
     pub top_k: usize,
-    /// Sample from the likeliest tokens that together hold this probability.
+    /// Sample from the likeliest tokens whose probabilities add up to P.
     #[arg(long, default_value_t = 1.0, requires = "temperature", value_name = "P", value_parser = parse_share)]
     pub top_p: f64,
-    /// The same seed samples the same answer.
+    /// Seed of the sampling; the same seed gives the same answer.
     #[arg(long, default_value_t = 0, requires = "temperature", value_name = "N")]
     pub seed: u64,
 }
 
 impl GenerationArgs {
+    /// The strategy and length that the options name.
     pub fn generation(&self) -> Generation {
         let strategy = match (self.temperature, self.beams) {
             (Some(temperature), _) => {
@@ -281,22 +300,12 @@ impl GenerationArgs {
     }
 }
 
-/// This binary, which is also its own decoder.
-pub fn program() -> anyhow::Result<PathBuf> {
-    std::env::current_exe().context("cannot find this program on disk")
-}
-
-/// A folder for results, made if it is not there.
-pub fn make_folder(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make the folder", folder.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn times_as_people_write_them() {
+    fn parses_times() {
         for (text, expected) in
             [("8", 8.0), ("8s", 8.0), ("500ms", 0.5), ("2m", 120.0), ("1:30", 90.0), ("1:02:03.5", 3723.5)]
         {
@@ -308,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn devices() {
+    fn parses_devices() {
         for (text, expected) in
             [("cpu", DeviceName::Cpu), ("cuda", DeviceName::Cuda(0)), ("cuda:3", DeviceName::Cuda(3))]
         {
@@ -319,16 +328,16 @@ mod tests {
         }
     }
 
-    /// No machine has so many GPUs: either nobody compiled for one, or there is no such one.
+    /// No machine has a GPU 999: the build has no CUDA, or the device does not exist.
     #[test]
-    fn a_device_that_is_not_there() {
+    fn names_the_missing_device() {
         let device = DeviceArgs { device: DeviceName::Cuda(999), threads: None };
         let error = device.open().unwrap_err();
         if cuda_is_available() {
             assert!(error.to_string().starts_with("cuda:999: no such GPU can be used: "), "{error}");
         } else {
             assert_eq!(error.to_string(), "cuda:999: this build of flamingo has no CUDA");
-            assert!(error.is::<BadUse>(), "it can never work with this build");
+            assert!(error.is::<UsageError>(), "a build without CUDA cannot open it");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `flamingo frames`: which frames the model would look at.
+//! `flamingo frames`: shows which frames of a video are sampled.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,17 @@ use clap::Args;
 use flamingo::video::{ContactSheet, Sheet};
 use video_worker::decoder::{DecodeRequest, decode};
 
-use crate::args::{SamplingArgs, program};
-use crate::output::{shown, write_png};
+use crate::args::SamplingArgs;
+use crate::output::{printable, write_png};
+use crate::process::own_executable;
 
 #[derive(Debug, Args)]
 pub struct Frames {
-    /// A video or an image.
+    /// Video or image.
     file: PathBuf,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Write the frames with their times as one picture (PNG).
+    /// Write a contact sheet of the frames with their times (PNG).
     #[arg(long, value_name = "PNG")]
     sheet: Option<PathBuf>,
     /// Print one JSON object instead of text.
@@ -26,7 +27,7 @@ pub struct Frames {
 impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
         let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
-        let mut frames = decode(&program()?, &self.file, request)?;
+        let mut frames = decode(&own_executable()?, &self.file, request)?;
         let mut sheet = self.sheet.as_ref().map(|_| Sheet::new(ContactSheet::default()));
         let mut times = Vec::new();
         for frame in &mut frames {
@@ -41,7 +42,7 @@ impl Frames {
             let object = serde_json::json!({ "input": self.file.to_string_lossy(), "video": info, "frame_times": times, "summary": summary });
             println!("{object}");
         } else {
-            let file = shown(&self.file.display().to_string());
+            let file = printable(&self.file.display().to_string());
             let (codec, fps) = (&info.codec, info.average_fps);
             println!("{file}: {codec}, {}x{}, {:.3} s, {fps:.3} fps", info.width, info.height, info.duration);
             let list = times.iter().map(|t| format!("{t:.3}")).collect::<Vec<_>>().join(" ");

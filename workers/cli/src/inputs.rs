@@ -1,27 +1,28 @@
-//! Files and directories -> the videos and images to be looked at.
+//! Files and directories -> the videos and images of a command.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
-use crate::args::BadUse;
+use crate::args::UsageError;
 
-/// What is taken from a directory; a file that is named is taken whatever its name. The decoder judges by content.
+/// File name extensions that are taken from a directory. A file that is named on the command line needs none of them:
+/// the decoder goes by content.
 const EXTENSIONS: &str = "3g2 3gp avi gif jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts png ts webm webp";
 
-/// A video or image, and the name of its result: its path below the directory that was named, without separators.
+/// A video or image, and the name of its result: the path below the named directory, without separators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input {
     pub path: PathBuf,
     pub name: String,
 }
 
-/// All inputs in order: named files as they are, directories from top to bottom in alphabetical order, links followed.
-/// What cannot be read is an input too: it fails when its turn comes, and stops no other.
+/// Lists all inputs in order: named files as they are, directories recursively in alphabetical order, links followed.
+/// An unreadable file is an input too: it fails when it is decoded, and does not stop the others.
 ///
 /// # Errors
-/// Nothing to look at.
+/// [`UsageError`]: there is no input.
 pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
     let mut found = Vec::new();
     for path in named {
@@ -35,7 +36,9 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
         }
     }
     if found.is_empty() {
-        bail!(BadUse(format!("no video or image found; these are looked for in directories: {EXTENSIONS}")));
+        bail!(UsageError(format!(
+            "no video or image found; a directory is searched for these extensions: {EXTENSIONS}"
+        )));
     }
     Ok(with_unique_names(found))
 }
@@ -43,19 +46,21 @@ pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
 fn media_below(directory: &Path) -> Vec<PathBuf> {
     let walk = walkdir::WalkDir::new(directory).follow_links(true).sort_by_file_name();
     let media = |entry: Result<walkdir::DirEntry, walkdir::Error>| match entry {
-        Ok(entry) => (!entry.file_type().is_dir() && is_media(entry.path()) && !is_our_sheet(entry.path()))
-            .then(|| entry.path().to_path_buf()),
-        // A link back up: everything there is seen anyway.
+        Ok(entry) => {
+            (!entry.file_type().is_dir() && is_media(entry.path()) && !is_contact_sheet(entry.path()))
+                .then(|| entry.path().to_path_buf())
+        }
+        // A link to a parent directory: its files are listed anyway.
         Err(e) if e.loop_ancestor().is_some() => None,
         Err(e) => e.path().filter(|path| is_media(path) || path.is_dir()).map(Path::to_path_buf),
     };
     walk.into_iter().filter_map(media).collect()
 }
 
-/// A contact sheet that an earlier run put beside its report: `a.mp4.png` beside `a.mp4.json`.
-fn is_our_sheet(path: &Path) -> bool {
-    let of = path.with_extension("");
-    path.extension().is_some_and(|e| e == "png") && is_media(&of) && path.with_extension("json").exists()
+/// Whether the file is a contact sheet of an earlier run: `a.mp4.png` next to the report `a.mp4.json`.
+fn is_contact_sheet(path: &Path) -> bool {
+    let media = path.with_extension("");
+    path.extension().is_some_and(|e| e == "png") && is_media(&media) && path.with_extension("json").exists()
 }
 
 fn is_media(path: &Path) -> bool {
@@ -63,18 +68,18 @@ fn is_media(path: &Path) -> bool {
     extension.is_some_and(|e| EXTENSIONS.split(' ').any(|known| known == e))
 }
 
-/// Bytes of a name, so that there is room for an extension within the 255 that file systems take.
-const LONGEST_NAME: usize = 180;
+/// Maximum length of a result name in bytes: leaves room for an extension within the 255 bytes of file systems.
+const MAX_NAME_BYTES: usize = 180;
 
 fn result_name(path: &Path) -> String {
     let mut name = path.to_string_lossy().replace('/', "__");
-    // The end of a path tells more than its beginning.
-    let over = name.len().saturating_sub(LONGEST_NAME);
+    // Keep the end: it tells more than the beginning.
+    let over = name.len().saturating_sub(MAX_NAME_BYTES);
     let cut = (over..).find(|&at| name.is_char_boundary(at)).unwrap_or(over);
     name.split_off(cut)
 }
 
-/// The second `a.mp4` becomes `a-2.mp4`.
+/// Makes names unique: the second `a.mp4` becomes `a-2.mp4`.
 fn with_unique_names(found: Vec<(PathBuf, String)>) -> Vec<Input> {
     let mut taken = HashSet::new();
     found
@@ -100,13 +105,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_name_is_cut_at_a_whole_character() {
+    fn cuts_long_names_at_character_boundaries() {
         let name = result_name(Path::new(&format!("{}/ä{}.mp4", "d".repeat(90), "é".repeat(89))));
         assert_eq!(name, format!("{}.mp4", "é".repeat(88)));
     }
 
     #[test]
-    fn results_do_not_overwrite_each_other() {
+    fn makes_result_names_unique() {
         let named = ["a/x.mp4", "b/x.mp4", "x-2.mp4", "a/y", "b/y"].map(PathBuf::from);
         let names: Vec<_> = find(&named).unwrap().into_iter().map(|i| i.name).collect();
         assert_eq!(names, ["x.mp4", "x-2.mp4", "x-2-2.mp4", "y", "y-2"]);

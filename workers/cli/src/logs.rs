@@ -1,4 +1,4 @@
-//! What the program says about itself while it works, on standard error: text for people, or one JSON object per line.
+//! Log lines on standard error: text, or one JSON object per line.
 
 use std::fmt;
 use std::io::{IsTerminal, stderr};
@@ -13,49 +13,49 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, FormattedFi
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, fmt as lines};
 
-use crate::args::BadUse;
+use crate::args::UsageError;
 
-/// Which lines: `FLAMINGO_LOG=info,lapin=error`.
-const WHICH: &str = "FLAMINGO_LOG";
-/// In which form: `text` or `json`.
+/// Environment variable of the filter: `FLAMINGO_LOG=info,lapin=error`.
+const FILTER: &str = "FLAMINGO_LOG";
+/// Environment variable of the format: `text` or `json`.
 const FORMAT: &str = "FLAMINGO_LOG_FORMAT";
 
-/// Writes the log; `usual` is what is logged when nobody says otherwise.
+/// Layer that writes the log; `default_filter` applies when the environment sets none.
 ///
 /// # Errors
-/// There is no such form.
-pub fn layer<S>(usual: &str) -> Result<Box<dyn Layer<S> + Send + Sync>, BadUse>
+/// The environment names an unknown format.
+pub fn layer<S>(default_filter: &str) -> Result<Box<dyn Layer<S> + Send + Sync>, UsageError>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let which = EnvFilter::try_from_env(WHICH).unwrap_or_else(|_| EnvFilter::new(usual));
+    let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default_filter));
     let log = lines::layer().with_writer(stderr);
     match std::env::var(FORMAT).unwrap_or_default().as_str() {
-        // Lines for people name the job and the item themselves.
+        // Text lines name the job and the item in their message.
         "" | "text" => {
             let no_spans = spans(false, LevelFilter::TRACE);
-            Ok(log.with_ansi(stderr().is_terminal()).with_filter(which.and(no_spans)).boxed())
+            Ok(log.with_ansi(stderr().is_terminal()).with_filter(filter.and(no_spans)).boxed())
         }
         "json" => {
             let log = log.with_ansi(false).fmt_fields(JsonFields::new()).event_format(JsonLines);
-            Ok(log.with_filter(which.or(spans(true, LevelFilter::INFO))).boxed())
+            Ok(log.with_filter(filter.or(spans(true, LevelFilter::INFO))).boxed())
         }
-        other => Err(BadUse(format!("{FORMAT} is {other:?}: a log is text or json"))),
+        other => Err(UsageError(format!("{FORMAT} is {other:?}, expected text or json"))),
     }
 }
 
-/// Whether it is a span of this program's own.
-pub fn is_span(metadata: &Metadata<'_>) -> bool {
+/// Whether the metadata is that of a span of this program's crates.
+pub fn is_own_span(metadata: &Metadata<'_>) -> bool {
     let ours = ["flamingo", "jobs", "video_worker"];
     metadata.is_span() && metadata.target().split("::").next().is_some_and(|name| ours.contains(&name))
 }
 
-/// Nothing but our spans, or all but them.
+/// Filter for our own spans only (`wanted`), or for everything except them.
 fn spans(wanted: bool, most: LevelFilter) -> FilterFn<impl Fn(&Metadata<'_>) -> bool> {
-    filter_fn(move |metadata| is_span(metadata) == wanted).with_max_level_hint(most)
+    filter_fn(move |metadata| is_own_span(metadata) == wanted).with_max_level_hint(most)
 }
 
-/// One JSON object per event: its fields, which job and item it is about, and where it belongs among traces.
+/// Formats an event as one JSON object: its fields, the ids of job and item, and the ids of trace and span.
 struct JsonLines;
 
 impl<S, N> FormatEvent<S, N> for JsonLines
@@ -72,20 +72,20 @@ where
         let mut line = Line::default();
         event.record(&mut line);
         let Line(mut line) = line;
-        let of_log = line.remove("log.target");
+        let log_target = line.remove("log.target");
         line.retain(|name, _| !name.starts_with("log."));
         for span in context.event_scope().into_iter().flatten() {
             let extensions = span.extensions();
-            let Some(said) = extensions.get::<FormattedFields<N>>() else { continue };
-            let Ok(said) = serde_json::from_str::<Map<String, Value>>(&said.fields) else { continue };
+            let Some(fields) = extensions.get::<FormattedFields<N>>() else { continue };
+            let Ok(fields) = serde_json::from_str::<Map<String, Value>>(&fields.fields) else { continue };
             for (name, key) in [("job", "job.id"), ("item", "item.id")] {
-                if let Some(value) = said.get(key) {
+                if let Some(value) = fields.get(key) {
                     line.entry(name).or_insert_with(|| value.clone());
                 }
             }
         }
         #[cfg(feature = "service")]
-        if let Some((trace, span)) = crate::traces::here() {
+        if let Some((trace, span)) = current_ids() {
             line.insert("trace_id".into(), trace.into());
             line.insert("span_id".into(), span.into());
         }
@@ -93,12 +93,23 @@ where
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         line.insert("timestamp".into(), time.into());
         line.insert("level".into(), event.metadata().level().as_str().into());
-        line.insert("target".into(), of_log.unwrap_or_else(|| event.metadata().target().into()));
+        line.insert("target".into(), log_target.unwrap_or_else(|| event.metadata().target().into()));
         writeln!(writer, "{}", Value::Object(line))
     }
 }
 
-/// The fields of an event.
+/// Ids of the current trace and span.
+#[cfg(feature = "service")]
+fn current_ids() -> Option<(String, String)> {
+    use opentelemetry::trace::TraceContextExt;
+
+    let context = opentelemetry::Context::current();
+    let span = context.span();
+    let span = span.span_context();
+    span.is_valid().then(|| (span.trace_id().to_string(), span.span_id().to_string()))
+}
+
+/// Fields of an event.
 #[derive(Default)]
 struct Line(Map<String, Value>);
 

@@ -1,4 +1,4 @@
-//! The `flamingo` command: one executable whose subcommands are the roles.
+//! The `flamingo` command: one executable with one subcommand per role. Each subcommand has a file of its name.
 
 use std::process::ExitCode;
 
@@ -6,22 +6,47 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+mod process;
 mod args;
 mod logs;
 #[cfg(feature = "service")]
 mod traces;
 mod inputs;
 mod output;
-mod understand;
+// One video at a time.
+mod analyze;
+mod caption;
+mod ask;
 mod frames;
+// Models.
 mod model;
 mod bench;
+// Training.
 #[cfg(feature = "train")]
 mod train;
+#[cfg(feature = "train")]
+mod spriteworld;
+#[cfg(feature = "train")]
+mod data;
+#[cfg(feature = "train")]
+mod eval;
+// Jobs.
 #[cfg(feature = "service")]
-mod service;
+mod settings;
+#[cfg(feature = "service")]
+mod config;
+#[cfg(feature = "service")]
+mod migrate;
+#[cfg(feature = "service")]
+mod submit;
+#[cfg(feature = "service")]
+mod jobs;
+#[cfg(feature = "service")]
+mod work;
+#[cfg(feature = "service")]
+mod run;
 
-/// Captions and answers for videos, from open weights on your own machine.
+/// Captions videos and answers questions about them, with open weights on your own machine.
 #[derive(Parser)]
 #[command(version, propagate_version = true)]
 struct Cli {
@@ -31,86 +56,87 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Say what is to be seen in videos and images.
-    Caption(understand::Caption),
+    /// Caption videos and images.
+    Caption(caption::Caption),
     /// Ask questions about videos and images.
-    Ask(understand::Ask),
-    /// Show which frames of a video the model would look at.
+    Ask(ask::Ask),
+    /// Show which frames of a video the model would get.
     Frames(frames::Frames),
-    /// Look into model directories, trace them, make new ones.
+    /// Inspect, trace and create model directories.
     #[command(subcommand)]
     Model(model::Model),
-    /// Measure how fast a model runs here, beside what the machine could do.
+    /// Measure how fast a model runs on this machine, and compare it with the machine's limits.
     Bench(bench::Bench),
-    /// Train a model, or go on with a training that was interrupted.
+    /// Train a model, or continue an interrupted training run.
     #[cfg(feature = "train")]
     Train(train::Train),
-    /// Make the data that a model learns from.
+    /// Generate training data.
     #[cfg(feature = "train")]
     #[command(subcommand)]
-    Data(train::Data),
-    /// Measure what a model knows.
+    Data(data::Data),
+    /// Measure the accuracy of a model.
     #[cfg(feature = "train")]
     #[command(subcommand)]
-    Eval(train::Eval),
-    /// Do the jobs of a file on this machine, with no server: where it was interrupted it goes on.
+    Eval(eval::Eval),
+    /// Run the jobs of a file on this machine, without servers; run it again to continue after an interruption.
     #[cfg(feature = "service")]
-    Run(service::Run),
-    /// Take jobs from the queue until told to end.
+    Run(run::Run),
+    /// Run a worker: take jobs from the queue until stopped.
     #[cfg(feature = "service")]
-    Work(service::Work),
-    /// Send jobs to the workers.
+    Work(work::Work),
+    /// Submit jobs to the workers.
     #[cfg(feature = "service")]
-    Submit(Box<service::Submit>),
-    /// See what has become of jobs.
+    Submit(Box<submit::Submit>),
+    /// List, watch, cancel and retry jobs.
     #[cfg(feature = "service")]
     #[command(subcommand)]
-    Jobs(service::Jobs),
-    /// Make the tables of the database, or bring them up to date.
+    Jobs(jobs::Jobs),
+    /// Create the database tables, or upgrade them to this version.
     #[cfg(feature = "service")]
-    Migrate(service::Migrate),
-    /// Show which settings are in force, and where each was set.
+    Migrate(migrate::Migrate),
+    /// Show the settings in force, and the source of each.
     #[cfg(feature = "service")]
-    Config(service::Config),
-    /// The decoder's end of `video_worker::decoder`.
+    Config(config::Config),
+    /// The child process of `video_worker::decoder`.
     #[command(name = video_worker::decoder::SUBCOMMAND, hide = true)]
     DecodeFrames { request: String },
 }
 
 impl Command {
-    /// What is logged when `FLAMINGO_LOG` says nothing: a server tells what it does, other commands what went wrong.
-    fn logs(&self) -> &'static str {
+    /// Log filter when `FLAMINGO_LOG` is not set: a server logs its progress, the other commands only errors.
+    fn default_log_filter(&self) -> &'static str {
         match self {
-            // lapin warns of every answer that nobody listens to.
+            // lapin warns of every reply without a receiver.
             #[cfg(feature = "service")]
             Command::Work(_) => "info,lapin=error,sqlx=warn",
             _ => "error",
         }
     }
 
-    /// Whether what it does belongs to traces.
+    /// Whether the command exports spans.
     #[cfg(feature = "service")]
     fn is_traced(&self) -> bool {
         matches!(self, Command::Run(_) | Command::Work(_) | Command::Submit(_) | Command::Jobs(_))
     }
 }
 
+/// Exit status when some inputs failed, and of every error that is not a usage error.
 const SOME_FAILED: u8 = 1;
-/// clap's own exit code, for what clap cannot see.
-const BAD_USE: u8 = 2;
+/// Exit status of clap, here also for usage errors that clap cannot detect.
+const USAGE_ERROR: u8 = 2;
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
     if let Command::DecodeFrames { request } = &command {
-        // Nothing but the decoder runs in its process: no logging, no model, no settings.
-        return exit(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
+        // The decoder process runs the decoder only: no logging, no model, no settings.
+        return exit_code(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
     }
     // Dropped last: it sends the last spans.
-    let _traces = match observe(&command) {
+    let _traces = match init_logs_and_traces(&command) {
         Ok(traces) => traces,
-        Err(error) => return exit(Err(error)),
+        Err(error) => return exit_code(Err(error)),
     };
-    exit(match command {
+    exit_code(match command {
         Command::Caption(command) => command.run(),
         Command::Ask(command) => command.run(),
         Command::Frames(command) => command.run(),
@@ -138,28 +164,28 @@ fn main() -> ExitCode {
     })
 }
 
-/// Logs, and traces where they are wanted.
+/// Installs the log layer, and the trace layer when a collector is configured.
 #[cfg(feature = "service")]
-fn observe(command: &Command) -> anyhow::Result<Option<traces::Exporter>> {
+fn init_logs_and_traces(command: &Command) -> anyhow::Result<Option<traces::Exporter>> {
     let (exporter, spans) = if command.is_traced() { traces::layer()? } else { None }.unzip();
-    tracing_subscriber::registry().with(spans).with(logs::layer(command.logs())?).init();
+    tracing_subscriber::registry().with(spans).with(logs::layer(command.default_log_filter())?).init();
     Ok(exporter)
 }
 
 #[cfg(not(feature = "service"))]
-fn observe(command: &Command) -> anyhow::Result<()> {
-    tracing_subscriber::registry().with(logs::layer(command.logs())?).init();
+fn init_logs_and_traces(command: &Command) -> anyhow::Result<()> {
+    tracing_subscriber::registry().with(logs::layer(command.default_log_filter())?).init();
     Ok(())
 }
 
-/// `Ok(false)`: some inputs failed, and each has been named.
-fn exit(result: anyhow::Result<bool>) -> ExitCode {
+/// Exit status of a command. `Ok(false)`: some inputs failed, and the command has named each of them.
+fn exit_code(result: anyhow::Result<bool>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(SOME_FAILED),
         Err(e) => {
             eprintln!("{}", output::error_line(&e));
-            ExitCode::from(if e.is::<args::BadUse>() { BAD_USE } else { SOME_FAILED })
+            ExitCode::from(if e.is::<args::UsageError>() { USAGE_ERROR } else { SOME_FAILED })
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Reports -> the terminal, and files.
+//! Reports -> standard output and files.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,71 +12,72 @@ use video_worker::understand::human_time;
 
 use crate::inputs::Input;
 
-/// Where reports go.
+/// Destination of reports.
 pub struct Output {
     /// One JSON object per line on standard output instead of text.
     pub json: bool,
-    /// A file per report.
+    /// Folder for one file per report.
     pub folder: Option<PathBuf>,
-    /// WebVTT beside it.
+    /// Whether each report gets a WebVTT file too.
     pub web_vtt: bool,
 }
 
 impl Output {
-    /// Writes the files about one report, if there are to be any.
+    /// Writes the files of one report, if a folder is set.
     ///
     /// # Errors
-    /// The folder cannot be written.
-    pub fn write(&self, name: &str, report: &Report, sheet: Option<&Sheet>) -> anyhow::Result<()> {
+    /// A file cannot be written.
+    pub fn write_files(&self, name: &str, report: &Report, sheet: Option<&Sheet>) -> anyhow::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let file = |extension: &str| folder.join(format!("{name}.{extension}"));
-        write(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
+        write_file(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
         if let (Some(sheet), Outcome::Succeeded { .. }) = (sheet, &report.outcome) {
             write_png(&file("png"), sheet)?;
         }
         if let (true, Outcome::Succeeded { .. }) = (self.web_vtt, &report.outcome) {
-            write(&file("vtt"), report.web_vtt().as_bytes())?;
+            write_file(&file("vtt"), report.web_vtt().as_bytes())?;
         }
         Ok(())
     }
 
-    /// Says everything about one report.
+    /// Prints one report.
     ///
     /// # Errors
     /// Standard output cannot be written.
-    pub fn say(&self, report: &Report) -> anyhow::Result<()> {
+    pub fn print(&self, report: &Report) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
             writeln!(out, "{}", serde_json::to_string(report)?)?;
         } else {
-            human(&mut out, report)?;
+            print_text(&mut out, report)?;
         }
         Ok(out.flush()?)
     }
 }
 
-/// An error is said on standard error, where errors belong; its JSON goes where all JSON goes.
-fn human(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
+/// Prints a report as text: answers to `out`, errors and warnings to standard error.
+fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     let inputs = report.input.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
     match &report.outcome {
-        Outcome::Failed { error, .. } => eprintln!("error[{}]: {}", error.code, shown(&error.message)),
+        Outcome::Failed { error, .. } => eprintln!("error[{}]: {}", error.code, printable(&error.message)),
         Outcome::Succeeded { answers } => {
-            writeln!(out, "{}", shown(&inputs))?;
+            writeln!(out, "{}", printable(&inputs))?;
             for answer in answers {
                 let range = format!("{}-{}", human_time(answer.start), human_time(answer.end.ceil()));
-                let question = answer.question.as_ref().map(|q| format!("{} ", shown(q))).unwrap_or_default();
-                let text = if answer.text.is_empty() { "(nothing)".into() } else { shown(&answer.text) };
+                let question =
+                    answer.question.as_ref().map(|q| format!("{} ", printable(q))).unwrap_or_default();
+                let text = if answer.text.is_empty() { "(nothing)".into() } else { printable(&answer.text) };
                 writeln!(out, "  {range:<12} {question}{text}")?;
             }
         }
     }
     for warning in &report.warnings {
-        eprintln!("warning: {}", shown(warning));
+        eprintln!("warning: {}", printable(warning));
     }
     Ok(())
 }
 
-/// What ended a command, on one line, with its code where it has one.
+/// The error of a command on one line, with its code if it has one.
 pub fn error_line(error: &anyhow::Error) -> String {
     let code = error.chain().find_map(|cause| {
         let decoder = cause.downcast_ref::<DecoderError>().map(DecoderError::code);
@@ -84,43 +85,58 @@ pub fn error_line(error: &anyhow::Error) -> String {
     });
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        // Many errors say their cause themselves.
+        // Many errors include the text of their cause.
         if !text.ends_with(&cause) {
             text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
         }
     }
     let code = code.map(|code| format!("[{code}]")).unwrap_or_default();
-    format!("error{code}: {}", shown(&text))
+    format!("error{code}: {}", printable(&text))
 }
 
-/// Answers are the model's words and file names a stranger's: they may not steer the terminal.
-pub fn shown(text: &str) -> String {
+/// Replaces control characters by spaces. Answers and file names are untrusted and must not control the terminal.
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// A line on standard output.
+/// Prints a line on standard output.
 ///
 /// # Errors
-/// Nobody reads it any more, or the disk is full.
+/// Standard output is closed, or the disk is full.
 #[cfg(feature = "service")]
-pub fn say(line: &str) -> anyhow::Result<()> {
+pub fn print_line(line: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}")?;
     Ok(out.flush()?)
 }
 
-/// Writes a contact sheet as PNG, whole or not at all.
+/// Writes a contact sheet as PNG, atomically.
+///
+/// # Errors
+/// The file cannot be written.
 pub fn write_png(path: &Path, sheet: &Sheet) -> anyhow::Result<()> {
     let mut png = std::io::Cursor::new(Vec::new());
     sheet.draw().write_to(&mut png, image::ImageFormat::Png)?;
-    write(path, png.get_ref())
+    write_file(path, png.get_ref())
 }
 
-pub fn write(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+/// Writes a file atomically.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     write_whole(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
-/// A bar over so many inputs, drawn only on a terminal.
+/// Creates a folder for results, if it does not exist.
+///
+/// # Errors
+/// The folder cannot be created.
+pub fn create_folder(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create the folder", folder.display()))
+}
+
+/// Progress bar over `inputs` inputs, drawn on a terminal only.
 pub fn progress(inputs: usize) -> ProgressBar {
     let bar = ProgressBar::new(inputs as u64);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {wide_msg}");
@@ -128,7 +144,7 @@ pub fn progress(inputs: usize) -> ProgressBar {
     bar
 }
 
-/// Shows that frames are coming.
+/// Shows the name of an input and the time of its latest frame in the progress bar.
 pub fn show_frame(bar: &ProgressBar, input: &Input, frame: &Frame) {
     bar.set_message(format!("{} {}", input.name, human_time(frame.pts)));
 }

@@ -1,10 +1,10 @@
-//! Spans, to where OpenTelemetry's own variables say: nothing is traced unless they name a collector.
+//! Export of spans with OpenTelemetry, configured by its own environment variables. Without a collector, no span is made.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
-use opentelemetry::trace::{TraceContextExt, TracerProvider};
-use opentelemetry::{Context, Key, global};
+use opentelemetry::trace::TracerProvider;
+use opentelemetry::{Key, global};
 use opentelemetry_otlp::SpanExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -14,39 +14,38 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, filter_fn};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::args::BadUse;
-use crate::logs::is_span;
+use crate::args::UsageError;
+use crate::logs::is_own_span;
 
-/// How long the end of the program waits for a collector to take the last spans.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Maximum wait at the end of the program for the collector to accept the last spans.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Whoever sends the spans. Dropped, it sends the last ones, if the collector takes them in time.
+/// Span exporter. On drop it sends the last spans, as far as the collector accepts them in time.
 pub struct Exporter(SdkTracerProvider);
 
 impl Drop for Exporter {
     fn drop(&mut self) {
-        // What was not sent is lost, which no job notices.
-        let _ = self.0.shutdown_with_timeout(PATIENCE);
+        // Unsent spans are lost; jobs are not affected.
+        let _ = self.0.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
     }
 }
 
-/// Sends our spans, and no other, to the collector; `None`: there is none. They wait in a queue of limited length
-/// (`OTEL_BSP_MAX_QUEUE_SIZE`); what finds it full is dropped.
+/// Layer that exports our own spans to the collector; `None` without a collector. Spans wait in a bounded queue
+/// (`OTEL_BSP_MAX_QUEUE_SIZE`); when it is full, spans are dropped.
 ///
 /// # Errors
-/// What should be the collector's URL is none.
+/// [`UsageError`]: the collector's URL is invalid.
 pub fn layer<S>() -> anyhow::Result<Option<(Exporter, impl Layer<S> + Send + Sync)>>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    if !is_wanted() {
+    if !is_configured() {
         return Ok(None);
     }
-    // The error would quote the URL, and with it what may be a password.
+    // The original error quotes the URL, which may contain a password.
     let exporter = SpanExporter::builder().with_http().build();
-    let exporter = exporter.map_err(|_| {
-        anyhow!(BadUse("OTEL_EXPORTER_OTLP_ENDPOINT is no URL that traces can be sent to over HTTP".into()))
-    })?;
+    let exporter = exporter
+        .map_err(|_| anyhow!(UsageError("OTEL_EXPORTER_OTLP_ENDPOINT is not a valid HTTP URL".into())))?;
     let provider =
         SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource()).build();
     global::set_text_map_propagator(TraceContextPropagator::new());
@@ -56,24 +55,24 @@ where
         .with_threads(false)
         .with_target(false)
         .with_tracked_inactivity(false)
-        .with_filter(filter_fn(is_span).with_max_level_hint(LevelFilter::INFO));
+        .with_filter(filter_fn(is_own_span).with_max_level_hint(LevelFilter::INFO));
     Ok(Some((Exporter(provider), layer)))
 }
 
-fn is_wanted() -> bool {
-    let says = |name: &str| std::env::var(name).unwrap_or_default();
+fn is_configured() -> bool {
+    let value = |name: &str| std::env::var(name).unwrap_or_default();
     let is_named = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"]
         .iter()
-        .any(|name| !says(name).is_empty());
+        .any(|name| !value(name).is_empty());
     is_named
-        && says("OTEL_TRACES_EXPORTER") != "none"
-        && !says("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true")
+        && value("OTEL_TRACES_EXPORTER") != "none"
+        && !value("OTEL_SDK_DISABLED").eq_ignore_ascii_case("true")
 }
 
-/// This program, unless the environment calls it otherwise.
+/// Service name and version of this program; the environment may set another name.
 fn resource() -> Resource {
-    let named = Resource::builder().build();
-    let name = named.get(&Key::new("service.name")).map(|name| name.to_string()).unwrap_or_default();
+    let detected = Resource::builder().build();
+    let name = detected.get(&Key::new("service.name")).map(|name| name.to_string()).unwrap_or_default();
     let ours = Resource::builder()
         .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
     if name.starts_with("unknown_service") {
@@ -81,12 +80,4 @@ fn resource() -> Resource {
     } else {
         ours.build()
     }
-}
-
-/// The trace and the span that are open here.
-pub fn here() -> Option<(String, String)> {
-    let context = Context::current();
-    let span = context.span();
-    let span = span.span_context();
-    span.is_valid().then(|| (span.trace_id().to_string(), span.span_id().to_string()))
 }

@@ -1,11 +1,16 @@
-//! The machinery of jobs, generic over what a job is about.
+//! Job machinery, generic over the content of a job.
 //!
-//! A **job** is accepted, expanded into **items**, and finalised when every item has ended. The **ledger** is the truth
-//! about both; the **queue** is the bell that says where to look; the **store** keeps what came out. A worker **claims**
-//! an item for the length of a **lease**, does it, writes its result whole, enters that in the ledger and only then
-//! acknowledges the message: each of these steps may be the last one of this process, and each may be repeated.
+//! A **job** is accepted, expanded into **items**, and finalized when every item has ended. The **ledger** holds the
+//! state of both. **Queue** messages are notifications only. The **store** keeps the results. A worker **claims** an item
+//! under a **lease**, runs it, writes its report whole, records the end in the ledger and then acknowledges the message.
+//! The process may crash after each of these steps, and each step may be repeated.
 
+pub mod time;
+pub mod failure;
+pub mod id;
+pub mod secret_url;
 pub mod trace;
+pub mod state;
 pub mod job;
 pub mod retry;
 pub mod queue;
@@ -13,4 +18,5 @@ pub mod store;
 pub mod ledger;
 pub mod worker;
 
-pub use job::{Failure, ItemId, JobId};
+pub use failure::Failure;
+pub use id::{ItemId, JobId};

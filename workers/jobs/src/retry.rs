@@ -1,30 +1,30 @@
-//! When something that failed is tried again.
+//! Retries with exponential backoff.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Waiting times that double from `first` to `most`, each shortened at random by up to a half so that many who failed
-/// together do not come back together.
+/// Delays that double from `first` to `max`. Each is shortened at random by up to a half, so that callers that failed together
+/// do not retry together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     pub first: Duration,
-    pub most: Duration,
+    pub max: Duration,
 }
 
 impl Backoff {
-    /// How long to wait after so many failures in a row, counted from 1.
+    /// Returns the delay after `failures` consecutive failures, counted from 1.
     pub fn delay(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(30);
-        let full = self.first.saturating_mul(1 << doublings).min(self.most);
+        let full = self.first.saturating_mul(1 << doublings).min(self.max);
         full.mul_f64(rand::random_range(0.5..=1.0))
     }
 }
 
-/// Does `work` until it succeeds, fails for good, or `patience` is over; then its last error is the result.
-pub async fn insist<T, E, F>(
+/// Calls `work` until it succeeds, fails permanently or `timeout` has passed. Returns the last error.
+pub async fn retry_with_backoff<T, E, F>(
     backoff: Backoff,
-    patience: Duration,
+    timeout: Duration,
     is_transient: impl Fn(&E) -> bool,
     mut work: impl FnMut() -> F,
 ) -> Result<T, E>
@@ -32,7 +32,7 @@ where
     E: std::fmt::Display,
     F: Future<Output = Result<T, E>>,
 {
-    let until = Instant::now() + patience;
+    let until = Instant::now() + timeout;
     for failures in 1.. {
         let error = match work().await {
             Ok(done) => return Ok(done),
@@ -42,7 +42,7 @@ where
         if !is_transient(&error) || Instant::now() + delay > until {
             return Err(error);
         }
-        tracing::warn!(%error, failures, "trying again");
+        tracing::warn!(%error, failures, "retrying");
         tokio::time::sleep(delay).await;
     }
     unreachable!("the loop ends by returning")
@@ -54,10 +54,10 @@ mod tests {
 
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), most: Duration::from_millis(35) };
+    const BACKOFF: Backoff = Backoff { first: Duration::from_millis(10), max: Duration::from_millis(35) };
 
     #[test]
-    fn delays_double_up_to_the_most() {
+    fn delays_double_up_to_the_maximum() {
         for (failures, full) in [(0, 10), (1, 10), (2, 20), (3, 35), (4, 35), (u32::MAX, 35)] {
             let delay = BACKOFF.delay(failures).as_secs_f64() * 1000.0;
             let full = f64::from(full);
@@ -68,7 +68,7 @@ mod tests {
     #[tokio::test]
     async fn insists_until_done_hopeless_or_out_of_patience() {
         let mut calls = 0;
-        let done = insist(
+        let done = retry_with_backoff(
             BACKOFF,
             Duration::from_secs(1),
             |_: &&str| true,
@@ -80,7 +80,7 @@ mod tests {
         assert_eq!(done.await, Ok(4));
 
         let mut calls = 0;
-        let hopeless = insist(
+        let permanent = retry_with_backoff(
             BACKOFF,
             Duration::from_secs(1),
             |_: &&str| false,
@@ -89,12 +89,16 @@ mod tests {
                 ready(Err::<(), _>("never"))
             },
         );
-        assert_eq!(hopeless.await, Err("never"));
+        assert_eq!(permanent.await, Err("never"));
         assert_eq!(calls, 1);
 
         let start = Instant::now();
-        let late =
-            insist(BACKOFF, Duration::from_millis(100), |_: &&str| true, || ready(Err::<(), _>("away")));
+        let late = retry_with_backoff(
+            BACKOFF,
+            Duration::from_millis(100),
+            |_: &&str| true,
+            || ready(Err::<(), _>("away")),
+        );
         assert_eq!(late.await, Err("away"));
         assert!(start.elapsed() < Duration::from_millis(300));
     }

@@ -1,7 +1,7 @@
-//! Traces: where a piece of work belongs among them, and what is said of it there.
+//! Trace contexts of messages and jobs.
 //!
-//! A span is one of `tracing`; who exports spans is the program's affair, and so is the propagator that it sets in
-//! `opentelemetry::global`. Without both nothing here costs anything, and what others said of their traces is passed on.
+//! Spans are those of `tracing`. The program decides about exporters and sets the propagator in `opentelemetry::global`.
+//! Without them, this module only passes received trace contexts on.
 
 use opentelemetry::propagation::{Extractor, Injector};
 use opentelemetry::trace::{Status, TraceContextExt};
@@ -12,35 +12,35 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 
-/// What W3C Trace Context allows in vendors' words.
-const LONGEST_STATE: usize = 512;
+/// Maximum length of `tracestate` by W3C Trace Context.
+const MAX_STATE: usize = 512;
 
-/// The span that something belongs under, as W3C Trace Context says it; or none.
+/// Parent span in the form of W3C Trace Context, or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TraceContext {
     parent: Option<String>,
-    /// Never without a parent.
+    /// `None` without a parent.
     state: Option<String>,
 }
 
 impl TraceContext {
-    /// Reads what may be a stranger's: what is no context is none.
-    pub fn read(parent: Option<&str>, state: Option<&str>) -> Self {
+    /// Parses untrusted header values. Invalid values give an empty context.
+    pub fn parse(parent: Option<&str>, state: Option<&str>) -> Self {
         let Some(parent) = parent.filter(|parent| is_parent(parent)) else { return Self::default() };
         let is_state = |state: &&str| {
-            (1..=LONGEST_STATE).contains(&state.len()) && state.bytes().all(|b| (b' '..=b'~').contains(&b))
+            (1..=MAX_STATE).contains(&state.len()) && state.bytes().all(|b| (b' '..=b'~').contains(&b))
         };
         Self { parent: Some(parent.to_owned()), state: state.filter(is_state).map(str::to_owned) }
     }
 
-    /// That of the span that is open here.
+    /// Returns the context of the open span.
     pub fn current() -> Self {
         let mut found = Self::default();
         global::get_text_map_propagator(|propagator| propagator.inject(&mut found));
         found
     }
 
-    /// This one, or else another.
+    /// Returns this context, or `other` if this one is empty.
     pub fn or(self, other: &Self) -> Self {
         if self.parent.is_some() { self } else { other.clone() }
     }
@@ -53,17 +53,17 @@ impl TraceContext {
         self.state.as_deref()
     }
 
-    /// A span that was just made belongs under it; if it is none, where it would belong anyway.
-    pub fn adopt(&self, span: &Span) {
+    /// Sets the parent of a new span. An empty context leaves the span's parent as it is.
+    pub fn set_parent_of(&self, span: &Span) {
         if self.parent.is_some() {
             let context = global::get_text_map_propagator(|propagator| propagator.extract(self));
-            // Refused where no spans are kept.
+            // Fails where no spans are recorded.
             let _ = span.set_parent(context);
         }
     }
 }
 
-/// `00-{trace}-{span}-{flags}`, all in lower-case hexadecimal.
+/// Checks the form `00-{trace}-{span}-{flags}`, in lower-case hexadecimal.
 fn is_parent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
@@ -99,8 +99,8 @@ impl Extractor for TraceContext {
     }
 }
 
-/// Marks the span that is open here as failed, with a stable code: never with a sentence, which may quote anything.
-pub fn failed(code: &str) {
+/// Marks the open span as failed with a stable code. A message is not recorded, because it may quote anything.
+pub fn mark_failed(code: &str) {
     let context = Context::current();
     let span = context.span();
     span.set_attribute(KeyValue::new("error.type", code.to_owned()));
@@ -114,14 +114,14 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn what_is_no_context_is_none() {
+    fn ignores_invalid_contexts() {
         let long = "a=".to_owned() + &"b".repeat(511);
         for (state, kept) in [(Some("a=1,b=2"), true), (Some(""), false), (Some("ä=1"), false), (None, false)]
         {
-            let read = TraceContext::read(Some(PARENT), state);
+            let read = TraceContext::parse(Some(PARENT), state);
             assert_eq!((read.traceparent(), read.tracestate()), (Some(PARENT), state.filter(|_| kept)));
         }
-        assert_eq!(TraceContext::read(Some(PARENT), Some(&long)).tracestate(), None);
+        assert_eq!(TraceContext::parse(Some(PARENT), Some(&long)).tracestate(), None);
         for wrong in [
             "",
             "00",
@@ -131,13 +131,13 @@ mod tests {
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
         ] {
-            assert_eq!(TraceContext::read(Some(wrong), Some("a=1")), TraceContext::default(), "{wrong}");
+            assert_eq!(TraceContext::parse(Some(wrong), Some("a=1")), TraceContext::default(), "{wrong}");
         }
     }
 
     #[test]
-    fn the_first_that_is_one_counts() {
-        let (one, none) = (TraceContext::read(Some(PARENT), None), TraceContext::default());
+    fn prefers_the_first_valid_context() {
+        let (one, none) = (TraceContext::parse(Some(PARENT), None), TraceContext::default());
         assert_eq!(none.clone().or(&one), one);
         assert_eq!(one.clone().or(&none), one);
         assert_eq!(none.clone().or(&none), none);

@@ -4,9 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use jobs::job::{ItemEnd, ItemState, NewItem, now, timestamp};
+use jobs::job::NewItem;
 use jobs::ledger::{ItemRecord, JobRecord, Ledger, LedgerError};
+use jobs::state::{ItemEnd, ItemState};
 use jobs::store::{Put, Store, StoreError};
+use jobs::time::{now, timestamp};
 use jobs::worker::{EndedJob, Page, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Map, Value, json};
@@ -57,7 +59,7 @@ impl Listing<'_> {
     /// # Errors
     /// The inputs cannot be listed.
     pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
-        let job = JobMessage::recall(&record.message).map_err(Trouble::Fatal)?;
+        let job = JobMessage::recall(&record.message).map_err(Trouble::Permanent)?;
         match &job.input {
             Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
             Input::Videos(urls) => self.list(&job, record, urls, cursor),
@@ -128,7 +130,7 @@ impl Listing<'_> {
         cursor: Option<&str>,
     ) -> Result<Page, Trouble> {
         let prefix = self.inputs.locate(url).map_err(|e| trouble(&e))?;
-        let matcher = matcher(glob).map_err(Trouble::Fatal)?;
+        let matcher = matcher(glob).map_err(Trouble::Permanent)?;
         let (found, next) = self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
         let wanted = found.into_iter().filter(|found| matcher.is_match(&found.name));
         let items = wanted.map(|Found { name, location, etag }| {
@@ -198,7 +200,7 @@ pub fn manifest_items(
 }
 
 fn fatal(code: &str, message: String) -> Trouble {
-    Trouble::Fatal(Failure::new(code, message))
+    Trouble::Permanent(Failure::new(code, message))
 }
 
 /// An item's name made of its video's or of what the manifest calls it: itself where that is a plain name, else what is
@@ -266,7 +268,7 @@ impl Results<'_> {
     /// # Errors
     /// Ledger or store are away.
     pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Trouble> {
-        let job = JobMessage::recall(&ended.record.message).map_err(Trouble::Fatal)?;
+        let job = JobMessage::recall(&ended.record.message).map_err(Trouble::Permanent)?;
         let folder = folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
         let manifest = manifest(ended, &job, model, tokens);
@@ -360,8 +362,8 @@ fn error_line(row: &ItemRecord, job: &JobRecord, report: &Value) -> Value {
 
 fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -> Value {
     let EndedJob { record, end, counts } = ended;
-    let entered = jobs::job::JobState::ALL.iter().filter_map(|state| {
-        Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered(*state)?))))
+    let entered = jobs::state::JobState::ALL.iter().filter_map(|state| {
+        Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered_at(*state)?))))
     });
     json!({
         "schema": MANIFEST_SCHEMA,

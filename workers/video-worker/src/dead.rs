@@ -1,8 +1,8 @@
 //! Dead letters: how they are called, and how one gets another chance.
 
-use jobs::job::ItemState;
 use jobs::ledger::LedgerError;
 use jobs::queue::{DeadLetter, Lane, QueueError};
+use jobs::state::ItemState;
 use jobs::{ItemId, JobId};
 
 use crate::message::sha256;

@@ -154,7 +154,7 @@ impl Inputs {
                         other => return other,
                     }
                 }
-                Err(StoreError::Unavailable { url, why: "it is replaced again and again".into() }.into())
+                Err(StoreError::Unavailable { url, reason: "it is replaced again and again".into() }.into())
             }
         }
     }
@@ -181,7 +181,7 @@ impl Inputs {
         let ObjectInfo { size, etag, .. } = match bucket.fetch(key, etag, &mut file, there.size).await {
             Ok(info) => info,
             // A file of this machine that cannot be written is the worker's trouble, not the bucket's.
-            Err(StoreError::Io { why, .. }) => return Err(self.of_this_disk(why)),
+            Err(StoreError::Io { reason, .. }) => return Err(self.of_this_disk(reason)),
             Err(other) => return Err(other.into()),
         };
         let file = file.into_std().await;

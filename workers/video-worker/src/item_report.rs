@@ -2,8 +2,8 @@
 
 use flamingo::family::ModelInfo;
 use flamingo::video::VideoInfo;
-use jobs::job::ItemEnd;
 use jobs::ledger::ItemClaim;
+use jobs::state::ItemEnd;
 use jobs::{Failure, ItemId, JobId};
 use serde::Serialize;
 

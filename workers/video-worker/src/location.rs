@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use jobs::Failure;
-use jobs::job::SecretUrl;
+use jobs::secret_url::SecretUrl;
 
 /// Where a video, a manifest or a prefix is.
 #[derive(Debug, Clone, PartialEq, Eq)]

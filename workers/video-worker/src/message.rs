@@ -175,7 +175,7 @@ pub struct Asker {
 
 /// Reads a message of one schema.
 fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
-    let hopeless = |code: &str, text: String| Refusal::Hopeless(Failure::new(code, text));
+    let hopeless = |code: &str, text: String| Refusal::Permanent(Failure::new(code, text));
     if body.len() > LONGEST_MESSAGE {
         let text = format!("the message has {} bytes, {LONGEST_MESSAGE} are allowed", body.len());
         return Err(hopeless("message_too_large", text));
@@ -190,7 +190,7 @@ fn parse<T: DeserializeOwned>(body: &[u8], schema: &str) -> Result<T, Refusal> {
         let found: String = head.schema.chars().take(60).collect();
         let text = format!("schema {found:?}, this build reads {schema:?}");
         return Err(if is_newer(&found, schema) {
-            Refusal::Newer(Failure::new("newer_schema", text))
+            Refusal::NewerSchema(Failure::new("newer_schema", text))
         } else {
             hopeless("unknown_schema", text)
         });
@@ -213,7 +213,7 @@ impl JobMessage {
         let mut job: Self = parse(&message.body, JOB_SCHEMA)?;
         job.reply_to = job.reply_to.or_else(|| message.reply_to.clone());
         job.correlation_id = job.correlation_id.or_else(|| message.correlation_id.clone());
-        job.check().map_err(Refusal::Hopeless)?;
+        job.check().map_err(Refusal::Permanent)?;
         Ok(job)
     }
 
@@ -320,7 +320,7 @@ impl JobMessage {
     /// It is none, or of another version.
     pub fn read(text: &[u8]) -> Result<Self, Failure> {
         parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
-            Refusal::Hopeless(why) | Refusal::Newer(why) => why,
+            Refusal::Permanent(why) | Refusal::NewerSchema(why) => why,
         })
     }
 

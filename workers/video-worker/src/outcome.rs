@@ -94,7 +94,7 @@ fn is_this_machine(error: &io::Error) -> bool {
 pub fn trouble(error: &FetchError) -> Trouble {
     let why = Failure::new(error.code(), error.to_string());
     match of_fetching(error) {
-        Verdict::Final => Trouble::Fatal(why),
+        Verdict::Final => Trouble::Permanent(why),
         Verdict::Retry | Verdict::Later | Verdict::Unfit | Verdict::Cancelled => Trouble::Transient(why),
     }
 }
@@ -167,7 +167,7 @@ mod tests {
             (FetchError::NoRoom { url: url(), why: now }, "no_room", Verdict::Later),
             (StoreError::TooLarge { url: url(), limit: 1 }.into(), "limit_bytes", Verdict::Final),
             (
-                StoreError::Unavailable { url: url(), why: String::new() }.into(),
+                StoreError::Unavailable { url: url(), reason: String::new() }.into(),
                 "store_unavailable",
                 Verdict::Retry,
             ),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(feature = "service")]
-use jobs::job::{Counts, JobState, Millis};
-#[cfg(feature = "service")]
 use jobs::ledger::{JobRecord, Ledger, LedgerError};
+#[cfg(feature = "service")]
+use jobs::state::{Counts, JobState};
+use jobs::time::Millis;
 use serde::{Deserialize, Serialize};
 
 /// Counts while a video is looked at and asked about. Clones count together, and all tallies that were never shared are
@@ -105,7 +106,7 @@ impl JobProgress {
     /// Of a job that is being worked on; `None` before its first item has begun, after its end, and while nobody knows how
     /// many items it has.
     pub fn of_job(record: &JobRecord, counts: &Counts, said: &[Progress], now: Millis) -> Option<Self> {
-        let (began, total) = (record.entered(JobState::Running)?, record.total?);
+        let (began, total) = (record.entered_at(JobState::Running)?, record.total?);
         let running_s = now.saturating_sub(began) as f64 / 1000.0;
         let ended = total - counts.open().min(total);
         (!record.state.is_end()).then(|| Self::of(ended, total, said, running_s))

@@ -8,12 +8,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use flamingo::video::VideoLimits;
-use jobs::job::{ItemEnd, NewJob};
+use jobs::job::NewJob;
 use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
+use jobs::state::ItemEnd;
 use jobs::store::{Put, Store};
 use jobs::trace;
-use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, Running, Service, Trouble};
+use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Trouble};
 use jobs::{Failure, ItemId, JobId};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -95,11 +96,11 @@ impl Service for VideoService {
     const JOB_KIND: &'static str = JOB_SCHEMA;
     const ITEM_KIND: &'static str = ITEM_SCHEMA;
 
-    fn job(&self, message: &Message) -> Result<NewJob, Refusal> {
-        JobMessage::parse(message)?.to_new().map_err(Refusal::Hopeless)
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
+        JobMessage::parse(message)?.to_new().map_err(Refusal::Permanent)
     }
 
-    fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
+    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
         let item = ItemMessage::parse(message)?;
         Ok((item.job_id, item.item_id))
     }
@@ -114,13 +115,13 @@ impl Service for VideoService {
         listing.page(job, cursor).await
     }
 
-    async fn written(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+    async fn find_report(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
         let key = self.key(claim)?;
         let found = self.store.get(&key, LONGEST_REPORT).await.map_err(|e| store_trouble(&e))?;
         Ok(found.and_then(|bytes| end_of(&bytes)))
     }
 
-    async fn run(&self, claim: &ItemClaim, running: &Running) -> Outcome<ItemReport> {
+    async fn run(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
         let item: ItemMessage = match recall(claim) {
             Ok(item) => item,
             Err(why) => return Outcome::Reject(why),
@@ -128,7 +129,7 @@ impl Service for VideoService {
         if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.about().name) {
             let text =
                 format!("the job asks for model {name:?}, this worker has {:?}", self.engine.about().name);
-            return Outcome::Retry { after: None, why: Failure::new("other_model", text) };
+            return Outcome::Retry { after: None, reason: Failure::new("other_model", text) };
         }
         let request = self.request(&item);
         let memory = admission::estimate(&request, self.frame_bytes);
@@ -137,7 +138,7 @@ impl Service for VideoService {
             return no_memory(&item, &request, &why);
         }
         let tally = request.tally.clone();
-        running.tells(move || tally.progress().json());
+        running.report_progress_with(move || tally.progress().json());
         let stop = running.stop.clone();
         let started = std::time::Instant::now();
         let looked = tokio::select! {
@@ -165,9 +166,9 @@ impl Service for VideoService {
         let verdict = understood.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
         let why = understood.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
-            (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, why },
+            (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, reason: why },
             (Some(Verdict::Later), Some(why)) => Outcome::Later(why),
-            (Some(Verdict::Unfit), Some(why)) => Outcome::Unfit(why),
+            (Some(Verdict::Unfit), Some(why)) => Outcome::WorkerFault(why),
             (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
             _ => {
                 if let Some(sheet) = sheet {
@@ -211,7 +212,7 @@ impl Service for VideoService {
         Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
     }
 
-    fn ended(&self, ended: &EndedJob) -> Event {
+    fn end_event(&self, ended: &EndedJob) -> Event {
         let EndedJob { record, end, counts } = ended;
         let topic = format!("job.{}", end.state().as_str());
         let job = JobMessage::recall(&record.message).ok();
@@ -232,7 +233,7 @@ impl Service for VideoService {
         event(&topic, record.id.to_string(), reply_to, correlation_id, &body)
     }
 
-    fn refused(&self, message: &Message, why: &Failure) -> Event {
+    fn refusal_event(&self, message: &Message, why: &Failure) -> Event {
         let body = json!({
             "schema": EVENT_SCHEMA,
             "event": "job.refused",
@@ -289,16 +290,16 @@ fn no_memory(item: &ItemMessage, request: &Request, why: &NoRoom) -> Outcome<Ite
 fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
     match verdict {
         Verdict::Final => Outcome::Reject(why),
-        Verdict::Retry => Outcome::Retry { after: None, why },
+        Verdict::Retry => Outcome::Retry { after: None, reason: why },
         Verdict::Later => Outcome::Later(why),
-        Verdict::Unfit => Outcome::Unfit(why),
+        Verdict::Unfit => Outcome::WorkerFault(why),
         Verdict::Cancelled => Outcome::Cancelled,
     }
 }
 
 impl VideoService {
     fn key(&self, claim: &ItemClaim) -> Result<String, Trouble> {
-        let item = recall(claim).map_err(Trouble::Fatal)?;
+        let item = recall(claim).map_err(Trouble::Permanent)?;
         Ok(report_key(&item.output, &claim.job, &claim.item))
     }
 
@@ -322,7 +323,7 @@ impl VideoService {
     async fn look(&self, item: &ItemMessage, request: &Request) -> Result<(Known, InputInfo), FetchError> {
         let found = async {
             let found = self.find(item, request).await;
-            found.inspect_err(|error| trace::failed(error.code()))
+            found.inspect_err(|error| trace::mark_failed(error.code()))
         };
         found.instrument(info_span!("fetch")).await
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Value, ValueKind};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as human;
-use jobs::job::SecretUrl;
 use jobs::retry::Backoff;
+use jobs::secret_url::SecretUrl;
 use jobs::worker::WorkerSettings;
 use serde::{Deserialize, Serialize};
 
@@ -402,18 +402,18 @@ impl Settings {
         } = self.worker;
         WorkerSettings {
             name,
-            items,
-            urgent,
+            slots: items,
+            urgent_slots: urgent,
             lease,
             heartbeat,
             deadline: item_deadline,
             grace,
-            attempts,
-            losses,
-            backoff: Backoff { first: self.worker.backoff_first, most: self.worker.backoff_most },
-            patience,
-            sweep,
-            forgotten,
+            max_attempts: attempts,
+            max_worker_losses: losses,
+            backoff: Backoff { first: self.worker.backoff_first, max: self.worker.backoff_most },
+            retry_timeout: patience,
+            sweep_interval: sweep,
+            message_lost_after: forgotten,
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flamingo::Pipeline;
 use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
 use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings, TracedQueue};
-use jobs::retry::insist;
+use jobs::retry::retry_with_backoff;
 use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Stop, Worker};
 
@@ -66,9 +66,9 @@ impl Backends {
     pub async fn wait(&self, settings: &Settings) -> Result<(), StartError> {
         let backoff = settings.worker(String::new()).backoff;
         let patience = settings.worker.patience;
-        let queue = insist(backoff, patience, |_| true, || self.queue.check());
-        let ledger = insist(backoff, patience, LedgerError::is_transient, || self.ledger.check());
-        let store = insist(backoff, patience, StoreError::is_transient, || self.store.probe());
+        let queue = retry_with_backoff(backoff, patience, |_| true, || self.queue.check());
+        let ledger = retry_with_backoff(backoff, patience, LedgerError::is_transient, || self.ledger.check());
+        let store = retry_with_backoff(backoff, patience, StoreError::is_transient, || self.store.probe());
         let (queue, ledger, store) = tokio::join!(queue, ledger, store);
         queue.map_err(refused)?;
         ledger.map_err(refused)?;

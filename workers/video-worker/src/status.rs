@@ -177,7 +177,7 @@ impl Status {
 
 /// `None`: the database does not say.
 async fn news_waiting(backends: &Backends) -> Option<u64> {
-    tokio::time::timeout(PATIENCE, backends.ledger.news_waiting()).await.ok()?.ok()
+    tokio::time::timeout(PATIENCE, backends.ledger.outbox_pending()).await.ok()?.ok()
 }
 
 /// A store tries again and again; whoever asks how things are wants to know now.

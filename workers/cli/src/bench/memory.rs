@@ -1,13 +1,13 @@
-//! Memory that is free before a model is made, and that was taken in the end.
+//! Free memory before a model is built, and peak memory after the measurements.
 
 use anyhow::bail;
 use candle_core::Device;
 
-/// Refuses to make what cannot fit.
+/// Checks that `bytes` of weights fit into the free memory of the device.
 ///
 /// # Errors
-/// `bytes` of weights are more than the device has free.
-pub fn check(what: &str, bytes: usize, device: &Device) -> anyhow::Result<()> {
+/// They do not fit.
+pub fn check_fits(what: &str, bytes: usize, device: &Device) -> anyhow::Result<()> {
     match available(device) {
         Some(free) if bytes > free => bail!(
             "{what} has {:.1} GB of weights, but only {:.1} GB of memory are free",
@@ -18,7 +18,7 @@ pub fn check(what: &str, bytes: usize, device: &Device) -> anyhow::Result<()> {
     }
 }
 
-/// Bytes that this process can still get on `device`; `None` where nobody says.
+/// Bytes that this process can still allocate on `device`; `None` where this is unknown.
 fn available(device: &Device) -> Option<usize> {
     if !device.is_cpu() {
         return on_gpu().map(|(free, _)| free);
@@ -28,12 +28,12 @@ fn available(device: &Device) -> Option<usize> {
     let machine = kilobytes(&read("/proc/meminfo"), "MemAvailable:");
     let container = number("/sys/fs/cgroup/memory.max")
         .zip(number("/sys/fs/cgroup/memory.current"))
-        .map(|(most, taken)| most.saturating_sub(taken));
+        .map(|(max, used)| max.saturating_sub(used));
     let process = address_space(&read("/proc/self/limits"));
     [machine, container, process].into_iter().flatten().min()
 }
 
-/// The most bytes that this process has had on `device` at once; on a GPU, what all processes have now.
+/// Peak memory of this process on `device` in bytes; on a GPU, the memory that all processes use now.
 pub fn peak(device: &Device) -> Option<usize> {
     if device.is_cpu() {
         kilobytes(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
@@ -42,7 +42,7 @@ pub fn peak(device: &Device) -> Option<usize> {
     }
 }
 
-/// Free and all bytes of the GPU in use, as its driver says.
+/// Free and total bytes of the current GPU, from its driver.
 #[cfg(feature = "cuda")]
 fn on_gpu() -> Option<(usize, usize)> {
     candle_core::cuda_backend::cudarc::driver::result::mem_get_info().ok()
@@ -53,13 +53,13 @@ fn on_gpu() -> Option<(usize, usize)> {
     None
 }
 
-/// Bytes of a line such as `VmHWM:    1234 kB`.
+/// Parses a line such as `VmHWM:    1234 kB` into bytes.
 fn kilobytes(text: &str, name: &str) -> Option<usize> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(rest.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? << 10)
 }
 
-/// The soft limit of `Max address space` in bytes.
+/// Parses the soft limit of `Max address space` in bytes.
 fn address_space(limits: &str) -> Option<usize> {
     let rest = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
     rest.split_whitespace().next()?.parse().ok()
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_the_kernel_says() {
+    fn parses_proc_files() {
         assert_eq!(kilobytes("VmPeak:\t 7 kB\nVmHWM:\t  12 kB\n", "VmHWM:"), Some(12 << 10));
         assert_eq!(kilobytes("VmPeak:\t 7 kB\n", "VmHWM:"), None);
         let limits =
@@ -80,9 +80,9 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_refused_in_words() {
-        let error = check("the moon", usize::MAX, &Device::Cpu).unwrap_err().to_string();
+    fn refuses_models_larger_than_memory() {
+        let error = check_fits("the moon", usize::MAX, &Device::Cpu).unwrap_err().to_string();
         assert!(error.starts_with("the moon has ") && error.ends_with("GB of memory are free"), "{error}");
-        check("a pebble", 1 << 20, &Device::Cpu).unwrap();
+        check_fits("a pebble", 1 << 20, &Device::Cpu).unwrap();
     }
 }

@@ -1,24 +1,25 @@
-//! What the machine can do: the operations and the bytes per second that the floors stand on.
+//! Limits of the machine: operations and bytes per second. The floors are computed from them.
 
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
 
+use super::cost::Cost;
 use super::fma::Instruction;
-use super::work::Work;
 
-/// Side of the square matrices that are multiplied.
+/// Side of the square matrices of the matrix product.
 const CPU_SIDE: usize = 1536;
 const CUDA_SIDE: usize = 8192;
-/// Bytes that are read on the CPU: more than a last-level cache.
+/// Bytes that are read on the CPU; larger than a last-level cache.
 const CPU_BYTES: usize = 512 << 20;
 /// Bytes that are copied on a GPU.
 const CUDA_BYTES: usize = 1 << 30;
-/// Repetitions of each, of which the best counts; on a busy machine more are needed to meet a good moment.
-const LEAST: usize = 3;
-const TIME: Duration = Duration::from_millis(400);
+/// Minimum number of repetitions. The best one counts; a busy machine needs more of them.
+const MIN_RUNS: usize = 3;
+/// Minimum time of all repetitions.
+const MIN_TIME: Duration = Duration::from_millis(400);
 
-/// The peaks of the device, with the threads and the dtype of the rows.
+/// Limits of device and threads, in the dtype of the measurements.
 #[derive(Debug, Clone, Copy)]
 pub struct Peaks {
     /// Operations per second: the larger of a large matrix product and the multiply-add instruction.
@@ -31,17 +32,17 @@ pub struct Peaks {
     pub bandwidth: f64,
 }
 
-/// What keeps a stage from being faster.
+/// Resource that limits a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
     Compute,
     Memory,
 }
 
-/// Operations per second of one large matrix product.
+/// Measures the operations per second of one large matrix product.
 ///
 /// # Errors
-/// The device refuses.
+/// The device reports an error.
 pub fn operations(device: &Device, dtype: DType) -> candle_core::Result<f64> {
     let side = if device.is_cpu() { CPU_SIDE } else { CUDA_SIDE };
     let matrix = Tensor::rand(-1f32, 1f32, (side, side), device)?.to_dtype(dtype)?;
@@ -49,10 +50,10 @@ pub fn operations(device: &Device, dtype: DType) -> candle_core::Result<f64> {
     Ok(2.0 * (side as f64).powi(3) / seconds)
 }
 
-/// Bytes per second, of reading on the CPU and of copying on a GPU.
+/// Measures the memory bandwidth in bytes per second: reading on the CPU, copying on a GPU.
 ///
 /// # Errors
-/// The device refuses.
+/// The device reports an error.
 pub fn bandwidth(device: &Device) -> candle_core::Result<f64> {
     let (bytes, seconds) = if device.is_cpu() { (CPU_BYTES, read()) } else { copy(device)? };
     Ok(bytes as f64 / seconds)
@@ -68,19 +69,19 @@ impl Peaks {
         Self { operations, product, instruction, bandwidth }
     }
 
-    /// Seconds that `work` takes at least, and why.
-    pub fn floor(&self, work: &Work) -> (f64, Bound) {
-        let (compute, memory) = (work.operations / self.operations, work.bytes / self.bandwidth);
+    /// Minimum time of a stage in seconds, and the resource that limits it.
+    pub fn floor(&self, cost: &Cost) -> (f64, Bound) {
+        let (compute, memory) = (cost.operations / self.operations, cost.bytes / self.bandwidth);
         if compute >= memory { (compute, Bound::Compute) } else { (memory, Bound::Memory) }
     }
 }
 
-/// Seconds of the fastest of some runs after one that warms up.
+/// Seconds of the fastest run, after one warm-up run.
 pub(super) fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -> candle_core::Result<f64> {
     run()?;
     device.synchronize()?;
     let (begin, mut best, mut runs) = (Instant::now(), f64::INFINITY, 0);
-    while runs < LEAST || begin.elapsed() < TIME {
+    while runs < MIN_RUNS || begin.elapsed() < MIN_TIME {
         let start = Instant::now();
         run()?;
         device.synchronize()?;
@@ -90,7 +91,7 @@ pub(super) fn best(device: &Device, run: impl Fn() -> candle_core::Result<()>) -
     Ok(best)
 }
 
-/// Every thread reads its share of the bytes once.
+/// Seconds in which all threads together read the bytes once.
 fn read() -> f64 {
     let numbers = vec![1u64; CPU_BYTES / 8];
     let share = numbers.len().div_ceil(candle_core::utils::get_num_threads());
@@ -106,7 +107,7 @@ fn read() -> f64 {
     best(&Device::Cpu, pass).expect("reading memory does not fail")
 }
 
-/// Bytes read and written, and the seconds for it.
+/// Bytes read and written by one copy, and its seconds.
 fn copy(device: &Device) -> candle_core::Result<(usize, f64)> {
     let bytes = Tensor::zeros(CUDA_BYTES / 4, DType::F32, device)?;
     Ok((2 * CUDA_BYTES, best(device, || bytes.copy().map(drop))?))
@@ -117,9 +118,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_slower_of_products_and_bytes_is_the_floor() {
+    fn floor_is_the_slower_of_compute_and_memory() {
         let peaks = Peaks { operations: 100.0, product: 80.0, instruction: None, bandwidth: 10.0 };
-        assert_eq!(peaks.floor(&Work { operations: 300.0, bytes: 20.0 }), (3.0, Bound::Compute));
-        assert_eq!(peaks.floor(&Work { operations: 300.0, bytes: 40.0 }), (4.0, Bound::Memory));
+        assert_eq!(peaks.floor(&Cost { operations: 300.0, bytes: 20.0 }), (3.0, Bound::Compute));
+        assert_eq!(peaks.floor(&Cost { operations: 300.0, bytes: 40.0 }), (4.0, Bound::Memory));
     }
 }

@@ -1,43 +1,44 @@
-//! Rows -> numbers beside their floors, for people and as JSON.
+//! Measurements -> throughput next to its floor, as a table and as JSON.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::cost::Cost;
 use super::peaks::{Bound, Peaks};
-use super::rows::Row;
-use super::work::Work;
+use super::stages::Measurement;
 
-/// One line of the table. Everything but `repetitions` is per second or per unit.
+/// One line of the table. All values except `repetitions` are per second or per unit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
     pub name: &'static str,
     pub batch: usize,
     pub unit: &'static str,
-    /// From the median of the times.
+    /// Throughput at the median time.
     pub value: f64,
-    /// From the quartiles of the times.
+    /// Throughput at the quartiles of the times.
     pub spread: (f64, f64),
     pub repetitions: usize,
-    pub work: Work,
-    /// The value at which either the products or the bytes would take all the time.
+    /// Operations and bytes per unit.
+    pub cost: Cost,
+    /// Throughput at the limit of the machine: each stage takes the time of its operations or of its bytes.
     pub floor: f64,
     pub bound: &'static str,
 }
 
 impl Line {
-    pub fn of(row: &Row, peaks: &Peaks) -> Self {
+    pub fn of(row: &Measurement, peaks: &Peaks) -> Self {
         let mut seconds = row.seconds.clone();
         seconds.sort_by(f64::total_cmp);
         let quantile = |share: f64| seconds[((seconds.len() - 1) as f64 * share).round() as usize];
-        let (mut compute, mut memory, mut work) = (0.0, 0.0, Work::default());
-        for stage in &row.work {
+        let (mut compute, mut memory, mut cost) = (0.0, 0.0, Cost::default());
+        for stage in &row.stages {
             match peaks.floor(stage) {
                 (seconds, Bound::Compute) => compute += seconds,
                 (seconds, Bound::Memory) => memory += seconds,
             }
-            work.operations += stage.operations / row.units;
-            work.bytes += stage.bytes / row.units;
+            cost.operations += stage.operations / row.units;
+            cost.bytes += stage.bytes / row.units;
         }
         Self {
             name: row.name,
@@ -46,21 +47,21 @@ impl Line {
             value: row.units / quantile(0.5),
             spread: (row.units / quantile(0.75), row.units / quantile(0.25)),
             repetitions: seconds.len(),
-            work,
+            cost,
             floor: row.units / (compute + memory),
             bound: if compute >= memory { "compute" } else { "memory" },
         }
     }
 
-    /// Peak memory beside what the weights alone take.
+    /// Line for the peak memory, with the weights alone as its floor.
     pub fn of_memory(peak: usize, weights: usize) -> Self {
         let (value, floor) = (peak as f64 / 1e6, weights as f64 / 1e6);
-        let work = Work { operations: 0.0, bytes: 1e6 };
+        let cost = Cost { operations: 0.0, bytes: 1e6 };
         let (name, unit, bound) = ("peak memory", "MB", "weights");
-        Self { name, batch: 1, unit, value, spread: (value, value), repetitions: 1, work, floor, bound }
+        Self { name, batch: 1, unit, value, spread: (value, value), repetitions: 1, cost, floor, bound }
     }
 
-    /// How much of the floor is reached: 1 is all there is.
+    /// Share of the floor that is reached: 1 is the limit of the machine.
     pub fn ratio(&self) -> f64 {
         if self.bound == "weights" { self.floor / self.value } else { self.value / self.floor }
     }
@@ -69,13 +70,13 @@ impl Line {
         json!({
             "row": self.name, "batch": self.batch, "unit": self.unit, "value": self.value,
             "low": self.spread.0, "high": self.spread.1, "repetitions": self.repetitions,
-            "operations": self.work.operations, "bytes": self.work.bytes,
+            "operations": self.cost.operations, "bytes": self.cost.bytes,
             "floor": self.floor, "bound": self.bound, "ratio": self.ratio(),
         })
     }
 }
 
-/// The table for people.
+/// Formats the table.
 pub fn table(lines: &[Line]) -> String {
     let mut text = String::new();
     let heads = ["row", "batch", "value", "", "quartiles", "GFLOP", "MB", "floor", "ratio"];
@@ -88,8 +89,8 @@ pub fn table(lines: &[Line]) -> String {
             short(line.value),
             line.unit.into(),
             format!("{} - {}", short(low), short(high)),
-            short(line.work.operations / 1e9),
-            short(line.work.bytes / 1e6),
+            short(line.cost.operations / 1e9),
+            short(line.cost.bytes / 1e6),
             format!("{} ({})", short(line.floor), line.bound),
             format!("{:.2}", line.ratio()),
         ]);
@@ -109,7 +110,7 @@ pub fn table(lines: &[Line]) -> String {
     text
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 fn short(number: f64) -> String {
     match number {
         0.0 => "0".into(),
@@ -126,31 +127,31 @@ mod tests {
 
     fn line() -> Line {
         let peaks = Peaks { operations: 1e9, product: 1e9, instruction: None, bandwidth: 1e6 };
-        let row = Row {
+        let row = Measurement {
             name: "decode",
             batch: 8,
             unit: "tokens/s",
             units: 8.0,
             seconds: vec![4.0, 1.0, 3.0, 2.0, 5.0],
-            // One second of products, half a second of bytes.
-            work: vec![Work { operations: 1e9, bytes: 1e5 }, Work { operations: 2e8, bytes: 5e5 }],
+            // One second of operations, half a second of bytes.
+            stages: vec![Cost { operations: 1e9, bytes: 1e5 }, Cost { operations: 2e8, bytes: 5e5 }],
         };
         Line::of(&row, &peaks)
     }
 
     #[test]
-    fn medians_and_quartiles_beside_the_sum_of_the_floors() {
+    fn computes_median_quartiles_and_summed_floor() {
         let line = line();
         assert_eq!(line.value, 8.0 / 3.0);
         assert_eq!(line.spread, (2.0, 4.0));
         assert_eq!(line.repetitions, 5);
-        assert_eq!(line.work, Work { operations: 0.15e9, bytes: 0.75e5 });
+        assert_eq!(line.cost, Cost { operations: 0.15e9, bytes: 0.75e5 });
         assert_eq!((line.floor, line.bound), (8.0 / 1.5, "compute"));
         assert_eq!(line.ratio(), 0.5);
     }
 
     #[test]
-    fn what_people_and_programs_read() {
+    fn formats_table_and_json() {
         let lines = [line(), Line::of_memory(400_000_000, 100_000_000)];
         assert_eq!(lines[1].ratio(), 0.25);
         let expected = "\

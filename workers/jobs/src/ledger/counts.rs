@@ -1,4 +1,4 @@
-//! How many items of a job stand where.
+//! Number of a job's items in each state.
 
 use std::collections::HashMap;
 
@@ -6,10 +6,11 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::record::{count, item_state, job_id};
 use super::{Ledger, LedgerError};
-use crate::job::{Counts, ItemState, JobId};
+use crate::JobId;
+use crate::state::{Counts, ItemState};
 
 impl Ledger {
-    /// How many items of a job stand where, as far as its items are known.
+    /// Counts the known items of a job by state.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -17,7 +18,7 @@ impl Ledger {
         Ok(self.counts_of(std::slice::from_ref(id)).await?.remove(id).unwrap_or_default())
     }
 
-    /// The same of several jobs in one go; a job without items is not among them.
+    /// Counts the items of several jobs in one query. Jobs without items are missing in the result.
     ///
     /// # Errors
     /// The ledger cannot be reached.

@@ -1,27 +1,27 @@
-//! What can go wrong between us and the ledger.
+//! Errors of the ledger.
 
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteError;
 
-/// The ledger did not do what was asked for, or it is not known whether it did. Texts hold no URL and no password.
+/// Error of a call to the ledger. A failed write may have happened. Texts hold no URL and no password.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// No ledger can be named like this.
+    /// The URL does not name a ledger.
     #[error("ledger: bad URL: {0}")]
     Url(String),
-    /// It is there, but not as this build needs it.
+    /// Its tables are not those of this build.
     #[error("ledger: {0}")]
     Schema(String),
-    #[error("ledger: cannot be migrated: {0}")]
+    #[error("ledger: cannot migrate: {0}")]
     Migrate(String),
-    /// A row that no build has written.
+    /// A row has values that no build writes.
     #[error("ledger: {0}")]
-    Row(String),
+    BadRow(String),
     #[error("ledger: no answer within {} s", .0.as_secs())]
-    Silent(Duration),
-    #[error("ledger: {}", said(.0))]
+    Timeout(Duration),
+    #[error("ledger: {}", describe(.0))]
     Sql(#[source] sqlx::Error),
 }
 
@@ -30,23 +30,24 @@ impl LedgerError {
         Self::Schema(format!("{what}: run `flamingo migrate`"))
     }
 
-    /// May the same call succeed later, with nothing changed here? A write that failed so may have happened.
+    /// Returns whether the same call may succeed later. A write that failed so may have happened.
     pub fn is_transient(&self) -> bool {
         match self {
             LedgerError::Sql(error) => is_transient(error),
-            LedgerError::Silent(_) => true,
-            LedgerError::Url(_) | LedgerError::Schema(_) | LedgerError::Migrate(_) | LedgerError::Row(_) => {
-                false
-            }
+            LedgerError::Timeout(_) => true,
+            LedgerError::Url(_)
+            | LedgerError::Schema(_)
+            | LedgerError::Migrate(_)
+            | LedgerError::BadRow(_) => false,
         }
     }
 }
 
-/// A pool does not say why it has no connection.
-fn said(error: &sqlx::Error) -> String {
+/// Describes an SQL error. The pool does not say why it has no connection.
+fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::PoolTimedOut => {
-            "the database cannot be reached or lets nobody in; check database.url, its password and its server".into()
+            "cannot connect to the database; check database.url, its password and its server".into()
         }
         other => other.to_string(),
     }
@@ -55,7 +56,7 @@ fn said(error: &sqlx::Error) -> String {
 impl From<sqlx::Error> for LedgerError {
     fn from(error: sqlx::Error) -> Self {
         match error {
-            // Its text may quote the URL.
+            // The error's text may quote the URL.
             sqlx::Error::Configuration(_) => Self::Url("the driver does not understand it".to_owned()),
             other => Self::Sql(other),
         }
@@ -86,7 +87,7 @@ fn is_transient(error: &sqlx::Error) -> bool {
     }
 }
 
-/// <https://sqlite.org/rescode.html>: the low byte is the primary code.
+/// Classifies codes of <https://sqlite.org/rescode.html>. The low byte is the primary code.
 fn sqlite_is_transient(code: &str) -> bool {
     const BUSY: u32 = 5;
     const LOCKED: u32 = 6;
@@ -95,9 +96,9 @@ fn sqlite_is_transient(code: &str) -> bool {
     code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, BUSY | LOCKED | IO | FULL))
 }
 
-/// <https://www.postgresql.org/docs/current/errcodes-appendix.html>: connection lost, rolled back for somebody else's
-/// sake, out of resources, lock not available, operator intervention (shutdown, statement timeout), input or output
-/// error.
+/// Classifies codes of <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Transient are: connection lost,
+/// transaction rollback (serialization failure, deadlock), insufficient resources, lock not available, operator
+/// intervention (shutdown, statement timeout), I/O error.
 fn postgres_is_transient(code: &str) -> bool {
     ["08", "40", "53", "55P03", "57", "58"].iter().any(|class| code.starts_with(class))
 }
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_passes_is_told_from_what_stays() {
+    fn classifies_transient_and_permanent_errors() {
         for (code, transient) in [
             ("40001", true),
             ("57P03", true),
@@ -118,7 +119,7 @@ mod tests {
         ] {
             assert_eq!(postgres_is_transient(code), transient, "{code}");
         }
-        // busy, busy (snapshot), input or output error while reading, constraint (unique), generic
+        // Busy, busy (snapshot), I/O error while reading, constraint (unique), generic.
         for (code, transient) in [("5", true), ("517", true), ("266", true), ("2067", false), ("1", false)] {
             assert_eq!(sqlite_is_transient(code), transient, "{code}");
         }

@@ -1,4 +1,4 @@
-//! Items: claimed, kept by heartbeats, ended or given back.
+//! Items: claim, renew the lease, end, retry, release.
 
 use std::time::Duration;
 
@@ -7,78 +7,81 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::record::{failure, item_id, item_state, job_state};
 use super::{ItemRecord, Ledger, LedgerError};
-use crate::job::{Failure, ItemEnd, ItemId, ItemState, JobId, JobState, Millis, NewItem, later};
+use crate::job::NewItem;
+use crate::state::{ItemEnd, ItemState, JobState};
+use crate::time::{Millis, later};
+use crate::{Failure, ItemId, JobId};
 
-/// The right to do an item. Ends with its lease.
+/// Claim of an item. It ends with its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemClaim {
     pub job: JobId,
     pub item: ItemId,
-    /// The fence: how often it has been claimed, this time included.
+    /// Fencing token: the number of claims, including this one.
     pub attempt: i64,
-    /// How many claims were given back.
-    pub given_back: i64,
-    /// How many ended with their worker: without a word from it, or because it was broken.
-    pub lost: i64,
+    /// Number of claims that were released.
+    pub released: i64,
+    /// Number of claims whose worker was lost: it crashed or was broken.
+    pub worker_losses: i64,
     pub position: i64,
-    /// The message's body as it was sent.
+    /// Body of the item message.
     pub message: String,
-    /// Where the job stood before.
+    /// State of the job before the claim.
     pub job_state: JobState,
 }
 
 impl ItemClaim {
-    /// Attempts that count, this one included: neither a worker that was told to stop nor one that was lost is the item's
-    /// fault.
+    /// Returns the number of attempts, including this one. Released claims and lost workers are no attempts.
     pub fn attempts(&self) -> u64 {
-        u64::try_from(self.attempt - self.given_back - self.lost).unwrap_or(0)
+        u64::try_from(self.attempt - self.released - self.worker_losses).unwrap_or(0)
     }
 }
 
-/// What it has cost an item that it could not be done.
+/// Cost of a retry for the item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Toll {
-    /// One of its attempts: it has failed.
+pub enum RetryCost {
+    /// One attempt: the run failed.
     Attempt,
-    /// A worker, which is broken now: as one that was lost.
-    Worker,
-    Nothing,
+    /// One worker loss: the worker is broken.
+    WorkerLoss,
+    /// Nothing: the failure says nothing about the item.
+    Free,
 }
 
-/// What has become of the wish to do an item.
+/// Result of [`Ledger::claim_item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ClaimedItem {
-    Yes(ItemClaim),
-    /// Somebody does it, and has until then.
-    Held {
+pub enum ClaimOutcome {
+    Claimed(ItemClaim),
+    /// Another worker holds it, until then at least.
+    Leased {
         until: Millis,
     },
-    /// It is not its time yet.
-    Early {
+    /// It is not due yet.
+    NotDue {
         due: Millis,
     },
-    Ended {
+    /// It has ended.
+    Finished {
         state: ItemState,
-        why: Option<Failure>,
+        reason: Option<Failure>,
     },
     /// No such item.
-    Unknown,
+    NotFound,
 }
 
-/// An item goes back to the queue, unless its job was ended early: then it has ended with it. `$4` is a moment.
-pub(super) const BACK: &str =
+/// Assignments that requeue an item, or cancel it if its job was ended early. `$4` is the time.
+pub(super) const REQUEUE: &str =
     "state = CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE jobs.id = items.job_id AND jobs.state = 'finalizing')
          THEN 'cancelled' ELSE 'queued' END,
      ended_at = CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE jobs.id = items.job_id AND jobs.state = 'finalizing')
          THEN $4 END";
 
-/// The columns of an [`ItemRecord`].
+/// Columns of an [`ItemRecord`]: `given_back` is `released`, `lost` is `worker_losses`.
 const RECORD: &str = "id, position, state, attempt, given_back, lost, due_at, worker, lease_until, progress,
      failure_code, failure_message, claimed_at, ended_at";
 
 impl Ledger {
-    /// Items of a job in order: the first `limit`, or those after the last one of the page before (its position, its
-    /// id).
+    /// Returns `limit` items of a job in order, from the start or after the last item of the previous page (position, id).
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -102,6 +105,8 @@ impl Ledger {
         rows.iter().map(ItemRecord::read).collect()
     }
 
+    /// Returns an item; `None` if there is none.
+    ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn item(&self, job: &JobId, item: &ItemId) -> Result<Option<ItemRecord>, LedgerError> {
@@ -111,7 +116,7 @@ impl Ledger {
         row.as_ref().map(ItemRecord::read).transpose()
     }
 
-    /// The message about an item, as it was entered.
+    /// Returns the body of the item message as it was inserted.
     ///
     /// # Errors
     /// The ledger cannot be reached, or has no such item.
@@ -121,7 +126,7 @@ impl Ledger {
         Ok(row.try_get("message")?)
     }
 
-    /// Where an item stands; `None`: there is none.
+    /// Returns the state of an item; `None` if there is none.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -131,8 +136,8 @@ impl Ledger {
         row.as_ref().map(|row| item_state(row, "state")).transpose()
     }
 
-    /// Items of a job that have failed or were cancelled, after the last one of the page before (its position, its id), as they
-    /// were entered.
+    /// Returns failed and cancelled items of a job as they were inserted, after the last item of the previous page
+    /// (position, id).
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -161,7 +166,7 @@ impl Ledger {
         rows.iter().map(read).collect()
     }
 
-    /// What the workers on a job's items said last of their progress, of `limit` items at most.
+    /// Returns the last progress (JSON) of at most `limit` running items of a job.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -174,20 +179,20 @@ impl Ledger {
         rows.iter().map(|row| Ok(row.try_get("progress")?)).collect()
     }
 
-    /// Is there an item that has not ended?
+    /// Returns whether any item of the job has not ended.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn any_open(&self, job: &JobId) -> Result<bool, LedgerError> {
+    pub async fn has_open_items(&self, job: &JobId) -> Result<bool, LedgerError> {
         let query =
             sqlx::query("SELECT 1 FROM items WHERE job_id = $1 AND state IN ('queued', 'running') LIMIT 1");
         Ok(query.bind(job.as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Claims an item, when it is due and nobody holds it. A queued job is running from now.
+    /// Claims an item that is due and unclaimed. A queued job becomes running.
     ///
     /// # Errors
-    /// The ledger cannot be reached; it may have been claimed, then the lease runs out.
+    /// The ledger cannot be reached. The item may have been claimed; then its lease expires.
     pub async fn claim_item(
         &self,
         job: &JobId,
@@ -195,7 +200,7 @@ impl Ledger {
         worker: &str,
         now: Millis,
         lease: Duration,
-    ) -> Result<ClaimedItem, LedgerError> {
+    ) -> Result<ClaimOutcome, LedgerError> {
         let claim = sqlx::query(
             "UPDATE items
              SET state = 'running', attempt = attempt + 1, worker = $3, claimed_at = $4, lease_until = $5,
@@ -211,13 +216,13 @@ impl Ledger {
         .bind(worker)
         .bind(now)
         .bind(later(now, lease));
-        let Some(row) = self.written(claim).await? else { return self.why_not(job, item).await };
+        let Some(row) = self.written(claim).await? else { return self.claim_refusal(job, item).await };
         let claim = ItemClaim {
             job: job.clone(),
             item: item.clone(),
             attempt: row.try_get("attempt")?,
-            given_back: row.try_get("given_back")?,
-            lost: row.try_get("lost")?,
+            released: row.try_get("given_back")?,
+            worker_losses: row.try_get("lost")?,
             position: row.try_get("position")?,
             message: row.try_get("message")?,
             job_state: job_state(&row, "job_state")?,
@@ -228,33 +233,36 @@ impl Ledger {
             );
             self.changed(begun.bind(job.as_str()).bind(now)).await?;
         }
-        Ok(ClaimedItem::Yes(claim))
+        Ok(ClaimOutcome::Claimed(claim))
     }
 
-    async fn why_not(&self, job: &JobId, item: &ItemId) -> Result<ClaimedItem, LedgerError> {
+    async fn claim_refusal(&self, job: &JobId, item: &ItemId) -> Result<ClaimOutcome, LedgerError> {
         let query = sqlx::query(
             "SELECT state, due_at, lease_until, failure_code, failure_message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state
              FROM items WHERE job_id = $1 AND id = $2",
         );
         let row = query.bind(job.as_str()).bind(item.as_str()).fetch_optional(&self.pool).await?;
-        let Some(row) = row else { return Ok(ClaimedItem::Unknown) };
+        let Some(row) = row else { return Ok(ClaimOutcome::NotFound) };
         let ending = job_state(&row, "job_state")? == JobState::Finalizing;
         Ok(match item_state(&row, "state")? {
-            ItemState::Queued if ending => ClaimedItem::Ended { state: ItemState::Cancelled, why: None },
-            ItemState::Queued => ClaimedItem::Early { due: row.try_get("due_at")? },
-            ItemState::Running => ClaimedItem::Held { until: row.try_get("lease_until")? },
+            ItemState::Queued if ending => {
+                ClaimOutcome::Finished { state: ItemState::Cancelled, reason: None }
+            }
+            ItemState::Queued => ClaimOutcome::NotDue { due: row.try_get("due_at")? },
+            ItemState::Running => ClaimOutcome::Leased { until: row.try_get("lease_until")? },
             end @ (ItemState::Succeeded | ItemState::Failed | ItemState::Cancelled) => {
-                ClaimedItem::Ended { state: end, why: failure(&row)? }
+                ClaimOutcome::Finished { state: end, reason: failure(&row)? }
             }
         })
     }
 
-    /// Heartbeat, with how far the work has come (JSON). `false`: fenced off, or the job was ended early.
+    /// Renews the lease of an item and stores its progress (JSON). Returns `false` if the claim is stale or the job was ended
+    /// early.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn extend_item(
+    pub async fn renew_item_lease(
         &self,
         claim: &ItemClaim,
         progress: Option<&str>,
@@ -270,12 +278,13 @@ impl Ledger {
         self.changed(query.bind(later(now, lease)).bind(progress)).await
     }
 
-    /// Ends an item, and the claim with it. `false`: fenced off. Saying it again is no harm.
+    /// Ends an item and its claim. Returns `false` if the claim is stale. May be repeated.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn end_item(&self, claim: &ItemClaim, end: &ItemEnd, now: Millis) -> Result<bool, LedgerError> {
-        let (code, message) = end.failure().map(|why| (why.code.as_str(), why.message.as_str())).unzip();
+        let (code, message) =
+            end.failure().map(|reason| (reason.code.as_str(), reason.message.as_str())).unzip();
         let query = sqlx::query(
             "UPDATE items
              SET state = $4, failure_code = $5, failure_message = $6, ended_at = $7, worker = NULL, lease_until = NULL
@@ -285,15 +294,15 @@ impl Ledger {
         if self.changed(query.bind(end.state().as_str()).bind(code).bind(message).bind(now)).await? {
             return Ok(true);
         }
-        // Ours after all, when the answer to the first time was lost.
+        // An earlier call of ours may have succeeded although its answer was lost.
         let query =
             sqlx::query("SELECT 1 FROM items WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = $4");
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
         Ok(query.bind(end.state().as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Gives an item back that could not be done: due later, with the reason. Whoever calls this has set its bell to ring
-    /// then. `false`: fenced off.
+    /// Requeues an item that failed: due later, with the reason. The caller has scheduled its message for that time.
+    /// Returns `false` if the claim is stale.
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -301,30 +310,31 @@ impl Ledger {
         &self,
         claim: &ItemClaim,
         due: Millis,
-        why: &Failure,
-        toll: Toll,
+        reason: &Failure,
+        cost: RetryCost,
     ) -> Result<bool, LedgerError> {
         let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
-             SET {BACK}, due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
+             SET {REQUEUE}, due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
                  given_back = given_back + $7, lost = lost + $8, worker = NULL, lease_until = NULL
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
         )));
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
-        let query = query.bind(due).bind(why.code.as_str()).bind(why.message.as_str());
-        let query = query.bind(i64::from(toll == Toll::Nothing)).bind(i64::from(toll == Toll::Worker));
+        let query = query.bind(due).bind(reason.code.as_str()).bind(reason.message.as_str());
+        let query =
+            query.bind(i64::from(cost == RetryCost::Free)).bind(i64::from(cost == RetryCost::WorkerLoss));
         self.changed(query).await
     }
 
-    /// Gives an item back because the worker was told to stop: due now, and the attempt does not count. `false`:
-    /// fenced off.
+    /// Releases an item because the worker is stopping: due now, and the claim counts as no attempt. Returns `false` if
+    /// the claim is stale.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn give_back_item(&self, claim: &ItemClaim, now: Millis) -> Result<bool, LedgerError> {
+    pub async fn release_item(&self, claim: &ItemClaim, now: Millis) -> Result<bool, LedgerError> {
         let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
-             SET {BACK}, due_at = $4, rung_at = $4, given_back = given_back + 1, worker = NULL, lease_until = NULL
+             SET {REQUEUE}, due_at = $4, rung_at = $4, given_back = given_back + 1, worker = NULL, lease_until = NULL
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
         )));
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);

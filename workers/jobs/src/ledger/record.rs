@@ -1,62 +1,65 @@
-//! Rows of the ledger as Rust sees them.
+//! Rows of the ledger as Rust types.
 
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::LedgerError;
-use crate::job::{Failure, ItemId, ItemState, JobId, JobState, Millis};
+use crate::state::{ItemState, JobState};
+use crate::time::Millis;
 use crate::trace::TraceContext;
+use crate::{Failure, ItemId, JobId};
 
-/// All that the ledger knows about a job, except its items.
+/// Record of a job, without its items.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JobRecord {
     pub id: JobId,
     pub key: String,
     pub request_sha256: String,
-    /// The message's body as it was sent.
+    /// Body of the job message.
     pub message: String,
     pub state: JobState,
-    /// How often it has been claimed.
+    /// Number of claims.
     pub attempt: i64,
-    /// Who works on the job itself, and until when without a heartbeat.
+    /// Worker that has claimed the job itself.
     pub worker: Option<String>,
+    /// End of the claim's lease.
     pub lease_until: Option<Millis>,
-    /// How far the listing of inputs has come.
+    /// Cursor of the next page of inputs.
     pub cursor: Option<String>,
     pub next_position: i64,
-    /// How many items; known once all of them are.
+    /// Number of items, once all of them are known.
     pub total: Option<u64>,
     pub failure: Option<Failure>,
-    /// Not to be begun before.
+    /// Earliest start.
     pub not_before: Option<Millis>,
-    /// Ended as expired when it has not ended by itself.
+    /// Time at which the job expires.
     pub deadline: Option<Millis>,
-    /// Where the work on it belongs among traces.
+    /// Parent trace of the work on the job.
     pub trace: TraceContext,
-    entered: [Option<Millis>; JobState::ALL.len()],
+    entered_at: [Option<Millis>; JobState::ALL.len()],
 }
 
 impl JobRecord {
-    /// When it entered a state.
-    pub fn entered(&self, state: JobState) -> Option<Millis> {
-        // `ALL` is in the order of declaration.
-        self.entered[state as usize]
+    /// Returns the time at which the job entered a state.
+    pub fn entered_at(&self, state: JobState) -> Option<Millis> {
+        // `ALL` has the order of declaration.
+        self.entered_at[state as usize]
     }
 
-    /// Whether all of its inputs are known.
+    /// Returns whether all of its inputs are known.
     pub fn is_listed(&self) -> bool {
-        self.entered(JobState::Queued).is_some()
+        self.entered_at(JobState::Queued).is_some()
     }
 
-    /// When it was accepted.
+    /// Returns the time of acceptance.
     pub fn accepted_at(&self) -> Millis {
-        self.entered(JobState::Accepted).unwrap_or_default()
+        self.entered_at(JobState::Accepted).unwrap_or_default()
     }
 
     pub(super) fn read(row: &AnyRow) -> Result<Self, LedgerError> {
-        let mut entered = [None; JobState::ALL.len()];
+        let mut entered_at = [None; JobState::ALL.len()];
         for state in JobState::ALL {
-            entered[state as usize] = row.try_get(format!("{}_at", state.as_str()).as_str())?;
+            entered_at[state as usize] = row.try_get(format!("{}_at", state.as_str()).as_str())?;
         }
         Ok(Self {
             id: job_id(row, "id")?,
@@ -74,42 +77,43 @@ impl JobRecord {
             not_before: row.try_get("not_before")?,
             deadline: row.try_get("deadline")?,
             trace: trace(row)?,
-            entered,
+            entered_at,
         })
     }
 }
 
-/// All that the ledger knows about an item, except its message.
+/// Record of an item, without its message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ItemRecord {
     pub id: ItemId,
-    /// Its place among the job's items.
+    /// Position among the job's items, from 0.
     pub position: i64,
     pub state: ItemState,
-    /// How often it has been claimed.
+    /// Number of claims.
     pub attempt: i64,
-    /// How many of these claims were given back.
-    pub given_back: i64,
-    /// How many of them ended with their worker: without a word from it, or because it was broken.
-    pub lost: i64,
-    /// Not to be claimed before.
+    /// Number of claims that were released (column `given_back`).
+    pub released: i64,
+    /// Number of claims whose worker was lost, by a crash or a fault (column `lost`).
+    pub worker_losses: i64,
+    /// Earliest next claim.
     pub due_at: Millis,
-    /// Who works on it, and until when without a heartbeat.
+    /// Worker that has claimed it.
     pub worker: Option<String>,
+    /// End of the claim's lease.
     pub lease_until: Option<Millis>,
-    /// How far its worker has come, as it said last: JSON.
+    /// Last reported progress, as JSON.
     pub progress: Option<String>,
-    /// Why it has failed, or why its last attempt has.
+    /// Reason of its failure, or of its last attempt's failure.
     pub failure: Option<Failure>,
-    /// When it was claimed last.
+    /// Time of the last claim.
     pub claimed_at: Option<Millis>,
     pub ended_at: Option<Millis>,
 }
 
 impl ItemRecord {
-    /// Attempts that counted.
+    /// Returns the number of attempts. Released claims and lost workers are no attempts.
     pub fn attempts(&self) -> i64 {
-        self.attempt - self.given_back - self.lost
+        self.attempt - self.released - self.worker_losses
     }
 
     pub(super) fn read(row: &AnyRow) -> Result<Self, LedgerError> {
@@ -118,8 +122,8 @@ impl ItemRecord {
             position: row.try_get("position")?,
             state: item_state(row, "state")?,
             attempt: row.try_get("attempt")?,
-            given_back: row.try_get("given_back")?,
-            lost: row.try_get("lost")?,
+            released: row.try_get("given_back")?,
+            worker_losses: row.try_get("lost")?,
             due_at: row.try_get("due_at")?,
             worker: row.try_get("worker")?,
             lease_until: row.try_get("lease_until")?,
@@ -140,29 +144,29 @@ pub(super) fn failure(row: &AnyRow) -> Result<Option<Failure>, LedgerError> {
 pub(super) fn trace(row: &AnyRow) -> Result<TraceContext, LedgerError> {
     let parent: Option<String> = row.try_get("traceparent")?;
     let state: Option<String> = row.try_get("tracestate")?;
-    Ok(TraceContext::read(parent.as_deref(), state.as_deref()))
+    Ok(TraceContext::parse(parent.as_deref(), state.as_deref()))
 }
 
 pub(super) fn count(value: i64, column: &str) -> Result<u64, LedgerError> {
-    u64::try_from(value).map_err(|_| LedgerError::Row(format!("{column} is {value}")))
+    u64::try_from(value).map_err(|_| LedgerError::BadRow(format!("{column} is {value}")))
 }
 
 pub(super) fn job_id(row: &AnyRow, column: &str) -> Result<JobId, LedgerError> {
-    JobId::try_from(row.try_get::<String, _>(column)?).map_err(|why| LedgerError::Row(why.message))
+    JobId::try_from(row.try_get::<String, _>(column)?).map_err(|reason| LedgerError::BadRow(reason.message))
 }
 
 pub(super) fn item_id(row: &AnyRow, column: &str) -> Result<ItemId, LedgerError> {
-    ItemId::try_from(row.try_get::<String, _>(column)?).map_err(|why| LedgerError::Row(why.message))
+    ItemId::try_from(row.try_get::<String, _>(column)?).map_err(|reason| LedgerError::BadRow(reason.message))
 }
 
 pub(super) fn job_state(row: &AnyRow, column: &str) -> Result<JobState, LedgerError> {
     let text: String = row.try_get(column)?;
     let known = JobState::ALL.into_iter().find(|state| state.as_str() == text);
-    known.ok_or_else(|| LedgerError::Row(format!("{text:?} is no state of a job")))
+    known.ok_or_else(|| LedgerError::BadRow(format!("{text:?} is not a job state")))
 }
 
 pub(super) fn item_state(row: &AnyRow, column: &str) -> Result<ItemState, LedgerError> {
     let text: String = row.try_get(column)?;
     let known = ItemState::ALL.into_iter().find(|state| state.as_str() == text);
-    known.ok_or_else(|| LedgerError::Row(format!("{text:?} is no state of an item")))
+    known.ok_or_else(|| LedgerError::BadRow(format!("{text:?} is not an item state")))
 }

@@ -1,74 +1,75 @@
-//! The sweep: what somebody should be told about. Each call marks what it returns as rung, so of several sweepers only
-//! one rings.
+//! Rows that need a message. Each call marks the rows that it returns as announced, so only one of several sweepers gets
+//! each row.
 
 use std::time::Duration;
 
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::items::BACK;
+use super::items::REQUEUE;
 use super::record::{item_id, job_id, trace};
 use super::{Ledger, LedgerError};
-use crate::job::{ItemId, JobId, Millis, earlier};
+use crate::time::{Millis, earlier};
 use crate::trace::TraceContext;
+use crate::{ItemId, JobId};
 
-/// Where the job of an item that is returned belongs among traces.
+/// Trace of the returned item's job. In this file, the column `rung_at` is the time of the last message.
 const TRACE: &str = "(SELECT traceparent FROM jobs WHERE jobs.id = items.job_id) AS traceparent,
              (SELECT tracestate FROM jobs WHERE jobs.id = items.job_id) AS tracestate";
 
-/// Ring for an item.
+/// Message about an item that is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bell {
+pub struct PendingMessage {
     pub job: JobId,
     pub item: ItemId,
-    /// The message's body as it was sent.
+    /// Body of the message.
     pub message: String,
-    /// Where its job belongs among traces.
+    /// Parent trace of its job.
     pub trace: TraceContext,
 }
 
-/// Ring for a job.
+/// Message about a job that is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobBell {
+pub struct PendingJobMessage {
     pub id: JobId,
-    /// The message's body as it was sent.
+    /// Body of the message.
     pub message: String,
-    /// Where it belongs among traces.
+    /// Parent trace of the job.
     pub trace: TraceContext,
 }
 
 impl Ledger {
-    /// Items whose worker has fallen silent: they are queued, due now, or have ended with their job.
+    /// Requeues items whose lease has expired, due now; those of a job that was ended early end with it.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn expired_items(&self, now: Millis, limit: u32) -> Result<Vec<Bell>, LedgerError> {
+    pub async fn expired_items(&self, now: Millis, limit: u32) -> Result<Vec<PendingMessage>, LedgerError> {
         let rows = sqlx::query(AssertSqlSafe(format!(
-            "UPDATE items SET {BACK}, due_at = $1, rung_at = $1, lost = lost + 1, worker = NULL, lease_until = NULL
+            "UPDATE items SET {REQUEUE}, due_at = $1, rung_at = $1, lost = lost + 1, worker = NULL, lease_until = NULL
              WHERE state = 'running' AND lease_until < $1 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'running' AND lease_until < $1 ORDER BY lease_until LIMIT $2
              )
              RETURNING job_id, id, message, {TRACE}",
-            BACK = BACK.replace("$4", "$1"),
+            REQUEUE = REQUEUE.replace("$4", "$1"),
         )))
         .bind(now)
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(Bell::read).collect()
+        rows.iter().map(PendingMessage::read).collect()
     }
 
-    /// Items that are due, and for which nobody has rung for so long that their bell must be lost. Items that merely
-    /// wait in a long queue look the same: ask only while the queue is empty.
+    /// Returns due items whose last message is older than `min_age`, so that it must be lost. Items that wait in a long queue
+    /// cannot be told from these: call it only while the queue is empty.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn forgotten_items(
+    pub async fn unannounced_items(
         &self,
         now: Millis,
-        silent_for: Duration,
+        min_age: Duration,
         limit: u32,
-    ) -> Result<Vec<Bell>, LedgerError> {
+    ) -> Result<Vec<PendingMessage>, LedgerError> {
         let rows = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items SET rung_at = $1
              WHERE state = 'queued' AND due_at <= $1 AND rung_at < $2 AND (job_id, id) IN (
@@ -78,24 +79,24 @@ impl Ledger {
              RETURNING job_id, id, message, {TRACE}",
         )))
         .bind(now)
-        .bind(earlier(now, silent_for))
+        .bind(earlier(now, min_age))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(Bell::read).collect()
+        rows.iter().map(PendingMessage::read).collect()
     }
 
-    /// Jobs that nobody holds although there is something to do: their time has come since somebody rang for them; or
-    /// nobody has rung for longer than `silent_for`, and there are inputs to list or results to gather.
+    /// Returns unclaimed jobs with work to do: they have become due since their last message; or the last message is older
+    /// than `min_age`, and there are inputs to list or results to gather.
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn due_jobs(
         &self,
         now: Millis,
-        silent_for: Duration,
+        min_age: Duration,
         limit: u32,
-    ) -> Result<Vec<JobBell>, LedgerError> {
+    ) -> Result<Vec<PendingJobMessage>, LedgerError> {
         let rows = sqlx::query(
             "UPDATE jobs SET rung_at = $1
              WHERE (rung_at < $2 OR rung_at < due_at) AND (lease_until IS NULL OR lease_until < $1)
@@ -112,16 +113,16 @@ impl Ledger {
              RETURNING id, message, traceparent, tracestate",
         )
         .bind(now)
-        .bind(earlier(now, silent_for))
+        .bind(earlier(now, min_age))
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await?;
-        rows.iter().map(JobBell::read).collect()
+        rows.iter().map(PendingJobMessage::read).collect()
     }
 }
 
 impl Ledger {
-    /// Jobs that were not done by their deadline; [`end_early`](Self::end_early) them.
+    /// Returns jobs whose deadline has passed. The caller ends them with [`end_early`](Self::end_early).
     ///
     /// # Errors
     /// The ledger cannot be reached.
@@ -140,7 +141,7 @@ impl Ledger {
     }
 }
 
-impl Bell {
+impl PendingMessage {
     fn read(row: &AnyRow) -> Result<Self, LedgerError> {
         Ok(Self {
             job: job_id(row, "job_id")?,
@@ -151,7 +152,7 @@ impl Bell {
     }
 }
 
-impl JobBell {
+impl PendingJobMessage {
     fn read(row: &AnyRow) -> Result<Self, LedgerError> {
         Ok(Self { id: job_id(row, "id")?, message: row.try_get("message")?, trace: trace(row)? })
     }

@@ -1,4 +1,4 @@
-//! Messages in this process: nothing to install, and nothing that outlives the process.
+//! In-memory queue. It needs no server, and its messages end with the process.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,15 +8,15 @@ use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
-use crate::job::Failure;
+use crate::Failure;
 
-/// How often a message may come back from consumers that went away with it.
+/// Maximum redeliveries of a message after its consumer was dropped.
 const DELIVERY_LIMIT: u32 = 5;
 
-/// Events that a slow listener may be behind before it misses some.
-const EVENTS_KEPT: usize = 1024;
+/// Events that a slow subscriber may lag behind before it misses some.
+const EVENT_BUFFER: usize = 1024;
 
-/// The queue of one process. Clones are the same queue.
+/// Queue within one process. Clones share the same queue.
 #[derive(Clone)]
 pub struct MemoryQueue {
     shared: Arc<Shared>,
@@ -65,7 +65,7 @@ impl<T> PerLane<T> {
 struct Dead {
     lane: Lane,
     message: Message,
-    why: Failure,
+    reason: Failure,
 }
 
 struct Waiting {
@@ -84,37 +84,37 @@ impl MemoryQueue {
         Self::with_delivery_limit(DELIVERY_LIMIT)
     }
 
-    /// With a crash budget of its own: a message that comes back once more than `limit` is a dead letter.
+    /// Creates a queue with a delivery limit: a message with more than `limit` redeliveries becomes a dead letter.
     pub fn with_delivery_limit(limit: u32) -> Self {
         let shared = Shared {
             delivery_limit: limit,
             state: Mutex::default(),
             arrived: PerLane::default(),
-            events: broadcast::Sender::new(EVENTS_KEPT),
+            events: broadcast::Sender::new(EVENT_BUFFER),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// The events from now on. A listener that falls far behind misses the oldest.
+    /// Subscribes to further events. A subscriber that lags far behind misses the oldest ones.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
     }
 
-    /// A queue for answers: what is announced with this `reply_to` arrives here, until the receiver is dropped.
+    /// Creates a reply queue: it receives the events with this `reply_to` until the receiver is dropped.
     pub fn reply_queue(&self, name: impl Into<String>) -> mpsc::UnboundedReceiver<Message> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.shared.state().replies.insert(name.into(), sender);
         receiver
     }
 
-    /// The dead letters, oldest first, each with its reason.
+    /// Returns copies of the dead letters, oldest first, each with its reason.
     pub fn peek_dead(&self) -> Vec<(Message, Failure)> {
-        self.shared.state().dead.iter().map(|dead| (dead.message.clone(), dead.why.clone())).collect()
+        self.shared.state().dead.iter().map(|dead| (dead.message.clone(), dead.reason.clone())).collect()
     }
 }
 
 impl Shared {
-    /// Every change of the state is whole before anything can panic, so a poisoned lock holds a sound state.
+    /// Locks the state. Each change is complete before anything can panic, so a poisoned lock holds a valid state.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -128,17 +128,17 @@ impl Shared {
         self.state().ready.of_mut(lane).pop_front()
     }
 
-    /// Its consumer has gone away with it: back in the lane, or dead when that happened too often.
-    fn give_back(&self, lane: Lane, waiting: Waiting) {
+    /// Requeues the message of a dropped consumer, or dead-letters it after too many redeliveries.
+    fn redeliver(&self, lane: Lane, waiting: Waiting) {
         let redeliveries = waiting.redeliveries + 1;
         if redeliveries <= self.delivery_limit {
             return self.push(lane, Waiting { redeliveries, ..waiting });
         }
-        let why = Failure::new(
+        let reason = Failure::new(
             "delivery_limit",
-            format!("delivered {redeliveries} times and never settled; it may crash whoever takes it"),
+            format!("delivered {redeliveries} times and never settled; it may crash its workers"),
         );
-        self.state().dead.push_back(Dead { lane, message: waiting.message, why });
+        self.state().dead.push_back(Dead { lane, message: waiting.message, reason });
     }
 }
 
@@ -157,8 +157,8 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    async fn announce(&self, event: &Event) -> Result<(), QueueError> {
-        // An error says that nobody listens.
+    async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
+        // An error means that there is no subscriber.
         let _ = self.shared.events.send(event.clone());
         if let Some(name) = &event.message.reply_to {
             let mut state = self.shared.state();
@@ -179,9 +179,9 @@ impl Queue for MemoryQueue {
         let mut state = self.shared.state();
         let held = limit.min(state.dead.len());
         let held = state.dead.drain(..held).map(|dead| {
-            let (lane, why, message) = (Some(dead.lane), dead.why.clone(), dead.message.clone());
+            let (lane, reason, message) = (Some(dead.lane), dead.reason.clone(), dead.message.clone());
             let settle = DeadSettle { shared: self.shared.clone(), dead: Some(dead) };
-            DeadLetter { lane, why, delivery: Delivery::new(message, 0, Box::new(settle)) }
+            DeadLetter { lane, reason, delivery: Delivery::new(message, 0, Box::new(settle)) }
         });
         Ok(held.collect())
     }
@@ -205,13 +205,13 @@ struct MemoryConsumer {
 impl Consumer for MemoryConsumer {
     async fn next(&mut self) -> Delivery {
         let waiting = loop {
-            // A message that arrives between looking and waiting leaves a permit behind, and the wait ends at once.
+            // A message that arrives between `pop` and `notified` leaves a permit, so the wait ends at once.
             if let Some(waiting) = self.shared.pop(self.lane) {
                 break waiting;
             }
             self.shared.arrived.of(self.lane).notified().await;
         };
-        // From here to the return nothing is awaited: dropping this future cannot lose the message.
+        // No await from here to the return: dropping this future cannot lose the message.
         let (message, redeliveries) = (waiting.message.clone(), waiting.redeliveries);
         let taken = Arc::new(Taken {
             shared: self.shared.clone(),
@@ -226,12 +226,12 @@ impl Consumer for MemoryConsumer {
 impl Drop for MemoryConsumer {
     fn drop(&mut self) {
         if let Some(taken) = &self.taken {
-            taken.give_back();
+            taken.redeliver();
         }
     }
 }
 
-/// A message that is held. Whoever empties it first, the delivery or its consumer's end, decides what becomes of it.
+/// Delivered message. It is settled by the delivery or by dropping the consumer, whichever comes first.
 struct Taken {
     shared: Arc<Shared>,
     lane: Lane,
@@ -243,9 +243,9 @@ impl Taken {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn give_back(&self) {
+    fn redeliver(&self) {
         if let Some(waiting) = self.take() {
-            self.shared.give_back(self.lane, waiting);
+            self.shared.redeliver(self.lane, waiting);
         }
     }
 }
@@ -255,12 +255,12 @@ struct MemorySettle {
 }
 
 impl MemorySettle {
-    /// Takes the message for good and does `then` with it, unless the consumer's end was faster.
+    /// Takes the message and passes it to `then`, unless the consumer was dropped before.
     fn settle(&self, then: impl FnOnce(Arc<Shared>, Lane, Waiting)) -> Settled {
         match self.taken.take() {
             Some(waiting) => {
                 then(self.taken.shared.clone(), self.taken.lane, waiting);
-                Settled::Known
+                Settled::Confirmed
             }
             None => Settled::Lost,
         }
@@ -273,7 +273,7 @@ impl Settle for MemorySettle {
         self.settle(|_, _, _| ())
     }
 
-    async fn back(self: Box<Self>, after: Duration) -> Result<Settled, QueueError> {
+    async fn retry_after(self: Box<Self>, after: Duration) -> Result<Settled, QueueError> {
         Ok(self.settle(|shared, lane, waiting| {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
@@ -282,25 +282,25 @@ impl Settle for MemorySettle {
         }))
     }
 
-    async fn release(self: Box<Self>) -> Settled {
+    async fn requeue(self: Box<Self>) -> Settled {
         self.settle(|shared, lane, waiting| shared.push(lane, waiting))
     }
 
-    async fn bury(self: Box<Self>, why: &Failure) -> Result<Settled, QueueError> {
-        let why = why.clone();
+    async fn dead_letter(self: Box<Self>, reason: &Failure) -> Result<Settled, QueueError> {
+        let reason = reason.clone();
         Ok(self.settle(|shared, lane, waiting| {
-            shared.state().dead.push_back(Dead { lane, message: waiting.message, why });
+            shared.state().dead.push_back(Dead { lane, message: waiting.message, reason });
         }))
     }
 }
 
 impl Drop for MemorySettle {
     fn drop(&mut self) {
-        self.taken.give_back();
+        self.taken.redeliver();
     }
 }
 
-/// A dead letter that is held.
+/// Dead letter that a caller holds.
 struct DeadSettle {
     shared: Arc<Shared>,
     dead: Option<Dead>,
@@ -310,22 +310,22 @@ struct DeadSettle {
 impl Settle for DeadSettle {
     async fn ack(mut self: Box<Self>) -> Settled {
         self.dead = None;
-        Settled::Known
+        Settled::Confirmed
     }
 
-    async fn back(self: Box<Self>, _after: Duration) -> Result<Settled, QueueError> {
-        Ok(self.release().await)
+    async fn retry_after(self: Box<Self>, _after: Duration) -> Result<Settled, QueueError> {
+        Ok(self.requeue().await)
     }
 
-    async fn release(self: Box<Self>) -> Settled {
-        Settled::Known
+    async fn requeue(self: Box<Self>) -> Settled {
+        Settled::Confirmed
     }
 
-    async fn bury(mut self: Box<Self>, why: &Failure) -> Result<Settled, QueueError> {
+    async fn dead_letter(mut self: Box<Self>, reason: &Failure) -> Result<Settled, QueueError> {
         if let Some(dead) = &mut self.dead {
-            dead.why = why.clone();
+            dead.reason = reason.clone();
         }
-        Ok(Settled::Known)
+        Ok(Settled::Confirmed)
     }
 }
 

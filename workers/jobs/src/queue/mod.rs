@@ -1,8 +1,8 @@
-//! The bell: messages that say where to look in the ledger.
+//! Queue of messages. Messages are notifications only; the ledger holds the state.
 //!
-//! A message may be delivered twice, late, or by somebody else than expected; nothing here is the truth about a job. What a
-//! queue does promise: a message whose sending was confirmed is delivered until it is settled, unless it is delivered
-//! more often than the queue's crash budget allows; then it is a dead letter.
+//! A message may be delivered twice, late, or sent by an unexpected sender. The queue promises: a message whose sending was
+//! confirmed is redelivered until it is settled. If it is delivered more often than the delivery limit allows, it becomes a
+//! dead letter.
 
 use std::time::Duration;
 
@@ -21,26 +21,26 @@ pub use rabbitmq::{
     Argument, Binding, Exchange, QueueSpec, RabbitQueue, RabbitSettings, RetryTier, Routes, Topology,
     topology,
 };
-pub use traced::{TracedQueue, processing};
+pub use traced::{TracedQueue, process_span};
 
-use crate::job::Failure;
+use crate::Failure;
 use crate::trace::TraceContext;
 
-/// Which messages: each lane is a queue of its own.
+/// Lane of messages. Each lane is a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// Jobs, and calls to look after one.
+    /// Messages about jobs.
     Jobs,
-    /// Items, one message each.
+    /// Messages about items, one each.
     Items,
-    /// Items that somebody waits for: they have workers' slots of their own, so that no batch is before them.
+    /// Messages about urgent items. They have worker slots of their own, so that they never wait behind a batch.
     Urgent,
 }
 
 impl Lane {
     pub const ALL: [Lane; 3] = [Lane::Jobs, Lane::Items, Lane::Urgent];
 
-    /// Also the routing key.
+    /// Returns the lane's name, which is also its routing key.
     pub fn as_str(self) -> &'static str {
         match self {
             Lane::Jobs => "jobs",
@@ -50,25 +50,25 @@ impl Lane {
     }
 }
 
-/// What is sent.
+/// Message with its properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Names the message; the job's id or `job/item`.
+    /// Id of the message: the job's id or `job/item`.
     pub id: String,
-    /// The schema of the body, such as `flamingo.job/1`.
+    /// Schema of the body, such as `flamingo.job/1`.
     pub kind: String,
-    /// JSON.
+    /// Body, in JSON.
     pub body: Bytes,
-    /// The queue that wants to be told how it ended.
+    /// Queue for the event of the end.
     pub reply_to: Option<String>,
-    /// What the asker calls it.
+    /// Correlation id of the sender.
     pub correlation_id: Option<String>,
-    /// Where it belongs among traces: kept through every delivery, put back, buried and sent again.
+    /// Parent trace, kept through redelivery, retry and dead-lettering.
     pub trace: TraceContext,
 }
 
 impl Message {
-    /// Whom to tell and what they call it stands in the body too, where the ledger keeps it.
+    /// Creates a message without `reply_to` and `correlation_id`; the body holds them too, and the ledger keeps the body.
     pub fn new(id: String, kind: &str, body: impl Into<Bytes>) -> Self {
         Self {
             id,
@@ -81,103 +81,103 @@ impl Message {
     }
 }
 
-/// News for whoever listens: about a job that has ended, or a message that was refused.
+/// Event of an ended job or a refused message, for all subscribers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The routing key among events, such as `job.succeeded`.
+    /// Routing key, such as `job.succeeded`.
     pub topic: String,
-    /// `message.reply_to` gets it too, when there is such a queue; that there is none is no error.
+    /// The queue `message.reply_to` gets it too; a missing queue is no error.
     pub message: Message,
 }
 
-/// The queue cannot do its work now; what was asked for may or may not have happened.
+/// Error of the queue. The operation may or may not have happened.
 #[derive(Debug, thiserror::Error)]
 #[error("queue: {0}")]
 pub struct QueueError(pub String);
 
-/// What has become of a settled message.
+/// Result of settling a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
-    /// The queue knows.
-    Known,
-    /// The connection over which it came is gone: the message will be delivered again.
+    /// The queue has it.
+    Confirmed,
+    /// The connection of the delivery was lost: the message will be redelivered.
     Lost,
 }
 
-/// Where messages wait.
+/// Queue backend.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// What kind of queue it is, in OpenTelemetry's words: `rabbitmq`.
+    /// Returns the messaging system by OpenTelemetry's conventions, such as `rabbitmq`.
     fn system(&self) -> &'static str;
 
-    /// What the names of its queues begin with: the lane `items` of `flamingo` is `flamingo.items`.
+    /// Returns the prefix of the queue names: the lane `items` of `flamingo` is `flamingo.items`.
     fn name(&self) -> &str;
 
-    /// Sends a message, and returns when the queue has it safely.
+    /// Sends a message, and returns when the queue has confirmed it.
     ///
     /// # Errors
-    /// It is not known to be safe; sending it again may duplicate it.
+    /// The queue has not confirmed it; another send may duplicate it.
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError>;
 
-    /// Sends news to all who listen, and to `reply_to`. That nobody listens is no error.
+    /// Publishes an event to all subscribers and to `reply_to`. An event without subscribers is no error.
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    async fn announce(&self, event: &Event) -> Result<(), QueueError>;
+    async fn publish_event(&self, event: &Event) -> Result<(), QueueError>;
 
-    /// One who takes messages of a lane, one at a time. Its end (dropping it) gives back what it had taken and not settled.
+    /// Creates a consumer of a lane, which takes one message at a time. Dropping it requeues its unsettled delivery.
     async fn consumer(&self, lane: Lane) -> Box<dyn Consumer>;
 
-    /// The oldest dead letters, each held until it is acknowledged or dropped.
+    /// Takes the oldest dead letters. Each is held until it is acknowledged or dropped.
     ///
     /// # Errors
     /// The queue does not answer.
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Messages of a lane that nobody has taken.
+    /// Returns the number of messages of a lane that no consumer has taken.
     ///
     /// # Errors
     /// The queue does not answer.
     async fn waiting(&self, lane: Lane) -> Result<u64, QueueError>;
 
-    /// Is it there, with everything that messages need?
+    /// Checks that the queue is reachable and complete.
     ///
     /// # Errors
     /// It is not, with the reason.
     async fn check(&self) -> Result<(), QueueError>;
 }
 
-/// A message that will not be delivered any more.
+/// Message that will not be delivered to workers any more.
 pub struct DeadLetter {
-    /// Where it was before; `None`: it does not say.
+    /// Lane that it came from; `None` if it does not say.
     pub lane: Option<Lane>,
-    /// Why it is dead.
-    pub why: Failure,
-    /// Acknowledged, it is gone; dropped, it stays a dead letter.
+    /// Reason for dead-lettering it.
+    pub reason: Failure,
+    /// Acknowledging it deletes the dead letter; dropping it keeps the dead letter.
     pub delivery: Delivery,
 }
 
-/// One who takes messages, one at a time.
+/// Consumer of a lane, one message at a time.
 #[async_trait]
 pub trait Consumer: Send {
-    /// The next message. Waits as long as it takes, through lost connections and restarts of the queue. To stop waiting, drop
-    /// the future: no message is lost by that. The delivery before must have been settled or dropped.
+    /// Waits for the next message, through lost connections and restarts of the queue. Dropping the future loses no message.
+    /// The previous delivery must have been settled or dropped.
     async fn next(&mut self) -> Delivery;
 }
 
-/// How a backend settles a delivery.
+/// Settling of a delivery by a backend.
 #[async_trait]
 pub trait Settle: Send {
     async fn ack(self: Box<Self>) -> Settled;
-    async fn back(self: Box<Self>, after: Duration) -> Result<Settled, QueueError>;
-    async fn release(self: Box<Self>) -> Settled;
-    async fn bury(self: Box<Self>, why: &Failure) -> Result<Settled, QueueError>;
+    async fn retry_after(self: Box<Self>, after: Duration) -> Result<Settled, QueueError>;
+    async fn requeue(self: Box<Self>) -> Settled;
+    async fn dead_letter(self: Box<Self>, reason: &Failure) -> Result<Settled, QueueError>;
 }
 
-/// A message that was taken. Dropped without being settled, it goes back.
+/// Delivered message. Dropping it unsettled requeues the message.
 pub struct Delivery {
     pub message: Message,
-    /// How often it had been delivered before.
+    /// Number of earlier deliveries.
     pub redeliveries: u32,
     settle: Box<dyn Settle>,
 }
@@ -187,29 +187,30 @@ impl Delivery {
         Self { message, redeliveries, settle }
     }
 
-    /// It is done with.
+    /// Acknowledges the message: the queue deletes it.
     pub async fn ack(self) -> Settled {
         self.settle.ack().await
     }
 
-    /// It comes again, not before `after` has passed: sent anew, confirmed, and only then acknowledged.
+    /// Redelivers the message after `after`: sends it again, waits for the confirm and then acknowledges the delivery.
     ///
     /// # Errors
-    /// It could not be sent anew; it was not acknowledged, so it comes again anyway.
-    pub async fn back(self, after: Duration) -> Result<Settled, QueueError> {
-        self.settle.back(after).await
+    /// It could not be sent again. It was not acknowledged, so it is redelivered anyway.
+    pub async fn retry_after(self, after: Duration) -> Result<Settled, QueueError> {
+        self.settle.retry_after(after).await
     }
 
-    /// It goes to somebody else, now.
-    pub async fn release(self) -> Settled {
-        self.settle.release().await
+    /// Requeues the message for immediate redelivery.
+    pub async fn requeue(self) -> Settled {
+        self.settle.requeue().await
     }
 
-    /// It becomes a dead letter with its reason: sent there, confirmed, and only then acknowledged.
+    /// Makes the message a dead letter with its reason: sends it there, waits for the confirm and then acknowledges the
+    /// delivery.
     ///
     /// # Errors
-    /// As [`back`](Self::back).
-    pub async fn bury(self, why: &Failure) -> Result<Settled, QueueError> {
-        self.settle.bury(why).await
+    /// As [`retry_after`](Self::retry_after).
+    pub async fn dead_letter(self, reason: &Failure) -> Result<Settled, QueueError> {
+        self.settle.dead_letter(reason).await
     }
 }

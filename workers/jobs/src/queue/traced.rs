@@ -1,6 +1,6 @@
-//! A queue whose messages belong to traces: each is sent in a span of its own, and takes that span's context along.
+//! Queue with traces: it sends each message in a span of its own, and the message carries the context of that span.
 //!
-//! Names are those of OpenTelemetry's semantic conventions for messaging and for RabbitMQ.
+//! Names follow OpenTelemetry's semantic conventions for messaging and for RabbitMQ.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use tracing::{Instrument, Span, field::Empty, info_span};
 use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError};
 use crate::trace::{self, TraceContext};
 
-/// Any queue, traced.
+/// Wrapper that traces any queue.
 pub struct TracedQueue {
     queue: Arc<dyn Queue>,
 }
@@ -20,8 +20,8 @@ impl TracedQueue {
         Self { queue }
     }
 
-    /// The span of sending a message that belongs under `context`.
-    fn sending(
+    /// Opens the span of sending a message under `context`.
+    fn send_span(
         &self,
         context: &TraceContext,
         exchange: &str,
@@ -41,22 +41,22 @@ impl TracedQueue {
             "messaging.message.id" = message.id,
             "messaging.message.body.size" = message.body.len() as i64,
         );
-        context.adopt(&span);
+        context.set_parent_of(&span);
         span
     }
 }
 
-/// The same, belonging under the span that is open here; where no spans are kept, under `context`.
-fn here(message: &Message, context: &TraceContext) -> Message {
+/// Sets the message's parent to the open span, or to `context` where no spans are recorded.
+fn with_open_span(message: &Message, context: &TraceContext) -> Message {
     Message { trace: TraceContext::current().or(context), ..message.clone() }
 }
 
-fn failed<T>(result: Result<T, QueueError>) -> Result<T, QueueError> {
-    result.inspect_err(|_| trace::failed("queue"))
+fn mark_errors<T>(result: Result<T, QueueError>) -> Result<T, QueueError> {
+    result.inspect_err(|_| trace::mark_failed("queue"))
 }
 
-/// The span of all that is done with a message, under the one in which it was sent.
-pub fn processing(queue: &dyn Queue, lane: Lane, delivery: &Delivery) -> Span {
+/// Opens the span of processing a message, under the span in which it was sent.
+pub fn process_span(queue: &dyn Queue, lane: Lane, delivery: &Delivery) -> Span {
     let (name, key) = (queue.name(), lane.as_str());
     let span = info_span!(
         "process",
@@ -73,7 +73,7 @@ pub fn processing(queue: &dyn Queue, lane: Lane, delivery: &Delivery) -> Span {
         "item.id" = Empty,
         "item.attempt" = Empty,
     );
-    delivery.message.trace.adopt(&span);
+    delivery.message.trace.set_parent_of(&span);
     span
 }
 
@@ -90,18 +90,21 @@ impl Queue for TracedQueue {
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         let (exchange, key) = (self.name(), lane.as_str());
         let context = TraceContext::current().or(&message.trace);
-        let span = self.sending(&context, exchange, key, &format!("{exchange}.{key}"), message);
-        async { failed(self.queue.send(lane, &here(message, &context)).await) }.instrument(span).await
+        let span = self.send_span(&context, exchange, key, &format!("{exchange}.{key}"), message);
+        async { mark_errors(self.queue.send(lane, &with_open_span(message, &context)).await) }
+            .instrument(span)
+            .await
     }
 
-    async fn announce(&self, event: &Event) -> Result<(), QueueError> {
+    async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
         let exchange = format!("{}.events", self.name());
-        // Whoever sends news may be busy with another job.
+        // The worker that publishes an event may be processing another job.
         let context = event.message.trace.clone().or(&TraceContext::current());
-        let span = self.sending(&context, &exchange, &event.topic, &exchange, &event.message);
+        let span = self.send_span(&context, &exchange, &event.topic, &exchange, &event.message);
         async {
-            let event = Event { topic: event.topic.clone(), message: here(&event.message, &context) };
-            failed(self.queue.announce(&event).await)
+            let event =
+                Event { topic: event.topic.clone(), message: with_open_span(&event.message, &context) };
+            mark_errors(self.queue.publish_event(&event).await)
         }
         .instrument(span)
         .await
@@ -135,25 +138,25 @@ mod tests {
     use super::*;
     use crate::queue::MemoryQueue;
 
-    /// The worker that sends them may be at another job: what it sends for that one belongs there.
+    /// A worker may publish the event of one job while it processes another.
     #[tokio::test]
-    async fn news_belong_to_their_own_job() {
+    async fn events_belong_to_the_trace_of_their_job() {
         global::set_text_map_propagator(TraceContextPropagator::new());
         let tracer = SdkTracerProvider::builder().build().tracer("jobs");
         let spans = tracing_subscriber::registry().with(tracing_opentelemetry::layer().with_tracer(tracer));
         let _kept = tracing::subscriber::set_default(spans);
 
         let memory = MemoryQueue::new();
-        let mut news = memory.subscribe();
+        let mut events = memory.subscribe();
         let queue = TracedQueue::new(Arc::new(memory));
         let job = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let trace = TraceContext::read(Some(&format!("00-{job}-00f067aa0ba902b7-01")), None);
-        let message = Message { trace: trace.clone(), ..Message::new("job".into(), "news", "") };
+        let trace = TraceContext::parse(Some(&format!("00-{job}-00f067aa0ba902b7-01")), None);
+        let message = Message { trace: trace.clone(), ..Message::new("job".into(), "event", "") };
         let event = Event { topic: "job.succeeded".into(), message: message.clone() };
         async {
-            queue.announce(&event).await.unwrap();
-            let told = news.recv().await.unwrap().message.trace;
-            assert!(told.traceparent().unwrap().contains(job) && told != trace, "{told:?}");
+            queue.publish_event(&event).await.unwrap();
+            let published = events.recv().await.unwrap().message.trace;
+            assert!(published.traceparent().unwrap().contains(job) && published != trace, "{published:?}");
 
             let other = TraceContext::current();
             queue.send(Lane::Items, &message).await.unwrap();

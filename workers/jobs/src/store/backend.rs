@@ -1,4 +1,4 @@
-//! From a URL to what `object_store` works with.
+//! Construction of `object_store` backends.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,14 @@ use object_store::{ClientOptions, RetryConfig};
 
 use super::StoreSettings;
 
-/// A bucket, with what the variables `AWS_*` say. The builder shows its secrets to whoever prints it: it stays here.
+/// Builds an S3 backend with the settings of the `AWS_*` variables. The builder's `Debug` shows secrets, so it stays here.
 pub(super) fn s3(
     bucket: &str,
     settings: &StoreSettings,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<AmazonS3, object_store::Error> {
     let mut builder = AmazonS3Builder::new();
-    // The builder replaces all its client options at once, so what the environment says about them is kept apart.
+    // The builder replaces all client options at once, so those of the environment are collected first.
     let mut client = ClientOptions::new();
     for (name, value) in environment.filter(|(name, _)| name.starts_with("AWS_")) {
         match name.to_ascii_lowercase().parse() {
@@ -24,30 +24,31 @@ pub(super) fn s3(
             Err(_) => (),
         }
     }
-    // A total timeout would cut large objects off; what counts is that something comes.
+    // A total timeout would cut off large objects; the read timeout bounds the time without data.
     let client = client
         .with_timeout_disabled()
         .with_connect_timeout(settings.connect_timeout)
         .with_read_timeout(settings.read_timeout)
         .with_content_type_for_suffix("json", "application/json")
         .with_content_type_for_suffix("jsonl", "application/jsonl");
-    let retry = // The time decides and not their number: ten retries may be over in a few seconds.
-    RetryConfig { retry_timeout: settings.retry_for, max_retries: usize::MAX, ..RetryConfig::default() };
+    // Limit the time and not the number: ten retries may take only a few seconds.
+    let retry =
+        RetryConfig { retry_timeout: settings.retry_for, max_retries: usize::MAX, ..RetryConfig::default() };
     builder.with_bucket_name(bucket).with_client_options(client).with_retry(retry).build()
 }
 
-/// The absolute path without links of a folder that may not be there yet.
-pub(super) fn resolved(folder: &Path) -> io::Result<PathBuf> {
+/// Returns the absolute path of a folder with links resolved; the folder may not exist yet.
+pub(super) fn resolve(folder: &Path) -> io::Result<PathBuf> {
     let folder = std::path::absolute(folder)?;
     let mut missing = Vec::new();
     for there in folder.ancestors() {
         match there.canonicalize() {
             Ok(real) => return Ok(missing.iter().rev().fold(real, |path, name| path.join(name))),
-            Err(why) if why.kind() == ErrorKind::NotFound => match there.file_name() {
+            Err(reason) if reason.kind() == ErrorKind::NotFound => match there.file_name() {
                 Some(name) => missing.push(name.to_owned()),
-                None => return Err(why),
+                None => return Err(reason),
             },
-            Err(why) => return Err(why),
+            Err(reason) => return Err(reason),
         }
     }
     Ok(folder)

@@ -1,4 +1,4 @@
-//! What every store keeps to, wherever its objects stand.
+//! Contract suite that every store backend must pass.
 
 use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -7,8 +7,8 @@ use super::*;
 
 const LIMIT: u64 = 1 << 20;
 
-/// A store of a test's own.
-struct Place {
+/// Store of one test.
+struct TestStore {
     store: Store,
     _folder: Option<tempfile::TempDir>,
 }
@@ -17,19 +17,19 @@ fn opened(url: &str) -> Store {
     Store::open(url, &StoreSettings::default()).unwrap()
 }
 
-fn memory() -> Place {
-    Place { store: opened("memory://"), _folder: None }
+fn memory() -> TestStore {
+    TestStore { store: opened("memory://"), _folder: None }
 }
 
-fn file() -> Place {
+fn file() -> TestStore {
     let folder = tempfile::tempdir().unwrap();
     let store = opened(&format!("file://{}/not there yet/50%", folder.path().display()));
-    Place { store, _folder: Some(folder) }
+    TestStore { store, _folder: Some(folder) }
 }
 
-fn s3() -> Place {
+fn s3() -> TestStore {
     let bucket = std::env::var("FLAMINGO_TEST_S3").expect("FLAMINGO_TEST_S3");
-    Place { store: opened(&format!("{bucket}/test-{}/deeper", uuid::Uuid::now_v7())), _folder: None }
+    TestStore { store: opened(&format!("{bucket}/test-{}/deeper", uuid::Uuid::now_v7())), _folder: None }
 }
 
 macro_rules! contract {
@@ -57,19 +57,19 @@ macro_rules! contract {
 }
 
 contract! {
-    of_many_writers_one_creates
-    the_same_bytes_are_the_same
-    what_is_not_there_is_none
-    an_object_is_replaced
+    only_one_of_many_writers_creates
+    put_new_recognizes_the_same_bytes
+    missing_objects_are_none
+    put_replaces_an_object
     reading_stops_at_the_limit
-    odd_names_are_names
-    a_listing_goes_on_where_it_stopped
-    a_folder_is_no_prefix_of_letters
-    a_large_object_is_fetched
-    another_object_is_not_fetched
-    an_upload_is_seen_when_it_is_finished
-    the_probe_leaves_nothing
-    tricks_with_keys_are_refused
+    supports_unusual_key_characters
+    listing_continues_after_the_last_key
+    listing_matches_whole_folder_names
+    fetches_a_large_object
+    refuses_a_changed_object
+    upload_is_visible_only_when_finished
+    probe_leaves_no_object
+    rejects_invalid_keys
 }
 
 fn bytes(length: usize) -> Bytes {
@@ -85,7 +85,7 @@ async fn keys(store: &Store, prefix: &str) -> Vec<String> {
     page.into_iter().map(|info| info.key).collect()
 }
 
-async fn of_many_writers_one_creates(store: &Store) {
+async fn only_one_of_many_writers_creates(store: &Store) {
     let puts = (0..8).map(|n| {
         let store = store.clone();
         async move { store.put_new("job/items/a.json", format!("writer {n}").into()).await.unwrap() }
@@ -97,7 +97,7 @@ async fn of_many_writers_one_creates(store: &Store) {
     assert_eq!((created, others), (1, 7), "{outcomes:?}");
 }
 
-async fn the_same_bytes_are_the_same(store: &Store) {
+async fn put_new_recognizes_the_same_bytes(store: &Store) {
     assert_eq!(store.put_new("a", "one".into()).await.unwrap(), Put::Created);
     assert_eq!(store.put_new("a", "one".into()).await.unwrap(), Put::Same);
     assert_eq!(store.put_new("a", "two".into()).await.unwrap(), Put::Other("one".into()));
@@ -106,7 +106,7 @@ async fn the_same_bytes_are_the_same(store: &Store) {
     assert_eq!(store.put_new("empty", Bytes::new()).await.unwrap(), Put::Same);
 }
 
-async fn what_is_not_there_is_none(store: &Store) {
+async fn missing_objects_are_none(store: &Store) {
     assert_eq!(store.page("", None, 10).await.unwrap(), []);
     assert_eq!(store.page("nowhere", None, 10).await.unwrap(), []);
     store.put("folder/object", "x".into()).await.unwrap();
@@ -118,7 +118,7 @@ async fn what_is_not_there_is_none(store: &Store) {
     }
 }
 
-async fn an_object_is_replaced(store: &Store) {
+async fn put_replaces_an_object(store: &Store) {
     store.put("manifest.json", "first".into()).await.unwrap();
     let first = store.head("manifest.json").await.unwrap().unwrap();
     store.put("manifest.json", "the second".into()).await.unwrap();
@@ -139,7 +139,7 @@ async fn reading_stops_at_the_limit(store: &Store) {
     }
 }
 
-async fn odd_names_are_names(store: &Store) {
+async fn supports_unusual_key_characters(store: &Store) {
     let mut names = [
         "in/a b.mp4",
         "in/ä€😀.mp4",
@@ -160,8 +160,8 @@ async fn odd_names_are_names(store: &Store) {
     }
 }
 
-async fn a_listing_goes_on_where_it_stopped(store: &Store) {
-    // More than S3 lists at once; `-` and `.` stand before `/`, letters behind it.
+async fn listing_continues_after_the_last_key(store: &Store) {
+    // More objects than S3 lists in one page; `-` and `.` sort before `/`, letters after it.
     let mut expected: Vec<_> =
         (0..1_100).map(|n| format!("in/{}{n}/clip.mp4", ["a", "a-", "a."][n % 3])).collect();
     expected.extend(["in/a".to_owned(), "in/a0".to_owned()].map(|key| key + ".mp4"));
@@ -183,13 +183,13 @@ async fn a_listing_goes_on_where_it_stopped(store: &Store) {
         seen.extend(page);
     }
     let mut seen: Vec<_> = seen.into_iter().map(|info| info.key).collect();
-    assert_eq!(seen, keys(store, "in").await, "the same order as at once");
+    assert_eq!(seen, keys(store, "in").await, "the same order as in one page");
     seen.sort();
     assert_eq!(seen, expected);
     assert_eq!(store.page("in", Some("in/zzz"), 10).await.unwrap(), []);
 }
 
-async fn a_folder_is_no_prefix_of_letters(store: &Store) {
+async fn listing_matches_whole_folder_names(store: &Store) {
     for key in ["in/a", "inner/b", "in-c"] {
         store.put(key, "x".into()).await.unwrap();
     }
@@ -199,7 +199,7 @@ async fn a_folder_is_no_prefix_of_letters(store: &Store) {
     assert_eq!(all, ["in-c", "in/a", "inner/b"]);
 }
 
-async fn a_large_object_is_fetched(store: &Store) {
+async fn fetches_a_large_object(store: &Store) {
     let large = bytes(20 << 20);
     store.put("large", large.clone()).await.unwrap();
     let listed = store.page("", None, 1).await.unwrap().remove(0);
@@ -212,7 +212,7 @@ async fn a_large_object_is_fetched(store: &Store) {
     assert!(read == large);
 }
 
-async fn another_object_is_not_fetched(store: &Store) {
+async fn refuses_a_changed_object(store: &Store) {
     store.put("object", "as it was listed".into()).await.unwrap();
     let listed = store.head("object").await.unwrap().unwrap();
     store.put("object", "as it is now".into()).await.unwrap();
@@ -221,7 +221,7 @@ async fn another_object_is_not_fetched(store: &Store) {
     assert_eq!((error.code(), error.is_transient()), ("changed", false));
 }
 
-async fn an_upload_is_seen_when_it_is_finished(store: &Store) {
+async fn upload_is_visible_only_when_finished(store: &Store) {
     for (key, pieces) in [("small", 1), ("large", 20), ("empty", 0)] {
         let mut upload = store.upload(key).unwrap();
         for _ in 0..pieces {
@@ -245,12 +245,12 @@ async fn an_upload_is_seen_when_it_is_finished(store: &Store) {
     assert_eq!(keys(store, "").await, ["empty", "large", "small"]);
 }
 
-async fn the_probe_leaves_nothing(store: &Store) {
+async fn probe_leaves_no_object(store: &Store) {
     store.probe().await.unwrap();
     assert_eq!(store.page("", None, 10).await.unwrap(), []);
 }
 
-async fn tricks_with_keys_are_refused(store: &Store) {
+async fn rejects_invalid_keys(store: &Store) {
     for key in ["", "/", "..", "../x", "a/../../x", "a/./b", "a//b", "/a", "a/", "a\0b", "a\nb"] {
         let errors = [
             store.get(key, LIMIT).await.unwrap_err(),
@@ -268,7 +268,7 @@ async fn tricks_with_keys_are_refused(store: &Store) {
 }
 
 #[tokio::test]
-async fn links_do_not_lead_out_of_a_folder() {
+async fn rejects_links_out_of_the_root() {
     let folder = tempfile::tempdir().unwrap();
     let (inside, outside) = (folder.path().join("inside"), folder.path().join("outside"));
     std::fs::create_dir_all(&inside).unwrap();
@@ -280,7 +280,7 @@ async fn links_do_not_lead_out_of_a_folder() {
     std::os::unix::fs::symlink(&outside, inside.join("folder")).unwrap();
     std::os::unix::fs::symlink(folder.path().join("nowhere"), inside.join("broken")).unwrap();
 
-    // The root itself may be reached through a link.
+    // The root itself may be a link.
     std::os::unix::fs::symlink(&inside, folder.path().join("root")).unwrap();
     let store = opened(&format!("file://{}", folder.path().join("root").display()));
     assert_eq!(keys(&store, "").await, ["clip", "same"]);
@@ -295,7 +295,7 @@ async fn links_do_not_lead_out_of_a_folder() {
 }
 
 #[tokio::test]
-async fn a_folder_is_made_when_something_is_written() {
+async fn first_write_creates_the_folder() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("a/b");
     let store = opened(&format!("file://{}/", missing.display()));
@@ -307,7 +307,7 @@ async fn a_folder_is_made_when_something_is_written() {
 }
 
 #[test]
-fn a_url_that_names_no_store_says_so() {
+fn rejects_bad_urls_without_showing_secrets() {
     for url in [
         "",
         "results",

@@ -1,4 +1,4 @@
-//! What a store does when S3 misbehaves, against a server that answers by the book of a test.
+//! Tests against an S3 server with scripted faults.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -9,13 +9,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-const SECRET: &str = "no-one-may-see-this";
+const SECRET: &str = "this-must-stay-secret";
 
-/// One answer, after which the connection is closed.
+/// Scripted response, after which the server closes the connection.
 #[derive(Clone)]
 struct Answer {
     text: String,
-    /// Instead of closing the connection, say no more.
+    /// Keep the connection open without sending more.
     stall: bool,
 }
 
@@ -25,7 +25,7 @@ fn answer(status: &str, headers: &str, body: &str) -> Answer {
 }
 
 fn status(status: &str) -> Answer {
-    // As S3 does, and with what must not be shown.
+    // The body has the form of S3's, with a secret that must not be shown.
     let body = format!("<Error><AWSAccessKeyId>{SECRET}</AWSAccessKeyId></Error>");
     answer(status, &format!("content-length: {}\r\n", body.len()), &body)
 }
@@ -34,7 +34,7 @@ fn object(body: &str) -> Answer {
     partial(body.len(), body)
 }
 
-/// An object of which only a part comes.
+/// Response with only a part of an object.
 fn partial(announced: usize, body: &str) -> Answer {
     let headers = format!("content-length: {announced}\r\netag: \"1\"\r\n{MODIFIED}");
     answer("200 OK", &headers, body)
@@ -46,7 +46,7 @@ fn stored() -> Answer {
 
 const MODIFIED: &str = "last-modified: Tue, 14 Nov 2023 22:13:20 GMT\r\n";
 
-/// Answers in this order; the last one for ever.
+/// Starts a server that sends these responses in order and repeats the last one.
 async fn server(answers: impl IntoIterator<Item = Answer>) -> Store {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -85,7 +85,7 @@ fn store_at(endpoint: &str) -> Store {
     Store::open_with("s3://bucket/prefix", &settings, environment.into_iter()).unwrap()
 }
 
-/// Reads a request with its body.
+/// Reads a request and its body.
 async fn receive(connection: &mut TcpStream) {
     let mut request = Vec::new();
     loop {
@@ -116,7 +116,7 @@ fn check(error: &StoreError, code: &str, transient: bool) {
 }
 
 #[tokio::test]
-async fn a_server_in_trouble_is_asked_again() {
+async fn retries_server_errors() {
     let store = server([status("500 Internal Server Error"), status("503 Slow Down"), object("whole")]).await;
     assert_eq!(store.get("clip", 1_000).await.unwrap().unwrap(), "whole");
     let store = server([status("503 Slow Down"), stored()]).await;
@@ -124,17 +124,17 @@ async fn a_server_in_trouble_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_server_that_stays_in_trouble_is_given_up() {
+async fn gives_up_after_repeated_server_errors() {
     let store = server([status("503 Slow Down")]).await;
     let begun = Instant::now();
     let error = store.get("clip", 1_000).await.unwrap_err();
     check(&error, "store_unavailable", true);
-    assert!(error.to_string().ends_with("it goes on answering HTTP 503"), "{error}");
+    assert!(error.to_string().ends_with("it keeps answering HTTP 503"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test]
-async fn a_stalled_body_is_given_up() {
+async fn gives_up_on_a_stalled_body() {
     let store = server([Answer { stall: true, ..partial(100, "only this") }]).await;
     let begun = Instant::now();
     check(&fetched(&store).await.unwrap_err(), "store_unavailable", true);
@@ -143,7 +143,7 @@ async fn a_stalled_body_is_given_up() {
 }
 
 #[tokio::test]
-async fn silence_is_given_up() {
+async fn gives_up_on_a_silent_server() {
     let store = server([Answer { text: String::new(), stall: true }]).await;
     let begun = Instant::now();
     check(&store.head("clip").await.unwrap_err(), "store_unavailable", true);
@@ -152,14 +152,14 @@ async fn silence_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_an_error() {
+async fn truncated_body_is_an_error() {
     let store = server([partial(100, "only this")]).await;
     assert!(fetched(&store).await.unwrap_err().to_string().starts_with("s3://bucket/prefix/clip: "));
     assert!(store.get("clip", 1_000).await.is_err());
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_off_is_taken_up_again() {
+async fn resumes_a_truncated_body() {
     let rest = |etag| {
         let headers =
             format!("content-length: 5\r\ncontent-range: bytes 5-9/10\r\netag: \"{etag}\"\r\n{MODIFIED}");
@@ -168,13 +168,13 @@ async fn a_body_that_breaks_off_is_taken_up_again() {
     let store = server([partial(10, "01234"), rest(1)]).await;
     assert_eq!(store.get("clip", 1_000).await.unwrap().unwrap(), "0123456789");
     let store = server([partial(10, "01234"), rest(2)]).await;
-    assert!(fetched(&store).await.is_err(), "the rest of another object");
+    assert!(fetched(&store).await.is_err(), "the rest belongs to another object");
     let store = server([partial(10, "01234"), status("412 Precondition Failed")]).await;
     check(&fetched(&store).await.unwrap_err(), "changed", false);
 }
 
 #[tokio::test]
-async fn a_refusal_is_for_good_and_shows_no_secret() {
+async fn client_errors_are_permanent_and_show_no_secret() {
     for (line, code) in [
         ("401 Unauthorized", "forbidden"),
         ("403 Forbidden", "forbidden"),
@@ -189,27 +189,27 @@ async fn a_refusal_is_for_good_and_shows_no_secret() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_the_outside_worlds_fault() {
+async fn unreachable_server_is_a_transient_error() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     check(&store_at(&format!("http://{closed}")).probe().await.unwrap_err(), "store_unavailable", true);
 }
 
 #[tokio::test]
-async fn a_conflict_that_leaves_nothing_is_tried_again() {
+async fn retries_a_conflict_without_an_object() {
     let store = server([status("409 Conflict"), status("404 Not Found"), stored()]).await;
     assert_eq!(store.put_new("clip", "x".into()).await.unwrap(), Put::Created);
 }
 
 #[tokio::test]
-async fn a_put_that_had_landed_is_ours() {
-    // The answer to the first try got lost; the second one meets our own object.
+async fn repeated_put_finds_its_own_object() {
+    // The response to the first try is lost; the second try finds our own object.
     let answers = [status("500 Internal Server Error"), status("412 Precondition Failed"), object("ours")];
     let store = server(answers).await;
     assert_eq!(store.put_new("clip", "ours".into()).await.unwrap(), Put::Same);
 }
 
 #[tokio::test]
-async fn a_store_that_ignores_conditions_is_found_out() {
+async fn probe_detects_ignored_conditions() {
     let store = server([stored()]).await;
     let error = store.probe().await.unwrap_err();
     check(&error, "unsupported_store", false);
@@ -217,7 +217,7 @@ async fn a_store_that_ignores_conditions_is_found_out() {
 }
 
 #[tokio::test]
-async fn a_store_that_hides_what_is_missing_is_found_out() {
+async fn probe_detects_403_for_missing_objects() {
     let refused =
         [stored(), status("412 Precondition Failed"), object("first"), status("403 Forbidden"), stored()];
     let store = server(refused).await;

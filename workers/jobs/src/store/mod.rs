@@ -1,7 +1,7 @@
-//! Objects: what came in and what came out, on S3, in a folder, or in memory.
+//! Object store for inputs and results: S3, a folder, or memory.
 //!
-//! Results are written whole or not at all. [`Store::put_new`] is how two workers that did the same item find out who
-//! was first. A store is a place with a **root**: keys are relative to it and never lead out of it.
+//! Results are written whole or not at all. Two workers that ran the same item use [`Store::put_new`] to find out which was
+//! first. A store has a **root**: keys are relative to it and never lead out of it.
 
 use std::ffi::OsString;
 use std::path::{Path as FilePath, PathBuf};
@@ -28,15 +28,15 @@ mod faults;
 pub use error::StoreError;
 pub use upload::Upload;
 
-use crate::job::SecretUrl;
+use crate::secret_url::SecretUrl;
 
-/// How long to wait for S3. Folders and memory do not wait.
+/// Time limits for S3. Folders and memory have none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreSettings {
     pub connect_timeout: Duration,
-    /// The longest silence within an answer. One put of at most 8 MiB has to be sent within it, too.
+    /// Maximum time without data within a response. One put of at most 8 MiB must be sent within it, too.
     pub read_timeout: Duration,
-    /// How long one call goes on trying. A call that has begun its last try ends with that try.
+    /// Maximum time in which one call starts retries. The last retry may take longer.
     pub retry_for: Duration,
 }
 
@@ -50,50 +50,49 @@ impl Default for StoreSettings {
     }
 }
 
-/// What a listing says about an object.
+/// Metadata of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Relative to the store's root.
+    /// Key relative to the store's root.
     pub key: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Changes whenever the object does.
+    /// Version tag that changes with the object.
     pub etag: Option<String>,
-    /// On stores that keep old versions.
+    /// Version id, on stores that keep old versions.
     pub version: Option<String>,
 }
 
-/// What has become of an object that was to be new.
+/// Result of [`Store::put_new`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
     Created,
-    /// It is there with the same bytes: an earlier try of ours had landed, or somebody came to the same result.
+    /// The object exists with the same bytes: from an earlier call of ours, or from a worker with the same result.
     Same,
-    /// Somebody was faster, with these bytes. They stay.
+    /// The object exists with these other bytes, which stay.
     Other(Bytes),
 }
 
-/// What `put_new` reads back at most.
-const READ_BACK: u64 = 64 << 20;
-/// How often `put_new` tries again after a conflict that left nothing behind.
-const CONFLICTS: u32 = 5;
+/// Maximum bytes that `put_new` reads back.
+const MAX_READ_BACK: u64 = 64 << 20;
+/// Maximum retries of `put_new` after a conflict that left no object.
+const MAX_CONFLICTS: u32 = 5;
 
-/// A place for objects. Clones share its connections.
+/// Object store. Clones share its connections.
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn ObjectStore>,
-    /// Within the backend.
+    /// Path of the root within the backend.
     root: Path,
-    /// The root's URL without a slash at its end.
+    /// URL of the root without a trailing slash.
     shown: String,
-    /// The root of a `file://` store, with links resolved.
+    /// Root folder of a `file://` store, with links resolved.
     folder: Option<PathBuf>,
 }
 
 impl Store {
-    /// `s3://bucket/prefix` (settings and credentials from `AWS_*` in the environment), `file:///absolute/folder`,
-    /// `file://./relative/folder` (made when something is written) or `memory://` (a new one, empty). Connects to
-    /// nothing.
+    /// Opens `s3://bucket/prefix` (settings and credentials from `AWS_*` in the environment), `file:///absolute/folder`,
+    /// `file://./relative/folder` (created by the first write) or `memory://` (new and empty). Does not connect.
     ///
     /// # Errors
     /// The URL names no store, or the `AWS_*` settings contradict each other.
@@ -109,7 +108,7 @@ impl Store {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, StoreError> {
         let shown = SecretUrl::new(url).to_string();
-        let bad = |why: &str| StoreError::BadUrl { url: shown.clone(), why: why.to_owned() };
+        let bad = |reason: &str| StoreError::BadUrl { url: shown.clone(), reason: reason.to_owned() };
         let shown_root = shown.strip_suffix('/').unwrap_or(&shown).to_owned();
         match url.split_once("://") {
             Some(("s3", rest)) => {
@@ -117,15 +116,16 @@ impl Store {
                 if bucket.is_empty() || bucket.contains(['@', ':', '?', '#']) {
                     return Err(bad("expected s3://bucket/prefix, and credentials in AWS_* variables"));
                 }
-                let root = Path::parse(prefix).map_err(|why| bad(&why.to_string()))?;
+                let root = Path::parse(prefix).map_err(|reason| bad(&reason.to_string()))?;
                 let backend =
-                    backend::s3(bucket, settings, environment).map_err(|why| bad(&why.to_string()))?;
+                    backend::s3(bucket, settings, environment).map_err(|reason| bad(&reason.to_string()))?;
                 Ok(Self { backend: Arc::new(backend), root, shown: shown_root, folder: None })
             }
             Some(("file", folder)) if !folder.is_empty() => {
-                let folder = backend::resolved(FilePath::new(folder)).map_err(|why| bad(&why.to_string()))?;
-                let root = Path::from_absolute_path(&folder).map_err(|why| bad(&why.to_string()))?;
-                // A result that the ledger calls done has to outlive the machine's power.
+                let folder =
+                    backend::resolve(FilePath::new(folder)).map_err(|reason| bad(&reason.to_string()))?;
+                let root = Path::from_absolute_path(&folder).map_err(|reason| bad(&reason.to_string()))?;
+                // A result that the ledger has recorded must survive a power failure.
                 let backend = LocalFileSystem::new().with_fsync(true);
                 Ok(Self { backend: Arc::new(backend), root, shown: shown_root, folder: Some(folder) })
             }
@@ -137,75 +137,75 @@ impl Store {
         }
     }
 
-    /// How an object is called in texts and reports.
+    /// Returns the URL of an object for texts and reports.
     pub fn url(&self, key: &str) -> String {
         format!("{}/{key}", self.shown)
     }
 
-    /// Writes an object that is not there yet.
+    /// Writes an object if it does not exist.
     ///
     /// # Errors
-    /// The store cannot be reached, or refuses. The object may have been written: putting it again tells.
+    /// The store cannot be reached, or refuses. The object may have been written; another call tells.
     pub async fn put_new(&self, key: &str, bytes: Bytes) -> Result<Put, StoreError> {
         let path = self.path(key)?;
-        for conflict in 1..=CONFLICTS {
+        for conflict in 1..=MAX_CONFLICTS {
             match self.backend.put_opts(&path, bytes.clone().into(), PutMode::Create.into()).await {
                 Ok(_) => return Ok(Put::Created),
                 Err(object_store::Error::AlreadyExists { .. }) => {}
                 Err(other) => return Err(self.error(key, other)),
             }
-            match self.get(key, READ_BACK).await? {
+            match self.get(key, MAX_READ_BACK).await? {
                 Some(there) if there == bytes => return Ok(Put::Same),
                 Some(there) => return Ok(Put::Other(there)),
-                // S3 answers "conflict" when somebody is writing just now, and may end up with neither.
+                // S3 answers "conflict" during another write, and may keep neither object.
                 None => tokio::time::sleep(Duration::from_millis(50) * conflict).await,
             }
         }
-        Err(StoreError::Unavailable { url: self.url(key), why: "writers get in each other's way".to_owned() })
+        Err(StoreError::Unavailable { url: self.url(key), reason: "concurrent writers conflict".to_owned() })
     }
 
-    /// Writes an object, in place of the one that may be there.
+    /// Writes an object, and replaces an existing one.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), StoreError> {
         let path = self.path(key)?;
-        self.backend.put(&path, bytes.into()).await.map(drop).map_err(|why| self.error(key, why))
+        self.backend.put(&path, bytes.into()).await.map(drop).map_err(|reason| self.error(key, reason))
     }
 
-    /// Reads an object whole; `None`: it is not there.
+    /// Reads an object whole. Returns `None` if it does not exist.
     ///
     /// # Errors
-    /// It has more than `limit` bytes; the store cannot be reached, or refuses.
+    /// The object has more than `limit` bytes; the store cannot be reached, or refuses.
     pub async fn get(&self, key: &str, limit: u64) -> Result<Option<Bytes>, StoreError> {
-        let object = match self.opened(key, GetOptions::default(), limit).await {
+        let object = match self.open_object(key, GetOptions::default(), limit).await {
             Ok(object) => object,
             Err(StoreError::NotFound { .. }) => return Ok(None),
             Err(other) => return Err(other),
         };
         let announced = object.meta.size;
-        let bytes = object.bytes().await.map_err(|why| self.error(key, why))?;
-        self.whole(key, announced, bytes.len() as u64)?;
+        let bytes = object.bytes().await.map_err(|reason| self.error(key, reason))?;
+        self.check_length(key, announced, bytes.len() as u64)?;
         Ok(Some(bytes))
     }
 
-    /// What is known about an object without reading it; `None`: it is not there.
+    /// Returns the metadata of an object; `None` if it does not exist.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
     pub async fn head(&self, key: &str) -> Result<Option<ObjectInfo>, StoreError> {
         let path = self.path(key)?;
-        self.stays_inside(key).await?;
-        match self.backend.head(&path).await.map_err(|why| self.error(key, why)) {
+        self.check_inside_root(key).await?;
+        match self.backend.head(&path).await.map_err(|reason| self.error(key, reason)) {
             Ok(meta) => Ok(self.info(meta)),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(other) => Err(other),
         }
     }
 
-    /// Objects in the folder `prefix` (empty: everywhere) and below it: the first `limit`, or those after `after`, the
-    /// last key of the page before. The order is bytewise by key; a store that speaks S3 but has an order of its own
-    /// (SeaweedFS goes folder by folder) keeps to that. A folder that is not there is empty.
+    /// Lists `limit` objects in the folder `prefix` (empty: the root) and below, from the start or after `after`, the last key
+    /// of the previous page. The order is bytewise by key, except on S3-compatible stores with an order of their own
+    /// (SeaweedFS lists folder by folder). A missing folder is empty.
     ///
     /// # Errors
     /// The store cannot be reached, or refuses.
@@ -220,18 +220,18 @@ impl Store {
             Some(after) => self.backend.list_with_offset(Some(&folder), &self.path(after)?),
             None => self.backend.list(Some(&folder)),
         };
-        // S3 also lists markers of folders; that of `prefix` itself is not in it.
+        // S3 also lists folder markers; skip the marker of `prefix` itself.
         let within = |info: &ObjectInfo| {
             prefix.is_empty() || info.key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
         };
         let found = found
-            .map_err(|why| self.error(prefix, why))
+            .map_err(|reason| self.error(prefix, reason))
             .try_filter_map(|meta| std::future::ready(Ok(self.info(meta))));
         let found = found.try_filter(|info| std::future::ready(within(info)));
         if self.folder.is_none() {
             return found.take(limit).try_collect().await;
         }
-        // A folder is walked in no order, so every page takes the whole walk.
+        // The folder walk has no order, so each page needs the whole walk.
         let mut all: Vec<_> = found.try_collect().await?;
         all.sort_by(|a, b| a.key.cmp(&b.key));
         let mut page = Vec::new();
@@ -239,19 +239,19 @@ impl Store {
             if page.len() == limit {
                 break;
             }
-            if self.stays_inside(&info.key).await.is_ok() {
+            if self.check_inside_root(&info.key).await.is_ok() {
                 page.push(info);
             }
         }
         Ok(page)
     }
 
-    /// Reads an object into a file, piece by piece. With an `etag`, only the object that had it. A connection that
-    /// breaks is taken up again where it broke, as long as the object is the same.
+    /// Downloads an object into a file, chunk by chunk. With an `etag`, only that version of the object. A broken download
+    /// resumes where it stopped, if the object is unchanged.
     ///
     /// # Errors
-    /// It is not there, is another one, or has more than `limit` bytes; the store cannot be reached, refuses, or sends
-    /// less than it announced; the file cannot be written. The file may hold a part of the object then.
+    /// The object does not exist, has another etag, or has more than `limit` bytes; the store cannot be reached, refuses, or
+    /// sends less than it announced; the file cannot be written. The file may then hold a part of the object.
     pub async fn fetch(
         &self,
         key: &str,
@@ -260,123 +260,122 @@ impl Store {
         limit: u64,
     ) -> Result<ObjectInfo, StoreError> {
         let only = GetOptions { if_match: etag.map(str::to_owned), ..GetOptions::default() };
-        let object = self.opened(key, only, limit).await?;
+        let object = self.open_object(key, only, limit).await?;
         let meta = object.meta.clone();
-        let mut pieces = object.into_stream();
+        let mut chunks = object.into_stream();
         let mut written = 0;
-        let unwritten = |why| StoreError::Io { url: self.url(key), why };
-        while let Some(piece) = pieces.next().await {
-            let piece = piece.map_err(|why| self.error(key, why))?;
-            written += piece.len() as u64;
+        let io_error = |reason| StoreError::Io { url: self.url(key), reason };
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|reason| self.error(key, reason))?;
+            written += chunk.len() as u64;
             if written > limit {
                 return Err(StoreError::TooLarge { url: self.url(key), limit });
             }
-            file.write_all(&piece).await.map_err(unwritten)?;
+            file.write_all(&chunk).await.map_err(io_error)?;
         }
-        file.flush().await.map_err(unwritten)?;
-        self.whole(key, meta.size, written)?;
+        file.flush().await.map_err(io_error)?;
+        self.check_length(key, meta.size, written)?;
         self.info(meta).ok_or_else(|| StoreError::NotFound { url: self.url(key) })
     }
 
-    /// Begins an object of any size, in place of the one that may be there. It is seen when it is
-    /// [finished](Upload::finish), and never when that does not happen; S3 keeps the parts of such an upload until a
-    /// lifecycle rule of the bucket removes them.
+    /// Begins an upload of any size, which replaces an existing object. The object becomes visible when the upload is
+    /// [finished](Upload::finish). S3 keeps the parts of an unfinished upload until a lifecycle rule of the bucket deletes
+    /// them.
     ///
     /// # Errors
-    /// `key` is no key.
+    /// `key` is not a valid key.
     pub fn upload(&self, key: &str) -> Result<Upload, StoreError> {
         Ok(Upload::new(self, key, self.path(key)?))
     }
 
-    /// Does it keep the promise that [`put_new`](Self::put_new) needs? Writes, reads and deletes a small object.
+    /// Checks that the store supports [`put_new`](Self::put_new). Writes, reads and deletes a small object.
     ///
     /// # Errors
-    /// It does not, cannot be reached, or refuses; the text says what to do.
+    /// The store does not support it, cannot be reached, or refuses; the text says what to do.
     pub async fn probe(&self) -> Result<(), StoreError> {
         let key = format!(".flamingo-probe-{}", uuid::Uuid::now_v7());
         let path = self.path(&key)?;
         let outcome = match self.probe_with(&key, &path).await {
-            // Nothing need be there to write an object, except the bucket.
+            // A write needs only the bucket, so that is what is missing.
             Err(StoreError::NotFound { .. }) => return Err(StoreError::NotFound { url: self.shown.clone() }),
             other => other,
         };
-        let deleted = self.backend.delete(&path).await.map_err(|why| self.error(&key, why));
+        let deleted = self.backend.delete(&path).await.map_err(|reason| self.error(&key, reason));
         outcome.and(deleted)
     }
 
     async fn probe_with(&self, key: &str, path: &Path) -> Result<(), StoreError> {
         let unsupported =
-            |why: &str| StoreError::Unsupported { url: self.shown.clone(), why: why.to_owned() };
+            |reason: &str| StoreError::Unsupported { url: self.shown.clone(), reason: reason.to_owned() };
         let put = |text: &'static str| self.backend.put_opts(path, text.into(), PutMode::Create.into());
-        put("first").await.map_err(|why| self.error(key, why))?;
+        put("first").await.map_err(|reason| self.error(key, reason))?;
         match put("second").await {
             Err(object_store::Error::AlreadyExists { .. }) => (),
             Ok(_) => {
-                return Err(unsupported(
-                    "it overwrites objects that were to be new: it ignores `If-None-Match: *`",
-                ));
+                return Err(unsupported("it overwrites existing objects: it ignores `If-None-Match: *`"));
             }
             Err(other) => return Err(self.error(key, other)),
         }
         match self.get(key, 16).await? {
             Some(bytes) if bytes == "first" => (),
-            _ => return Err(unsupported("it does not give back what was written last")),
+            _ => return Err(unsupported("it does not return the last written bytes")),
         }
-        // S3 hides what is not there from those who may not list: every look for an earlier report would be refused.
+        // Without the permission to list, S3 answers 403 for missing objects: each check for an earlier report would fail.
         match self.get(&format!("{key}-absent"), 16).await {
-            Err(StoreError::Forbidden { .. }) => Err(unsupported(
-                "it refuses to say that an object is not there: allow listing (s3:ListBucket)",
-            )),
+            Err(StoreError::Forbidden { .. }) => {
+                Err(unsupported("it answers 403 for a missing object: allow listing (s3:ListBucket)"))
+            }
             other => other.map(drop),
         }
     }
 
     /// Opens an object for reading.
-    async fn opened(&self, key: &str, options: GetOptions, limit: u64) -> Result<GetResult, StoreError> {
+    async fn open_object(&self, key: &str, options: GetOptions, limit: u64) -> Result<GetResult, StoreError> {
         let path = self.path(key)?;
-        self.stays_inside(key).await?;
-        let object = self.backend.get_opts(&path, options).await.map_err(|why| self.error(key, why))?;
+        self.check_inside_root(key).await?;
+        let object = self.backend.get_opts(&path, options).await.map_err(|reason| self.error(key, reason))?;
         if object.meta.size > limit {
             return Err(StoreError::TooLarge { url: self.url(key), limit });
         }
         Ok(object)
     }
 
-    /// Where a key stands in the backend.
+    /// Returns the path of a key in the backend.
     fn path(&self, key: &str) -> Result<Path, StoreError> {
-        let bad = |why: String| StoreError::BadUrl { url: self.url(key), why };
-        // Not `Path::from`, which makes some other key out of one that is none.
-        let relative = Path::parse(key).map_err(|why| bad(why.to_string()))?;
+        let bad = |reason: String| StoreError::BadUrl { url: self.url(key), reason };
+        // Not `Path::from`, which converts an invalid key to another key.
+        let relative = Path::parse(key).map_err(|reason| bad(reason.to_string()))?;
         if relative.as_ref() != key || key.is_empty() {
-            return Err(bad("a key neither begins nor ends with `/`".to_owned()));
+            return Err(bad("a key must not begin or end with `/`".to_owned()));
         }
-        Path::parse(format!("{}/{key}", self.root)).map_err(|why| bad(why.to_string()))
+        Path::parse(format!("{}/{key}", self.root)).map_err(|reason| bad(reason.to_string()))
     }
 
-    /// In a folder, a link may lead anywhere, and whoever may put files there need not be allowed to read everything.
-    async fn stays_inside(&self, key: &str) -> Result<(), StoreError> {
+    /// Refuses links out of the root folder: a user who may write files there must not read other files through them.
+    async fn check_inside_root(&self, key: &str) -> Result<(), StoreError> {
         let Some(folder) = &self.folder else { return Ok(()) };
         match tokio::fs::canonicalize(folder.join(key)).await {
-            Ok(real) if !real.starts_with(folder) => {
-                Err(StoreError::Forbidden { url: self.url(key), why: "it is a link out of the folder" })
-            }
-            // What is wrong otherwise shows when it is opened.
+            Ok(real) if !real.starts_with(folder) => Err(StoreError::Forbidden {
+                url: self.url(key),
+                reason: "it is a link out of the root folder",
+            }),
+            // Other errors show when the file is opened.
             Ok(_) | Err(_) => Ok(()),
         }
     }
 
-    /// `None`: not below the root.
+    /// Converts metadata; returns `None` for an object outside the root.
     fn info(&self, meta: ObjectMeta) -> Option<ObjectInfo> {
         let key = meta.location.as_ref().strip_prefix(self.root.as_ref())?.trim_start_matches('/').to_owned();
         Some(ObjectInfo { key, size: meta.size, etag: meta.e_tag, version: meta.version })
     }
 
-    fn whole(&self, key: &str, announced: u64, got: u64) -> Result<(), StoreError> {
+    fn check_length(&self, key: &str, announced: u64, got: u64) -> Result<(), StoreError> {
         if announced == got {
             return Ok(());
         }
-        let why = format!("{got} of {announced} bytes came");
-        Err(StoreError::Unavailable { url: self.url(key), why })
+        let reason = format!("received {got} of {announced} bytes");
+        Err(StoreError::Unavailable { url: self.url(key), reason })
     }
 
     fn error(&self, key: &str, error: object_store::Error) -> StoreError {

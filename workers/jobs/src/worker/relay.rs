@@ -1,41 +1,42 @@
-//! The relay: what stands in the ledger's outbox is sent and crossed out, whichever worker entered it.
+//! Relay: publishes the events in the ledger's outbox, whichever worker inserted them, and then deletes them.
 
-use super::{Service, Step, Worker, in_time};
-use crate::job::{later, now};
-use crate::ledger::{LedgerError, News};
+use super::lease::with_timeout;
+use super::{Service, Step, Worker};
+use crate::ledger::{LedgerError, OutboxEvent};
+use crate::time::{later, now};
 
-/// News that are sent in one go. What is more waits for the next one.
-const AT_ONCE: usize = 100;
+/// Maximum events that one call publishes. Further ones wait for the next call.
+const MAX_EVENTS: usize = 100;
 
 impl<S: Service> Worker<S> {
-    /// Sends what is to be sent. What fails is tried again by a sweep.
+    /// Publishes the pending events. The next sweep retries those that fail.
     pub(super) async fn relay(&self) {
-        for _ in 0..AT_ONCE {
+        for _ in 0..MAX_EVENTS {
             match self.relay_one().await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => return tracing::warn!(%error, "news wait in the outbox"),
+                Err(error) => return tracing::warn!(%error, "events stay in the outbox"),
             }
         }
     }
 
-    /// Whether there may be more to send.
+    /// Publishes one event; returns whether there may be more.
     async fn relay_one(&self) -> Result<bool, LedgerError> {
-        let Some(news) = in_time(self.ledger.claim_news(now(), self.settings.lease)).await? else {
+        let Some(pending) = with_timeout(self.ledger.claim_events(now(), self.settings.lease)).await? else {
             return Ok(false);
         };
-        if let Err(error) = self.queue.announce(&news.event).await {
-            tracing::warn!(job = %news.job, %error, "news cannot be sent now");
-            self.postpone(&news).await?;
+        if let Err(error) = self.queue.publish_event(&pending.event).await {
+            tracing::warn!(job = %pending.job, %error, "cannot publish the event now");
+            self.postpone(&pending).await?;
             return Ok(false);
         }
-        self.observer.step(Step::Announced, Some(&news.job), None);
-        in_time(self.ledger.told(&news)).await?;
+        self.observer.step(Step::EventPublished, Some(&pending.job), None);
+        with_timeout(self.ledger.mark_published(&pending)).await?;
         Ok(true)
     }
 
-    /// Others may have their turn: it could be these news that cannot be sent.
-    async fn postpone(&self, news: &News) -> Result<(), LedgerError> {
-        in_time(self.ledger.postpone_news(news, later(now(), self.settings.backoff.most))).await
+    /// Postpones an event so that other events are tried first: perhaps only this one cannot be published.
+    async fn postpone(&self, event: &OutboxEvent) -> Result<(), LedgerError> {
+        with_timeout(self.ledger.postpone_events(event, later(now(), self.settings.backoff.max))).await
     }
 }

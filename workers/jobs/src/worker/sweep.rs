@@ -1,24 +1,27 @@
-//! The sweep: finds in the ledger what nobody holds and no message tells about, and sends one; and news that are not sent.
+//! Sweep: finds unclaimed rows in the ledger whose message is missing, and sends one; publishes pending events.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Service, Step, Unfit, Worker, in_time};
-use crate::job::{EarlyEnd, now};
+use super::lease::with_timeout;
+use super::{Service, Step, Worker, WorkerFault};
 use crate::ledger::LedgerError;
 use crate::queue::Lane;
+use crate::state::EarlyEnd;
+use crate::time::now;
 
-/// Rows that one sweep takes of each kind.
-const AT_ONCE: u32 = 500;
+/// Maximum rows of each kind that one sweep takes.
+const MAX_ROWS: u32 = 500;
 
 impl<S: Service> Worker<S> {
-    pub(super) async fn sweep(self: Arc<Self>) -> Result<(), Unfit> {
-        // A queue that was in a process that is gone has lost everything; and a little too much is no harm to another.
-        let mut silent_for = Duration::ZERO;
+    pub(super) async fn sweep(self: Arc<Self>) -> Result<(), WorkerFault> {
+        // The first sweep takes every message as lost: an in-memory queue loses all with its process. For another queue a
+        // few duplicates do no harm.
+        let mut min_age = Duration::ZERO;
         loop {
             let swept = tokio::select! {
                 () = self.stop.draining() => return Ok(()),
-                swept = self.swept(silent_for) => swept,
+                swept = self.sweep_once(min_age) => swept,
             };
             tokio::select! {
                 () = self.stop.draining() => return Ok(()),
@@ -26,41 +29,44 @@ impl<S: Service> Worker<S> {
             }
             match swept {
                 Ok(0) => {}
-                Ok(sent) => self.observer.step(Step::Swept(sent), None, None),
+                Ok(sent) => self.observer.step(Step::Republished(sent), None, None),
                 Err(error) => tracing::warn!(%error, "a sweep has failed"),
             }
-            silent_for = self.settings.forgotten;
+            min_age = self.settings.message_lost_after;
             tokio::select! {
                 () = self.stop.draining() => return Ok(()),
-                () = tokio::time::sleep(self.settings.sweep) => {}
+                () = tokio::time::sleep(self.settings.sweep_interval) => {}
             }
         }
     }
 
-    async fn swept(&self, silent_for: Duration) -> Result<usize, LedgerError> {
+    async fn sweep_once(&self, min_age: Duration) -> Result<usize, LedgerError> {
         let mut messages = Vec::new();
-        for job in in_time(self.ledger.overdue_jobs(now(), AT_ONCE)).await? {
-            if in_time(self.ledger.end_early(&job, EarlyEnd::Expired, now())).await? {
-                tracing::info!(%job, "its deadline has passed");
+        for job in with_timeout(self.ledger.overdue_jobs(now(), MAX_ROWS)).await? {
+            if with_timeout(self.ledger.end_early(&job, EarlyEnd::Expired, now())).await? {
+                tracing::info!(%job, "the job's deadline has passed");
             }
         }
-        let mut items = in_time(self.ledger.expired_items(now(), AT_ONCE)).await?;
-        // In a queue that holds messages the one about an item or a job may yet come.
+        let mut items = with_timeout(self.ledger.expired_items(now(), MAX_ROWS)).await?;
+        // While a lane holds messages, the one about an item or a job may still be among them.
         if self.is_empty(Lane::Items).await && self.is_empty(Lane::Urgent).await {
-            items.extend(in_time(self.ledger.forgotten_items(now(), silent_for, AT_ONCE)).await?);
+            items.extend(with_timeout(self.ledger.unannounced_items(now(), min_age, MAX_ROWS)).await?);
         }
         messages.extend(
-            items.iter().map(|bell| self.item_message(&bell.job, &bell.item, &bell.message, &bell.trace)),
+            items.iter().map(|pending| {
+                self.item_message(&pending.job, &pending.item, &pending.message, &pending.trace)
+            }),
         );
-        // Whose time has come has no message yet.
-        let silent_for = if self.is_empty(Lane::Jobs).await { silent_for } else { Duration::MAX };
-        let jobs = in_time(self.ledger.due_jobs(now(), silent_for, AT_ONCE)).await?;
-        messages.extend(
-            jobs.iter().map(|bell| (Lane::Jobs, self.job_message(&bell.id, &bell.message, &bell.trace))),
-        );
+        // A job that has just become due has no message yet, however young its last one is.
+        let min_age = if self.is_empty(Lane::Jobs).await { min_age } else { Duration::MAX };
+        let jobs = with_timeout(self.ledger.due_jobs(now(), min_age, MAX_ROWS)).await?;
+        messages
+            .extend(jobs.iter().map(|pending| {
+                (Lane::Jobs, self.job_message(&pending.id, &pending.message, &pending.trace))
+            }));
         let mut sent = 0;
         for (lane, message) in &messages {
-            // What cannot be sent now is found again by a later sweep.
+            // A later sweep finds the rows whose message cannot be sent now.
             if let Err(error) = self.queue.send(*lane, message).await {
                 tracing::warn!(%error, "a sweep has ended early");
                 break;

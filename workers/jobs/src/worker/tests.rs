@@ -1,29 +1,38 @@
-//! The loop on the backends that need no server, with a service that does what its items say.
+//! Tests of the worker loop on the backends that need no server, with a scripted service.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use std::time::Duration;
+
+use async_trait::async_trait;
+
 use super::*;
-use crate::job::{ItemState, SecretUrl};
-use crate::ledger::LedgerSettings;
-use crate::queue::MemoryQueue;
+use crate::ItemId;
+use crate::job::{NewItem, NewJob};
+use crate::ledger::{ItemClaim, JobRecord, LedgerSettings};
+use crate::queue::{Event, MemoryQueue, Message, QueueError};
+use crate::retry::Backoff;
+use crate::secret_url::SecretUrl;
+use crate::state::{ItemEnd, ItemState, JobState};
+use crate::trace::TraceContext;
 
 mod outbox;
 
-/// Items are called `good-1`, `retry-2` and so on: what stands before the dash is what happens to them.
+/// Service whose items have ids such as `good-1` or `retry-2`: the part before the dash is the script.
 struct Scripted {
     items: Vec<Vec<&'static str>>,
     reports: Mutex<HashMap<String, ItemEnd>>,
     runs: Mutex<HashMap<String, usize>>,
 }
 
-struct Unwatched;
+struct NoObserver;
 
-impl Observer for Unwatched {
+impl Observer for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
 }
 
-fn why(code: &str) -> Failure {
+fn failure(code: &str) -> Failure {
     Failure::new(code, format!("it is {code}"))
 }
 
@@ -38,9 +47,10 @@ impl Service for Scripted {
     const JOB_KIND: &'static str = "job/1";
     const ITEM_KIND: &'static str = "item/1";
 
-    fn job(&self, message: &Message) -> Result<NewJob, Refusal> {
-        let id = JobId::try_from(message.id.clone()).map_err(Refusal::Hopeless)?;
-        let message = String::from_utf8(message.body.to_vec()).map_err(|_| Refusal::Newer(why("newer")))?;
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
+        let id = JobId::try_from(message.id.clone()).map_err(Refusal::Permanent)?;
+        let message =
+            String::from_utf8(message.body.to_vec()).map_err(|_| Refusal::NewerSchema(failure("newer")))?;
         Ok(NewJob {
             key: id.to_string(),
             request_sha256: message.clone(),
@@ -52,14 +62,14 @@ impl Service for Scripted {
         })
     }
 
-    fn item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
-        let (job, item) = message.id.split_once('/').ok_or(Refusal::Hopeless(why("nameless")))?;
+    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
+        let (job, item) = message.id.split_once('/').ok_or(Refusal::Permanent(failure("nameless")))?;
         Ok((JobId::try_from(job.to_owned()).unwrap(), ItemId::try_from(item.to_owned()).unwrap()))
     }
 
     async fn expand(&self, _: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
         let at: usize = cursor.map_or(0, |text| text.parse().unwrap());
-        let Some(names) = self.items.get(at) else { return Err(Trouble::Fatal(why("unlistable"))) };
+        let Some(names) = self.items.get(at) else { return Err(Trouble::Permanent(failure("unlistable"))) };
         let item = |name: &&str| NewItem {
             id: ItemId::try_from((*name).to_owned()).unwrap(),
             message: (*name).into(),
@@ -72,11 +82,11 @@ impl Service for Scripted {
         item.starts_with("urgent")
     }
 
-    async fn written(&self, item: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+    async fn find_report(&self, item: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
         Ok(self.reports.lock().unwrap().get(item.item.as_str()).cloned())
     }
 
-    async fn run(&self, item: &ItemClaim, running: &Running) -> Outcome<()> {
+    async fn run(&self, item: &ItemClaim, context: &RunContext) -> Outcome<()> {
         let runs = {
             let mut runs = self.runs.lock().unwrap();
             let runs = runs.entry(item.item.to_string()).or_default();
@@ -85,15 +95,15 @@ impl Service for Scripted {
         };
         match item.item.as_str().split_once('-').unwrap().0 {
             "good" | "urgent" => Outcome::Done(()),
-            "bad" => Outcome::Reject(why("bad")),
-            "once" if runs == 1 => Outcome::Retry { after: None, why: why("away") },
+            "bad" => Outcome::Reject(failure("bad")),
+            "once" if runs == 1 => Outcome::Retry { after: None, reason: failure("away") },
             "once" => Outcome::Done(()),
-            "retry" => Outcome::Retry { after: None, why: why("away") },
-            "broken" => Outcome::Unfit(why("broken")),
-            "late" if runs <= 5 => Outcome::Later(why("no_room")),
+            "retry" => Outcome::Retry { after: None, reason: failure("away") },
+            "broken" => Outcome::WorkerFault(failure("broken")),
+            "late" if runs <= 5 => Outcome::Later(failure("no_room")),
             "late" => Outcome::Done(()),
             "slow" => {
-                running.stop.cancelled().await;
+                context.stop.cancelled().await;
                 Outcome::Cancelled
             }
             other => panic!("no script for {other}"),
@@ -101,7 +111,7 @@ impl Service for Scripted {
     }
 
     async fn write(&self, item: &ItemClaim, result: Result<&(), &Failure>) -> Result<ItemEnd, Trouble> {
-        let end = result.map_or_else(|why| ItemEnd::Failed(why.clone()), |()| ItemEnd::Succeeded);
+        let end = result.map_or_else(|reason| ItemEnd::Failed(reason.clone()), |()| ItemEnd::Succeeded);
         Ok(self.reports.lock().unwrap().entry(item.item.to_string()).or_insert(end).clone())
     }
 
@@ -109,23 +119,23 @@ impl Service for Scripted {
         Ok(())
     }
 
-    fn ended(&self, ended: &EndedJob) -> Event {
+    fn end_event(&self, ended: &EndedJob) -> Event {
         event(&format!("job.{}", ended.end.state().as_str()), ended.record.id.as_str())
     }
 
-    fn refused(&self, message: &Message, why: &Failure) -> Event {
-        event(&format!("refused.{}", why.code), &message.id)
+    fn refusal_event(&self, message: &Message, reason: &Failure) -> Event {
+        event(&format!("refused.{}", reason.code), &message.id)
     }
 }
 
-struct Bench {
+struct Fixture {
     queue: MemoryQueue,
     ledger: Ledger,
     service: Arc<Scripted>,
     stop: Stop,
 }
 
-impl Bench {
+impl Fixture {
     async fn new(items: &[&[&'static str]]) -> Self {
         let url = SecretUrl::new("sqlite::memory:");
         let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
@@ -143,20 +153,20 @@ impl Bench {
             ledger: self.ledger.clone(),
             settings: WorkerSettings {
                 name: "worker".into(),
-                items: 2,
+                slots: 2,
                 lease: ms(500),
                 heartbeat: ms(100),
                 deadline: ms(700),
                 grace: ms(200),
-                urgent: 1,
-                attempts: 3,
-                losses: 3,
-                backoff: Backoff { first: ms(5), most: ms(20) },
-                patience: ms(100),
-                sweep: ms(50),
-                forgotten: ms(200),
+                urgent_slots: 1,
+                max_attempts: 3,
+                max_worker_losses: 3,
+                backoff: Backoff { first: ms(5), max: ms(20) },
+                retry_timeout: ms(100),
+                sweep_interval: ms(50),
+                message_lost_after: ms(200),
             },
-            observer: Arc::new(Unwatched),
+            observer: Arc::new(NoObserver),
             stop: self.stop.clone(),
         }
     }
@@ -166,7 +176,7 @@ impl Bench {
         self.queue.send(Lane::Jobs, &message).await.unwrap();
     }
 
-    /// Works until the job has ended; its states and those of its items.
+    /// Runs a worker until the job has ended. Returns the job, and state and failure code of its items.
     async fn ended(&self, id: &str) -> (JobRecord, HashMap<String, (ItemState, Option<String>)>) {
         let working = tokio::spawn(self.worker().run());
         let id = JobId::try_from(id.to_owned()).unwrap();
@@ -184,7 +194,7 @@ impl Bench {
         working.await.unwrap().unwrap();
         let items = self.ledger.items(&id, None, 100).await.unwrap();
         let of = |item: crate::ledger::ItemRecord| {
-            let code = item.failure.filter(|_| item.state == ItemState::Failed).map(|why| why.code);
+            let code = item.failure.filter(|_| item.state == ItemState::Failed).map(|reason| reason.code);
             (item.id.to_string(), (item.state, code))
         };
         (record, items.into_iter().map(of).collect())
@@ -192,11 +202,11 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn every_item_has_the_end_that_it_deserves() {
-    let bench = Bench::new(&[&["good-1", "bad-1"], &[], &["once-1", "retry-1", "slow-1"]]).await;
-    let mut news = bench.queue.subscribe();
-    bench.send("job", b"").await;
-    let (record, items) = bench.ended("job").await;
+async fn each_item_ends_as_scripted() {
+    let fixture = Fixture::new(&[&["good-1", "bad-1"], &[], &["once-1", "retry-1", "slow-1"]]).await;
+    let mut events = fixture.queue.subscribe();
+    fixture.send("job", b"").await;
+    let (record, items) = fixture.ended("job").await;
     assert_eq!(record.state, JobState::PartiallySucceeded);
     let failed = |code: &str| (ItemState::Failed, Some(code.to_owned()));
     let expected = [
@@ -207,57 +217,57 @@ async fn every_item_has_the_end_that_it_deserves() {
         ("slow-1", failed("item_deadline")),
     ];
     assert_eq!(items, expected.into_iter().map(|(name, end)| (name.to_owned(), end)).collect());
-    let runs = bench.service.runs.lock().unwrap();
+    let runs = fixture.service.runs.lock().unwrap();
     assert_eq!((runs["good-1"], runs["bad-1"], runs["once-1"], runs["retry-1"]), (1, 1, 2, 3));
-    assert_eq!(news.try_recv().unwrap().topic, "job.partially_succeeded");
-    let mut dead: Vec<_> = bench.queue.peek_dead().into_iter().map(|(_, why)| why.code).collect();
+    assert_eq!(events.try_recv().unwrap().topic, "job.partially_succeeded");
+    let mut dead: Vec<_> = fixture.queue.peek_dead().into_iter().map(|(_, reason)| reason.code).collect();
     dead.sort();
     assert_eq!(dead, ["away", "bad", "item_deadline"]);
 }
 
 #[tokio::test]
-async fn a_job_without_inputs_and_one_that_cannot_be_listed() {
-    let bench = Bench::new(&[&[], &[]]).await;
-    bench.send("empty", b"").await;
-    let (record, items) = bench.ended("empty").await;
+async fn job_fails_without_inputs_or_with_a_listing_error() {
+    let fixture = Fixture::new(&[&[], &[]]).await;
+    fixture.send("empty", b"").await;
+    let (record, items) = fixture.ended("empty").await;
     assert_eq!((record.state, record.failure.unwrap().code.as_str()), (JobState::Failed, "no_inputs"));
     assert!(items.is_empty());
 
-    let bench = Bench::new(&[]).await;
-    bench.send("unlistable", b"").await;
-    let (record, _) = bench.ended("unlistable").await;
+    let fixture = Fixture::new(&[]).await;
+    fixture.send("unlistable", b"").await;
+    let (record, _) = fixture.ended("unlistable").await;
     assert_eq!((record.state, record.failure.unwrap().code.as_str()), (JobState::Failed, "unlistable"));
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_is_a_dead_letter_and_its_sender_is_told() {
-    let bench = Bench::new(&[&["good-1"]]).await;
-    let mut news = bench.queue.subscribe();
-    bench.send("not a name", b"").await;
-    bench.send("job", b"first").await;
-    let _ = bench.ended("job").await;
-    let again = Bench { stop: Stop::default(), ..bench };
+async fn refused_message_is_dead_lettered_and_its_sender_notified() {
+    let fixture = Fixture::new(&[&["good-1"]]).await;
+    let mut events = fixture.queue.subscribe();
+    fixture.send("not a name", b"").await;
+    fixture.send("job", b"first").await;
+    let _ = fixture.ended("job").await;
+    let again = Fixture { stop: Stop::default(), ..fixture };
     again.send("job", b"second").await;
     again.send("other", b"").await;
     let _ = again.ended("other").await;
-    let told = std::iter::from_fn(|| news.try_recv().ok()).map(|event| event.topic).collect::<Vec<_>>();
-    assert!(told.contains(&"refused.bad_id".to_owned()), "{told:?}");
-    assert!(told.contains(&"refused.idempotency_conflict".to_owned()), "{told:?}");
-    let dead: Vec<_> = again.queue.peek_dead().into_iter().map(|(_, why)| why.code).collect();
+    let topics = std::iter::from_fn(|| events.try_recv().ok()).map(|event| event.topic).collect::<Vec<_>>();
+    assert!(topics.contains(&"refused.bad_id".to_owned()), "{topics:?}");
+    assert!(topics.contains(&"refused.idempotency_conflict".to_owned()), "{topics:?}");
+    let dead: Vec<_> = again.queue.peek_dead().into_iter().map(|(_, reason)| reason.code).collect();
     assert_eq!(dead, ["bad_id", "idempotency_conflict"]);
 }
 
-/// The only slot for items is taken for as long as the worker lives.
+/// A slow item occupies the only normal slot.
 #[tokio::test]
-async fn an_urgent_item_waits_for_no_other() {
-    let bench = Bench::new(&[&["slow-1", "urgent-1", "good-1"]]).await;
-    bench.send("job", b"").await;
-    let mut worker = bench.worker();
-    worker.settings.items = 1;
+async fn urgent_item_does_not_wait_for_normal_items() {
+    let fixture = Fixture::new(&[&["slow-1", "urgent-1", "good-1"]]).await;
+    fixture.send("job", b"").await;
+    let mut worker = fixture.worker();
+    worker.settings.slots = 1;
     let worker = tokio::spawn(worker.run());
     let job = JobId::try_from("job".to_owned()).unwrap();
     let states = async || {
-        let items = bench.ledger.items(&job, None, 10).await.unwrap();
+        let items = fixture.ledger.items(&job, None, 10).await.unwrap();
         items.iter().map(|item| item.state).collect::<Vec<_>>()
     };
     let expected = [ItemState::Running, ItemState::Succeeded, ItemState::Queued];
@@ -268,31 +278,31 @@ async fn an_urgent_item_waits_for_no_other() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(states().await, expected);
-    bench.stop.abort();
+    fixture.stop.abort();
     worker.await.unwrap().unwrap();
 }
 
-/// Five times there is no room for it, and three attempts are all it has.
+/// The item finds no room five times, with a limit of three attempts.
 #[tokio::test]
 async fn waiting_for_room_is_no_attempt() {
-    let bench = Bench::new(&[&["late-1"]]).await;
-    bench.send("job", b"").await;
-    let (record, _) = bench.ended("job").await;
+    let fixture = Fixture::new(&[&["late-1"]]).await;
+    fixture.send("job", b"").await;
+    let (record, _) = fixture.ended("job").await;
     assert_eq!(record.state, JobState::Succeeded);
-    let item = bench.ledger.items(&record.id, None, 10).await.unwrap().remove(0);
-    assert_eq!((item.attempt, item.attempts(), item.given_back, item.lost), (6, 1, 5, 0));
+    let item = fixture.ledger.items(&record.id, None, 10).await.unwrap().remove(0);
+    assert_eq!((item.attempt, item.attempts(), item.released, item.worker_losses), (6, 1, 5, 0));
 }
 
-/// What breaks one worker after the other is given up after so many as may be lost over an item.
+/// An item that breaks one worker after the other fails after the maximum number of worker losses.
 #[tokio::test]
-async fn what_breaks_every_worker_does_not_break_them_for_ever() {
-    let bench = Bench::new(&[&["broken-1"]]).await;
-    bench.send("job", b"").await;
+async fn item_that_breaks_workers_fails_after_the_limit() {
+    let fixture = Fixture::new(&[&["broken-1"]]).await;
+    fixture.send("job", b"").await;
     let mut broken = 0;
     let job = JobId::try_from("job".to_owned()).unwrap();
-    let ended = async || bench.ledger.job(&job).await.unwrap().is_some_and(|job| job.state.is_end());
+    let ended = async || fixture.ledger.job(&job).await.unwrap().is_some_and(|job| job.state.is_end());
     while !ended().await {
-        let worker = Worker { stop: Stop::default(), ..bench.worker() };
+        let worker = Worker { stop: Stop::default(), ..fixture.worker() };
         let stop = worker.stop.clone();
         let worker = tokio::spawn(worker.run());
         while !worker.is_finished() && !ended().await {
@@ -301,33 +311,33 @@ async fn what_breaks_every_worker_does_not_break_them_for_ever() {
         stop.drain();
         broken += usize::from(worker.await.unwrap().is_err());
     }
-    assert_eq!(broken, 4, "three may be lost");
-    let item = bench.ledger.items(&job, None, 10).await.unwrap().remove(0);
+    assert_eq!(broken, 4, "three losses are allowed");
+    let item = fixture.ledger.items(&job, None, 10).await.unwrap().remove(0);
     assert_eq!((item.state, item.failure.unwrap().code.as_str()), (ItemState::Failed, "broken"));
 }
 
 #[tokio::test]
-async fn a_broken_worker_ends_and_gives_everything_back() {
-    let bench = Bench::new(&[&["broken-1", "slow-1"]]).await;
-    bench.send("job", b"").await;
-    let ended = tokio::time::timeout(Duration::from_secs(20), bench.worker().run()).await.unwrap();
+async fn broken_worker_stops_and_releases_its_items() {
+    let fixture = Fixture::new(&[&["broken-1", "slow-1"]]).await;
+    fixture.send("job", b"").await;
+    let ended = tokio::time::timeout(Duration::from_secs(20), fixture.worker().run()).await.unwrap();
     assert_eq!(ended.unwrap_err().0.code, "broken");
     let job = JobId::try_from("job".to_owned()).unwrap();
-    let items = bench.ledger.items(&job, None, 10).await.unwrap();
+    let items = fixture.ledger.items(&job, None, 10).await.unwrap();
     let attempts: Vec<_> = items.iter().map(|item| (item.state, item.attempts())).collect();
     assert_eq!(attempts, [(ItemState::Queued, 0), (ItemState::Queued, 0)]);
-    // What broke it has cost a worker, for it might break every one; what it had beside that has not.
-    let lost: Vec<_> = items.iter().map(|item| (item.lost, item.given_back)).collect();
+    // The item that broke the worker counts a worker loss, because it may break others; the other item does not.
+    let lost: Vec<_> = items.iter().map(|item| (item.worker_losses, item.released)).collect();
     assert_eq!(lost, [(1, 0), (0, 1)]);
 }
 
-/// What a worker held that died is done by another when its lease is over; what kills every worker is given up.
+/// Another worker runs the items of a crashed worker after their leases; an item that crashes every worker fails.
 #[tokio::test]
-async fn what_dead_workers_held() {
-    let bench = Bench::new(&[&["good-1", "good-2", "good-3"]]).await;
+async fn items_of_crashed_workers_are_retried_or_failed() {
+    let fixture = Fixture::new(&[&["good-1", "good-2", "good-3"]]).await;
     let job = JobId::try_from("job".to_owned()).unwrap();
-    let (long_ago, lease) = (crate::job::now() - 10_000, Duration::from_millis(1));
-    bench
+    let (long_ago, lease) = (crate::time::now() - 10_000, Duration::from_millis(1));
+    fixture
         .ledger
         .accept(
             &NewJob {
@@ -343,20 +353,20 @@ async fn what_dead_workers_held() {
         )
         .await
         .unwrap();
-    let claim = bench.ledger.claim_job(&job, "dead", long_ago, lease).await.unwrap().unwrap();
+    let claim = fixture.ledger.claim_job(&job, "crashed", long_ago, lease).await.unwrap().unwrap();
     let names = ["good-1", "good-2", "good-3"].map(|name| ItemId::try_from(name.to_owned()).unwrap());
     let items = names.each_ref().map(|id| NewItem { id: id.clone(), message: String::new() });
-    assert!(bench.ledger.add_items(&claim, &items, 0, long_ago).await.unwrap());
-    assert!(bench.ledger.expanded(&claim, long_ago).await.unwrap());
-    for (n, deaths) in [(0, 3), (1, 4)] {
-        for death in 0..deaths {
-            let then = long_ago + 10 * death;
-            let claimed = bench.ledger.claim_item(&job, &names[n], "dead", then, lease).await.unwrap();
-            assert!(matches!(claimed, crate::ledger::ClaimedItem::Yes(_)), "{claimed:?}");
+    assert!(fixture.ledger.add_items(&claim, &items, 0, long_ago).await.unwrap());
+    assert!(fixture.ledger.finish_listing(&claim, long_ago).await.unwrap());
+    for (n, crashes) in [(0, 3), (1, 4)] {
+        for crash in 0..crashes {
+            let then = long_ago + 10 * crash;
+            let claimed = fixture.ledger.claim_item(&job, &names[n], "crashed", then, lease).await.unwrap();
+            assert!(matches!(claimed, crate::ledger::ClaimOutcome::Claimed(_)), "{claimed:?}");
         }
     }
-    // No message tells about any of them: the sweep finds them all.
-    let (record, items) = bench.ended("job").await;
+    // There is no message about any of them: the sweep finds them all.
+    let (record, items) = fixture.ended("job").await;
     assert_eq!(record.state, JobState::PartiallySucceeded);
     assert_eq!(items["good-1"], (ItemState::Succeeded, None));
     assert_eq!(items["good-2"], (ItemState::Failed, Some("workers_lost".into())));

@@ -58,10 +58,10 @@ fn newer_versions_wait() {
         let body = format!(r#"{{"schema": "{schema}", "more": 1}}"#);
         parse::<JobMessage>(body.as_bytes(), JOB_SCHEMA).unwrap_err()
     };
-    assert!(matches!(refusal("flamingo.job/2"), Refusal::Newer(_)));
+    assert!(matches!(refusal("flamingo.job/2"), Refusal::NewerSchema(_)));
     for schema in ["flamingo.job/0", "flamingo.job", "other.job/2", "flamingo.item/1"] {
         assert!(
-            matches!(refusal(schema), Refusal::Hopeless(why) if why.code == "unknown_schema"),
+            matches!(refusal(schema), Refusal::Permanent(why) if why.code == "unknown_schema"),
             "{schema}"
         );
     }

@@ -101,7 +101,7 @@ fn row(letter: &DeadLetter, may_send: bool) -> Markup {
                 div.muted { (number(letter.delivery.message.body.len() as u64, "byte")) }
             }
             td { (lane_of(letter)) }
-            td.answers { p.why { code { (letter.why.code) } " " (letter.why.message) } }
+            td.answers { p.why { code { (letter.reason.code) } " " (letter.reason.message) } }
             @if may_send { td { button name="letter" value=(name) { "Send again" } } }
         }
     }
@@ -134,7 +134,7 @@ pub async fn redrive(
         return Err(Sorry::InVain(format!("{wanted}: {why}")));
     }
     tracing::info!(letter = wanted, "a dead letter is sent once more");
-    let gone = letter.delivery.ack().await == Settled::Known;
+    let gone = letter.delivery.ack().await == Settled::Confirmed;
     let body = html! {
         h1 { "Sent once more" }
         p.notice.succeeded { code { (wanted) } " was sent once more." }

@@ -176,7 +176,7 @@ fn details(known: &Known, report: Option<&Value>) -> Markup {
                 ("Size", report["input"]["bytes"].as_u64().and_then(|n| text(bytes(n)))),
                 ("Is", film(&report["videos"][0]).and_then(text)),
                 ("Frames", asked.and_then(|asked| text(sampling(&asked.sampling)))),
-                ("Attempt", text(known.row.attempt - known.row.given_back)),
+                ("Attempt", text(known.row.attempt - known.row.released)),
                 ("Worker", known.row.worker.clone().or_else(|| said(&report["worker"])).and_then(code)),
                 ("Claimed", known.row.claimed_at.map(time)),
                 ("Ended", known.row.ended_at.map(time)),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use jobs::JobId;
-use jobs::job::{Counts, ItemState, JobState, Millis, now};
 use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::state::{Counts, ItemState, JobState};
+use jobs::time::{Millis, now};
 use maud::{Markup, html};
 use serde_json::Value;
 use url::form_urlencoded;
@@ -82,7 +83,7 @@ async fn rows(ledger: &Ledger, job: &JobId, after: Option<String>) -> Result<Vec
 
 fn progress(record: &JobRecord, counts: &Counts, so_far: Option<JobProgress>, now: Millis) -> Markup {
     let began = record.accepted_at();
-    let ended = record.entered(record.state).filter(|_| record.state.is_end());
+    let ended = record.entered_at(record.state).filter(|_| record.state.is_end());
     let parts = [
         ("succeeded", counts.succeeded),
         ("failed", counts.failed),
@@ -146,7 +147,7 @@ fn asked(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
 /// Each state with its time, and how long it was the state.
 fn states(record: &JobRecord, now: Millis) -> Markup {
     let mut entered: Vec<(JobState, Millis)> =
-        JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered(state)?))).collect();
+        JobState::ALL.into_iter().filter_map(|state| Some((state, record.entered_at(state)?))).collect();
     entered.sort_by_key(|(_, at)| *at);
     let until = |n: usize| entered.get(n + 1).map_or(now, |(_, at)| *at);
     html! {

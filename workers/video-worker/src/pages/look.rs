@@ -1,7 +1,8 @@
 //! What all pages have: the frame around them, and small parts.
 
 use axum::response::Html;
-use jobs::job::{Counts, Millis, timestamp};
+use jobs::state::Counts;
+use jobs::time::{Millis, timestamp};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::words::{plain_time, state_words};

@@ -7,9 +7,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jobs::JobId;
-use jobs::job::{Counts, Millis, now, timestamp};
 use jobs::ledger::{JobRecord, LedgerError};
 use jobs::queue::Lane;
+use jobs::state::Counts;
+use jobs::time::{Millis, now, timestamp};
 use maud::{Markup, html};
 
 use super::words::{about_left, ago, number, span, tasks};
@@ -130,7 +131,7 @@ fn table(jobs: &[JobRecord], counts: &HashMap<JobId, Counts>) -> Markup {
 
 fn row(job: &JobRecord, counts: &Counts, now: Millis) -> Markup {
     let asked = JobMessage::recall(&job.message).map(|job| tasks(&job)).unwrap_or_default();
-    let ended = job.entered(job.state).filter(|_| job.state.is_end());
+    let ended = job.entered_at(job.state).filter(|_| job.state.is_end());
     html! {
         tr {
             td.name {

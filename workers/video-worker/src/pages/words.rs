@@ -2,7 +2,8 @@
 
 use flamingo::Task;
 use flamingo::video::FrameSampling;
-use jobs::job::{Counts, Millis};
+use jobs::state::Counts;
+use jobs::time::Millis;
 
 use crate::message::{Input, JobMessage};
 

@@ -1,6 +1,6 @@
 //! What is counted while a worker works.
 
-use jobs::job::ItemEnd;
+use jobs::state::ItemEnd;
 use jobs::worker::Step;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -149,10 +149,10 @@ impl Counted {
                 self.retries.get_or_create(&Code { code: why.code.clone() }).inc();
                 self.in_flight.dec();
             }
-            Step::GivenBack | Step::Unsettled => {
+            Step::Released | Step::Unsettled => {
                 self.in_flight.dec();
             }
-            Step::FencedOff => {
+            Step::StaleClaim => {
                 self.fenced_off.inc();
                 self.in_flight.dec();
             }
@@ -165,7 +165,7 @@ impl Counted {
             Step::ReportFound => {
                 self.reports_found.inc();
             }
-            Step::Swept(sent) => {
+            Step::Republished(sent) => {
                 self.swept.inc_by(sent as u64);
             }
             Step::Finished(state) => {
@@ -178,7 +178,7 @@ impl Counted {
             | Step::PageSent
             | Step::Expanded
             | Step::ResultsGathered
-            | Step::Announced => {}
+            | Step::EventPublished => {}
         }
     }
 

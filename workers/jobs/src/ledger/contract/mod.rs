@@ -1,4 +1,4 @@
-//! What every ledger keeps to, whatever database it stands in.
+//! Contract suite that the ledger must pass on every database.
 
 use std::future::Future;
 use std::time::Duration;
@@ -14,23 +14,26 @@ use self::items::*;
 use self::jobs::*;
 use self::outbox::*;
 use super::*;
-use crate::job::*;
+use crate::job::{NewItem, NewJob};
 use crate::queue::{Event, Message};
+use crate::state::{Counts, EarlyEnd, ItemEnd, ItemState, JobEnd, JobState};
+use crate::time::Millis;
 use crate::trace::TraceContext;
+use crate::{Failure, ItemId, JobId};
 
 const LEASE: Duration = Duration::from_millis(1_000);
 const T0: Millis = 1_700_000_000_000;
 
-/// A database of a test's own.
-struct Place {
+/// Database of one test.
+struct TestDatabase {
     url: SecretUrl,
     _folder: Option<tempfile::TempDir>,
 }
 
-impl Place {
+impl TestDatabase {
     fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // A name that means something in a URL.
+        // The name has characters with a meaning in URLs.
         let url = SecretUrl::new(format!("sqlite://{}/new folder/jobs %20#1.db", folder.path().display()));
         Self { url, _folder: Some(folder) }
     }
@@ -42,7 +45,7 @@ impl Place {
         Self { url: SecretUrl::new(url), _folder: None }
     }
 
-    /// Connections of their own, as another process has.
+    /// Opens the ledger with separate connections, like another process.
     async fn open(&self) -> Ledger {
         Ledger::open(&self.url, &LedgerSettings::default()).await.unwrap()
     }
@@ -68,11 +71,11 @@ async fn try_on_server(sql: &str) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.map(|_| ())
 }
 
-/// After a test that succeeded; what a failed one leaves may tell why.
+/// Drops the database of a successful test; that of a failed one stays for inspection.
 async fn drop_database(url: &SecretUrl) {
     let url = Url::parse(url.reveal()).unwrap();
     let drop = format!("DROP DATABASE {} WITH (FORCE)", &url.path()[1..]);
-    // The server's own vacuum may be at it, whose process only a superuser may end.
+    // The server's vacuum may be using it, and only a superuser may end that process.
     let mut tries = 0;
     while let Err(error) = try_on_server(&drop).await {
         tries += 1;
@@ -87,7 +90,7 @@ macro_rules! contract {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $name() {
-                    super::$name(super::Place::sqlite()).await;
+                    super::$name(super::TestDatabase::sqlite()).await;
                 }
             )*
         }
@@ -96,9 +99,9 @@ macro_rules! contract {
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 #[ignore = "needs Postgres"]
                 async fn $name() {
-                    let place = super::Place::postgres().await;
-                    let url = place.url.clone();
-                    super::$name(place).await;
+                    let database = super::TestDatabase::postgres().await;
+                    let url = database.url.clone();
+                    super::$name(database).await;
                     super::drop_database(&url).await;
                 }
             )*
@@ -107,36 +110,36 @@ macro_rules! contract {
 }
 
 contract! {
-    tables_are_made_once
-    tables_are_made_by_many_at_once
-    a_job_is_accepted_once
-    of_many_that_ask_one_is_new
-    a_job_goes_through_its_states
-    of_many_claims_one_holds
-    an_expired_job_goes_to_another
-    a_job_given_back_is_rung_for_when_it_is_due
-    a_failed_job_ends_its_items
-    a_job_ended_from_outside_lets_go
-    a_job_ended_while_it_is_listed_ends
-    what_has_ended_is_not_ended_early
-    a_job_waits_for_its_time
-    an_overdue_job_is_found
-    a_page_may_come_again
-    an_item_is_claimed_by_one
-    the_old_holder_is_fenced_off
-    a_heartbeat_keeps_an_item
-    an_item_says_why_it_is_not_to_be_had
-    giving_back_does_not_count
-    an_end_may_be_said_again
-    lost_bells_ring_once
-    a_bell_belongs_to_the_trace_of_its_job
-    pages_are_whole
-    several_jobs_are_counted_at_once
-    one_item_is_what_its_page_says
-    the_end_and_its_news_are_one
-    news_are_taken_in_order
-    of_many_relays_one_sends
-    news_are_kept_as_they_are
+    migrating_twice_keeps_the_tables
+    concurrent_migrations_succeed
+    accepts_a_job_once
+    only_one_of_many_submissions_is_new
+    job_enters_its_states_in_order
+    only_one_of_many_claims_succeeds
+    expired_job_lease_lets_another_worker_claim
+    released_job_gets_a_message_when_due
+    failing_a_job_fails_its_open_items
+    cancelled_job_invalidates_claims
+    job_ended_during_listing_finishes
+    ended_job_cannot_end_early
+    job_waits_for_not_before
+    finds_overdue_jobs
+    inserting_a_page_twice_changes_nothing
+    only_one_of_many_item_claims_succeeds
+    stale_claim_changes_nothing
+    heartbeats_keep_an_item
+    claim_outcome_gives_the_reason
+    releases_and_losses_are_no_attempts
+    ending_an_item_twice_succeeds
+    lost_messages_are_returned_once
+    pending_messages_carry_the_trace_of_their_job
+    pages_list_every_row_once
+    counts_items_of_several_jobs
+    item_equals_its_row_in_the_page
+    job_end_and_event_are_atomic
+    claims_events_in_order
+    only_one_of_many_relays_claims_an_event
+    untrusted_event_texts_round_trip
     processes_share_a_ledger
 }
 
@@ -162,7 +165,7 @@ fn item_id(n: usize) -> ItemId {
 }
 
 async fn accepted(ledger: &Ledger) -> JobId {
-    let id = JobId::mint();
+    let id = JobId::generate();
     let job = job_named(id.as_str(), id.as_str(), "request");
     assert!(matches!(ledger.accept(&job, T0).await.unwrap(), Accepted::New(_)));
     id
@@ -172,31 +175,31 @@ fn event(topic: &str) -> Event {
     Event { topic: topic.to_owned(), message: Message::new(topic.to_owned(), "event/1", "{}") }
 }
 
-fn news() -> Event {
+fn end_event() -> Event {
     event("job.ended")
 }
 
 async fn claim_job(ledger: &Ledger, id: &JobId, now: Millis) -> JobClaim {
-    ledger.claim_job(id, "worker", now, LEASE).await.unwrap().expect("the job is to be had")
+    ledger.claim_job(id, "worker", now, LEASE).await.unwrap().expect("the job can be claimed")
 }
 
-/// A job with that many items, queued at `T0`.
-async fn expanded(ledger: &Ledger, count: usize) -> JobId {
+/// Creates a job with `count` items, queued at `T0`.
+async fn expanded_job(ledger: &Ledger, count: usize) -> JobId {
     let id = accepted(ledger).await;
     let claim = claim_job(ledger, &id, T0).await;
     assert!(ledger.add_items(&claim, &clips(0..count), 0, T0).await.unwrap());
-    assert!(ledger.expanded(&claim, T0).await.unwrap());
+    assert!(ledger.finish_listing(&claim, T0).await.unwrap());
     id
 }
 
 async fn claim_item(ledger: &Ledger, job: &JobId, n: usize, now: Millis) -> ItemClaim {
     match ledger.claim_item(job, &item_id(n), "worker", now, LEASE).await.unwrap() {
-        ClaimedItem::Yes(claim) => claim,
-        other => panic!("clip-{n} is not to be had: {other:?}"),
+        ClaimOutcome::Claimed(claim) => claim,
+        other => panic!("clip-{n} cannot be claimed: {other:?}"),
     }
 }
 
-/// Runs them all at the same time, each on a task of its own.
+/// Runs all concurrently, each in a task of its own.
 async fn race<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     runners: usize,
     run: impl Fn(usize) -> F,
@@ -205,8 +208,8 @@ async fn race<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
     join_all(tasks).await.into_iter().map(|outcome| outcome.unwrap()).collect()
 }
 
-async fn tables_are_made_once(place: Place) {
-    let ledger = place.open().await;
+async fn migrating_twice_keeps_the_tables(database: TestDatabase) {
+    let ledger = database.open().await;
     let error = ledger.check().await.unwrap_err();
     assert_eq!(error.to_string(), "ledger: the ledger has no tables yet: run `flamingo migrate`");
     assert!(!error.is_transient());
@@ -221,8 +224,8 @@ async fn tables_are_made_once(place: Place) {
     assert!(error.contains("older than this build") && error.contains("flamingo migrate"), "{error}");
 }
 
-async fn tables_are_made_by_many_at_once(place: Place) {
-    let ledgers = join_all((0..4).map(|_| place.open())).await;
+async fn concurrent_migrations_succeed(database: TestDatabase) {
+    let ledgers = join_all((0..4).map(|_| database.open())).await;
     let outcomes = race(4, |n| {
         let ledger = ledgers[n].clone();
         async move { ledger.migrate().await }
@@ -236,13 +239,13 @@ async fn tables_are_made_by_many_at_once(place: Place) {
 
 #[tokio::test]
 #[ignore = "needs Postgres"]
-async fn cut_connections_are_replaced() {
-    let place = Place::postgres().await;
-    let ledger = place.ready().await;
+async fn replaces_terminated_connections() {
+    let database = TestDatabase::postgres().await;
+    let ledger = database.ready().await;
     let id = accepted(&ledger).await;
-    let database = Url::parse(place.url.reveal()).unwrap().path()[1..].to_owned();
+    let name = Url::parse(database.url.reveal()).unwrap().path()[1..].to_owned();
     run_on_server(&format!(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
     ))
     .await;
     for _ in 0..8 {
@@ -252,5 +255,5 @@ async fn cut_connections_are_replaced() {
         }
     }
     assert!(ledger.job(&id).await.unwrap().is_some());
-    drop_database(&place.url).await;
+    drop_database(&database.url).await;
 }

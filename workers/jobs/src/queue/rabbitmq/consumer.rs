@@ -1,4 +1,4 @@
-//! Messages on their way in: a consumer that looks after its own channel.
+//! Consumer that maintains a channel of its own.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -16,55 +16,55 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::link::{bounded, short};
+use super::call::{bounded, short_string};
 use super::publisher::Address;
 use super::topology::ready;
 use super::{
     Broker, Consumer, DeadLetter, Delivery, Lane, Message, QueueError, RabbitSettings, Settle, Settled, wire,
 };
-use crate::job::Failure;
+use crate::Failure;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
-/// Takes one message at a time over a channel of its own: a channel that breaks gives back this one message only.
+/// Consumer of one message at a time over its own channel: a broken channel requeues only this message.
 pub(super) struct RabbitConsumer {
     broker: Arc<Broker>,
     lane: Lane,
     state: State,
-    pause: Duration,
+    delay: Duration,
 }
 
 enum State {
-    Pausing {
+    BackingOff {
         until: Instant,
     },
-    /// A task of its own, so that it gets on even when every call of `next` is dropped sooner than the broker answers.
+    /// A separate task, so that it completes even if every call of `next` is dropped before the broker answers.
     Opening(AbortOnDropHandle<Result<Session, QueueError>>),
     Open(Box<Session>),
 }
 
-/// A channel that consumes. With its end, what came over it unsettled goes back.
+/// Consuming channel. Closing it requeues its unsettled message.
 struct Session {
     channel: OwnChannel,
     stream: lapin::Consumer,
     queue: String,
     answer_timeout: Duration,
     watchdog: Duration,
-    next_look: Instant,
-    ready_at_last_look: bool,
+    next_check: Instant,
+    ready_at_last_check: bool,
 }
 
 impl RabbitConsumer {
     pub(super) fn new(broker: Arc<Broker>, lane: Lane) -> Self {
-        Self { broker, lane, state: State::Pausing { until: Instant::now() }, pause: FIRST_PAUSE }
+        Self { broker, lane, state: State::BackingOff { until: Instant::now() }, delay: FIRST_DELAY }
     }
 
-    /// What the broker brings next, or why it will bring nothing more over this channel.
+    /// Waits for the next message, or returns the error of the channel.
     async fn receive(&mut self) -> Result<lapin::message::Delivery, QueueError> {
         loop {
             match &mut self.state {
-                State::Pausing { until } => {
+                State::BackingOff { until } => {
                     sleep_until(*until).await;
                     let opening = tokio::spawn(Session::open(self.broker.clone(), self.lane));
                     self.state = State::Opening(AbortOnDropHandle::new(opening));
@@ -75,21 +75,21 @@ impl RabbitConsumer {
                 }
                 State::Open(session) => {
                     let delivery = session.receive().await?;
-                    self.pause = FIRST_PAUSE;
+                    self.delay = FIRST_DELAY;
                     return Ok(delivery);
                 }
             }
         }
     }
 
-    fn start_again(&mut self, cause: &QueueError) {
-        // What is missing may be the queue itself.
-        self.broker.consuming.distrust();
-        self.broker.count_rebuild();
-        let pause = self.pause.mul_f64(rand::random_range(0.5..1.0));
-        tracing::warn!(lane = self.lane.as_str(), %cause, ?pause, "the consumer starts again");
-        self.state = State::Pausing { until: Instant::now() + pause };
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    fn restart(&mut self, cause: &QueueError) {
+        // The queue itself may be missing.
+        self.broker.consuming.invalidate_topology();
+        self.broker.count_reconnect();
+        let delay = self.delay.mul_f64(rand::random_range(0.5..1.0));
+        tracing::warn!(lane = self.lane.as_str(), %cause, ?delay, "restarting the consumer");
+        self.state = State::BackingOff { until: Instant::now() + delay };
+        self.delay = (self.delay * 2).min(LONGEST_DELAY);
     }
 }
 
@@ -99,44 +99,44 @@ impl Session {
         let queue = broker.settings.lane(lane);
         let channel = OwnChannel { channel: broker.consuming.channel().await?, limit: answer_timeout };
         bounded(answer_timeout, "prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
-        // The broker thinks of a tag.
-        let (name, tag) = (short(&queue)?, "".into());
+        // The broker chooses the tag.
+        let (name, tag) = (short_string(&queue)?, "".into());
         let consume = channel.basic_consume(name, tag, BasicConsumeOptions::default(), FieldTable::default());
         let stream = bounded(answer_timeout, format!("queue {queue}"), consume).await?;
-        let next_look = Instant::now() + watchdog;
-        Ok(Self { channel, stream, queue, answer_timeout, watchdog, next_look, ready_at_last_look: false })
+        let next_check = Instant::now() + watchdog;
+        Ok(Self { channel, stream, queue, answer_timeout, watchdog, next_check, ready_at_last_check: false })
     }
 
     async fn receive(&mut self) -> Result<lapin::message::Delivery, QueueError> {
         loop {
-            match timeout_at(self.next_look, self.stream.next()).await {
+            match timeout_at(self.next_check, self.stream.next()).await {
                 Ok(Some(Ok(delivery))) => {
-                    self.next_look = Instant::now() + self.watchdog;
-                    self.ready_at_last_look = false;
+                    self.next_check = Instant::now() + self.watchdog;
+                    self.ready_at_last_check = false;
                     return Ok(delivery);
                 }
                 Ok(Some(Err(error))) => return Err(QueueError(error.to_string())),
                 Ok(None) => return Err(QueueError("the broker has cancelled the consumer".to_owned())),
-                Err(_) => self.look().await?,
+                Err(_) => self.check_idle_queue().await?,
             }
         }
     }
 
-    /// Nothing has come for a while: is the channel alive, and is there really nothing? A queue that has messages for a
-    /// consumer that waits may just be handing one over; one that still has them at the next look does not serve it.
-    async fn look(&mut self) -> Result<(), QueueError> {
+    /// Checks the channel and the queue after a time without messages. A queue with messages may be delivering one right now;
+    /// if it still has messages at the next check, it does not serve this consumer.
+    async fn check_idle_queue(&mut self) -> Result<(), QueueError> {
         let waiting = ready(&self.channel, &self.queue, self.answer_timeout).await? > 0;
-        if waiting && self.ready_at_last_look {
+        if waiting && self.ready_at_last_check {
             return Err(QueueError("the queue has messages and delivers none".to_owned()));
         }
-        self.next_look = Instant::now() + self.watchdog;
-        self.ready_at_last_look = waiting;
+        self.next_check = Instant::now() + self.watchdog;
+        self.ready_at_last_check = waiting;
         Ok(())
     }
 }
 
-/// A channel that is closed when it is dropped, even while it is only being prepared. lapin does that by itself only when
-/// the last handle goes, and its list of consumers holds one.
+/// Channel that is closed when it is dropped, even during setup. lapin closes a channel only with its last handle, and
+/// lapin's list of consumers holds one.
 struct OwnChannel {
     channel: Channel,
     limit: Duration,
@@ -152,7 +152,7 @@ impl Deref for OwnChannel {
 
 impl Drop for OwnChannel {
     fn drop(&mut self) {
-        // Outside a runtime nobody can ask the broker; the channel then ends with its connection.
+        // Without a runtime there is no call to the broker; the channel then ends with its connection.
         let Ok(runtime) = Handle::try_current() else { return };
         let (channel, limit) = (self.channel.clone(), self.limit);
         runtime.spawn(async move {
@@ -165,12 +165,12 @@ impl Drop for OwnChannel {
 #[async_trait]
 impl Consumer for RabbitConsumer {
     async fn next(&mut self) -> Delivery {
-        // Safe to drop at every await: a message that has arrived stays in the stream until it is returned from here, and the
-        // stream stays in `self`.
+        // Safe to drop at every await: an arrived message stays in the stream until it is returned, and `self` keeps the
+        // stream.
         loop {
             match self.receive().await {
                 Ok(delivery) => return self.broker.delivery(self.lane, delivery),
-                Err(cause) => self.start_again(&cause),
+                Err(cause) => self.restart(&cause),
             }
         }
     }
@@ -193,7 +193,8 @@ impl Broker {
         Delivery::new(message, redeliveries, Box::new(settle))
     }
 
-    /// Fetched one by one over a channel of their own, which lives as long as one of them is held: its end gives them back.
+    /// Fetches dead letters one by one over a separate channel. The channel lives as long as a caller holds one of them, and
+    /// its end requeues them.
     pub(super) async fn dead_letters(self: &Arc<Self>, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let answer_timeout = self.settings.answer_timeout;
         let channel =
@@ -201,12 +202,12 @@ impl Broker {
         let queue = self.settings.dead();
         let mut letters = Vec::new();
         while letters.len() < limit {
-            let get = channel.basic_get(short(&queue)?, BasicGetOptions::default());
+            let get = channel.basic_get(short_string(&queue)?, BasicGetOptions::default());
             let Some(got) = bounded(answer_timeout, format!("queue {queue}"), get).await? else { break };
             let mut delivery = got.delivery;
             let key = delivery.routing_key.to_string();
             let lane = Lane::ALL.into_iter().find(|lane| lane.as_str() == key);
-            let why = wire::reason(&delivery);
+            let reason = wire::reason(&delivery);
             let message = wire::message(&mut delivery);
             let settle = RabbitSettle {
                 broker: self.clone(),
@@ -217,7 +218,7 @@ impl Broker {
                 runtime: Handle::current(),
                 _channel: Some(channel.clone()),
             };
-            letters.push(DeadLetter { lane, why, delivery: Delivery::new(message, 0, Box::new(settle)) });
+            letters.push(DeadLetter { lane, reason, delivery: Delivery::new(message, 0, Box::new(settle)) });
         }
         Ok(letters)
     }
@@ -230,16 +231,16 @@ struct RabbitSettle {
     message: Message,
     acker: Acker,
     runtime: Handle,
-    /// Kept open until this is settled; a consumer keeps its own.
+    /// Keeps the channel open until the delivery is settled; a consumer keeps its own.
     _channel: Option<Arc<OwnChannel>>,
 }
 
 impl RabbitSettle {
-    /// lapin says `Ok(false)` when the channel had ended before. `Known` is as much as AMQP can tell: it was written to a
-    /// connection that was up.
+    /// Maps lapin's result: `Ok(false)` means that the channel had ended before. `Confirmed` only means that the frame was
+    /// written to an open connection; AMQP gives no more information.
     async fn settled(&self, settling: impl Future<Output = lapin::Result<bool>>) -> Settled {
         match timeout(self.broker.settings.answer_timeout, settling).await {
-            Ok(Ok(true)) => Settled::Known,
+            Ok(Ok(true)) => Settled::Confirmed,
             Ok(Ok(false) | Err(_)) | Err(_) => Settled::Lost,
         }
     }
@@ -255,25 +256,25 @@ impl Settle for RabbitSettle {
         self.acknowledge().await
     }
 
-    async fn back(self: Box<Self>, after: Duration) -> Result<Settled, QueueError> {
+    async fn retry_after(self: Box<Self>, after: Duration) -> Result<Settled, QueueError> {
         let Some(tier) = self.broker.tier(after) else {
             return Err(QueueError("no retry delay is configured".to_owned()));
         };
-        // Its queue sends the message on with the key it came with.
-        let to = Address { exchange: &tier.name, key: self.lane.as_str(), must_arrive: true };
+        // The tier's queue keeps the routing key, which is the lane.
+        let to = Address { exchange: &tier.name, key: self.lane.as_str(), mandatory: true };
         let properties = wire::properties(&self.message, self.attempt.saturating_add(1));
         self.broker.publisher.publish(to, &self.message.body, properties).await?;
         Ok(self.acknowledge().await)
     }
 
-    async fn release(self: Box<Self>) -> Settled {
+    async fn requeue(self: Box<Self>) -> Settled {
         self.settled(self.acker.nack(BasicNackOptions { requeue: true, multiple: false })).await
     }
 
-    async fn bury(self: Box<Self>, why: &Failure) -> Result<Settled, QueueError> {
+    async fn dead_letter(self: Box<Self>, reason: &Failure) -> Result<Settled, QueueError> {
         let dead = self.broker.settings.dead();
-        let to = Address { exchange: &dead, key: self.lane.as_str(), must_arrive: true };
-        let properties = wire::dead_properties(&self.message, self.attempt, self.lane.as_str(), why);
+        let to = Address { exchange: &dead, key: self.lane.as_str(), mandatory: true };
+        let properties = wire::dead_properties(&self.message, self.attempt, self.lane.as_str(), reason);
         self.broker.publisher.publish(to, &self.message.body, properties).await?;
         Ok(self.acknowledge().await)
     }
@@ -284,8 +285,8 @@ impl Drop for RabbitSettle {
         if !self.acker.usable() {
             return;
         }
-        // Reject, not nack: from RabbitMQ 4.3 on only a reject counts toward the delivery limit, and a delivery that is
-        // dropped may be one that panicked.
+        // Reject, not nack: since RabbitMQ 4.3 only a reject counts toward the delivery limit, and a dropped delivery may be
+        // due to a panic.
         let acker = self.acker.clone();
         self.runtime.spawn(async move {
             let rejected = acker.reject(BasicRejectOptions { requeue: true }).await;

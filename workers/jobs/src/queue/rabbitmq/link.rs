@@ -1,25 +1,23 @@
-//! A connection that is made when somebody needs it, and made anew after it broke.
+//! Connection that is opened on demand and reopened after it broke.
 //!
-//! lapin's own recovery stays off: it does not cover errors of a channel (a consumer's timeout is one), after which a
-//! recovering consumer waits for ever.
+//! lapin's own recovery stays off: it does not cover channel errors (a consumer timeout is one), after which a recovering
+//! consumer waits for ever.
 
-use std::future::Future;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind};
+use lapin::{Channel, Connection, ConnectionProperties};
 use tokio::sync::Mutex;
 
+use super::call::bounded;
 use super::topology::{Topology, topology};
 use super::{QueueError, RabbitSettings};
-use crate::job::SecretUrl;
+use crate::secret_url::SecretUrl;
 
-/// One connection to the broker, with everything declared on it.
+/// Connection to the broker, with the topology declared on it.
 pub(super) struct Link {
     uri: AMQPUri,
     shown: SecretUrl,
@@ -49,27 +47,27 @@ impl Link {
         })
     }
 
-    /// How many connections were made after the first.
+    /// Returns the number of connections after the first one.
     pub(super) fn reconnects(&self) -> u64 {
         self.opened.load(Ordering::Relaxed).saturating_sub(1)
     }
 
-    /// A new channel, over a connection that is up and a topology that is there.
+    /// Opens a channel; connects and declares the topology first where needed.
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {
         let mut connection = self.connection.lock().await;
         if !connection.as_ref().is_some_and(|connection| connection.status().connected()) {
             *connection = Some(self.connect().await?);
-            self.distrust();
+            self.invalidate_topology();
         }
-        if !self.is_trusted() {
+        if !self.topology_is_current() {
             let channel = self.open(&mut connection).await?;
-            self.settle_topology(&channel).await?;
+            self.ensure_topology(&channel).await?;
             self.declared.store(true, Ordering::Relaxed);
         }
         self.open(&mut connection).await
     }
 
-    /// A new channel on which the broker confirms what it has taken.
+    /// Opens a channel with publisher confirms.
     pub(super) async fn confirming_channel(&self) -> Result<Channel, QueueError> {
         let channel = self.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
@@ -77,36 +75,36 @@ impl Link {
         Ok(channel)
     }
 
-    /// Something that was declared may not be there any more: the next channel declares again.
-    pub(super) fn distrust(&self) {
+    /// Makes the next channel declare the topology again, because something may be missing.
+    pub(super) fn invalidate_topology(&self) {
         self.declared.store(false, Ordering::Relaxed);
     }
 
-    /// Is everything declared, as far as is known?
-    pub(super) fn is_trusted(&self) -> bool {
+    /// Returns whether the topology is declared, as far as is known.
+    pub(super) fn topology_is_current(&self) -> bool {
         self.declared.load(Ordering::Relaxed)
     }
 
-    /// The broker did not answer over this connection: the next channel gets a new one. Channels of the old one keep it
-    /// until they end.
-    pub(super) fn forget(&self) {
-        // Whoever holds the lock is about to find out by itself.
+    /// Drops a connection over which the broker did not answer: the next channel opens a new one. Open channels keep the old
+    /// one until they end.
+    pub(super) fn drop_connection(&self) {
+        // The holder of the lock is using the connection and will find the error itself.
         if let Ok(mut connection) = self.connection.try_lock() {
             *connection = None;
         }
     }
 
-    /// Is everything there?
+    /// Checks that everything exists.
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         let channel = self.channel().await?;
         let checked = self.topology.check(&channel, self.answer_timeout).await;
         if checked.is_err() {
-            self.distrust();
+            self.invalidate_topology();
         }
         checked
     }
 
-    async fn settle_topology(&self, channel: &Channel) -> Result<(), QueueError> {
+    async fn ensure_topology(&self, channel: &Channel) -> Result<(), QueueError> {
         match self.declare {
             true => self.topology.declare(channel, self.answer_timeout).await,
             false => self.topology.check(channel, self.answer_timeout).await,
@@ -135,7 +133,7 @@ impl Link {
     }
 }
 
-/// The parser's own error repeats the URL with its password, so it is not shown.
+/// Parses the URL. The parser's own error is not shown, because it repeats the URL with its password.
 fn parse(settings: &RabbitSettings) -> Result<AMQPUri, QueueError> {
     let mut uri = AMQPUri::from_str(settings.url.reveal()).map_err(|_| {
         let shown = &settings.url;
@@ -147,43 +145,4 @@ fn parse(settings: &RabbitSettings) -> Result<AMQPUri, QueueError> {
     uri.query.connection_timeout =
         Some(u64::try_from(settings.connect_timeout.as_millis()).unwrap_or(u64::MAX));
     Ok(uri)
-}
-
-/// Waits for the broker's answer, but not for ever.
-pub(super) async fn bounded<T>(
-    limit: Duration,
-    what: impl Into<String>,
-    answer: impl Future<Output = lapin::Result<T>>,
-) -> Result<T, QueueError> {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(refused(what, &error)),
-        Err(_) => Err(QueueError(format!("{}: no answer within {limit:?}", what.into()))),
-    }
-}
-
-/// What the broker said, and what to do when that is known.
-pub(super) fn refused(what: impl Into<String>, error: &lapin::Error) -> QueueError {
-    let what = what.into();
-    let ErrorKind::ProtocolError(said) = error.kind() else { return QueueError(format!("{what}: {error}")) };
-    let text = said.get_message();
-    QueueError(match said.kind() {
-        AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED)
-            if text.as_str().contains("inequivalent arg") =>
-        {
-            format!(
-                "{what} exists with other arguments: {text}; delete it when it is empty, or set what it was made with"
-            )
-        }
-        AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => {
-            format!("{what} is not there: {text}; let the worker declare it, or import the definitions")
-        }
-        _ => format!("{what}: {text}"),
-    })
-}
-
-/// A name on the wire has 255 bytes; lapin's own conversion panics on more.
-pub(super) fn short(text: &str) -> Result<ShortString, QueueError> {
-    let shown = || text.chars().take(40).collect::<String>();
-    ShortString::try_new(text).map_err(|_| QueueError(format!("{:?}... has more than 255 bytes", shown())))
 }

@@ -1,9 +1,10 @@
-//! Messages in RabbitMQ, over AMQP 0.9.1.
+//! RabbitMQ backend, over AMQP 0.9.1.
 //!
-//! Lanes are quorum queues with a delivery limit; what exceeds it, and what is buried, is in the dead-letter queue. A
-//! message that is to come later waits in the queue of a retry tier, from which it expires back to its lane. One tier per
-//! delay, because a queue expires its messages only at its head.
+//! Lanes are quorum queues with a delivery limit. Messages that exceed it and messages that a worker dead-letters go to the
+//! dead-letter queue. A message with a retry delay waits in the queue of a retry tier and expires from there back to its
+//! lane. There is one tier per delay, because a queue expires messages only at its head.
 
+mod call;
 mod consumer;
 mod link;
 mod publisher;
@@ -25,36 +26,36 @@ use self::consumer::RabbitConsumer;
 use self::link::Link;
 use self::publisher::{Address, Publisher};
 use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
-use crate::job::SecretUrl;
+use crate::secret_url::SecretUrl;
 
-/// Where the broker is, and what it must have. Every worker and submitter of one service needs the same.
+/// Settings of broker and topology. All workers and submitters of one service need the same ones.
 #[derive(Debug, Clone)]
 pub struct RabbitSettings {
     /// `amqp://user:password@host:port/vhost`, or `amqps://`.
     pub url: SecretUrl,
-    /// What the names of all exchanges and queues begin with.
+    /// Prefix of all exchange and queue names.
     pub name: String,
-    /// Make what is missing in the broker; otherwise only look whether it is there.
+    /// Declare missing exchanges and queues; otherwise only check that they exist.
     pub declare: bool,
-    /// How often a message may come back from consumers that went away with it.
+    /// Maximum redeliveries of a message after its consumer was lost.
     pub delivery_limit: u32,
-    /// The delays that [`Delivery::back`] can choose from; each is a queue.
+    /// Delays that [`Delivery::retry_after`] can choose from; each is a queue.
     pub retry_delays: Vec<Duration>,
-    /// A lane with this many messages refuses more.
+    /// Maximum messages of a lane; it refuses more.
     pub max_length: Option<u32>,
-    /// A connection that is silent for twice as long is dead.
+    /// AMQP heartbeat. A connection that is silent for twice as long is dead.
     pub heartbeat: Duration,
     pub connect_timeout: Duration,
-    /// How long the broker may take to answer anything but a connection or a publish.
+    /// Maximum time of a call to the broker, except connecting and publishing.
     pub answer_timeout: Duration,
-    /// How long a publish may take altogether, connecting included.
+    /// Maximum time of a publish, including the connection.
     pub publish_timeout: Duration,
-    /// How long a consumer waits in silence before it asks whether its channel lives.
+    /// Time without messages after which a consumer checks its channel.
     pub watchdog: Duration,
 }
 
 impl RabbitSettings {
-    /// Everything but the place as a service needs it.
+    /// Returns the default settings for this broker.
     pub fn new(url: SecretUrl) -> Self {
         let seconds = Duration::from_secs;
         Self {
@@ -85,7 +86,7 @@ impl RabbitSettings {
     }
 }
 
-/// The queue in a RabbitMQ broker. Connects when it is first used, and again whenever it must.
+/// Queue in a RabbitMQ broker. It connects on first use and reconnects on demand.
 pub struct RabbitQueue {
     broker: Arc<Broker>,
 }
@@ -95,40 +96,40 @@ struct Broker {
     tiers: Vec<RetryTier>,
     publisher: Publisher,
     consuming: Link,
-    rebuilds: AtomicU64,
+    reconnects: AtomicU64,
 }
 
 impl RabbitQueue {
-    /// Does not connect yet: a worker may start before its broker. [`check`](Queue::check) says whether it is there.
+    /// Creates the queue without connecting, so that a worker may start before its broker. [`check`](Queue::check) connects.
     ///
     /// # Errors
-    /// The URL is none of a broker.
+    /// The URL does not name a broker.
     pub fn open(settings: RabbitSettings) -> Result<Self, QueueError> {
         let broker = Broker {
             tiers: topology::retry_tiers(&settings),
             publisher: Publisher::new(&settings)?,
             consuming: Link::new(&settings, "consume")?,
-            rebuilds: AtomicU64::new(0),
+            reconnects: AtomicU64::new(0),
             settings,
         };
         Ok(Self { broker: Arc::new(broker) })
     }
 
-    /// How often a consumer had to start again, and a connection to be made again.
-    pub fn rebuilds(&self) -> u64 {
+    /// Returns the number of restarted consumers and connections.
+    pub fn reconnects(&self) -> u64 {
         let broker = &self.broker;
-        broker.rebuilds.load(Ordering::Relaxed)
+        broker.reconnects.load(Ordering::Relaxed)
             + broker.publisher.link.reconnects()
             + broker.consuming.reconnects()
     }
 }
 
 impl Broker {
-    fn count_rebuild(&self) {
-        self.rebuilds.fetch_add(1, Ordering::Relaxed);
+    fn count_reconnect(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The shortest that is long enough, or else the longest.
+    /// Returns the shortest tier that is long enough, or else the longest.
     fn tier(&self, after: Duration) -> Option<&RetryTier> {
         self.tiers.iter().find(|tier| tier.delay >= after).or(self.tiers.last())
     }
@@ -146,23 +147,24 @@ impl Queue for RabbitQueue {
 
     async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         let Broker { settings, publisher, .. } = &*self.broker;
-        let to = Address { exchange: &settings.name, key: lane.as_str(), must_arrive: true };
+        let to = Address { exchange: &settings.name, key: lane.as_str(), mandatory: true };
         publisher.publish(to, &message.body, wire::properties(message, 0)).await
     }
 
-    async fn announce(&self, event: &Event) -> Result<(), QueueError> {
+    async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
         let Broker { settings, publisher, .. } = &*self.broker;
         let message = &event.message;
         let exchange = settings.events();
-        let to_all = Address { exchange: &exchange, key: &event.topic, must_arrive: false };
+        let to_all = Address { exchange: &exchange, key: &event.topic, mandatory: false };
         publisher.publish(to_all, &message.body, wire::properties(message, 0)).await?;
-        // No queue has a longer name, so nobody listens there; and news are no jobs, whoever may wish that.
+        // AMQP allows no longer queue name. Events must not go to one of our own queues, whatever `reply_to` says.
         let ours = topology(settings).queues;
-        let is_fit = |name: &&str| link::short(name).is_ok() && ours.iter().all(|queue| queue.name != *name);
-        if let Some(queue) = message.reply_to.as_deref().filter(is_fit) {
-            // The default exchange leads to the queue of that name.
-            let to_asker = Address { exchange: "", key: queue, must_arrive: false };
-            publisher.publish(to_asker, &message.body, wire::properties(message, 0)).await?;
+        let is_valid =
+            |name: &&str| call::short_string(name).is_ok() && ours.iter().all(|queue| queue.name != *name);
+        if let Some(queue) = message.reply_to.as_deref().filter(is_valid) {
+            // The default exchange routes to the queue of that name.
+            let to_sender = Address { exchange: "", key: queue, mandatory: false };
+            publisher.publish(to_sender, &message.body, wire::properties(message, 0)).await?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Messages on their way out, each confirmed by the broker.
+//! Publisher of messages with publisher confirms.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -7,17 +7,18 @@ use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::Semaphore;
 
-use super::link::{Link, refused, short};
+use super::call::{broker_error, short_string};
+use super::link::Link;
 use super::{QueueError, RabbitSettings};
 
-/// Publishes at the same time, and so channels of the connection.
-const AT_ONCE: usize = 32;
+/// Maximum concurrent publishes, and so channels of the connection.
+const MAX_PUBLISHES: usize = 32;
 
-/// Sends over a connection of its own: a broker that is short of memory stops reading from connections that publish, and
-/// acknowledgements must not wait behind that.
+/// Publisher with a connection of its own: a broker that is short of memory stops reading from publishing connections, and
+/// acknowledgements must not wait for that.
 ///
-/// A channel carries one publish at a time, because lapin hands a returned message to whichever confirm comes next: over
-/// a shared channel an unroutable message would be taken for safe, and a safe one for unroutable.
+/// A channel carries one publish at a time, because lapin attaches a returned message to the next confirm, whichever that is.
+/// Over a shared channel, an unroutable message would count as confirmed and a confirmed one as unroutable.
 pub(super) struct Publisher {
     pub(super) link: Link,
     idle: Mutex<Vec<Channel>>,
@@ -25,13 +26,13 @@ pub(super) struct Publisher {
     timeout: Duration,
 }
 
-/// Where a message goes.
+/// Destination of a message.
 #[derive(Clone, Copy)]
 pub(super) struct Address<'a> {
     pub(super) exchange: &'a str,
     pub(super) key: &'a str,
-    /// That no queue is bound for it is an error.
-    pub(super) must_arrive: bool,
+    /// Fail if no queue is bound for the message.
+    pub(super) mandatory: bool,
 }
 
 impl Publisher {
@@ -39,12 +40,12 @@ impl Publisher {
         Ok(Self {
             link: Link::new(settings, "publish")?,
             idle: Mutex::default(),
-            slots: Semaphore::new(AT_ONCE),
+            slots: Semaphore::new(MAX_PUBLISHES),
             timeout: settings.publish_timeout,
         })
     }
 
-    /// Sends, and returns when the broker has it safely.
+    /// Publishes a message, and returns when the broker has confirmed it.
     pub(super) async fn publish(
         &self,
         to: Address<'_>,
@@ -55,7 +56,7 @@ impl Publisher {
             Ok(done) => done,
             Err(_) => {
                 self.idle().clear();
-                self.link.forget();
+                self.link.drop_connection();
                 let limit = self.timeout;
                 Err(QueueError(format!(
                     "publish not confirmed within {limit:?}; the broker may be away, or short of memory or disk"
@@ -70,28 +71,28 @@ impl Publisher {
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<(), QueueError> {
-        let (exchange, key) = (short(to.exchange)?, short(to.key)?);
-        // Never closed, so a permit always comes.
+        let (exchange, key) = (short_string(to.exchange)?, short_string(to.key)?);
+        // The semaphore is never closed.
         let _slot = self.slots.acquire().await;
         let channel = self.take().await?;
-        let options = BasicPublishOptions { mandatory: to.must_arrive, ..Default::default() };
+        let options = BasicPublishOptions { mandatory: to.mandatory, ..Default::default() };
         let confirmed =
             async { channel.basic_publish(exchange, key, options, body, properties).await?.await };
         let confirmation = confirmed.await.map_err(|error| {
-            self.link.distrust();
-            refused(format!("exchange {:?}", to.exchange), &error)
+            self.link.invalidate_topology();
+            broker_error(format!("exchange {:?}", to.exchange), &error)
         })?;
-        // Only a channel that has answered is used again: any other is closed by being dropped.
+        // Reuse only a channel that has answered; dropping any other closes it.
         self.keep(channel);
-        self.judge(to, confirmation)
+        self.check_confirmation(to, confirmation)
     }
 
-    fn judge(&self, to: Address<'_>, confirmation: Confirmation) -> Result<(), QueueError> {
+    fn check_confirmation(&self, to: Address<'_>, confirmation: Confirmation) -> Result<(), QueueError> {
         let Address { exchange, key, .. } = to;
         match confirmation {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(_)) => {
-                self.link.distrust();
+                self.link.invalidate_topology();
                 Err(QueueError(format!("unroutable: no queue is bound to exchange {exchange:?} for {key:?}")))
             }
             Confirmation::Nack(_) => Err(QueueError(format!(
@@ -102,7 +103,7 @@ impl Publisher {
     }
 
     async fn take(&self) -> Result<Channel, QueueError> {
-        while self.link.is_trusted() {
+        while self.link.topology_is_current() {
             let idle = self.idle().pop();
             match idle {
                 Some(channel) if channel.status().connected() => return Ok(channel),
@@ -113,10 +114,10 @@ impl Publisher {
         self.link.confirming_channel().await
     }
 
-    /// While the link is not trusted every publish opens a channel, so there may be more than are ever used at once.
+    /// Keeps a channel for reuse. While the topology is not current, every publish opens a channel, so there may be too many.
     fn keep(&self, channel: Channel) {
         let mut idle = self.idle();
-        if idle.len() < AT_ONCE {
+        if idle.len() < MAX_PUBLISHES {
             idle.push(channel);
         }
     }

@@ -1,4 +1,4 @@
-//! The contract on a real broker, and what only a broker does to its clients.
+//! Contract suite on a real broker, and tests of connection faults and broker errors.
 
 use std::sync::Mutex;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
-use crate::job::Failure;
+use crate::Failure;
 use crate::queue::contract::{Backend, DELIVERY_LIMIT, every_behaviour, message, soon};
 
 fn url() -> String {
@@ -22,7 +22,7 @@ fn url() -> String {
         .expect("FLAMINGO_TEST_AMQP names the broker to test with, as amqp://user:password@host:port/vhost")
 }
 
-/// Names of its own, so that tests run side by side.
+/// Returns settings with unique names, so that tests can run concurrently.
 fn settings(url: String) -> RabbitSettings {
     RabbitSettings {
         name: format!("test-{}", uuid::Uuid::now_v7().simple()),
@@ -67,8 +67,8 @@ impl Backend for Server {
         let options = BasicGetOptions { no_ack: true };
         while let Some(got) = channel.basic_get(self.settings.dead().into(), options).await.unwrap() {
             let mut delivery = got.delivery;
-            let why = reason(&delivery.properties);
-            self.dead.lock().unwrap().push((wire::message(&mut delivery), why));
+            let reason = reason(&delivery.properties);
+            self.dead.lock().unwrap().push((wire::message(&mut delivery), reason));
         }
         self.dead.lock().unwrap().clone()
     }
@@ -78,11 +78,11 @@ impl Backend for Server {
         let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
         channel.queue_declare(name.into(), options, FieldTable::default()).await.unwrap();
         let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
-        let mut answers =
+        let mut replies =
             channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await.unwrap();
         let (sender, receiver) = unbounded_channel();
         tokio::spawn(async move {
-            while let Some(Ok(mut delivery)) = answers.next().await {
+            while let Some(Ok(mut delivery)) = replies.next().await {
                 let _ = sender.send(wire::message(&mut delivery));
             }
             drop(channel);
@@ -106,7 +106,7 @@ impl Backend for Server {
     }
 }
 
-/// Ours, or else the broker's.
+/// Returns our reason, or else the broker's.
 fn reason(properties: &lapin::BasicProperties) -> Failure {
     let headers = properties.headers().clone().unwrap_or_default();
     let text = |name: &str| match headers.inner().get(name) {
@@ -121,7 +121,7 @@ fn reason(properties: &lapin::BasicProperties) -> Failure {
 
 every_behaviour!(open, #[ignore = "needs RabbitMQ"]);
 
-/// Stands between client and broker, and cuts their connections.
+/// TCP relay between client and broker that can cut their connections.
 struct Relay {
     port: u16,
     pairs: Arc<Mutex<Vec<JoinHandle<()>>>>,
@@ -161,7 +161,7 @@ async fn relayed() -> (Relay, RabbitSettings) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn a_cut_connection_is_made_again_within_5_s() {
+async fn reconnects_within_5_s_of_a_cut() {
     let (relay, settings) = relayed().await;
     let server = Server::with(settings).await;
     server.queue.send(Lane::Items, &message("held")).await.unwrap();
@@ -173,21 +173,21 @@ async fn a_cut_connection_is_made_again_within_5_s() {
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
     assert_eq!((again.message.id.as_str(), again.redeliveries), ("held", 1));
     assert_eq!(held.ack().await, Settled::Lost);
-    assert_eq!(again.ack().await, Settled::Known);
-    // The publisher's connection was cut too.
+    assert_eq!(again.ack().await, Settled::Confirmed);
+    // The cut also affected the publisher's connection.
     let sent = server.queue.send(Lane::Items, &message("after")).await;
     if sent.is_err() {
         server.queue.send(Lane::Items, &message("after")).await.unwrap();
     }
     assert_eq!(soon(consumer.next()).await.message.id, "after");
-    assert!(server.queue.rebuilds() >= 1);
+    assert!(server.queue.reconnects() >= 1);
     server.close().await;
 }
 
-/// What was confirmed comes, however often the connections are cut meanwhile.
+/// Every confirmed message is delivered, however often the connections are cut.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn cuts_lose_nothing_that_was_confirmed() {
+async fn cuts_lose_no_confirmed_message() {
     const MESSAGES: usize = 200;
     let (relay, settings) = relayed().await;
     let server = Server::with(RabbitSettings { delivery_limit: 1000, ..settings }).await;
@@ -225,7 +225,7 @@ async fn cuts_lose_nothing_that_was_confirmed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn a_queue_that_was_deleted_is_made_again() {
+async fn redeclares_a_deleted_queue() {
     let server = open().await;
     let mut consumer = server.queue.consumer(Lane::Items).await;
     let waiting = tokio::spawn(async move { consumer.next().await.message.id });
@@ -244,7 +244,7 @@ async fn a_queue_that_was_deleted_is_made_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn an_unroutable_message_is_an_error() {
+async fn unroutable_message_is_an_error() {
     let server = open().await;
     server.queue.check().await.unwrap();
     server.delete_queue(&server.settings.lane(Lane::Items)).await;
@@ -256,7 +256,7 @@ async fn an_unroutable_message_is_an_error() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn a_full_queue_refuses() {
+async fn full_queue_refuses_messages() {
     let server = Server::with(RabbitSettings { max_length: Some(1), ..settings(url()) }).await;
     let mut refused = None;
     for number in 0..20 {
@@ -265,14 +265,14 @@ async fn a_full_queue_refuses() {
             break;
         }
     }
-    let error = refused.expect("it takes more than it holds").to_string();
+    let error = refused.expect("the queue accepted more than max_length").to_string();
     assert!(error.contains("is full"), "{error}");
     server.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn other_arguments_are_told() {
+async fn reports_a_queue_with_other_arguments() {
     let server = open().await;
     server.queue.check().await.unwrap();
     let other = RabbitSettings { delivery_limit: DELIVERY_LIMIT + 1, ..server.settings.clone() };
@@ -285,7 +285,7 @@ async fn other_arguments_are_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn what_may_not_be_declared_is_missed() {
+async fn reports_missing_topology_without_declaring() {
     let settings = RabbitSettings { declare: false, ..settings(url()) };
     let error = RabbitQueue::open(settings.clone()).unwrap().check().await.unwrap_err().to_string();
     assert!(error.contains(&format!("exchange {} is not there", settings.name)), "{error}");
@@ -293,7 +293,7 @@ async fn what_may_not_be_declared_is_missed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
-async fn a_wrong_password_is_told_without_it() {
+async fn wrong_password_error_hides_the_password() {
     let mut url = url::Url::parse(&url()).unwrap();
     url.set_password(Some("s3cret-word")).unwrap();
     let queue = RabbitQueue::open(settings(url.into())).unwrap();
@@ -302,8 +302,8 @@ async fn a_wrong_password_is_told_without_it() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_away_is_told_without_the_password() {
-    // Port 9 is discard: nobody listens.
+async fn unreachable_broker_error_hides_the_password() {
+    // Nothing listens on port 9 (discard).
     let settings = RabbitSettings {
         publish_timeout: Duration::from_secs(3),
         ..settings("amqp://flamingo:s3cret-word@127.0.0.1:9".to_owned())
@@ -320,7 +320,7 @@ async fn a_broker_that_is_away_is_told_without_the_password() {
 }
 
 #[test]
-fn a_bad_url_is_told_without_its_password() {
+fn bad_url_error_hides_the_password() {
     for bad in ["", "amqp", "http://u:s3cret-word@h", "u:s3cret-word@h", "amqp://u:s3cret-word@h:99999"] {
         let error = RabbitQueue::open(settings(bad.to_owned())).err().expect(bad);
         assert!(!format!("{error} {error:?}").contains("s3cret-word"), "{error}");
@@ -328,7 +328,7 @@ fn a_bad_url_is_told_without_its_password() {
 }
 
 #[test]
-fn the_topology_is_what_operators_import() {
+fn topology_has_the_documented_names() {
     let settings = RabbitSettings::new(SecretUrl::new("amqp://h"));
     let Topology { exchanges, queues, bindings } = topology(&settings);
     let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
@@ -355,7 +355,7 @@ fn the_topology_is_what_operators_import() {
 }
 
 #[test]
-fn the_shortest_tier_that_is_long_enough_is_taken() {
+fn chooses_the_shortest_sufficient_retry_tier() {
     let queue = RabbitQueue::open(RabbitSettings::new(SecretUrl::new("amqp://h"))).unwrap();
     for (after, tier) in [
         (0, "flamingo.retry.5s"),

@@ -1,4 +1,5 @@
-//! What the broker must have, as data: declared from here, and compared with the definitions that operators import.
+//! Exchanges, queues and bindings as data: the service declares them, and a test compares them with the definitions that
+//! operators import.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable, LongString};
 use lapin::{Channel, ExchangeKind};
 use serde::Serialize;
 
-use super::link::{bounded, short};
+use super::call::{bounded, short_string};
 use super::{Lane, QueueError, RabbitSettings};
 
 /// Exchanges, queues and the bindings between them.
@@ -19,14 +20,14 @@ pub struct Topology {
     pub bindings: Vec<Binding>,
 }
 
-/// A durable exchange.
+/// Durable exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Exchange {
     pub name: String,
     pub routes: Routes,
 }
 
-/// How an exchange finds the queues of a message.
+/// Type of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Routes {
@@ -35,14 +36,14 @@ pub enum Routes {
     Topic,
 }
 
-/// A durable queue. Its arguments cannot be changed once it exists.
+/// Durable queue. The arguments of an existing queue cannot change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct QueueSpec {
     pub name: String,
     pub arguments: BTreeMap<&'static str, Argument>,
 }
 
-/// A queue's argument, as JSON has it too.
+/// Argument of a queue, serialised as plain JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Argument {
@@ -50,7 +51,7 @@ pub enum Argument {
     Number(i64),
 }
 
-/// Messages of an exchange with this routing key go to this queue. A fanout exchange ignores the key.
+/// Binding of a queue to an exchange by routing key. A fanout exchange ignores the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Binding {
     pub exchange: String,
@@ -58,24 +59,25 @@ pub struct Binding {
     pub key: String,
 }
 
-/// A queue in which messages wait for their next attempt, with its exchange of the same name.
+/// Queue in which messages wait for their retry, with an exchange of the same name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetryTier {
     pub name: String,
     pub delay: Duration,
 }
 
-/// Whoever looks at a dead letter has it delivered, and RabbitMQ 4 drops what was delivered 20 times if nothing else is said.
-const LOOKS_AT_THE_DEAD: i64 = 1_000_000;
+/// Delivery limit of the dead-letter queue: listing dead letters delivers them, and RabbitMQ 4 drops a message after 20
+/// deliveries by default.
+const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
-/// Everything that these settings need in a broker.
+/// Returns the topology for these settings.
 pub fn topology(settings: &RabbitSettings) -> Topology {
     let lanes = Lane::ALL.iter().map(|lane| lane_queue(settings, *lane));
     let tiers = retry_tiers(settings);
     let waits = tiers.iter().map(|tier| retry_queue(settings, tier));
     let dead = QueueSpec {
         name: settings.dead(),
-        arguments: quorum([("x-delivery-limit", Argument::Number(LOOKS_AT_THE_DEAD))]),
+        arguments: quorum([("x-delivery-limit", Argument::Number(DEAD_LETTER_DELIVERY_LIMIT))]),
     };
     let fanout = |name: String| Exchange { name, routes: Routes::Fanout };
     let mut exchanges = vec![
@@ -96,17 +98,17 @@ pub fn topology(settings: &RabbitSettings) -> Topology {
     Topology { exchanges, queues: lanes.chain([dead]).chain(waits).collect(), bindings }
 }
 
-/// The retry tiers, shortest first.
+/// Returns the retry tiers, shortest first.
 pub fn retry_tiers(settings: &RabbitSettings) -> Vec<RetryTier> {
     let mut delays = settings.retry_delays.clone();
     delays.sort();
     delays.dedup();
-    let tier = |delay| RetryTier { name: format!("{}.retry.{}", settings.name, length(delay)), delay };
+    let tier = |delay| RetryTier { name: format!("{}.retry.{}", settings.name, format_delay(delay)), delay };
     delays.into_iter().map(tier).collect()
 }
 
-/// `90s`, `5m`, `1h`: the largest unit that says it exactly.
-fn length(delay: Duration) -> String {
+/// Formats a delay in the largest exact unit: `90s`, `5m`, `1h`.
+fn format_delay(delay: Duration) -> String {
     let (seconds, millis) = (delay.as_secs(), delay.subsec_millis());
     match seconds {
         _ if millis > 0 => format!("{}ms", delay.as_millis()),
@@ -127,7 +129,7 @@ fn lane_queue(settings: &RabbitSettings, lane: Lane) -> QueueSpec {
 
 fn retry_queue(settings: &RabbitSettings, tier: &RetryTier) -> QueueSpec {
     let ttl = i64::try_from(tier.delay.as_millis()).unwrap_or(i64::MAX);
-    // No x-dead-letter-routing-key: a message keeps the key it was published with, which is its lane.
+    // No x-dead-letter-routing-key: a message keeps its routing key, which is its lane.
     let mut arguments = quorum([("x-message-ttl", Argument::Number(ttl))]);
     arguments.extend(safe_dead_letters(settings.name.clone()));
     QueueSpec { name: tier.name.clone(), arguments }
@@ -139,7 +141,8 @@ fn quorum<const N: usize>(more: [(&'static str, Argument); N]) -> BTreeMap<&'sta
     arguments
 }
 
-/// The default strategy loses dead letters when a broker dies; at-least-once is refused without reject-publish.
+/// Returns arguments for safe dead-lettering. The default strategy loses dead letters when a broker crashes; RabbitMQ refuses
+/// at-least-once without reject-publish.
 fn safe_dead_letters(exchange: String) -> [(&'static str, Argument); 3] {
     [
         ("x-dead-letter-exchange", Argument::Text(exchange)),
@@ -163,7 +166,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Asks for everything without making anything. Closes the channel when something is not there.
+    /// Checks that everything exists. The broker closes the channel if something is missing.
     pub(super) async fn check(&self, channel: &Channel, limit: Duration) -> Result<(), QueueError> {
         for exchange in &self.exchanges {
             exchange.declare(channel, true, limit).await?;
@@ -183,7 +186,8 @@ impl Exchange {
             Routes::Topic => ExchangeKind::Topic,
         };
         let options = ExchangeDeclareOptions { passive, durable: true, ..Default::default() };
-        let declared = channel.exchange_declare(short(&self.name)?, kind, options, FieldTable::default());
+        let declared =
+            channel.exchange_declare(short_string(&self.name)?, kind, options, FieldTable::default());
         bounded(limit, format!("exchange {}", self.name), declared).await
     }
 }
@@ -199,24 +203,25 @@ impl QueueSpec {
             arguments.insert((*name).into(), value);
         }
         let options = QueueDeclareOptions { durable: true, ..Default::default() };
-        let declared = channel.queue_declare(short(&self.name)?, options, arguments);
+        let declared = channel.queue_declare(short_string(&self.name)?, options, arguments);
         bounded(limit, format!("queue {}", self.name), declared).await.map(drop)
     }
 }
 
 impl Binding {
     async fn declare(&self, channel: &Channel, limit: Duration) -> Result<(), QueueError> {
-        let (queue, exchange, key) = (short(&self.queue)?, short(&self.exchange)?, short(&self.key)?);
+        let (queue, exchange, key) =
+            (short_string(&self.queue)?, short_string(&self.exchange)?, short_string(&self.key)?);
         let bound =
             channel.queue_bind(queue, exchange, key, QueueBindOptions::default(), FieldTable::default());
         bounded(limit, format!("binding of queue {}", self.queue), bound).await
     }
 }
 
-/// Messages of a queue that nobody has taken. Closes the channel when there is no such queue.
+/// Returns the number of ready messages. The broker closes the channel if there is no such queue.
 pub(super) async fn ready(channel: &Channel, queue: &str, limit: Duration) -> Result<u64, QueueError> {
     let options = QueueDeclareOptions { passive: true, ..Default::default() };
-    let asked = channel.queue_declare(short(queue)?, options, FieldTable::default());
+    let asked = channel.queue_declare(short_string(queue)?, options, FieldTable::default());
     let answer = bounded(limit, format!("queue {queue}"), asked).await?;
     Ok(answer.message_count().into())
 }

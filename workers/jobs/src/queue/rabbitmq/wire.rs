@@ -1,4 +1,4 @@
-//! A message as AMQP properties and headers, and back. What comes in may be anybody's: nothing here fails on it.
+//! Conversion of messages to AMQP properties and headers, and back. Received messages are untrusted: conversion never fails.
 
 use bytes::Bytes;
 use lapin::BasicProperties;
@@ -6,14 +6,15 @@ use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::Message;
-use crate::job::{Failure, now};
+use crate::Failure;
+use crate::time::now;
 use crate::trace::TraceContext;
 
-/// Counts how often a message was sent back on purpose.
+/// Number of retries of a message.
 const ATTEMPT: &str = "x-attempt";
-/// Counts how often the broker had to deliver again.
+/// Number of redeliveries by the broker.
 const DELIVERY_COUNT: &str = "x-delivery-count";
-/// Stand in for the properties of the same names, which cannot hold more than 255 bytes.
+/// Replace the properties of the same names, which hold at most 255 bytes.
 const LONG_ID: &str = "x-message-id";
 const LONG_CORRELATION_ID: &str = "x-correlation-id";
 
@@ -21,16 +22,16 @@ const LONG_CORRELATION_ID: &str = "x-correlation-id";
 const TRACE_PARENT: &str = "traceparent";
 const TRACE_STATE: &str = "tracestate";
 
-/// Why a letter is dead, in the words of whoever buried it.
+/// Reason of a dead letter, given by the worker that sent it.
 const REASON_CODE: &str = "x-reason-code";
 const REASON: &str = "x-reason";
 
-/// Characters of a reason that are kept with a dead letter.
-const REASON_KEPT: usize = 500;
+/// Maximum characters of a reason in the header.
+const MAX_REASON: usize = 500;
 
 const PERSISTENT: u8 = 2;
 
-/// What a message says about itself, beside its body.
+/// Returns the AMQP properties of a message.
 pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
     let mut headers = FieldTable::default();
     let mut properties = BasicProperties::default()
@@ -44,7 +45,7 @@ pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
     if let Ok(kind) = ShortString::try_new(message.kind.as_str()) {
         properties = properties.with_type(kind);
     }
-    // No queue has a longer name, so nobody waits there.
+    // AMQP allows no longer queue name.
     if let Some(Ok(queue)) = message.reply_to.as_deref().map(ShortString::try_new) {
         properties = properties.with_reply_to(queue);
     }
@@ -53,11 +54,11 @@ pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
         Some((id, Err(_))) => put(&mut headers, LONG_CORRELATION_ID, id),
         None => (),
     }
-    for (name, said) in
+    for (name, value) in
         [(TRACE_PARENT, message.trace.traceparent()), (TRACE_STATE, message.trace.tracestate())]
     {
-        if let Some(said) = said {
-            put(&mut headers, name, said);
+        if let Some(value) = value {
+            put(&mut headers, name, value);
         }
     }
     if attempt > 0 {
@@ -66,21 +67,26 @@ pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
     properties.with_headers(headers)
 }
 
-/// The same, of a dead letter from `lane`.
-pub(super) fn dead_properties(message: &Message, attempt: u32, lane: &str, why: &Failure) -> BasicProperties {
+/// Returns the AMQP properties of a dead letter from `lane`.
+pub(super) fn dead_properties(
+    message: &Message,
+    attempt: u32,
+    lane: &str,
+    failure: &Failure,
+) -> BasicProperties {
     let properties = properties(message, attempt);
     let mut headers = properties.headers().clone().unwrap_or_default();
-    let reason: String = why.message.chars().take(REASON_KEPT).collect();
-    put(&mut headers, REASON_CODE, &why.code);
+    let reason: String = failure.message.chars().take(MAX_REASON).collect();
+    put(&mut headers, REASON_CODE, &failure.code);
     put(&mut headers, REASON, &reason);
     put(&mut headers, "x-first-lane", lane);
     properties.with_headers(headers)
 }
 
-/// Why a dead letter is dead; what nobody buried was delivered too often.
+/// Returns the reason of a dead letter: the worker's, or the broker's if no worker sent it there.
 pub(super) fn reason(delivery: &Delivery) -> Failure {
     let text = |name: &str| text_header(&delivery.properties, name);
-    // Newest first: a message that has waited in a retry tier expired there, long before it died.
+    // Newest first: a message that waited in a retry tier has an older entry for expiring there.
     let of_broker = || match header(&delivery.properties, "x-death") {
         Some(AMQPValue::FieldArray(deaths)) => match deaths.as_slice().first() {
             Some(AMQPValue::FieldTable(death)) => match death.inner().get("reason") {
@@ -92,16 +98,16 @@ pub(super) fn reason(delivery: &Delivery) -> Failure {
         _ => None,
     };
     let code = text(REASON_CODE).or_else(of_broker).unwrap_or_else(|| "unknown".to_owned());
-    let told =
-        text(REASON).unwrap_or_else(|| "the broker gave it up: it may crash whoever takes it".to_owned());
-    Failure::new(code, told)
+    let message =
+        text(REASON).unwrap_or_else(|| "the broker dead-lettered it: it may crash its workers".to_owned());
+    Failure::new(code, message)
 }
 
 fn put(headers: &mut FieldTable, name: &str, text: &str) {
     headers.insert(name.into(), AMQPValue::LongString(LongString::from(text)));
 }
 
-/// The message that was delivered. What it does not say is empty: whoever reads it decides what that is worth.
+/// Returns the delivered message. Missing properties become empty; the parser of the message checks them.
 pub(super) fn message(delivery: &mut Delivery) -> Message {
     let body = Bytes::from(std::mem::take(&mut delivery.data));
     let properties = &delivery.properties;
@@ -113,19 +119,19 @@ pub(super) fn message(delivery: &mut Delivery) -> Message {
         reply_to: text(properties.reply_to()),
         correlation_id: text_header(properties, LONG_CORRELATION_ID)
             .or_else(|| text(properties.correlation_id())),
-        trace: TraceContext::read(
+        trace: TraceContext::parse(
             text_header(properties, TRACE_PARENT).as_deref(),
             text_header(properties, TRACE_STATE).as_deref(),
         ),
     }
 }
 
-/// How often it was sent back on purpose before.
+/// Returns the number of earlier retries.
 pub(super) fn attempt(delivery: &Delivery) -> u32 {
     number_header(&delivery.properties, ATTEMPT).unwrap_or(0)
 }
 
-/// How often it had been delivered before. A first redelivery may carry only the flag.
+/// Returns the number of earlier deliveries. A first redelivery may carry only the flag.
 pub(super) fn redeliveries(delivery: &Delivery) -> u32 {
     number_header(&delivery.properties, DELIVERY_COUNT).unwrap_or(u32::from(delivery.redelivered))
 }
@@ -167,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_survives_the_way() {
+    fn message_round_trips() {
         for long in [3, 255, 256, 400] {
             let sent = Message {
                 id: "i".repeat(long),
@@ -184,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_properties_are_no_error() {
+    fn invalid_properties_are_ignored() {
         let mut headers = FieldTable::default();
         headers.insert(DELIVERY_COUNT.into(), AMQPValue::LongLongInt(-4));
         headers.insert(ATTEMPT.into(), AMQPValue::Boolean(true));
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_cut_between_characters() {
+    fn reason_is_cut_between_characters() {
         let sent = Message {
             id: "a".to_owned(),
             kind: String::new(),
@@ -210,7 +216,7 @@ mod tests {
         let properties = dead_properties(&sent, 0, "items", &Failure::new("bad", "ä".repeat(900)));
         assert_eq!(
             text_header(&properties, "x-reason").map(|reason| reason.chars().count()),
-            Some(REASON_KEPT)
+            Some(MAX_REASON)
         );
     }
 }

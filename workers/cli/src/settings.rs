@@ -1,76 +1,72 @@
-//! The commands of the service.
-
-mod config;
-mod run;
-mod submit;
-mod change;
-mod jobs;
-mod work;
-
-pub use config::{Config, Migrate};
-pub use jobs::Jobs;
-pub use run::Run;
-pub use submit::Submit;
-pub use work::Work;
+//! Settings options of the service commands, and what these commands share: runtime and job lookup.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ::jobs::JobId;
-use ::jobs::ledger::{JobRecord, Ledger};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use jobs::JobId;
+use jobs::ledger::{JobRecord, Ledger};
 use video_worker::settings::{Origin, Settings, SettingsError, load};
 
-use crate::args::{BadUse, DTypeName, DeviceArgs, ModelArgs, QuantizeName, parse_device};
+use crate::args::{DTypeName, DeviceArgs, ModelArgs, QuantizeName, UsageError, parse_device};
 
-/// Where settings come from.
+/// Options that name the sources of settings.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Settings")]
 pub struct SettingsArgs {
-    /// A file of settings; `config/default.toml` explains them all.
+    /// Settings file (TOML); `config/default.toml` explains every setting.
     #[arg(long, env = "FLAMINGO_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A setting over file and environment: `--set queue.url=amqp://...`
+    /// Set one setting, over file and environment: `--set queue.url=amqp://...`
     #[arg(long, value_name = "SETTING=VALUE", value_parser = parse_pair)]
     set: Vec<(String, String)>,
 }
 
-fn parse_pair(text: &str) -> Result<(String, String), String> {
+/// Splits `NAME=VALUE`.
+///
+/// # Errors
+/// The text has no `=`.
+pub fn parse_pair(text: &str) -> Result<(String, String), String> {
     let (setting, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((setting.trim().to_owned(), value.to_owned()))
 }
 
 impl SettingsArgs {
-    fn load(&self, over: &[(String, String)]) -> anyhow::Result<(Settings, Vec<Origin>)> {
-        let flags: Vec<_> = self.set.iter().chain(over).cloned().collect();
-        load(self.config.as_deref(), &flags).map_err(|e: SettingsError| BadUse(e.to_string()).into())
+    /// Loads the settings, with the origin of each. `overrides` are flags of their own, over everything else.
+    ///
+    /// # Errors
+    /// [`UsageError`]: the file cannot be read, or a setting is wrong.
+    pub fn load(&self, overrides: &[(String, String)]) -> anyhow::Result<(Settings, Vec<Origin>)> {
+        let flags: Vec<_> = self.set.iter().chain(overrides).cloned().collect();
+        load(self.config.as_deref(), &flags).map_err(|e: SettingsError| UsageError(e.to_string()).into())
     }
 }
 
-/// The settings of the model that have flags of their own, the same as elsewhere.
+/// Model settings that have flags of their own, with the names that they have in other commands.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
-pub struct ModelOver {
+pub struct ModelOverrides {
     /// Model directory; `FLAMINGO_MODEL` names one too.
     #[arg(long, value_name = "DIR")]
     model: Option<String>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long)]
     device: Option<String>,
-    /// Numbers that the model computes in: `f32`, `bf16` or `f16`.
+    /// Number format of the computation: `f32`, `bf16` or `f16`.
     #[arg(long)]
     dtype: Option<String>,
-    /// Quantised matrices: `keep` or `none`.
+    /// Quantised matrices: `keep` them quantised, or `none` to dequantise them at load.
     #[arg(long)]
     quantize: Option<String>,
-    /// Threads of the model; by default one per core.
+    /// Threads of the model [default: one per core].
     #[arg(long, value_name = "N")]
     threads: Option<String>,
 }
 
-impl ModelOver {
-    fn settings(&self) -> Vec<(String, String)> {
+impl ModelOverrides {
+    /// The given flags as pairs of setting and value.
+    pub fn settings(&self) -> Vec<(String, String)> {
         [
             ("model.path", &self.model),
             ("model.device", &self.device),
@@ -84,10 +80,13 @@ impl ModelOver {
     }
 }
 
-/// How the model is loaded by these settings.
-fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
+/// The model options that the settings name.
+///
+/// # Errors
+/// [`UsageError`]: an unknown device, dtype or quantisation.
+pub fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
     let model = &settings.model;
-    let wrong = |setting: &str, why: String| BadUse(format!("settings: model.{setting}: {why}"));
+    let wrong = |setting: &str, why: String| UsageError(format!("settings: model.{setting}: {why}"));
     Ok(ModelArgs {
         model: model.path.clone(),
         device: DeviceArgs {
@@ -99,17 +98,24 @@ fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
     })
 }
 
-/// Does `work`, and then does not wait for threads that it has let go of.
-fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Runs a future on a new runtime. At the end, waits at most 2 s for blocking threads that are still running.
+///
+/// # Errors
+/// As the future, and when the runtime cannot start its threads.
+pub fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.context("no threads for input and output")?;
+    let runtime = runtime.context("cannot start the threads of the runtime")?;
     let result = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
 }
 
-async fn find(ledger: &Ledger, id: &str) -> anyhow::Result<JobRecord> {
-    let id = JobId::try_from(id.to_owned()).map_err(|e| BadUse(e.to_string()))?;
+/// Reads a job from the ledger.
+///
+/// # Errors
+/// [`UsageError`]: an invalid id. Else: the ledger has no such job, or does not answer.
+pub async fn find_job(ledger: &Ledger, id: &str) -> anyhow::Result<JobRecord> {
+    let id = JobId::try_from(id.to_owned()).map_err(|e| UsageError(e.to_string()))?;
     match ledger.job(&id).await? {
         Some(record) => Ok(record),
         None => bail!("{id}: no such job in the ledger"),
@@ -122,9 +128,9 @@ mod tests {
 
     use super::*;
 
-    /// Several GPUs are several workers, each with a setting of its own.
+    /// Each of several GPUs has a worker with its own setting.
     #[test]
-    fn a_worker_takes_the_gpu_that_its_settings_name() {
+    fn takes_the_device_from_the_settings() {
         for (text, expected) in
             [("cpu", DeviceName::Cpu), ("cuda", DeviceName::Cuda(0)), ("cuda:1", DeviceName::Cuda(1))]
         {
@@ -134,6 +140,6 @@ mod tests {
         let (settings, _) = load(None, &[("model.device".to_owned(), "cuda:one".to_owned())]).unwrap();
         let error = model_args(&settings).unwrap_err();
         assert_eq!(error.to_string(), "settings: model.device: `one` is not a device number");
-        assert!(error.is::<BadUse>());
+        assert!(error.is::<UsageError>());
     }
 }

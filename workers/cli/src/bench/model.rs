@@ -1,4 +1,4 @@
-//! What is measured: a model directory, or a shape that nobody has trained.
+//! The measured model: a model directory, or a shape with placeholder weights.
 
 use std::path::{Path, PathBuf};
 
@@ -11,25 +11,28 @@ use flamingo::model::Flamingo;
 use flamingo::vision::{self, VisionEncoder};
 use flamingo::weights::{Quantization, Weights};
 
-use super::work::{Counter, dense_language_bytes};
+use super::cost::{CostModel, dense_language_bytes};
 
-/// A shape, where its weights come from, and how they are stored.
-pub struct Subject {
+/// A shape, the source of its weights, and their storage format.
+pub struct BenchModel {
     pub shape: ModelShape,
     pub options: LoadOptions,
-    /// None: placeholders.
+    /// Model directory; `None` for placeholder weights.
     directory: Option<PathBuf>,
     language_bytes: usize,
-    /// The language model's weights, in words.
+    /// Storage of the language model's weights: `dense` or `quantised`.
     pub language_weights: &'static str,
 }
 
-impl Subject {
+impl BenchModel {
+    /// A shape with placeholder weights.
     pub fn of_shape(shape: ModelShape, options: LoadOptions) -> Self {
         let language_bytes = dense_language_bytes(&shape.language, options.dtype.size_in_bytes());
         Self { shape, options, directory: None, language_bytes, language_weights: "dense" }
     }
 
+    /// The model of a directory.
+    ///
     /// # Errors
     /// As [`ModelShape::of`].
     pub fn of_directory(directory: &Path, options: LoadOptions) -> anyhow::Result<Self> {
@@ -50,26 +53,27 @@ impl Subject {
         &self.options.device
     }
 
-    pub fn counter(&self) -> Counter<'_> {
-        Counter {
+    /// Counts the operations and bytes of the stages.
+    pub fn cost_model(&self) -> CostModel<'_> {
+        CostModel {
             shape: &self.shape,
-            number: self.options.dtype.size_in_bytes(),
+            dtype_bytes: self.options.dtype.size_in_bytes(),
             language_bytes: self.language_bytes,
         }
     }
 
     /// Bytes of all weights on the device.
     pub fn bytes(&self) -> usize {
-        let (p, number) = (self.counter().parameters(), self.options.dtype.size_in_bytes());
+        let (p, dtype_bytes) = (self.cost_model().parameters(), self.options.dtype.size_in_bytes());
         let language = &self.shape.language;
-        let looked_up = if language.tied { 0 } else { language.vocabulary * language.width };
-        (p.vision + p.resampler + p.cross_attention + looked_up) * number + self.language_bytes
+        let lookup_only = if language.tied { 0 } else { language.vocabulary * language.width };
+        (p.vision + p.resampler + p.cross_attention + lookup_only) * dtype_bytes + self.language_bytes
     }
 
-    /// The vision encoder alone.
+    /// Builds the vision encoder alone.
     ///
     /// # Errors
-    /// The directory's weights do not fit its description, or the device refuses.
+    /// The weights do not match the description of the directory, or the device reports an error.
     pub fn encoder(&self) -> anyhow::Result<Box<dyn VisionEncoder>> {
         let weights = match &self.directory {
             None => Weights::placeholder(&self.options.device, self.options.dtype)?,
@@ -78,7 +82,7 @@ impl Subject {
         Ok(vision::build(&self.shape.vision, &weights.pp("vision"))?)
     }
 
-    /// The whole, and the token that marks a medium.
+    /// Builds the whole model, and returns it with its media token.
     ///
     /// # Errors
     /// As [`encoder`](Self::encoder), and for a directory as [`family::open`].

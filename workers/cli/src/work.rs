@@ -1,4 +1,4 @@
-//! `flamingo work`: takes jobs until it is told to end.
+//! `flamingo work`: runs a worker until it is stopped.
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -12,16 +12,17 @@ use video_worker::settings::Settings;
 use video_worker::start::{Backends, confined, name, worker};
 use video_worker::status::{self, Status, serve};
 
-use super::{ModelOver, SettingsArgs, block_on, model_args};
-use crate::args::{BLIND, ModelArgs, program};
+use crate::args::{GATES_CLOSED, ModelArgs};
+use crate::process::own_executable;
+use crate::settings::{ModelOverrides, SettingsArgs, block_on, model_args};
 
 #[derive(Debug, Args)]
 pub struct Work {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    model: ModelOver,
-    /// Where health, metrics and pages answer, such as 127.0.0.1:9464; empty: nowhere.
+    model: ModelOverrides,
+    /// Address of health checks, metrics and pages, such as 127.0.0.1:9464; empty for none.
     #[arg(long, value_name = "ADDR", help_heading = "Settings")]
     status_addr: Option<String>,
 }
@@ -32,7 +33,7 @@ impl Work {
         flags.extend(self.status_addr.map(|address| ("status.address".to_owned(), address)));
         let (settings, _) = self.settings.load(&flags)?;
         let model = model_args(&settings)?;
-        model.device.settle_threads()?;
+        model.device.fix_threads()?;
         block_on(work(settings, model))
     }
 }
@@ -40,10 +41,10 @@ impl Work {
 async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     let stop = Stop::default();
     let status = Arc::new(Status::default());
-    // From the first moment, so that whoever waits for readiness can see what it waits for.
+    // Listen before anything is opened: a readiness check then tells what is still missing.
     let pages = listen(&settings, &status, &stop).await?;
-    let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
-    status.decoders_are(confined(&settings, &program()?)?);
+    let signalled = tokio::spawn(stop_on_signal(stop.clone(), status.clone())?);
+    status.decoders_are(confined(&settings, &own_executable()?)?);
     let backends = Backends::open(&settings).await?;
     status.stand_on(backends.clone());
     let started = tokio::select! {
@@ -52,14 +53,14 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     };
     if let Some(pipeline) = started {
         status.model_is_loaded(pipeline.loaded().info.clone());
-        worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run().await?;
+        worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run().await?;
     }
     signalled.abort();
     stop.abort();
     if let Some(pages) = pages {
         pages.await??;
     }
-    tracing::info!("ended");
+    tracing::info!("stopped");
     Ok(true)
 }
 
@@ -74,34 +75,38 @@ async fn start(
     let (waited, loaded) =
         tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
     waited?;
-    let pipeline = loaded.map_err(|panic| anyhow!("the model could not be loaded: {panic}"))??;
+    let pipeline = loaded.map_err(|panic| anyhow!("the thread that loads the model panicked: {panic}"))??;
     if !pipeline.loaded().info.gates_open {
-        // In a log: every line of it has the same form.
-        tracing::warn!("{BLIND}");
+        // Through the log: every line of it has the same format.
+        tracing::warn!("{GATES_CLOSED}");
     }
     Ok(pipeline)
 }
 
-type Listening = tokio::task::JoinHandle<std::io::Result<()>>;
+type Server = tokio::task::JoinHandle<std::io::Result<()>>;
 
-async fn listen(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow::Result<Option<Listening>> {
+async fn listen(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyhow::Result<Option<Server>> {
     let address = settings.status.address.clone();
     if address.is_empty() {
         return Ok(None);
     }
-    let end = stop.clone();
+    let stop = stop.clone();
     let listener = tokio::net::TcpListener::bind(&address).await;
-    let listener = listener.with_context(|| format!("status.address {address}: nothing can listen there"))?;
+    let listener = listener.with_context(|| format!("status.address {address}: cannot listen"))?;
     let mut routes = status::routes(status.clone());
     if settings.status.pages {
         let token = settings.status.token.clone();
         routes = routes.merge(pages::routes(Pages::new(status.clone(), name(settings), token)));
     }
-    Ok(Some(tokio::spawn(serve(listener, routes, async move { end.aborted().await }))))
+    Ok(Some(tokio::spawn(serve(listener, routes, async move { stop.aborted().await }))))
 }
 
-/// The first SIGTERM or Ctrl-C: take nothing new. The second: give back what is in flight.
-pub fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Future<Output = ()>> {
+/// Future that handles SIGTERM and Ctrl-C: the first one drains the worker (it takes nothing new), the second one aborts it
+/// (it requeues the items in flight).
+///
+/// # Errors
+/// The signal handlers cannot be installed.
+pub fn stop_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -110,15 +115,15 @@ pub fn end_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Fut
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            tracing::info!(again, "told to end");
-            // `run` keeps no log, and its bar says nothing of this.
+            tracing::info!(again, "stopping");
+            // `run` logs errors only, and its progress bar does not show this.
             if std::io::stderr().is_terminal() {
                 eprintln!(
                     "{}",
                     if again {
-                        "giving back what is in flight"
+                        "requeuing the items in flight"
                     } else {
-                        "finishing what is in flight; once more gives it back"
+                        "finishing the items in flight; press Ctrl-C again to requeue them"
                     }
                 );
             }

@@ -1,4 +1,4 @@
-//! The rows of the table: a plain function for each, which runs one thing again and again.
+//! Measurements of the stages: one function per table row, which runs a stage repeatedly.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,38 +14,40 @@ use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
 use video_worker::decoder::{DecodeRequest, decode};
 
-use super::subject::Subject;
-use super::work::Work;
-use crate::args::program;
+use super::cost::Cost;
+use super::model::BenchModel;
+use crate::process::own_executable;
 
-/// Frames of a medium: what the paper trains with.
+/// Frames per medium, as in the training of the paper.
 const FRAMES: usize = 8;
-/// Steps for which a row of a decoding batch has room; then the batch is admitted anew.
-const STEPS: usize = 64;
-/// Tokens of every answer from file to answer.
-const ANSWER: usize = 16;
+/// Decode steps for which a sequence has room; after them, the batch is admitted again.
+const DECODE_STEPS: usize = 64;
+/// Tokens of each answer in the end-to-end measurement.
+const ANSWER_TOKENS: usize = 16;
 
-/// One row: what was run, how long it took each time, and what it did.
-pub struct Row {
+/// Measurement of one stage: name, times, and costs.
+pub struct Measurement {
     pub name: &'static str,
     pub batch: usize,
     pub unit: &'static str,
     /// Units per run.
     pub units: f64,
+    /// Seconds of each run.
     pub seconds: Vec<f64>,
-    /// What one run does, stage by stage: none begins before the one before it has ended.
-    pub work: Vec<Work>,
+    /// Costs of one run, by consecutive stages.
+    pub stages: Vec<Cost>,
 }
 
-/// How long, and on what.
+/// Repeats a run, and measures its time on a device.
 pub struct Timer<'a> {
     pub device: &'a Device,
-    /// Seconds that a row may take.
+    /// Seconds per measurement.
     pub seconds: f64,
 }
 
 impl Timer<'_> {
-    /// Warms up once, then runs until the time is over: at least three times, unless that takes ten times as long.
+    /// Runs once to warm up, then repeatedly until the time is over: at least three times, unless that takes ten times as
+    /// long.
     fn repeat(&self, mut run: impl FnMut() -> anyhow::Result<f64>) -> anyhow::Result<Vec<f64>> {
         run()?;
         let (begin, mut seconds) = (Instant::now(), Vec::new());
@@ -58,7 +60,7 @@ impl Timer<'_> {
         }
     }
 
-    /// Seconds until the device has done it.
+    /// Seconds of one run, until the device is idle.
     fn time(&self, run: impl FnOnce() -> flamingo::Result<()> + Send) -> anyhow::Result<f64> {
         let start = Instant::now();
         on_rayon(run)?;
@@ -67,41 +69,41 @@ impl Timer<'_> {
     }
 }
 
-/// Frames of the encoder's size -> features.
+/// Measures the vision encoder: pixels (n, 3, size, size) -> features.
 pub fn encoder(
     encoder: &dyn VisionEncoder,
-    subject: &Subject,
+    target: &BenchModel,
     timer: &Timer,
     n: usize,
-) -> anyhow::Result<Row> {
-    let side = subject.shape.vision.preprocess().size as usize;
-    let pixels = random(subject, (n, 3, side, side))?;
+) -> anyhow::Result<Measurement> {
+    let side = target.shape.vision.preprocess().size as usize;
+    let pixels = random(target, (n, 3, side, side))?;
     let seconds = timer.repeat(|| timer.time(|| encoder.encode(&pixels).map(drop)))?;
-    let work = vec![subject.counter().encoder(n)];
-    Ok(Row { name: "encoder", batch: n, unit: "images/s", units: n as f64, seconds, work })
+    let stages = vec![target.cost_model().encoder(n)];
+    Ok(Measurement { name: "encoder", batch: n, unit: "images/s", units: n as f64, seconds, stages })
 }
 
-/// Features of one medium -> visual tokens.
-pub fn resampler(model: &Flamingo, subject: &Subject, timer: &Timer) -> anyhow::Result<Row> {
-    let (patches, width) = subject.counter().features();
-    let features = random(subject, (FRAMES, patches, width))?;
+/// Measures the resampler: features of one medium -> visual tokens.
+pub fn resampler(model: &Flamingo, target: &BenchModel, timer: &Timer) -> anyhow::Result<Measurement> {
+    let (patches, width) = target.cost_model().features();
+    let features = random(target, (FRAMES, patches, width))?;
     let seconds = timer.repeat(|| timer.time(|| model.resample(&features, &[FRAMES]).map(drop)))?;
-    let work = vec![subject.counter().resampler(FRAMES)];
-    Ok(Row { name: "resampler", batch: 1, unit: "videos/s", units: 1.0, seconds, work })
+    let stages = vec![target.cost_model().resampler(FRAMES)];
+    Ok(Measurement { name: "resampler", batch: 1, unit: "videos/s", units: 1.0, seconds, stages })
 }
 
-/// A language model that looks at media, and the prompt of every row: the marker of its medium, then other tokens.
-pub struct Reader<'m> {
+/// Measures the language model with cross-attention. Every sequence has the same prompt: its media token, then other tokens.
+pub struct LanguageBench<'m> {
     pub model: &'m Flamingo,
-    pub subject: &'m Subject,
+    pub target: &'m BenchModel,
     pub media_token: u32,
     pub prompt_tokens: usize,
 }
 
-impl Reader<'_> {
-    /// `batch` prompts through the model, up to the scores of their next tokens. The decoder takes as many in one pass as it
-    /// likes; the floor is that of one pass.
-    pub fn prefill(&self, timer: &Timer, batch: usize) -> anyhow::Result<Row> {
+impl LanguageBench<'_> {
+    /// Prefill of `batch` prompts, up to the log-probabilities of the next token. The decoder may split them into several
+    /// passes; the floor is that of one pass.
+    pub fn prefill(&self, timer: &Timer, batch: usize) -> anyhow::Result<Measurement> {
         let media = self.media(batch)?;
         let mut decoder = self.decoder(batch)?;
         let seconds = timer.repeat(|| {
@@ -114,17 +116,17 @@ impl Reader<'_> {
             Ok(seconds)
         })?;
         let units = (batch * self.prompt_tokens) as f64;
-        let work = vec![self.subject.counter().pass(batch, self.prompt_tokens, 0)];
-        Ok(Row { name: "prefill", batch, unit: "tokens/s", units, seconds, work })
+        let stages = vec![self.target.cost_model().pass(batch, self.prompt_tokens, 0)];
+        Ok(Measurement { name: "prefill", batch, unit: "tokens/s", units, seconds, stages })
     }
 
-    /// One more token for each of `batch` rows that have read their prompts.
-    pub fn decode(&self, timer: &Timer, batch: usize) -> anyhow::Result<Row> {
+    /// Decode step of `batch` sequences after their prefill.
+    pub fn decode(&self, timer: &Timer, batch: usize) -> anyhow::Result<Measurement> {
         let media = self.media(batch)?;
         let mut decoder = self.decoder(batch)?;
         let (mut next, mut past, mut pasts) = (Vec::new(), usize::MAX, Vec::new());
         let seconds = timer.repeat(|| {
-            if past >= self.prompt_tokens + STEPS {
+            if past >= self.prompt_tokens + DECODE_STEPS {
                 next.drain(..).for_each(|(row, _)| decoder.retire(row));
                 (next, past) = (self.admit(&mut decoder, &media)?, self.prompt_tokens);
             }
@@ -136,39 +138,47 @@ impl Reader<'_> {
                 Ok(())
             })
         })?;
-        let pasts = &pasts[1..]; // the first was to warm up
+        let pasts = &pasts[1..]; // the first one was the warm-up
         let past = pasts.iter().sum::<usize>() / pasts.len();
-        let work = vec![self.subject.counter().pass(batch, 1, past)];
-        Ok(Row { name: "decode", batch, unit: "tokens/s", units: batch as f64, seconds, work })
+        let stages = vec![self.target.cost_model().pass(batch, 1, past)];
+        Ok(Measurement { name: "decode", batch, unit: "tokens/s", units: batch as f64, seconds, stages })
     }
 
-    /// Videos, one after the other: decoded in a child, encoded, resampled, and answered greedily with 16 tokens.
-    pub fn end_to_end(&self, timer: &Timer, files: &[PathBuf]) -> anyhow::Result<Row> {
+    /// Videos, one after the other: decoded in a child process, encoded, resampled, and answered greedily with 16 tokens.
+    pub fn end_to_end(&self, timer: &Timer, files: &[PathBuf]) -> anyhow::Result<Measurement> {
         let mut frames = Vec::new();
         let seconds = timer.repeat(|| {
             let start = Instant::now();
             frames = files.iter().map(|file| self.answer(file)).collect::<anyhow::Result<_>>()?;
             Ok(start.elapsed().as_secs_f64())
         })?;
-        let counter = self.subject.counter();
-        let work = frames.iter().flat_map(|&n| {
-            let media = [counter.encoder(n), counter.resampler(n), counter.media_keys()];
-            let prefill = counter.pass(1, self.prompt_tokens, 0);
-            let steps = (0..ANSWER - 1).map(|step| counter.pass(1, 1, self.prompt_tokens + step));
+        let costs = self.target.cost_model();
+        let stages = frames.iter().flat_map(|&n| {
+            let media = [costs.encoder(n), costs.resampler(n), costs.media_kv()];
+            let prefill = costs.pass(1, self.prompt_tokens, 0);
+            let steps = (0..ANSWER_TOKENS - 1).map(|step| costs.pass(1, 1, self.prompt_tokens + step));
             media.into_iter().chain([prefill]).chain(steps).collect::<Vec<_>>()
         });
-        let work = work.collect();
-        Ok(Row { name: "end to end", batch: 1, unit: "videos/s", units: files.len() as f64, seconds, work })
+        let stages = stages.collect();
+        Ok(Measurement {
+            name: "end to end",
+            batch: 1,
+            unit: "videos/s",
+            units: files.len() as f64,
+            seconds,
+            stages,
+        })
     }
 
-    /// The number of frames that were looked at.
+    /// Answers one file, and returns the number of sampled frames.
     fn answer(&self, file: &Path) -> anyhow::Result<usize> {
-        let preprocess = self.subject.shape.vision.preprocess();
+        let preprocess = self.target.shape.vision.preprocess();
         let request = DecodeRequest::new(file, FrameSampling::default());
-        let frames = decode(&program()?, file, request)?.map(|frame| Ok(preprocess.frame(&frame?.image)));
+        let frames =
+            decode(&own_executable()?, file, request)?.map(|frame| Ok(preprocess.frame(&frame?.image)));
         let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
-        let pixels = preprocess.pixels(&frames, self.subject.device(), self.subject.options.dtype)?;
-        let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER };
+        let pixels = preprocess.pixels(&frames, self.target.device(), self.target.options.dtype)?;
+        let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER_TOKENS };
         let rules = StopCriteria { stop: Vec::new(), suppressed: vec![self.media_token] };
         on_rayon(|| {
             let tokens = self.model.visual_tokens(&[pixels], None)?;
@@ -179,14 +189,14 @@ impl Reader<'_> {
     }
 
     fn decoder(&self, rows: usize) -> flamingo::Result<Decoder<'_>> {
-        let demand = KvReservation { prompt: self.prompt_tokens, new_tokens: STEPS, rows: 1 };
+        let demand = KvReservation { prompt: self.prompt_tokens, new_tokens: DECODE_STEPS, rows: 1 };
         Decoder::new(self.model, rows * demand.blocks())
     }
 
-    /// Reads the prompts of new rows to the end: -> the rows and what each goes on with.
+    /// Admits a sequence per medium and runs its prefill. Returns the sequences with their next tokens.
     fn admit(&self, decoder: &mut Decoder, media: &[Arc<MediaKv>]) -> flamingo::Result<Vec<(RowId, u32)>> {
         for medium in media {
-            decoder.admit(self.prompt(), vec![medium.clone()], STEPS, 1)?;
+            decoder.admit(self.prompt(), vec![medium.clone()], DECODE_STEPS, 1)?;
         }
         let mut next = Vec::new();
         while next.len() < media.len() {
@@ -195,7 +205,7 @@ impl Reader<'_> {
         Ok(next)
     }
 
-    /// Of each row, the likeliest token that is no marker.
+    /// The likeliest token of each sequence that is not the media token.
     fn likeliest(&self, scores: Vec<Scores>) -> Vec<(RowId, u32)> {
         let best = |log_probs: &[f32]| {
             let ids = (0u32..).zip(log_probs).filter(|(id, _)| *id != self.media_token);
@@ -210,21 +220,21 @@ impl Reader<'_> {
         std::iter::once(self.media_token).chain(others.step_by(37).cycle()).take(self.prompt_tokens).collect()
     }
 
-    /// A medium for each row.
+    /// Keys and values of one medium per sequence.
     fn media(&self, rows: usize) -> anyhow::Result<Vec<Arc<MediaKv>>> {
-        let config = &self.subject.shape.model.resampler;
-        let tokens = random(self.subject, (config.latents, config.width))?;
+        let config = &self.target.shape.model.resampler;
+        let tokens = random(self.target, (config.latents, config.width))?;
         (0..rows).map(|_| Ok(self.model.media_kv(&tokens)?)).collect()
     }
 }
 
-fn random(subject: &Subject, shape: impl Into<candle_core::Shape>) -> anyhow::Result<Tensor> {
+fn random(target: &BenchModel, shape: impl Into<candle_core::Shape>) -> anyhow::Result<Tensor> {
     let tensor = Tensor::rand(-1f32, 1f32, shape, &Device::Cpu)?;
-    Ok(tensor.to_dtype(subject.options.dtype)?.to_device(subject.device())?)
+    Ok(tensor.to_dtype(target.options.dtype)?.to_device(target.device())?)
 }
 
-/// Whether a vision encoder can compute in this dtype on this device: candle has no convolution in bf16 on the CPU.
-pub fn convolves(device: &Device, dtype: DType) -> bool {
+/// Whether the device supports convolutions in this dtype: candle has none in bf16 on the CPU.
+pub fn supports_convolution(device: &Device, dtype: DType) -> bool {
     let zeros = |shape| Tensor::zeros(shape, dtype, device);
     zeros((1, 2, 4, 4)).and_then(|x| x.conv2d(&zeros((2, 2, 3, 3))?, 0, 1, 1, 1)).is_ok()
 }

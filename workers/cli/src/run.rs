@@ -1,4 +1,4 @@
-//! `flamingo run`: the jobs of a file, with everything in this process and on this disk.
+//! `flamingo run`: runs the jobs of a file, with queue, worker and results on this machine.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use jobs::JobId;
-use jobs::job::{Counts, ItemState, JobState};
 use jobs::ledger::JobRecord;
+use jobs::state::{Counts, ItemState, JobState};
 use jobs::worker::Stop;
 use video_worker::batch::folder;
 use video_worker::message::{JobMessage, json, sha256};
@@ -16,44 +16,45 @@ use video_worker::settings::Settings;
 use video_worker::start::{Backends, confined, worker};
 use video_worker::status::Status;
 
-use super::jobs::all_items;
-use super::submit::{Sent, read, send};
-use super::work::end_on_signal;
-use super::{ModelOver, SettingsArgs, block_on, model_args};
-use crate::args::{BadUse, ModelArgs, program};
-use crate::output::{progress, say, shown};
+use crate::args::{ModelArgs, UsageError};
+use crate::jobs::all_items;
+use crate::output::{print_line, printable, progress};
+use crate::process::own_executable;
+use crate::settings::{ModelOverrides, SettingsArgs, block_on, model_args};
+use crate::submit::{Submitted, read, submit};
+use crate::work::stop_on_signal;
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Jobs, one JSON object per line; `-` is standard input.
+    /// File of jobs, one JSON object per line; `-` is standard input.
     #[arg(value_name = "JOBS.jsonl")]
     file: PathBuf,
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    model: ModelOver,
+    model: ModelOverrides,
 }
 
 impl Run {
     pub fn run(self) -> anyhow::Result<bool> {
         let (mut settings, _) = self.settings.load(&self.model.settings())?;
         if settings.is_remote() {
-            bail!(BadUse(
-                "queue.url is not memory://: send jobs to a shared queue with `flamingo submit`".into()
+            bail!(UsageError(
+                "queue.url is not memory://: submit jobs to a shared queue with `flamingo submit`".into()
             ));
         }
-        let jobs = read(&self.file, named)?;
-        // In a queue that dies with its process nothing else tells that a process is gone.
+        let jobs = read(&self.file, with_derived_id)?;
+        // The queue ends with its process, so only an expired lease shows that an earlier process is gone.
         settings.worker.lease = settings.worker.lease.min(Duration::from_secs(10));
         settings.worker.heartbeat = settings.worker.heartbeat.min(Duration::from_secs(3));
         let model = model_args(&settings)?;
-        model.device.settle_threads()?;
+        model.device.fix_threads()?;
         block_on(run(settings, model, jobs))
     }
 }
 
-/// A job without a name is called by what it asks, so that the same file, run again, goes on where it was interrupted.
-fn named(mut job: JobMessage) -> JobMessage {
+/// Derives the id of a job without one from its content, so that the same file, run again, continues after an interruption.
+fn with_derived_id(mut job: JobMessage) -> JobMessage {
     if job.job_id.is_none() && job.idempotency_key.is_none() {
         let id = format!("run-{}", &sha256(json(&job).as_bytes())[..16]);
         job.job_id = JobId::try_from(id).ok();
@@ -62,23 +63,23 @@ fn named(mut job: JobMessage) -> JobMessage {
 }
 
 async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
-    confined(&settings, &program()?)?;
+    confined(&settings, &own_executable()?)?;
     let backends = Backends::open(&settings).await?;
     backends.ledger.migrate().await?;
     backends.wait(&settings).await?;
     let mut ids = Vec::new();
     for job in &jobs {
-        match send(&backends, job).await? {
-            Sent::As { id, .. } => ids.push(id),
-            Sent::Refused(why) => bail!("{why}"),
+        match submit(&backends, job).await? {
+            Submitted::Job { id, .. } => ids.push(id),
+            Submitted::Refused(why) => bail!("{why}"),
         }
     }
     let stop = Stop::default();
     if !all_ended(&backends, &ids).await?.0 {
         let status = Arc::new(Status::default());
-        let signalled = tokio::spawn(end_on_signal(stop.clone(), status.clone())?);
+        let signalled = tokio::spawn(stop_on_signal(stop.clone(), status.clone())?);
         let pipeline = tokio::task::spawn_blocking(move || model.load_to_answer()).await??;
-        let working = worker(&settings, &backends, pipeline, program()?, status, stop.clone())?.run();
+        let working = worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run();
         let watching = watch(&backends, &ids, &stop);
         let (worked, watched) = tokio::join!(working, watching);
         signalled.abort();
@@ -86,17 +87,17 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
         watched?;
     }
     if stop.is_draining() && !all_ended(&backends, &ids).await?.0 {
-        eprintln!("interrupted: the same command goes on from here");
+        eprintln!("interrupted: run the same command again to continue");
     }
     report(&backends, &ids).await
 }
 
-/// Until every job has ended, or the worker is told to.
+/// Shows the progress until every job has ended or the worker is stopped.
 async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Result<()> {
     let bar = progress(0);
     let result = loop {
         let (ended, counts) = match all_ended(backends, ids).await {
-            Ok(seen) => seen,
+            Ok(state) => state,
             Err(error) => break Err(error),
         };
         bar.set_length(counts.total);
@@ -114,6 +115,7 @@ async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Resul
     result
 }
 
+/// Whether all jobs have ended, and the sum of their item counts.
 async fn all_ended(backends: &Backends, ids: &[JobId]) -> anyhow::Result<(bool, Counts)> {
     let mut sum = Counts::default();
     let mut ended = true;
@@ -128,35 +130,35 @@ async fn all_ended(backends: &Backends, ids: &[JobId]) -> anyhow::Result<(bool, 
     Ok((ended, sum))
 }
 
-/// One line per job, and what failed; whether all of them succeeded.
+/// Prints one line per job, and its failures. Returns whether all jobs succeeded.
 async fn report(backends: &Backends, ids: &[JobId]) -> anyhow::Result<bool> {
     let mut all_well = true;
     for id in ids {
         let Some(record) = backends.ledger.job(id).await? else { continue };
         let counts = backends.ledger.counts(id).await?;
         let folder = backends.store.url(&folder(&JobMessage::recall(&record.message)?.output, id));
-        name_failures(backends, &record, &counts).await?;
+        print_failures(backends, &record, &counts).await?;
         let (state, done, total) = (record.state.as_str(), counts.succeeded, counts.total);
-        say(&format!("{id}  {state}  {done} of {total} succeeded  {folder}"))?;
+        print_line(&format!("{id}  {state}  {done} of {total} succeeded  {folder}"))?;
         all_well &= record.state == JobState::Succeeded;
     }
     Ok(all_well)
 }
 
-/// Failures that are named one by one; `errors.jsonl` has all.
-const NAMED: usize = 10;
+/// Maximum number of failures that are printed per job; `errors.jsonl` has all.
+const MAX_PRINTED: usize = 10;
 
-async fn name_failures(backends: &Backends, record: &JobRecord, counts: &Counts) -> anyhow::Result<()> {
+async fn print_failures(backends: &Backends, record: &JobRecord, counts: &Counts) -> anyhow::Result<()> {
     if let Some(why) = &record.failure {
-        eprintln!("error[{}]: {}: {}", why.code, record.id, shown(&why.message));
+        eprintln!("error[{}]: {}: {}", why.code, record.id, printable(&why.message));
     }
     let failed = if counts.failed == 0 { vec![] } else { all_items(&backends.ledger, &record.id).await? };
     let failed = failed.iter().filter(|item| item.state == ItemState::Failed);
-    for (item, why) in failed.filter_map(|item| Some((item, item.failure.as_ref()?))).take(NAMED) {
-        eprintln!("error[{}]: {}/{}: {}", why.code, record.id, item.id, shown(&why.message));
+    for (item, why) in failed.filter_map(|item| Some((item, item.failure.as_ref()?))).take(MAX_PRINTED) {
+        eprintln!("error[{}]: {}/{}: {}", why.code, record.id, item.id, printable(&why.message));
     }
-    if counts.failed > NAMED as u64 {
-        eprintln!("and {} more: errors.jsonl names them", counts.failed - NAMED as u64);
+    if counts.failed > MAX_PRINTED as u64 {
+        eprintln!("and {} more, see errors.jsonl", counts.failed - MAX_PRINTED as u64);
     }
     Ok(())
 }

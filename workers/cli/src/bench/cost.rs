@@ -1,21 +1,21 @@
-//! Products, sums and bytes that a stage cannot do without, counted from its shape.
+//! Minimum operations and bytes of each stage, counted from the shape of the model.
 //!
-//! A multiplication and an addition are two operations. Counted are matrix products and convolutions; norms, activations
-//! and softmax are not. Of bytes are counted the weights, once per pass, the keys and values that a row reads or writes,
-//! and what goes in and comes out of a stage; what a stage keeps in between may stay in a cache.
+//! A multiplication and an addition count as two operations. Matrix products and convolutions count; norms, activations and
+//! softmax do not. Bytes are the weights (once per pass), the keys and values that a sequence reads or writes, and the inputs
+//! and outputs of a stage. Intermediate results do not count, because they may stay in a cache.
 
 use flamingo::family::shape::ModelShape;
 use flamingo::language::llama::LlamaConfig;
 use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
 
-/// What a stage does at least.
+/// Minimum operations and bytes of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Work {
+pub struct Cost {
     pub operations: f64,
     pub bytes: f64,
 }
 
-/// Parameters by part, by the names of [`flamingo::weights::Weights::parameters`].
+/// Number of parameters by part, with the names of [`flamingo::weights::Weights::parameters`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parameters {
     pub vision: usize,
@@ -24,93 +24,95 @@ pub struct Parameters {
     pub language: usize,
 }
 
-/// A shape, and how its numbers are stored.
-pub struct Counter<'s> {
+/// Computes the costs of the stages of a shape.
+pub struct CostModel<'s> {
     pub shape: &'s ModelShape,
     /// Bytes of an activation, and of a weight that is not quantised.
-    pub number: usize,
-    /// Bytes of the language model's weights that every pass reads.
+    pub dtype_bytes: usize,
+    /// Bytes of language model weights that every pass reads.
     pub language_bytes: usize,
 }
 
-impl Counter<'_> {
+impl CostModel<'_> {
     pub fn parameters(&self) -> Parameters {
         let ModelShape { vision, model, language, .. } = self.shape;
-        let looks = self.looks();
+        let xattn_count = self.xattn_count();
         Parameters {
             vision: vision.encoder().parameters(),
             resampler: resampler_parameters(&model.resampler, self.features().1),
-            cross_attention: looks
+            cross_attention: xattn_count
                 * cross_attention_parameters(&model.cross_attention, language.width, model.resampler.width),
             language: language_parameters(language),
         }
     }
 
-    /// Vision encoder, `n` frames at once.
-    pub fn encoder(&self, n: usize) -> Work {
+    /// Cost of the vision encoder for a batch of `n` frames.
+    pub fn encoder(&self, n: usize) -> Cost {
         let (patches, width) = self.features();
         let operations = self.shape.vision.encoder().operations(self.side()) * n as f64;
         let frame = 3 * self.side() * self.side() + patches * width;
-        Work { operations, bytes: self.bytes(self.parameters().vision + n * frame) }
+        Cost { operations, bytes: self.bytes(self.parameters().vision + n * frame) }
     }
 
-    /// Resampler, one medium of `t` frames.
-    pub fn resampler(&self, t: usize) -> Work {
+    /// Cost of the resampler for one medium of `t` frames.
+    pub fn resampler(&self, t: usize) -> Cost {
         let config = &self.shape.model.resampler;
         let (patches, features_width) = self.features();
         let (n, q, d) = (t * patches, config.latents, config.width);
         let inner = config.heads * config.head_width;
-        let projection = if features_width == d { 0.0 } else { product(n, features_width, d) };
-        let layer = product(q, d, inner) // queries
-            + product(n + q, d, 2 * inner) // keys and values, of features and latents
-            + 2.0 * product(q, n + q, inner) // scores, and sums by them
-            + product(q, inner, d)
-            + 2.0 * product(q, d, config.feed_forward_multiple * d);
-        Work {
+        let projection = if features_width == d { 0.0 } else { matmul(n, features_width, d) };
+        let layer = matmul(q, d, inner) // queries
+            + matmul(n + q, d, 2 * inner) // keys and values, of features and latents
+            + 2.0 * matmul(q, n + q, inner) // attention scores and weighted sums
+            + matmul(q, inner, d)
+            + 2.0 * matmul(q, d, config.feed_forward_multiple * d);
+        Cost {
             operations: projection + config.depth as f64 * layer,
             bytes: self.bytes(self.parameters().resampler + n * features_width + q * d),
         }
     }
 
-    /// Keys and values of one medium at every gated cross-attention.
-    pub fn media_keys(&self) -> Work {
+    /// Cost of the keys and values of one medium at every gated cross-attention.
+    pub fn media_kv(&self) -> Cost {
         let (config, media) = (&self.shape.model.cross_attention, &self.shape.model.resampler);
         let inner = config.heads * config.head_width;
-        let weights = self.looks() * media.width * 2 * inner;
-        Work {
-            operations: product(media.latents, 1, weights),
-            bytes: self.bytes(weights + media.latents * (media.width + self.looks() * 2 * inner)),
+        let weights = self.xattn_count() * media.width * 2 * inner;
+        Cost {
+            operations: matmul(media.latents, 1, weights),
+            bytes: self.bytes(weights + media.latents * (media.width + self.xattn_count() * 2 * inner)),
         }
     }
 
-    /// One pass of the language model and its cross-attention: `rows` rows, each with one medium, `past` cached tokens and
-    /// `new` ones, the last of which is scored.
-    pub fn pass(&self, rows: usize, new: usize, past: usize) -> Work {
+    /// Cost of one pass of the language model with cross-attention: `batch` sequences, each with one medium, `past` cached
+    /// tokens and `new` ones, with logits for the last one.
+    pub fn pass(&self, batch: usize, new: usize, past: usize) -> Cost {
         let ModelShape { model, language, .. } = self.shape;
-        let (config, looks) = (&model.cross_attention, self.looks());
+        let (config, xattn_count) = (&model.cross_attention, self.xattn_count());
         let (d, inner) = (language.width, config.heads * config.head_width);
-        let look = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
-        let dense = language.layers * layer_matrices(language) + looks * look;
+        let xattn = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
+        let dense = language.layers * layer_matrices(language) + xattn_count * xattn;
         // Token i of the new ones attends to all before it and to itself.
         let pairs = new * past + new * (new + 1) / 2;
-        let attention = product(pairs, 2 * language.heads * language.head_width, language.layers)
-            + product(new, 2 * inner, looks * model.resampler.latents);
-        let row = product(new, 1, dense) + attention + product(1, d, language.vocabulary);
+        let attention = matmul(pairs, 2 * language.heads * language.head_width, language.layers)
+            + matmul(new, 2 * inner, xattn_count * model.resampler.latents);
+        let sequence = matmul(new, 1, dense) + attention + matmul(1, d, language.vocabulary);
         let cached = (past + new) * language.layers * 2 * language.kv_heads * language.head_width;
-        let seen = looks * 2 * inner * model.resampler.latents;
-        let weights = self.language_bytes as f64 + self.bytes(looks * look);
-        Work {
-            operations: rows as f64 * row,
-            bytes: weights + self.bytes(rows * (cached + seen)) + (rows * language.vocabulary * 4) as f64,
+        let media_kv = xattn_count * 2 * inner * model.resampler.latents;
+        let weights = self.language_bytes as f64 + self.bytes(xattn_count * xattn);
+        Cost {
+            operations: batch as f64 * sequence,
+            bytes: weights
+                + self.bytes(batch * (cached + media_kv))
+                + (batch * language.vocabulary * 4) as f64,
         }
     }
 
-    fn bytes(&self, numbers: usize) -> f64 {
-        (numbers * self.number) as f64
+    fn bytes(&self, values: usize) -> f64 {
+        (values * self.dtype_bytes) as f64
     }
 
-    /// Gated cross-attentions.
-    fn looks(&self) -> usize {
+    /// Number of gated cross-attentions.
+    fn xattn_count(&self) -> usize {
         let placement = self.shape.model.cross_attention.placement;
         (0..self.shape.language.layers).filter(|&layer| placement.has(layer)).count()
     }
@@ -119,14 +121,14 @@ impl Counter<'_> {
         self.shape.vision.preprocess().size as usize
     }
 
-    /// Features per frame, and the width of each.
+    /// Number of features per frame, and their width.
     pub fn features(&self) -> (usize, usize) {
         self.shape.vision.encoder().features(self.side())
     }
 }
 
-/// Operations of a product (m, k) x (k, n).
-fn product(m: usize, k: usize, n: usize) -> f64 {
+/// Operations of a matrix product (m, k) x (k, n).
+fn matmul(m: usize, k: usize, n: usize) -> f64 {
     2.0 * m as f64 * k as f64 * n as f64
 }
 
@@ -143,12 +145,12 @@ fn cross_attention_parameters(config: &CrossAttentionConfig, text: usize, media:
     attention + feed_forward(text, config.feed_forward_multiple) + 2 // two gates
 }
 
-/// Norm, up, down.
+/// Parameters of a feed-forward block: norm, up, down.
 fn feed_forward(d: usize, multiple: usize) -> usize {
     2 * d + 2 * multiple * d * d
 }
 
-/// Numbers in the matrices of one layer of the language model.
+/// Parameters in the matrices of one layer of the language model.
 fn layer_matrices(config: &LlamaConfig) -> usize {
     let (queries, keys) = (config.heads * config.head_width, config.kv_heads * config.head_width);
     config.width * (2 * queries + 2 * keys + 3 * config.ffn_width)
@@ -159,10 +161,10 @@ fn language_parameters(config: &LlamaConfig) -> usize {
     embeddings + config.layers * (layer_matrices(config) + 2 * config.width) + config.width
 }
 
-/// Bytes of a dense language model that every pass reads: all but an embedding that is only looked up in.
-pub fn dense_language_bytes(config: &LlamaConfig, number: usize) -> usize {
-    let looked_up = if config.tied { 0 } else { config.vocabulary * config.width };
-    (language_parameters(config) - looked_up) * number
+/// Bytes of a dense language model that every pass reads: all weights except an untied input embedding.
+pub fn dense_language_bytes(config: &LlamaConfig, dtype_bytes: usize) -> usize {
+    let lookup_only = if config.tied { 0 } else { config.vocabulary * config.width };
+    (language_parameters(config) - lookup_only) * dtype_bytes
 }
 
 #[cfg(test)]
@@ -172,36 +174,36 @@ mod tests {
 
     use super::*;
 
-    fn counter(shape: &ModelShape) -> Counter<'_> {
+    fn cost_model(shape: &ModelShape) -> CostModel<'_> {
         let language_bytes = dense_language_bytes(&shape.language, 4);
-        Counter { shape, number: 4, language_bytes }
+        CostModel { shape, dtype_bytes: 4, language_bytes }
     }
 
     #[test]
-    fn parameters_are_those_that_the_model_takes() {
+    fn parameters_equal_those_of_the_built_model() {
         let shape = ModelShape::named("mini").unwrap();
         let weights = Weights::placeholder(&Device::Cpu, DType::F32).unwrap();
         shape.build(&weights).unwrap();
-        let (taken, counted) = (weights.parameters(), counter(&shape).parameters());
+        let (taken, counted) = (weights.parameters(), cost_model(&shape).parameters());
         assert_eq!(taken["vision"], counted.vision);
         assert_eq!(taken["resampler"], counted.resampler);
         assert_eq!(taken["cross_attention"], counted.cross_attention);
         assert_eq!(taken["language"], counted.language);
     }
 
-    /// What the paper states, in millions; its cross-attention of 9B does not follow from its other sizes.
+    /// Parameters that the paper states, in millions; its cross-attention of 9B does not follow from its other sizes.
     #[test]
-    fn parameters_are_those_of_the_paper() {
+    fn parameters_equal_those_of_the_paper() {
         for (name, cross_attention, language) in [("3b", 1158, 1393), ("9b", 1804, 7094)] {
             let shape = ModelShape::named(name).unwrap();
-            let p = counter(&shape).parameters();
+            let p = cost_model(&shape).parameters();
             let found =
                 [p.vision, p.resampler, p.cross_attention, p.language].map(|n| (n + 500_000) / 1_000_000);
             assert_eq!(found, [435, 194, cross_attention, language], "{name}");
         }
     }
 
-    /// A model whose numbers fit on a page: width 4, one layer, 2 heads of 2 over one key head, feed-forward 3, 10 tokens,
+    /// A model small enough to count by hand: width 4, one layer, 2 heads of 2 over one key head, feed-forward 3, 10 tokens,
     /// one cross-attention of one head of 3 and feed-forward 4 to 5 latents of width 6.
     fn tiny() -> ModelShape {
         let mut shape = ModelShape::named("3b").unwrap();
@@ -217,39 +219,39 @@ mod tests {
     }
 
     #[test]
-    fn a_decode_step_by_hand() {
+    fn decode_step_equals_hand_count() {
         let shape = tiny();
-        let counter = counter(&shape);
-        // Layer: q and o 4 x 4, k and v 4 x 2, three of 4 x 3: 84. Look: to_q and to_out 4 x 3, two of 4 x 4: 56.
+        let costs = cost_model(&shape);
+        // Layer: q and o 4 x 4, k and v 4 x 2, three of 4 x 3: 84. Cross-attention: to_q and to_out 4 x 3, two of 4 x 4: 56.
         // Attention to 8 tokens: scores and sums of 2 x 2 numbers, 64 products; to 5 latents: 3 numbers, 30. Head: 40.
         let row = 2.0 * (84.0 + 56.0 + 64.0 + 30.0 + 40.0);
         // Language: 40 + 84 + 3 norms of 4. Cache: 8 tokens of 2 x 2. Medium: 5 latents of 2 x 3. Scores: 10.
         let bytes = 4.0 * (136.0 + 56.0 + 3.0 * (32.0 + 30.0 + 10.0));
-        assert_eq!(counter.pass(3, 1, 7), Work { operations: 3.0 * row, bytes });
+        assert_eq!(costs.pass(3, 1, 7), Cost { operations: 3.0 * row, bytes });
     }
 
     #[test]
-    fn a_prefill_by_hand() {
+    fn prefill_equals_hand_count() {
         let shape = tiny();
         // 3 tokens after none: 1 + 2 + 3 pairs of 4 numbers twice; 3 tokens to 5 latents of 3 numbers twice.
         let operations = 2.0 * (3.0 * (84.0 + 56.0) + 48.0 + 90.0 + 40.0);
         let bytes = 4.0 * (136.0 + 56.0 + 12.0 + 30.0 + 10.0);
-        assert_eq!(counter(&shape).pass(1, 3, 0), Work { operations, bytes });
+        assert_eq!(cost_model(&shape).pass(1, 3, 0), Cost { operations, bytes });
     }
 
     #[test]
-    fn a_medium_by_hand() {
+    fn resampler_and_media_kv_equal_hand_count() {
         let shape = tiny();
-        let counter = counter(&shape);
+        let costs = cost_model(&shape);
         // 2 frames of 100 features of 3072; inner width 2; 205 keys.
         let layer = 5.0 * 12.0 + 205.0 * 24.0 + 2.0 * 5.0 * 205.0 * 2.0 + 5.0 * 12.0 + 2.0 * 5.0 * 6.0 * 24.0;
         let operations = 2.0 * (200.0 * 3072.0 * 6.0 + layer);
         // Parameters: projection, 8 + 5 rows, 4 norms halves, matrices, feed-forward with its norm, last norm.
         let parameters = 3072.0 * 6.0 + 78.0 + (24.0 + 12.0 + 24.0 + 12.0 + 12.0 + 288.0) + 12.0;
         let bytes = 4.0 * (parameters + 200.0 * 3072.0 + 30.0);
-        assert_eq!(counter.resampler(2), Work { operations, bytes });
+        assert_eq!(costs.resampler(2), Cost { operations, bytes });
         // One cross-attention: 6 x 6 weights for each of 5 latents.
         let bytes = 4.0 * (36.0 + 5.0 * (6.0 + 6.0));
-        assert_eq!(counter.media_keys(), Work { operations: 360.0, bytes });
+        assert_eq!(costs.media_kv(), Cost { operations: 360.0, bytes });
     }
 }

@@ -1,4 +1,4 @@
-//! `flamingo submit`: jobs into ledger and queue.
+//! `flamingo submit`: enters jobs in the ledger and notifies the workers.
 
 use std::path::{Path, PathBuf};
 
@@ -7,26 +7,26 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
 use jiff::{SignedDuration, Timestamp};
-use jobs::job::now;
 use jobs::ledger::Accepted;
 use jobs::queue::{Lane, Message};
+use jobs::time::now;
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
 use video_worker::message::{Input, JOB_SCHEMA, JobMessage, Priority};
 use video_worker::start::Backends;
 
-use super::{SettingsArgs, block_on};
-use crate::args::{BadUse, GenerationArgs, SamplingArgs, parse_length};
-use crate::output::{say, shown};
+use crate::args::{GenerationArgs, SamplingArgs, UsageError, parse_length};
+use crate::output::{print_line, printable};
+use crate::settings::{SettingsArgs, block_on, parse_pair};
 
 #[derive(Debug, Args)]
 pub struct Submit {
-    /// A file of jobs, one JSON object per line; `-` is standard input.
+    /// File of jobs, one JSON object per line; `-` is standard input.
     #[arg(value_name = "JOBS.jsonl", conflicts_with_all = ["input", "question"], required_unless_present = "input")]
     file: Option<PathBuf>,
     #[command(flatten)]
-    job: OneJob,
+    job: JobArgs,
     /// Print one JSON object per job.
     #[arg(long)]
     json: bool,
@@ -34,80 +34,83 @@ pub struct Submit {
     settings: SettingsArgs,
 }
 
-/// A job in words of the command line.
+/// One job, described by options.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "One job")]
 #[group(id = "input", multiple = true)]
-struct OneJob {
-    /// A video (`s3://bucket/key`); may be given several times.
+struct JobArgs {
+    /// Video (`s3://bucket/key`); repeat the option for several videos.
     #[arg(long, value_name = "URL", group = "input")]
     video: Vec<String>,
-    /// Every video below this prefix (`s3://bucket/folder/`).
+    /// All videos below this prefix (`s3://bucket/folder/`).
     #[arg(long, value_name = "URL", group = "input", conflicts_with = "video")]
     prefix: Option<String>,
-    /// Only those whose path from there matches (`**/*.mp4`).
+    /// Only videos whose path below the prefix matches (`**/*.mp4`).
     #[arg(long, value_name = "GLOB", requires = "prefix")]
     glob: Option<String>,
-    /// A JSONL file of videos, each with a `custom_id` and perhaps a `question`.
+    /// JSONL file of videos, each with a `custom_id` and optionally a `question`.
     #[arg(long, value_name = "URL", group = "input", conflicts_with_all = ["video", "prefix"])]
     manifest: Option<String>,
-    /// A question about each; without any they are captioned.
+    /// Question about each video; repeat the option for several. Without questions, videos are captioned.
     #[arg(long, short, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     question: Vec<String>,
-    /// What the job is called; a new name by default.
+    /// Id of the job [default: a new id].
     #[arg(long, value_name = "ID")]
     job_id: Option<String>,
-    /// The same key and the same request are the same job.
+    /// Idempotency key: the same key and the same request are the same job.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Folders of the store in which the job's folder is made.
+    /// Path in the store below which the folder of the job is created.
     #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
     output: String,
-    /// Kept with the job: `--metadata team=birds`.
-    #[arg(long, value_name = "NAME=TEXT", value_parser = super::parse_pair)]
+    /// Text that is kept with the job: `--metadata team=birds`; repeat the option for several.
+    #[arg(long, value_name = "NAME=TEXT", value_parser = parse_pair)]
     metadata: Vec<(String, String)>,
-    /// Not to be begun before: a moment (`2026-12-24T18:00:00Z`), or a time from now (`2h`).
+    /// Earliest start: a point in time (`2026-12-24T18:00:00Z`), or a time from now (`2h`).
     #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
     not_before: Option<Timestamp>,
-    /// To be ended then, done or not; what is done stays.
+    /// Deadline: the job is ended then, finished or not; finished reports are kept.
     #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
     deadline: Option<Timestamp>,
-    /// Somebody waits for it: it need not wait for other jobs.
+    /// Urgent: the job does not wait for other jobs.
     #[arg(long)]
     urgent: bool,
-    /// The queue that is told how it ended.
+    /// Queue that gets a message when the job has ended.
     #[arg(long, value_name = "QUEUE")]
     reply_to: Option<String>,
-    /// The model that must answer.
+    /// Name of the model that must answer [default: any].
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Cut each video into windows of this length, each with answers of its own.
+    /// Split each video into windows of this length, with answers per window.
     #[arg(long, value_parser = parse_length, value_name = "TIME")]
     window: Option<f64>,
-    /// Most frames that one answer may look at.
+    /// Maximum number of frames per answer; more are an error.
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_frames: usize,
     #[command(flatten)]
     generation: GenerationArgs,
 }
 
-/// A moment, or how long it is until then.
+/// Parses a point in time, or a time from now.
 fn parse_moment(text: &str) -> Result<Timestamp, String> {
     if let Ok(at) = text.parse() {
         return Ok(at);
     }
-    let wrong =
-        || format!("{text:?} is no moment such as 2026-12-24T18:00:00Z and no time such as 90s or 2h");
+    let wrong = || {
+        format!(
+            "{text:?} is neither a point in time such as 2026-12-24T18:00:00Z nor a time from now such as 90s or 2h"
+        )
+    };
     let from_now: SignedDuration = text.parse().map_err(|_| wrong())?;
     if from_now.is_negative() {
-        return Err(format!("{text:?} has passed"));
+        return Err(format!("{text:?} is in the past"));
     }
     Timestamp::now().checked_add(from_now).map_err(|_| wrong())
 }
 
-impl OneJob {
+impl JobArgs {
     fn message(&self) -> anyhow::Result<JobMessage> {
         let input = match (&self.prefix, &self.manifest, self.video.as_slice()) {
             (Some(url), ..) => {
@@ -122,7 +125,7 @@ impl OneJob {
         let id = self.job_id.clone().map(JobId::try_from).transpose();
         Ok(JobMessage {
             schema: JOB_SCHEMA.into(),
-            job_id: id.map_err(|why| BadUse(why.to_string()))?,
+            job_id: id.map_err(|why| UsageError(why.to_string()))?,
             idempotency_key: self.key.clone(),
             tasks,
             input,
@@ -145,18 +148,18 @@ impl OneJob {
 impl Submit {
     pub fn run(self) -> anyhow::Result<bool> {
         let (settings, _) = self.settings.load(&[])?;
-        // Everything that can be wrong is said before anything is sent.
+        // Check every job before the first one is submitted.
         let jobs = match &self.file {
-            Some(file) => read(file, named)?,
+            Some(file) => read(file, with_id)?,
             None => {
-                let job = named(self.job.message()?);
-                job.check().map_err(|why| BadUse(why.message))?;
+                let job = with_id(self.job.message()?);
+                job.check().map_err(|why| UsageError(why.message))?;
                 vec![job]
             }
         };
         if !settings.is_remote() {
-            bail!(BadUse(
-                "queue.url is memory://, which only this process would see: name the workers' queue, or do the jobs here with `flamingo run`".into()
+            bail!(UsageError(
+                "queue.url is memory://, which only this process could read: set the URL of the workers' queue, or run the jobs here with `flamingo run`".into()
             ));
         }
         block_on(async {
@@ -164,15 +167,15 @@ impl Submit {
             backends.ledger.check().await?;
             let mut all_well = true;
             for job in &jobs {
-                match send(&backends, job).await? {
-                    Sent::Refused(why) => {
-                        eprintln!("error[{}]: {}", why.code, shown(&why.message));
+                match submit(&backends, job).await? {
+                    Submitted::Refused(why) => {
+                        eprintln!("error[{}]: {}", why.code, printable(&why.message));
                         all_well = false;
                     }
-                    Sent::As { id, new } if self.json => {
-                        say(&json!({ "job_id": id, "new": new }).to_string())?
+                    Submitted::Job { id, new } if self.json => {
+                        print_line(&json!({ "job_id": id, "new": new }).to_string())?
                     }
-                    Sent::As { id, .. } => say(id.as_str())?,
+                    Submitted::Job { id, .. } => print_line(id.as_str())?,
                 }
             }
             Ok(all_well)
@@ -180,70 +183,74 @@ impl Submit {
     }
 }
 
-/// What became of a job that was sent.
-pub enum Sent {
-    /// It stands in the ledger; not new when it was there already.
-    As {
-        id: JobId,
-        new: bool,
-    },
+/// Result of [`submit`].
+pub enum Submitted {
+    /// The job is in the ledger; `new` is false when it was there before.
+    Job { id: JobId, new: bool },
+    /// The job conflicts with another one.
     Refused(Failure),
 }
 
-/// Enters a job in the ledger, and rings for it.
-pub async fn send(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent> {
-    enter(backends, job).instrument(info_span!("submit job")).await
+/// Enters a job in the ledger, and sends a job message.
+///
+/// # Errors
+/// The ledger does not answer. A message that cannot be sent is a warning on standard error only.
+pub async fn submit(backends: &Backends, job: &JobMessage) -> anyhow::Result<Submitted> {
+    submit_job(backends, job).instrument(info_span!("submit job")).await
 }
 
-async fn enter(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sent> {
+async fn submit_job(backends: &Backends, job: &JobMessage) -> anyhow::Result<Submitted> {
     let new = job.to_new()?;
     let (record, is_new) = match backends.ledger.accept(&new, now()).await? {
         Accepted::New(record) => (record, true),
         Accepted::Same(record) => (record, false),
         Accepted::Conflict { existing } => {
-            return Ok(Sent::Refused(new.conflict_with(&existing)));
+            return Ok(Submitted::Refused(new.conflict_with(&existing)));
         }
     };
     if !record.state.is_end() {
         let message = Message::new(record.id.to_string(), JOB_SCHEMA, record.message);
         let message = Message { trace: record.trace, ..message };
-        // The ledger has it: without a message the workers' sweep finds it.
+        // Without a message, the next sweep of a worker finds the job in the ledger.
         if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
             eprintln!(
-                "warning: {}: entered, but its message was not sent; a worker will find it: {error}",
+                "warning: {}: is in the ledger, but no message was sent; the next sweep of a worker finds it: {error}",
                 record.id
             );
         }
     }
-    Ok(Sent::As { id: record.id, new: is_new })
+    Ok(Submitted::Job { id: record.id, new: is_new })
 }
 
-/// A job with a name of its own.
-fn named(mut job: JobMessage) -> JobMessage {
+/// Gives a job an id, if it has neither id nor key.
+fn with_id(mut job: JobMessage) -> JobMessage {
     if job.job_id.is_none() && job.idempotency_key.is_none() {
-        job.job_id = Some(JobId::mint());
+        job.job_id = Some(JobId::generate());
     }
     job
 }
 
-/// Jobs of a file, one JSON object per line, each given a name where it has none, and checked.
-pub fn read(file: &Path, named: impl Fn(JobMessage) -> JobMessage) -> anyhow::Result<Vec<JobMessage>> {
+/// Reads the jobs of a file, one JSON object per line. `with_id` gives an id to jobs without one. Every job is checked.
+///
+/// # Errors
+/// [`UsageError`]: the file cannot be read, has no job, or a job in it is wrong.
+pub fn read(file: &Path, with_id: impl Fn(JobMessage) -> JobMessage) -> anyhow::Result<Vec<JobMessage>> {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
         std::fs::read_to_string(file)
     };
-    let text = text.map_err(|e| BadUse(format!("{}: cannot be read: {e}", file.display())))?;
+    let text = text.map_err(|e| UsageError(format!("{}: cannot be read: {e}", file.display())))?;
     let mut jobs = Vec::new();
     for (n, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
-        let bad = |why: &str| BadUse(format!("{}, line {n}: {why}", file.display()));
+        let bad = |why: &str| UsageError(format!("{}, line {n}: {why}", file.display()));
         let job = JobMessage::read(line.as_bytes()).map_err(|why| bad(&why.message))?;
-        let job = named(job);
+        let job = with_id(job);
         job.check().map_err(|why| bad(&why.message))?;
         jobs.push(job);
     }
     if jobs.is_empty() {
-        bail!(BadUse(format!("{}: no job in it", file.display())));
+        bail!(UsageError(format!("{}: the file contains no job", file.display())));
     }
     Ok(jobs)
 }

@@ -1,0 +1,258 @@
+//! Common part of `flamingo caption` and `flamingo ask`: options, analysis of all inputs, output.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+
+use anyhow::bail;
+use clap::Args;
+use flamingo::prompt::Prompt;
+use flamingo::video::{ContactSheet, Sheet, VideoLimits};
+use flamingo::{Pipeline, Task};
+use indicatif::ProgressBar;
+use video_worker::decoder::{ProcessLimits, StopFlag};
+use video_worker::engine::{Engine, EngineLimits};
+use video_worker::model::{Model, ModelError};
+use video_worker::progress::Tally;
+use video_worker::report::{Outcome, Report};
+use video_worker::understand::{Request, Source, UnderstandError, Understander};
+
+use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
+use crate::inputs::{self, Input};
+use crate::output::{Output, create_folder, progress, show_frame};
+use crate::process::own_executable;
+
+/// Inputs in flight: one is decoded while another is encoded and others are answered.
+const AT_ONCE: u32 = 4;
+
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// Videos, images, and directories of them; directories are searched recursively.
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Split the video into consecutive windows of this length, with one answer per window (`8s`, `1:30`).
+    #[arg(long, value_parser = parse_length, value_name = "TIME", help_heading = "Frames")]
+    window: Option<f64>,
+    /// Maximum number of frames per answer; more are an error.
+    #[arg(long, default_value_t = 64, value_name = "N", help_heading = "Frames")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    max_frames: u32,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    /// Inputs that are decoded, encoded and answered concurrently. With 1, the log-likelihood of an answer is bit-equal
+    /// whatever the other inputs are.
+    #[arg(long, default_value_t = AT_ONCE, value_name = "N", help_heading = "Model")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
+    at_once: u32,
+    /// Print one JSON object per input and line.
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// Folder for one JSON report per input, and a WebVTT file each with --window.
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    out: Option<PathBuf>,
+    /// Write a contact sheet (PNG) of the sampled frames next to each report.
+    #[arg(long, requires = "out", help_heading = "Output")]
+    sheet: bool,
+}
+
+impl AnalyzeArgs {
+    /// Runs the tasks on each input separately. `Ok(false)`: some inputs failed.
+    ///
+    /// # Errors
+    /// Wrong usage, a model that does not load, or an output that cannot be written.
+    pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
+        let request = self.request(tasks)?;
+        let inputs = inputs::find(&self.inputs)?;
+        self.create_output_folder()?;
+        let at_once = inputs.len().min(self.at_once as usize);
+        let model = self.model(&request, at_once)?;
+        let analyzer = Understander { model: &*model, decoder: own_executable()? };
+        self.analyze_each(&inputs, &request, &analyzer, at_once)
+    }
+
+    /// Runs one free prompt on all inputs together. `Ok(false)`: it failed.
+    ///
+    /// # Errors
+    /// As [`run_each`](Self::run_each), and a prompt whose places do not match the number of inputs.
+    pub fn run_joint(self, task: Task) -> anyhow::Result<bool> {
+        let request = self.request(vec![task])?;
+        let inputs = inputs::find(&self.inputs)?;
+        check_places(&request.tasks, inputs.len())?;
+        self.create_output_folder()?;
+        let model = self.model(&request, 1)?;
+        let analyzer = Understander { model: &*model, decoder: own_executable()? };
+        self.analyze_jointly(&inputs, &request, &analyzer)
+    }
+
+    fn create_output_folder(&self) -> anyhow::Result<()> {
+        self.out.as_deref().map_or(Ok(()), create_folder)
+    }
+
+    fn output(&self) -> Output {
+        Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() }
+    }
+
+    fn model(&self, request: &Request, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
+        let pipeline: Pipeline = self.model.load_to_answer()?;
+        if at_once == 1 {
+            return Ok(Box::new(pipeline));
+        }
+        let limits = EngineLimits::for_videos(at_once, &pipeline, &request.tasks, &request.generation);
+        Ok(Box::new(Engine::start(pipeline, limits)?))
+    }
+
+    /// Analyses inputs concurrently. Report files are written at once, reports are printed in the order of the inputs.
+    fn analyze_each(
+        &self,
+        inputs: &[Input],
+        request: &Request,
+        analyzer: &Understander,
+        at_once: usize,
+    ) -> anyhow::Result<bool> {
+        let output = &self.output();
+        let bar = &progress(inputs.len());
+        let next = &AtomicUsize::new(0);
+        let (sender, receiver) = channel();
+        let failed = std::thread::scope(|scope| {
+            for _ in 0..at_once {
+                let sender = sender.clone();
+                scope.spawn(move || {
+                    let _guard = StopOnPanic(&request.stop);
+                    while let (n, Some(input)) = take(inputs, next) {
+                        let report = self.analyze(input, request, analyzer, output, bar);
+                        // After a report that could not be written or printed, the others are not wanted any more.
+                        if request.stop.is_set() || sender.send((n, report)).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+            drop(sender);
+            let _guard = StopOnPanic(&request.stop);
+            let (mut pending, mut printed, mut failed) = (BTreeMap::new(), 0, 0);
+            for (n, report) in receiver {
+                pending.insert(n, report.inspect_err(|_| request.stop.set())?);
+                while let Some(report) = pending.remove(&printed) {
+                    bar.suspend(|| output.print(&report)).inspect_err(|_| request.stop.set())?;
+                    failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
+                    printed += 1;
+                    bar.inc(1);
+                }
+            }
+            anyhow::Ok(failed)
+        })?;
+        bar.finish_and_clear();
+        if failed > 0 {
+            eprintln!("{failed} of {} inputs failed", inputs.len());
+        }
+        Ok(failed == 0)
+    }
+
+    fn analyze(
+        &self,
+        input: &Input,
+        request: &Request,
+        analyzer: &Understander,
+        output: &Output,
+        bar: &ProgressBar,
+    ) -> anyhow::Result<Report> {
+        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let analysis = analyzer.understand(&Source::file(&input.path), request, &mut |frame| {
+            show_frame(bar, input, frame);
+            if let Some(sheet) = &mut sheet {
+                sheet.add(frame);
+            }
+            ControlFlow::Continue(())
+        });
+        if let Some(UnderstandError::Model { source: ModelError::Gone, .. }) = analysis.error {
+            bail!("the model has failed: the remaining inputs cannot be answered");
+        }
+        output.write_files(&input.name, &analysis.report, sheet.as_ref())?;
+        Ok(analysis.report)
+    }
+
+    fn analyze_jointly(
+        &self,
+        inputs: &[Input],
+        request: &Request,
+        analyzer: &Understander,
+    ) -> anyhow::Result<bool> {
+        let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
+        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let analysis = analyzer.understand_together(&sources, request, &mut |frame| {
+            if let Some(sheet) = &mut sheet {
+                sheet.add(frame);
+            }
+            ControlFlow::Continue(())
+        });
+        let (output, report) = (self.output(), analysis.report);
+        output.write_files("answer", &report, sheet.as_ref())?;
+        output.print(&report)?;
+        Ok(!is_failure(&report.outcome))
+    }
+
+    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<Request> {
+        Ok(Request {
+            tasks,
+            sampling: self.sampling.sampling()?,
+            window: self.window,
+            max_frames: self.max_frames as usize,
+            generation: self.generation.generation(),
+            limits: VideoLimits::default(),
+            process: ProcessLimits::default(),
+            job: String::new(),
+            urgent: false,
+            stop: StopFlag::default(),
+            tally: Tally::default(),
+        })
+    }
+}
+
+/// Sets the stop flag when its thread panics: the other threads would wait for its report, or work for nothing.
+struct StopOnPanic<'s>(&'s StopFlag);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set();
+        }
+    }
+}
+
+/// Takes the next input, with its number.
+fn take<'i>(inputs: &'i [Input], next: &AtomicUsize) -> (usize, Option<&'i Input>) {
+    let n = next.fetch_add(1, Ordering::Relaxed);
+    (n, inputs.get(n))
+}
+
+/// Checks that a free prompt has one place per input, before anything is loaded or decoded.
+fn check_places(tasks: &[Task], inputs: usize) -> anyhow::Result<()> {
+    for task in tasks {
+        let Task::Complete { prompt } = task else { continue };
+        let places = Prompt::parse(prompt).media();
+        if places != inputs {
+            bail!(UsageError(format!(
+                "the prompt has places (`<image>`, `<video>`) for {places} inputs, but there are {inputs}"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Whether an analysis failed; prints a hint where an option would help.
+fn is_failure(outcome: &Outcome) -> bool {
+    if let Outcome::Failed { error, .. } = outcome
+        && error.code == "limit_frames"
+    {
+        eprintln!(
+            "hint: cut long videos with --window, sample fewer frames with --frames or --fps, or raise --max-frames"
+        );
+    }
+    matches!(outcome, Outcome::Failed { .. })
+}

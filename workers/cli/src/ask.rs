@@ -1,0 +1,33 @@
+//! `flamingo ask`: answers questions about videos and images, and free prompts.
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
+use flamingo::Task;
+
+use crate::analyze::AnalyzeArgs;
+
+#[derive(Debug, Args)]
+pub struct Ask {
+    #[command(flatten)]
+    common: AnalyzeArgs,
+    /// Question about each input. Repeat the option for several questions; each video is encoded once.
+    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt", help_heading = "Question")]
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    question: Vec<String>,
+    /// One prompt about all inputs together: `<image>` or `<video>` marks the place of each input, in order, and `<EOC>`
+    /// ends each example: `<image>A cat.<EOC><video>`.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window"], help_heading = "Question")]
+    prompt: Option<String>,
+}
+
+impl Ask {
+    pub fn run(self) -> anyhow::Result<bool> {
+        match self.prompt {
+            Some(prompt) => self.common.run_joint(Task::Complete { prompt }),
+            None => {
+                let tasks = self.question.into_iter().map(|question| Task::Question { question });
+                self.common.run_each(tasks.collect())
+            }
+        }
+    }
+}

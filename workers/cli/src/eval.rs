@@ -1,0 +1,183 @@
+//! `flamingo eval`: measures the accuracy of a model on a world with known answers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use clap::{Args, Subcommand, ValueEnum};
+use flamingo::train::evaluate::{
+    Condition, QuestionResult, Score, evaluate, evaluate_naming, frames_under, scores,
+};
+use flamingo::train::spriteworld::{Split, World};
+use flamingo::video::{ContactSheet, Frame, Sheet};
+
+use crate::args::ModelArgs;
+use crate::output::{create_folder, progress, write_file, write_png};
+use crate::spriteworld::{SplitName, WorldArgs};
+
+#[derive(Debug, Subcommand)]
+pub enum Eval {
+    /// Measure the accuracy by kind of question, on held-out clips or with a control.
+    Spriteworld(EvalSpriteworld),
+}
+
+impl Eval {
+    pub fn run(self) -> anyhow::Result<bool> {
+        match self {
+            Eval::Spriteworld(command) => command.run(),
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct EvalSpriteworld {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    world: WorldArgs,
+    /// Number of clips.
+    #[arg(long, default_value_t = 300, value_name = "N")]
+    clips: u64,
+    /// Split of the clips.
+    #[arg(long, value_enum, default_value = "seeds")]
+    split: SplitName,
+    /// Frames that the model gets: as they are, or a control.
+    #[arg(long, value_enum, default_value = "as-is")]
+    show: ConditionName,
+    /// Instead of questions: episodes with two invented words and N examples of each, scored by which word is likelier.
+    #[arg(long, value_name = "N", conflicts_with_all = ["show", "failures"])]
+    shots: Option<usize>,
+    /// Folder for the frames of 12 wrong answers, spread over the kinds of question (PNG).
+    #[arg(long, value_name = "DIR")]
+    failures: Option<PathBuf>,
+    /// File for every question with the expected and the given answer, one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    answers: Option<PathBuf>,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ConditionName {
+    /// One frame per second.
+    AsIs,
+    /// Frames in random order: hides order and direction.
+    Shuffled,
+    /// Grey frames: shows what the language model guesses.
+    Blank,
+    /// 16 frames, with interpolated temporal embeddings.
+    Sixteen,
+}
+
+impl EvalSpriteworld {
+    fn run(self) -> anyhow::Result<bool> {
+        let world = self.world.open()?;
+        let pipeline = self.model.load_to_answer()?;
+        self.world.check_trains(&pipeline)?;
+        let split = self.split.split();
+        let condition = match self.show {
+            ConditionName::AsIs => Condition::AsIs,
+            ConditionName::Shuffled => Condition::Shuffled,
+            ConditionName::Blank => Condition::Blank,
+            ConditionName::Sixteen => Condition::Sixteen,
+        };
+        let bar = progress(self.clips as usize);
+        let done = AtomicU64::new(0);
+        let on_clip = || bar.set_position(done.fetch_add(1, Ordering::Relaxed) + 1);
+        let results = match self.shots {
+            None => evaluate(&pipeline, &world, split, condition, self.clips, &on_clip)?,
+            Some(shots) => evaluate_naming(&pipeline, &world, split, shots, self.clips, &on_clip)?,
+        };
+        bar.finish_and_clear();
+        if let Some(path) = &self.answers {
+            write_lines(path, &results)?;
+        }
+        if let Some(folder) = &self.failures {
+            write_failures(folder, &world, split, condition, &results)?;
+        }
+        let scores = scores(&results);
+        if self.json {
+            println!(
+                "{}",
+                serde_json::to_string(
+                    &scores.iter().map(|(kind, s)| (kind, json(s))).collect::<BTreeMap<_, _>>()
+                )?
+            );
+            return Ok(true);
+        }
+        println!("{:<12} {:>6} {:>9} {:>18}", "kind", "asked", "right", "95 % interval");
+        for (kind, score) in &scores {
+            println!("{}", line(kind, score));
+        }
+        Ok(true)
+    }
+}
+
+fn line(kind: &str, score: &Score) -> String {
+    let (low, high) = score.interval();
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let interval = format!("{} to {}", percent(low), percent(high));
+    format!("{kind:<12} {:>6} {:>9} {interval:>18}", score.asked, percent(score.share()))
+}
+
+fn json(score: &Score) -> serde_json::Value {
+    let (low, high) = score.interval();
+    serde_json::json!({ "right": score.right, "asked": score.asked, "low": low, "high": high })
+}
+
+fn write_lines(path: &Path, results: &[QuestionResult]) -> anyhow::Result<()> {
+    let lines = results.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    write_file(path, (lines.join("\n") + "\n").as_bytes())
+}
+
+/// Number of wrong answers that are drawn.
+const DRAWN_FAILURES: usize = 12;
+
+/// Wrong answers spread over the kinds of question, each of another clip.
+fn spread(results: &[QuestionResult]) -> Vec<&QuestionResult> {
+    let mut by_kind: BTreeMap<&str, VecDeque<&QuestionResult>> = BTreeMap::new();
+    for wrong in results.iter().filter(|a| !a.right) {
+        by_kind.entry(&wrong.kind).or_default().push_back(wrong);
+    }
+    let (mut chosen, mut clips) = (Vec::new(), BTreeSet::new());
+    while by_kind.values().any(|left| !left.is_empty()) {
+        for left in by_kind.values_mut() {
+            // Take the next of this kind whose clip is not taken yet.
+            while let Some(wrong) = left.pop_front() {
+                if clips.insert(wrong.clip) {
+                    chosen.push(wrong);
+                    break;
+                }
+            }
+        }
+    }
+    chosen
+}
+
+fn write_failures(
+    folder: &Path,
+    world: &World,
+    split: Split,
+    condition: Condition,
+    results: &[QuestionResult],
+) -> anyhow::Result<()> {
+    create_folder(folder)?;
+    for (i, wrong) in spread(results).into_iter().take(DRAWN_FAILURES).enumerate() {
+        let mut sheet = Sheet::new(ContactSheet { columns: Some(8), ..ContactSheet::default() });
+        let frames = frames_under(&world.clip(split, wrong.clip), wrong.clip, condition);
+        for (second, image) in frames.into_iter().enumerate() {
+            sheet.add(&Frame { pts: second as f64, image });
+        }
+        let path = folder.join(format!("{:02}.png", i + 1));
+        write_png(&path, &sheet)?;
+        let question = if wrong.question.is_empty() { &wrong.kind } else { &wrong.question };
+        println!(
+            "{}: {question} `{}`, not `{}`",
+            path.display(),
+            wrong.written,
+            wrong.expected.join("` or `")
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! `flamingo model inspect`: shows the parts, sizes, gates and hashes of a model directory.
+
+use clap::Args;
+
+use crate::args::ModelArgs;
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Inspect {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let pipeline = self.model.load()?;
+        let loaded = pipeline.loaded();
+        let language = loaded.model.language();
+        let parts = &loaded.parameters;
+        let layers = loaded.model.cross_attention_layers();
+        if self.json {
+            let object = serde_json::json!({
+                "about": loaded.info,
+                "parameters": parts,
+                "cross_attention_layers": layers,
+                "language": {
+                    "layers": language.n_layers(), "width": language.width(),
+                    "vocabulary": language.vocabulary(), "max_positions": language.max_positions(),
+                },
+                "preprocess": loaded.preprocess,
+                "prompt": loaded.format,
+            });
+            println!("{object}");
+            return Ok(true);
+        }
+        println!("{} ({})", loaded.info.name, loaded.info.family);
+        for (part, n) in parts {
+            println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
+        }
+        let (n, width) = (language.n_layers(), language.width());
+        println!(
+            "  language model   {n} layers of width {width}, {} tokens, up to {} positions",
+            language.vocabulary(),
+            language.max_positions()
+        );
+        println!("  cross-attention before layers {layers:?}");
+        println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
+        println!(
+            "  gates are {}",
+            if loaded.info.gates_open { "open" } else { "closed: the model is untrained and cannot see" }
+        );
+        for (file, sha256) in &loaded.info.sha256 {
+            println!("  {file:<16} sha256 {sha256}");
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,61 @@
+//! Calls to ledger and service with timeouts and retries, and the renewal of leases.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Service, Trouble, Worker};
+use crate::ledger::LedgerError;
+use crate::retry::retry_with_backoff;
+
+/// Maximum time of one call to the ledger.
+const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl<S: Service> Worker<S> {
+    /// Calls the ledger, and retries transient errors.
+    pub(super) async fn call_ledger<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, LedgerError>
+    where
+        F: Future<Output = Result<T, LedgerError>>,
+    {
+        let call = || with_timeout(call());
+        let settings = &self.settings;
+        retry_with_backoff(settings.backoff, settings.retry_timeout, LedgerError::is_transient, call).await
+    }
+
+    /// Calls the service, and retries transient errors.
+    pub(super) async fn call_service<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Trouble>
+    where
+        F: Future<Output = Result<T, Trouble>>,
+    {
+        let settings = &self.settings;
+        retry_with_backoff(settings.backoff, settings.retry_timeout, Trouble::is_transient, call).await
+    }
+
+    /// Renews a lease with every heartbeat. Cancels `lost` when another worker has claimed the row.
+    pub(super) async fn renew_lease<F>(
+        &self,
+        lost: &CancellationToken,
+        mut renew: impl FnMut() -> F,
+    ) -> Infallible
+    where
+        F: Future<Output = Result<bool, LedgerError>>,
+    {
+        loop {
+            tokio::time::sleep(self.settings.heartbeat).await;
+            match with_timeout(renew()).await {
+                Ok(true) => {}
+                Ok(false) => lost.cancel(),
+                // The ledger may be back before the lease ends.
+                Err(error) => tracing::warn!(%error, "no heartbeat"),
+            }
+        }
+    }
+}
+
+/// Bounds a call to the ledger: a dead TCP peer never answers.
+pub(super) async fn with_timeout<T>(
+    call: impl Future<Output = Result<T, LedgerError>>,
+) -> Result<T, LedgerError> {
+    tokio::time::timeout(LEDGER_TIMEOUT, call).await.unwrap_or(Err(LedgerError::Timeout(LEDGER_TIMEOUT)))
+}
