@@ -41,7 +41,7 @@ fn cancelling_stops_a_job_and_retry_does_the_rest() {
     let counts = &shown["counts"];
     let (done, cancelled) = (counts["succeeded"].as_u64().unwrap(), counts["cancelled"].as_u64().unwrap());
     assert!(done >= 1 && cancelled >= 1 && done + cancelled == CLIPS.len() as u64, "{counts}");
-    assert!(worker.log().contains("step=GivenBack"), "the worker did not release its item");
+    assert!(worker.log().contains("step=Released"), "the worker did not release its item");
     // Cancelled items have no report.
     let reports = world.results("long").iter().filter(|key| key.starts_with("items/")).count();
     assert_eq!(reports as u64, done);

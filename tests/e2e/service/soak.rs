@@ -60,7 +60,7 @@ fn no_item_is_lost_or_reported_twice() {
         match event {
             0..5 if done < jobs => {
                 let victim = rng.random_range(0..workers.len());
-                fenced += workers[victim].logged("step=FencedOff");
+                fenced += workers[victim].logged("step=StaleClaim");
                 // Drop kills the old worker with SIGKILL.
                 workers[victim] = world.spawn(&format!("w{born}"), world.command().arg("work"));
                 (kills, born) = (kills + 1, born + 1);

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use jobs::job::{Counts, JobId, SecretUrl};
+use jobs::JobId;
 use jobs::ledger::{JobRecord, Ledger, LedgerSettings};
+use jobs::secret_url::SecretUrl;
+use jobs::state::Counts;
 use jobs::store::{Store, StoreSettings};
 use serde_json::{Value, json};
 use support::clips::clip;
