@@ -19,8 +19,8 @@ use jobs::worker::{
     EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Step, Stop, Trouble, Worker,
 };
 use jobs::{Failure, ItemId, JobId};
+use video_worker::app::Backends;
 use video_worker::settings;
-use video_worker::start::Backends;
 
 /// Bytes of a report, as large as that of a short video.
 const REPORT: usize = 1500;

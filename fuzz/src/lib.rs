@@ -16,16 +16,16 @@ use flamingo::language::Tokenizer;
 use flamingo::language::gguf::Gguf;
 use flamingo::video::fuzzing;
 use flamingo::weights::{Quantization, Rename, Weights};
+use inference::decoder;
 use jobs::JobId;
 use jobs::queue::Message;
 use jobs::store::StoreSettings;
 use tempfile::NamedTempFile;
-use video_worker::batch::manifest_items;
-use video_worker::budget::Budget;
-use video_worker::decoder;
-use video_worker::fetch::{Disk, Inputs};
-use video_worker::location::Location;
-use video_worker::message::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
+use video_worker::admission::Budget;
+use video_worker::api::{ITEM_SCHEMA, ItemMessage, JOB_SCHEMA, JobMessage, json};
+use video_worker::inputs::Location;
+use video_worker::inputs::{Disk, Inputs};
+use video_worker::jobs::expand::manifest_items;
 use video_worker::settings;
 
 /// Function that accepts any bytes and panics only on a defect.
@@ -45,10 +45,10 @@ pub const TARGETS: [(&str, Target); 6] = [
 pub fn message(bytes: &[u8]) {
     let body = Bytes::copy_from_slice(bytes);
     if let Ok(job) = JobMessage::parse(&Message::new("job".into(), JOB_SCHEMA, body.clone())) {
-        let again = JobMessage::recall(&json(&job)).expect("a written job can be parsed");
+        let again = JobMessage::from_ledger(&json(&job)).expect("a written job can be parsed");
         assert_eq!(again, job);
         let new = job.to_new().expect("a checked job has an id");
-        let kept = JobMessage::recall(&new.message).expect("the ledger's copy can be parsed");
+        let kept = JobMessage::from_ledger(&new.message).expect("the ledger's copy can be parsed");
         kept.check().expect("the ledger's copy is a valid job");
         let kept = kept.to_new().expect("the ledger's copy has an id");
         assert_eq!((kept.id, kept.request_sha256), (new.id, new.request_sha256));
@@ -68,11 +68,11 @@ fn check_item(item: &ItemMessage) {
 pub fn manifest(bytes: &[u8]) {
     let place = |text| Location::parse(text).expect("a location");
     let allow = vec![place("s3://videos/open"), place("/videos")];
-    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), patience: Duration::ZERO };
+    let disk = Disk { folder: std::env::temp_dir(), room: Budget::new(0), timeout: Duration::ZERO };
     let inputs = Inputs::new(allow, StoreSettings::default(), disk);
     let job = r#"{"schema": "flamingo.job/1", "job_id": "m", "tasks": [{"kind": "caption"}],
         "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;
-    let job = JobMessage::recall(job).expect("a job");
+    let job = JobMessage::from_ledger(job).expect("a job");
     let id = JobId::try_from("m".to_owned()).expect("a name");
     let Ok(items) = manifest_items(&inputs, &job, &id, &place("s3://videos/open/m.jsonl"), bytes) else {
         return;
@@ -179,8 +179,8 @@ pub fn sniff(bytes: &[u8]) {
 
 /// Messages of the decoder process: a parsed message survives writing and parsing again.
 pub fn wire(bytes: &[u8]) {
-    let understood = decoder::fuzzing::understood(bytes, 1 << 16);
-    assert_eq!(decoder::fuzzing::understood(&understood, 1 << 16), understood);
+    let understood = decoder::fuzzing::reencode(bytes, 1 << 16);
+    assert_eq!(decoder::fuzzing::reencode(&understood, 1 << 16), understood);
 }
 
 fn file(suffix: &str, bytes: &[u8]) -> NamedTempFile {

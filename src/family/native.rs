@@ -1,8 +1,6 @@
 //! Native model directories: `config.json`, the trained parts as safetensors, and a reference to the language model.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -10,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CONFIG, LoadOptions, Loaded, ModelInfo, config_error, read_config};
+use crate::atomic_file::write_atomic;
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::StopCriteria;
 use crate::language::{self, Tokenizer};
-use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaRule};
+use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaAttentionRule};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
@@ -69,6 +68,9 @@ pub struct TokenNames {
     pub media: String,
     /// Token that ends a chunk.
     pub end_of_chunk: String,
+    /// Token after which no earlier medium is visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forget: Option<String>,
     /// Further tokens that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
@@ -146,7 +148,7 @@ pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String,
     // Not `candle_core::safetensors::save`: its files are readable by their owner only.
     let bytes = safetensors::serialize(tensors, None)
         .map_err(|e| config_error(directory, format!("adapters cannot be written: {e}")))?;
-    write_whole(&adapters, &bytes).map_err(io(&adapters))?;
+    write_atomic(&adapters, &bytes).map_err(io(&adapters))?;
     let language = directory.join(&config.language.file);
     let mut config = config.clone();
     config.adapters.sha256 = Some(sha256(&adapters)?);
@@ -155,16 +157,7 @@ pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String,
     }
     let text = serde_json::to_string_pretty(&config).map_err(|e| config_error(directory, e.to_string()))?;
     let path = directory.join(CONFIG);
-    write_whole(&path, (text + "\n").as_bytes()).map_err(io(&path))
-}
-
-/// Writes a file completely or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let part = path.with_extension("part");
-    let mut file = File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)
+    write_atomic(&path, (text + "\n").as_bytes()).map_err(io(&path))
 }
 
 /// Builds all parts that `config` describes from `weights`; the caller finishes the weights.
@@ -189,7 +182,13 @@ pub(crate) fn assemble(
     let tokens = prompt_tokens(directory, &config.tokens, &tokenizer)?;
     let stop = config.tokens.stop.iter().map(|name| token(directory, name, &tokenizer));
     let stop = std::iter::once(Ok(tokens.end_of_chunk)).chain(stop).collect::<Result<Vec<_>>>()?;
-    let rule = MediaRule { media_token: tokens.media, forget_token: None };
+    let forget_token = config.tokens.forget.as_ref();
+    let media_token = token(directory, &config.tokens.media, &tokenizer)?;
+    let rule = MediaAttentionRule {
+        media_token,
+        forget_token: forget_token.map(|name| token(directory, name, &tokenizer)).transpose()?,
+        config: config.model.media_attention,
+    };
     let joint_space = config.joint_space.as_ref().map(|space| {
         JointSpaces::new(space, vision.width(), config.model.resampler.width, &weights.pp("joint_space"))
     });
@@ -208,7 +207,7 @@ pub(crate) fn assemble(
         joint_space,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),
-        stop_criteria: StopCriteria { stop, suppressed: vec![tokens.media] },
+        stop_criteria: StopCriteria { stop, suppressed: tokens.media.clone() },
         tokens,
         format: config.prompt.clone(),
     })
@@ -217,7 +216,7 @@ pub(crate) fn assemble(
 fn prompt_tokens(directory: &Path, names: &TokenNames, tokenizer: &Tokenizer) -> Result<PromptTokens> {
     Ok(PromptTokens {
         begin: names.begin.as_ref().map(|name| token(directory, name, tokenizer)).transpose()?,
-        media: token(directory, &names.media, tokenizer)?,
+        media: vec![token(directory, &names.media, tokenizer)?],
         end_of_chunk: token(directory, &names.end_of_chunk, tokenizer)?,
     })
 }

@@ -4,10 +4,11 @@ use candle_core::Tensor;
 use candle_nn::Init;
 
 use super::config::ResamplerConfig;
+use super::feed_forward::FeedForward;
 use crate::error::{Error, Result};
-use crate::kernels::activation::Activation;
 use crate::kernels::attention::attention;
 use crate::kernels::linear::Linear;
+use crate::kernels::mask::additive_mask;
 use crate::kernels::norm::LayerNorm;
 use crate::weights::Weights;
 
@@ -42,8 +43,7 @@ impl PerceiverResampler {
         let latents = weights.get((config.latents, d), "latents", normal)?;
         let layer = |i: usize| {
             let w = weights.pp("layers").pp(i);
-            let feed_forward =
-                FeedForward::new(d, config.feed_forward_multiple, config.activation, w.pp("feed_forward"))?;
+            let feed_forward = FeedForward::new(d, &config.feed_forward(), w.pp("feed_forward"))?;
             Ok((PerceiverAttention::new(config, w.pp("attention"))?, feed_forward))
         };
         let layers = (0..config.depth).map(layer).collect::<Result<_>>()?;
@@ -137,12 +137,9 @@ fn padding_mask(lengths: &[usize], t: usize, s: usize, q: usize, like: &Tensor) 
     if lengths.iter().all(|&n| n == t) {
         return Ok(None);
     }
-    let row = |&n: &usize| {
-        (0..t * s + q).map(move |i| if i < n * s || i >= t * s { 0.0 } else { f32::NEG_INFINITY })
-    };
-    let mask: Vec<f32> = lengths.iter().flat_map(row).collect();
-    let mask = Tensor::from_vec(mask, (lengths.len(), 1, 1, t * s + q), like.device())?;
-    Ok(Some(mask.to_dtype(like.dtype())?))
+    let attends = |i: usize, j: usize| j < lengths[i] * s || j >= t * s;
+    let mask = additive_mask((lengths.len(), t * s + q), attends, like.device(), like.dtype())?;
+    Ok(Some(mask.unsqueeze(1)?.unsqueeze(1)?))
 }
 
 #[derive(Debug, Clone)]
@@ -193,31 +190,6 @@ impl PerceiverAttention {
     fn unfold_heads(&self, x: &Tensor, m: usize) -> Result<Tensor> {
         let (_, n, d) = x.dims3()?;
         Ok(x.reshape((m, self.heads, n, d))?.transpose(1, 2)?.reshape((m, n, self.heads * d))?)
-    }
-}
-
-/// Feed-forward: normalisation, up, activation, down. (.., d) -> (.., d)
-#[derive(Debug, Clone)]
-pub(super) struct FeedForward {
-    norm: LayerNorm,
-    up: Linear,
-    activation: Activation,
-    down: Linear,
-}
-
-impl FeedForward {
-    pub(super) fn new(d: usize, multiple: usize, activation: Activation, weights: Weights) -> Result<Self> {
-        Ok(Self {
-            norm: LayerNorm::new(d, NORM_EPS, weights.pp("norm"))?,
-            up: Linear::new(d, multiple * d, weights.pp("up"))?,
-            activation,
-            down: Linear::new(multiple * d, d, weights.pp("down"))?,
-        })
-    }
-
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.up.forward(&self.norm.forward(x)?)?;
-        self.down.forward(&self.activation.forward(&hidden)?)
     }
 }
 

@@ -6,9 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flamingo::video::{FrameSampling, VideoLimits};
+use inference::decoder::{DecodeRequest, ProcessLimits, decode};
 use serde_json::Value;
 use support::clips::{clip, run};
-use video_worker::decoder::{DecodeRequest, ProcessLimits, decode};
 
 use crate::program::{QUICK, binary, command, quick};
 
@@ -127,7 +127,7 @@ fn a_killed_child_fails_its_video_only() {
     let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap();
     let reports: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().map(parse).collect();
     let expected =
-        format!("{}: the decoder was killed, as a machine that runs out of memory does it", input.display());
+        format!("{}: the decoder was killed (SIGKILL, as by the kernel out of memory)", input.display());
     assert_eq!(reports[0]["error"], serde_json::json!({"code": "decoder_killed", "message": expected}));
     assert_eq!((reports.len(), &reports[1]["status"]), (2, &"succeeded".into()));
     assert_eq!(decoder_of(&input), None);
@@ -200,7 +200,7 @@ fn a_silent_child_is_killed_at_its_deadline() {
     signal("STOP", &decoder_of(&input).expect("the child does not wait for its frames to be read"));
     let error = frames.find_map(Result::err).expect("the child was ended");
     assert_eq!(error.code(), "decoder_deadline");
-    let expected = "clip.mp4: the decoder was silent for longer than the 1 s that are allowed";
+    let expected = "clip.mp4: the decoder sent nothing for longer than the allowed 1 s";
     assert!(error.to_string().ends_with(expected), "{error}");
     assert!(frames.next().is_none() && decoder_of(&input).is_none());
 }

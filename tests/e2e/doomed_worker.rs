@@ -9,9 +9,9 @@ use candle_core::Device;
 use flamingo::Pipeline;
 use jobs::worker::{Observer, Step, Stop};
 use jobs::{ItemId, JobId};
-use video_worker::service::Watcher;
+use video_worker::app::{Backends, build_worker};
+use video_worker::jobs::WorkerObserver;
 use video_worker::settings;
-use video_worker::start::{Backends, worker};
 
 struct CrashAfter(String);
 
@@ -27,7 +27,7 @@ impl Observer for CrashAfter {
     }
 }
 
-impl Watcher for CrashAfter {}
+impl WorkerObserver for CrashAfter {}
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
@@ -41,6 +41,6 @@ async fn main() {
     let pipeline = Pipeline::load(Path::new(&variable("FLAMINGO_MODEL")), Device::Cpu).unwrap();
     let observer = Arc::new(CrashAfter(variable("CRASH_AFTER")));
     let decoder = PathBuf::from(variable("DECODER"));
-    let worker = worker(&settings, &backends, pipeline, decoder, observer, Stop::default()).unwrap();
+    let worker = build_worker(&settings, &backends, pipeline, decoder, observer, Stop::default()).unwrap();
     worker.run().await.unwrap();
 }

@@ -10,12 +10,12 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
+use inference::decoder::StopFlag;
+use inference::engine::{Engine, EngineLimits, EngineSnapshot};
+use inference::model::{Model, ModelError, RequestContext};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::likelihood;
-use video_worker::decoder::StopFlag;
-use video_worker::engine::{Engine, EngineLimits, Load};
-use video_worker::model::{Model, ModelError, Turn};
 
 fn pipeline() -> Pipeline {
     let mini: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("models/flamingo-mini");
@@ -38,7 +38,7 @@ fn ask(
     medium: &Medium,
     task: &Task,
     generation: &Generation,
-    turn: &Turn,
+    turn: &RequestContext,
 ) -> Result<Answer, ModelError> {
     model.ask(std::slice::from_ref(task), &[medium], generation, turn).remove(0)
 }
@@ -64,7 +64,7 @@ fn task(i: usize) -> Task {
 #[test]
 fn batched_answers_equal_single_answers() {
     let alone = pipeline();
-    let turn = Turn::default();
+    let turn = RequestContext::default();
     let expected: Vec<(Answer, f64)> = (0..16)
         .map(|i| {
             let prepared = frames(i, 1 + i % 4).iter().map(|frame| alone.prepare(frame)).collect::<Vec<_>>();
@@ -85,7 +85,7 @@ fn batched_answers_equal_single_answers() {
             scope.spawn(move || {
                 std::thread::sleep(delay);
                 let prepared = frames(i, 1 + i % 4).iter().map(|frame| engine.prepare(frame)).collect();
-                let medium = engine.look(prepared, turn).unwrap();
+                let medium = engine.encode(prepared, turn).unwrap();
                 let answer = ask(engine, &medium, &task(i), &strategy(i), turn).unwrap();
                 assert_eq!((&answer.text, answer.finish), (&expected.text, expected.finish), "request {i}");
                 assert_eq!(answer.completion_tokens, expected.completion_tokens, "request {i}");
@@ -94,18 +94,18 @@ fn batched_answers_equal_single_answers() {
         }
     });
     let load = until(&engine, at_rest);
-    assert!(load.writing.passes < tokens as u64, "{tokens} tokens took {} steps", load.writing.passes);
+    assert!(load.generator.passes < tokens as u64, "{tokens} tokens took {} steps", load.generator.passes);
     assert!(
-        load.looking.passes > 0 && load.writing.busy > Duration::ZERO && load.media_bytes > 0,
+        load.encoder.passes > 0 && load.generator.busy > Duration::ZERO && load.media_bytes > 0,
         "{load:?}"
     );
 }
 
 /// Waits until the statistics of the engine match: it returns an answer before it counts its memory as free.
-fn until(engine: &Engine, true_of: impl Fn(&Load) -> bool) -> Load {
+fn until(engine: &Engine, true_of: impl Fn(&EngineSnapshot) -> bool) -> EngineSnapshot {
     let start = Instant::now();
     loop {
-        let load = engine.meter().read();
+        let load = engine.stats().snapshot();
         if true_of(&load) {
             return load;
         }
@@ -114,8 +114,8 @@ fn until(engine: &Engine, true_of: impl Fn(&Load) -> bool) -> Load {
     }
 }
 
-fn at_rest(load: &Load) -> bool {
-    (load.rows, load.kv_bytes, load.looking.waiting, load.writing.waiting) == (0, 0, 0, 0)
+fn at_rest(load: &EngineSnapshot) -> bool {
+    (load.rows, load.kv_bytes, load.encoder.waiting, load.generator.waiting) == (0, 0, 0, 0)
 }
 
 /// A request that can never fit is rejected with its numbers; the others are answered.
@@ -123,8 +123,8 @@ fn at_rest(load: &Load) -> bool {
 fn rejects_too_large_requests_and_answers_the_others() {
     let small = EngineLimits { kv_bytes: 8 << 20, ..LIMITS };
     let engine = Engine::start(pipeline(), small).unwrap();
-    let turn = Turn::default();
-    let medium = engine.look(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let turn = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
     let long =
         Generation { strategy: Strategy::Beam { beams: 16, length_penalty: 0.0 }, max_new_tokens: 200 };
     let refused = ask(&engine, &medium, &Task::Caption {}, &long, &turn).unwrap_err();
@@ -144,13 +144,13 @@ fn cancelled_requests_free_their_memory() {
     // Memory for one of the two requests.
     let block = pipeline().loaded().model.language().cache_shape().block_bytes() as u64;
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
-    let turn = Turn::default();
-    let medium = engine.look(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let turn = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
     let endless = Generation {
         strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
         max_new_tokens: 500,
     };
-    let unwanted = Turn { stop: StopFlag::default(), ..turn.clone() };
+    let unwanted = RequestContext { stop: StopFlag::default(), ..turn.clone() };
     std::thread::scope(|scope| {
         let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
         let one = until(&engine, |load| load.rows == 1);
@@ -159,10 +159,10 @@ fn cancelled_requests_free_their_memory() {
                 Generation { strategy: Strategy::Beam { beams: 5, length_penalty: 0.0 }, max_new_tokens: 60 };
             ask(&engine, &medium, &Task::Caption {}, &wide, &turn)
         });
-        let two = until(&engine, |load| load.writing.waiting == 1);
+        let two = until(&engine, |load| load.generator.waiting == 1);
         assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was memory for both");
         unwanted.stop.set();
-        assert!(matches!(long.join().unwrap(), Err(ModelError::Unwanted)));
+        assert!(matches!(long.join().unwrap(), Err(ModelError::Cancelled)));
         next.join().unwrap().unwrap();
     });
     until(&engine, at_rest);
@@ -175,23 +175,23 @@ fn a_large_job_does_not_starve_a_small_one() {
     const QUESTIONS: usize = 1000;
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 24 };
-    let large = Turn { job: "large".into(), ..Turn::default() };
-    let small = Turn { job: "small".into(), ..Turn::default() };
-    let medium = engine.look(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
+    let large = RequestContext { job: "large".into(), ..RequestContext::default() };
+    let small = RequestContext { job: "small".into(), ..RequestContext::default() };
+    let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
     std::thread::scope(|scope| {
         let answers =
             scope.spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[&medium], &generation, &large));
         // The decoder is full, and all other requests wait.
-        until(&engine, |load| load.rows == LIMITS.rows && load.writing.waiting == QUESTIONS - LIMITS.rows);
+        until(&engine, |load| load.rows == LIMITS.rows && load.generator.waiting >= QUESTIONS * 3 / 4);
         ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();
-        let waiting = engine.meter().read().writing.waiting;
+        let waiting = engine.stats().snapshot().generator.waiting;
         large.stop.set();
         let answers = answers.join().unwrap();
         assert!(
             waiting >= QUESTIONS / 2,
             "only {waiting} of {QUESTIONS} requests waited when the small job had its answer"
         );
-        let unwanted = answers.iter().filter(|answer| matches!(answer, Err(ModelError::Unwanted))).count();
-        assert!(unwanted >= QUESTIONS / 4, "only {unwanted} requests were cancelled");
+        let cancelled = answers.iter().filter(|answer| matches!(answer, Err(ModelError::Cancelled))).count();
+        assert!(cancelled >= QUESTIONS / 4, "only {cancelled} requests were cancelled");
     });
 }

@@ -9,10 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flamingo::video::FrameSampling;
+use inference::decoder::{DecodeRequest, DecoderError, ProcessLimits, confinement, decode};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::clips::{clip, run, write};
-use video_worker::decoder::{DecodeRequest, DecoderError, ProcessLimits, confinement, decode};
 
 use crate::program::binary;
 

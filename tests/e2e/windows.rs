@@ -96,8 +96,7 @@ fn accepts_more_frames_than_were_trained() {
         if options == ["--json"] {
             assert_eq!(ran.report()["error"]["code"], "limit_frames");
         } else if hint {
-            let said =
-                format!("error[limit_frames]: {path}: more frames than the 8 that one answer may look at");
+            let said = format!("error[limit_frames]: {path}: more frames than the 8 that one answer may use");
             assert_eq!(ran.errors(), [said]);
         }
     }

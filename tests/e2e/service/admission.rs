@@ -32,6 +32,8 @@ fn videos_wait_for_disk_space() {
     let (mut world, proxy) = behind_a_proxy("disk-space");
     world.set("FLAMINGO__WORKER__TEMPORARY_BYTES", "500000");
     world.set("FLAMINGO__WORKER__PATIENCE", "3s");
+    // The held download must not time out before the metrics are read.
+    world.set("FLAMINGO__STORE__READ_TIMEOUT", "300s");
     let port = set_status_address(&mut world);
     for (key, bytes) in [("a.mp4", 400_000), ("b.mp4", 300_000), ("c.mp4", 500_001)] {
         world.upload(key, padded("short", bytes));
@@ -44,8 +46,8 @@ fn videos_wait_for_disk_space() {
     world.submit(&[world.job("a", only("a.mp4"))]).exits(0);
     wait("the request for the video", || (proxy.held() > 0).then_some(()));
     world.submit(&[world.job("b", only("b.mp4"))]).exits(0);
-    wait_for_metric(port, "flamingo_videos_waiting{of=\"disk\"} 1");
-    wait_for_metric(port, "flamingo_reserved_bytes{of=\"disk\"} 400000");
+    wait_for_metric(port, "flamingo_videos_waiting{resource=\"disk\",of=\"disk\"} 1");
+    wait_for_metric(port, "flamingo_reserved_bytes{resource=\"disk\",of=\"disk\"} 400000");
     // The message goes back: another worker may have space.
     wait_for_metric(port, "flamingo_item_retries_total{code=\"no_room\"}");
     proxy.release();
@@ -56,9 +58,9 @@ fn videos_wait_for_disk_space() {
     world.submit(&[world.job("c", only("c.mp4"))]).exits(0);
     world.check_whole("c", "failed", 0, 1);
     let item = world.show("c")["items"][0]["item_id"].as_str().unwrap().to_owned();
-    let said = "it needs 500001 bytes, and 500000 are all there are";
+    let said = "needs 500001 bytes, the limit is 500000";
     check_failed(&world, "c", &item, "limit_temporary", said);
-    wait_for_metric(port, "flamingo_reserved_bytes{of=\"disk\"} 0");
+    wait_for_metric(port, "flamingo_reserved_bytes{resource=\"disk\",of=\"disk\"} 0");
 }
 
 #[test]
@@ -70,7 +72,7 @@ fn rejects_jobs_that_need_too_much_memory() {
     let _worker = world.worker("worker");
     world.submit(&[world.job("greedy", json!({ "max_frames": 4096 }))]).exits(0);
     world.check_whole("greedy", "failed", 0, 3);
-    let said = "no memory for up to 4097 frames in one answer (worker.memory): it needs ";
+    let said = "no memory for up to 4097 frames of one answer (worker.memory): needs ";
     check_failed(&world, "greedy", "a.mp4", "limit_memory", said);
     // Memory is enough for one of these at a time; two are in flight.
     world.submit(&[world.job("modest", json!({ "max_frames": 2000 }))]).exits(0);
@@ -122,7 +124,7 @@ fn a_worker_with_a_full_disk_exits_and_another_answers() {
     full.wait_for_log("at work");
     world.submit(&[world.job("moved", json!({}))]).exits(0);
     assert_eq!(full.wait(), Some(1), "{}", full.log());
-    let said = format!("this worker cannot continue: {folder}: a fetched video cannot be kept here: ");
+    let said = format!("this worker cannot continue: {folder}: cannot store a downloaded video: ");
     assert!(full.log().contains(&said), "{}", full.log());
     let shown = world.show("moved");
     let item = &shown["items"][0];

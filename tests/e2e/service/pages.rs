@@ -190,7 +190,7 @@ fn redriving_a_dead_letter_needs_the_token() {
     site.post(&format!("letter=unknown&token={TOKEN}"), "").is(404);
     let refused = || worker.logged("malformed_message");
     let before = refused();
-    site.post(&right, "Origin: http://worker\r\n").is(200).contains(&[ESCAPED, "sent once more"]);
+    site.post(&right, "Origin: http://worker\r\n").is(200).contains(&[ESCAPED, "was sent again"]);
     wait("the second refusal", || (refused() > before).then_some(()));
 
     assert!(!worker.log().contains(TOKEN), "the token is in the log");

@@ -207,7 +207,7 @@ fn check_json_log(log: &str, trace: &BTreeMap<&[u8], &Span>) {
         ("trace_id", hex(&span.trace)),
         ("span_id", hex(&span.id)),
         ("level", "DEBUG".into()),
-        ("target", "video_worker::status".into()),
+        ("target", "video_worker::http::health".into()),
     ] {
         assert_eq!(matching[0][name], value, "{:#}", matching[0]);
     }

@@ -12,12 +12,12 @@ use flamingo::prompt::Prompt;
 use flamingo::video::{ContactSheet, Sheet, VideoLimits};
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
-use video_worker::decoder::{ProcessLimits, StopFlag};
-use video_worker::engine::{Engine, EngineLimits};
-use video_worker::model::{Model, ModelError};
-use video_worker::progress::Tally;
-use video_worker::report::{Outcome, Report};
-use video_worker::understand::{Request, Source, UnderstandError, Understander};
+use inference::analysis::{AnalysisError, AnalysisRequest, Source, VideoAnalyzer};
+use inference::decoder::{ProcessLimits, StopFlag};
+use inference::engine::{Engine, EngineLimits};
+use inference::model::{Model, ModelError};
+use inference::progress::ProgressCounter;
+use inference::report::{Outcome, Report};
 
 use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
 use crate::inputs::{self, Input};
@@ -72,7 +72,7 @@ impl AnalyzeArgs {
         self.create_output_folder()?;
         let at_once = inputs.len().min(self.at_once as usize);
         let model = self.model(&request, at_once)?;
-        let analyzer = Understander { model: &*model, decoder: own_executable()? };
+        let analyzer = VideoAnalyzer { model: &*model, decoder: own_executable()? };
         self.analyze_each(&inputs, &request, &analyzer, at_once)
     }
 
@@ -86,7 +86,7 @@ impl AnalyzeArgs {
         check_places(&request.tasks, inputs.len())?;
         self.create_output_folder()?;
         let model = self.model(&request, 1)?;
-        let analyzer = Understander { model: &*model, decoder: own_executable()? };
+        let analyzer = VideoAnalyzer { model: &*model, decoder: own_executable()? };
         self.analyze_jointly(&inputs, &request, &analyzer)
     }
 
@@ -98,7 +98,7 @@ impl AnalyzeArgs {
         Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() }
     }
 
-    fn model(&self, request: &Request, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
+    fn model(&self, request: &AnalysisRequest, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
         let pipeline: Pipeline = self.model.load_to_answer()?;
         if at_once == 1 {
             return Ok(Box::new(pipeline));
@@ -111,8 +111,8 @@ impl AnalyzeArgs {
     fn analyze_each(
         &self,
         inputs: &[Input],
-        request: &Request,
-        analyzer: &Understander,
+        request: &AnalysisRequest,
+        analyzer: &VideoAnalyzer,
         at_once: usize,
     ) -> anyhow::Result<bool> {
         let output = &self.output();
@@ -157,20 +157,20 @@ impl AnalyzeArgs {
     fn analyze(
         &self,
         input: &Input,
-        request: &Request,
-        analyzer: &Understander,
+        request: &AnalysisRequest,
+        analyzer: &VideoAnalyzer,
         output: &Output,
         bar: &ProgressBar,
     ) -> anyhow::Result<Report> {
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-        let analysis = analyzer.understand(&Source::file(&input.path), request, &mut |frame| {
+        let analysis = analyzer.analyze(&Source::file(&input.path), request, &mut |frame| {
             show_frame(bar, input, frame);
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
             }
             ControlFlow::Continue(())
         });
-        if let Some(UnderstandError::Model { source: ModelError::Gone, .. }) = analysis.error {
+        if let Some(AnalysisError::Model { source: ModelError::Gone, .. }) = analysis.error {
             bail!("the model has failed: the remaining inputs cannot be answered");
         }
         output.write_files(&input.name, &analysis.report, sheet.as_ref())?;
@@ -180,12 +180,12 @@ impl AnalyzeArgs {
     fn analyze_jointly(
         &self,
         inputs: &[Input],
-        request: &Request,
-        analyzer: &Understander,
+        request: &AnalysisRequest,
+        analyzer: &VideoAnalyzer,
     ) -> anyhow::Result<bool> {
         let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
         let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
-        let analysis = analyzer.understand_together(&sources, request, &mut |frame| {
+        let analysis = analyzer.analyze_jointly(&sources, request, &mut |frame| {
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
             }
@@ -197,8 +197,8 @@ impl AnalyzeArgs {
         Ok(!is_failure(&report.outcome))
     }
 
-    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<Request> {
-        Ok(Request {
+    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<AnalysisRequest> {
+        Ok(AnalysisRequest {
             tasks,
             sampling: self.sampling.sampling()?,
             window: self.window,
@@ -209,7 +209,7 @@ impl AnalyzeArgs {
             job: String::new(),
             urgent: false,
             stop: StopFlag::default(),
-            tally: Tally::default(),
+            progress: ProgressCounter::default(),
         })
     }
 }

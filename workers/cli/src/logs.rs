@@ -46,7 +46,7 @@ where
 
 /// Whether the metadata is that of a span of this program's crates.
 pub fn is_own_span(metadata: &Metadata<'_>) -> bool {
-    let ours = ["flamingo", "jobs", "video_worker"];
+    let ours = ["flamingo", "inference", "jobs", "video_worker"];
     metadata.is_span() && metadata.target().split("::").next().is_some_and(|name| ours.contains(&name))
 }
 

@@ -60,7 +60,7 @@ enum Command {
     Caption(caption::Caption),
     /// Ask questions about videos and images.
     Ask(ask::Ask),
-    /// Show which frames of a video the model would get.
+    /// Show which frames are sampled from a video.
     Frames(frames::Frames),
     /// Inspect, trace and create model directories.
     #[command(subcommand)]
@@ -97,8 +97,8 @@ enum Command {
     /// Show the settings in force, and the source of each.
     #[cfg(feature = "service")]
     Config(config::Config),
-    /// The child process of `video_worker::decoder`.
-    #[command(name = video_worker::decoder::SUBCOMMAND, hide = true)]
+    /// The child process of `inference::decoder`.
+    #[command(name = inference::decoder::SUBCOMMAND, hide = true)]
     DecodeFrames { request: String },
 }
 
@@ -129,7 +129,7 @@ fn main() -> ExitCode {
     let command = Cli::parse().command;
     if let Command::DecodeFrames { request } = &command {
         // The decoder process runs the decoder only: no logging, no model, no settings.
-        return exit_code(video_worker::decoder::serve(request).map(|()| true).map_err(Into::into));
+        return exit_code(inference::decoder::serve(request).map(|()| true).map_err(Into::into));
     }
     // Dropped last: it sends the last spans.
     let _traces = match init_logs_and_traces(&command) {

@@ -10,11 +10,11 @@ use jobs::JobId;
 use jobs::ledger::JobRecord;
 use jobs::state::{Counts, ItemState, JobState};
 use jobs::worker::Stop;
-use video_worker::batch::folder;
-use video_worker::message::{JobMessage, json, sha256};
+use video_worker::api::job_folder;
+use video_worker::api::{JobMessage, json, sha256};
+use video_worker::app::{Backends, build_worker, check_confinement};
+use video_worker::http::health::Status;
 use video_worker::settings::Settings;
-use video_worker::start::{Backends, confined, worker};
-use video_worker::status::Status;
 
 use crate::args::{ModelArgs, UsageError};
 use crate::jobs::all_items;
@@ -63,7 +63,7 @@ fn with_derived_id(mut job: JobMessage) -> JobMessage {
 }
 
 async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
-    confined(&settings, &own_executable()?)?;
+    check_confinement(&settings, &own_executable()?)?;
     let backends = Backends::open(&settings).await?;
     backends.ledger.migrate().await?;
     backends.wait(&settings).await?;
@@ -79,7 +79,8 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
         let status = Arc::new(Status::default());
         let signalled = tokio::spawn(stop_on_signal(stop.clone(), status.clone())?);
         let pipeline = tokio::task::spawn_blocking(move || model.load_to_answer()).await??;
-        let working = worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run();
+        let working =
+            build_worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run();
         let watching = watch(&backends, &ids, &stop);
         let (worked, watched) = tokio::join!(working, watching);
         signalled.abort();
@@ -136,7 +137,7 @@ async fn report(backends: &Backends, ids: &[JobId]) -> anyhow::Result<bool> {
     for id in ids {
         let Some(record) = backends.ledger.job(id).await? else { continue };
         let counts = backends.ledger.counts(id).await?;
-        let folder = backends.store.url(&folder(&JobMessage::recall(&record.message)?.output, id));
+        let folder = backends.store.url(&job_folder(&JobMessage::from_ledger(&record.message)?.output, id));
         print_failures(backends, &record, &counts).await?;
         let (state, done, total) = (record.state.as_str(), counts.succeeded, counts.total);
         print_line(&format!("{id}  {state}  {done} of {total} succeeded  {folder}"))?;

@@ -7,10 +7,11 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use jobs::worker::Stop;
 use tokio::signal::unix::{SignalKind, signal};
-use video_worker::pages::{self, Pages};
+use video_worker::app::{Backends, build_worker, check_confinement, worker_name};
+use video_worker::http::health::{self, Status};
+use video_worker::http::pages::{self, Pages};
+use video_worker::http::serve;
 use video_worker::settings::Settings;
-use video_worker::start::{Backends, confined, name, worker};
-use video_worker::status::{self, Status, serve};
 
 use crate::args::{GATES_CLOSED, ModelArgs};
 use crate::process::own_executable;
@@ -44,16 +45,16 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     // Listen before anything is opened: a readiness check then tells what is still missing.
     let pages = listen(&settings, &status, &stop).await?;
     let signalled = tokio::spawn(stop_on_signal(stop.clone(), status.clone())?);
-    status.decoders_are(confined(&settings, &own_executable()?)?);
+    status.set_confinement(check_confinement(&settings, &own_executable()?)?);
     let backends = Backends::open(&settings).await?;
-    status.stand_on(backends.clone());
+    status.set_backends(backends.clone());
     let started = tokio::select! {
         started = start(&settings, &backends, model) => Some(started?),
         () = stop.draining() => None,
     };
     if let Some(pipeline) = started {
-        status.model_is_loaded(pipeline.loaded().info.clone());
-        worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run().await?;
+        status.set_model(pipeline.loaded().info.clone());
+        build_worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run().await?;
     }
     signalled.abort();
     stop.abort();
@@ -93,10 +94,10 @@ async fn listen(settings: &Settings, status: &Arc<Status>, stop: &Stop) -> anyho
     let stop = stop.clone();
     let listener = tokio::net::TcpListener::bind(&address).await;
     let listener = listener.with_context(|| format!("status.address {address}: cannot listen"))?;
-    let mut routes = status::routes(status.clone());
+    let mut routes = health::routes(status.clone());
     if settings.status.pages {
         let token = settings.status.token.clone();
-        routes = routes.merge(pages::routes(Pages::new(status.clone(), name(settings), token)));
+        routes = routes.merge(pages::routes(Pages::new(status.clone(), worker_name(settings), token)));
     }
     Ok(Some(tokio::spawn(serve(listener, routes, async move { stop.aborted().await }))))
 }
@@ -127,7 +128,7 @@ pub fn stop_on_signal(stop: Stop, status: Arc<Status>) -> anyhow::Result<impl Fu
                     }
                 );
             }
-            status.drains();
+            status.set_draining();
             if again { stop.abort() } else { stop.drain() }
         }
     })

@@ -12,7 +12,7 @@ use flamingo::kernels::threads::on_rayon;
 use flamingo::model::{Flamingo, MediaKv};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
-use video_worker::decoder::{DecodeRequest, decode};
+use inference::decoder::{DecodeRequest, decode};
 
 use super::cost::Cost;
 use super::model::BenchModel;

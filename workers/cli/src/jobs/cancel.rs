@@ -5,8 +5,8 @@ use jobs::ledger::JobRecord;
 use jobs::queue::{Lane, Message};
 use jobs::state::{EarlyEnd, JobState};
 use jobs::time::now;
-use video_worker::message::JOB_SCHEMA;
-use video_worker::start::Backends;
+use video_worker::api::JOB_SCHEMA;
+use video_worker::app::Backends;
 
 use super::open_backends;
 use crate::output::print_line;

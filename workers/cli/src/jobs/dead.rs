@@ -5,8 +5,8 @@ use clap::{Args, Subcommand};
 use jobs::Failure;
 use jobs::queue::{DeadLetter, Lane, Settled};
 use serde_json::{Value, json};
-use video_worker::dead::{lane_of, name_of, send_again};
-use video_worker::start::Backends;
+use video_worker::app::Backends;
+use video_worker::jobs::dead_letters::{lane_name, letter_name, redrive_letter};
 
 use super::open_backends;
 use crate::args::UsageError;
@@ -84,8 +84,8 @@ impl ListDeadLetters {
                 let Failure { code, message } = &letter.reason;
                 print_line(&format!(
                     "{:<44} {:<6} {code}: {}",
-                    name_of(letter),
-                    lane_of(letter),
+                    letter_name(letter),
+                    lane_name(letter),
                     printable(message)
                 ))?;
             }
@@ -97,7 +97,7 @@ impl ListDeadLetters {
 fn letter_json(letter: &DeadLetter) -> Value {
     let message = &letter.delivery.message;
     json!({
-        "message": name_of(letter),
+        "message": letter_name(letter),
         "lane": letter.lane.map(Lane::as_str),
         "kind": message.kind,
         "bytes": message.body.len(),
@@ -124,12 +124,12 @@ impl SettleArgs {
         let mut missing = self.messages.clone();
         let mut all_well = true;
         for letter in letters {
-            let name = name_of(&letter);
+            let name = letter_name(&letter);
             if !self.all && !self.messages.contains(&name) {
                 continue;
             }
             missing.retain(|wanted| *wanted != name);
-            if redrive && let Some(why) = send_again(&backends, &letter).await? {
+            if redrive && let Some(why) = redrive_letter(&backends, &letter).await? {
                 eprintln!("error[not_sent]: {name}: {why}");
                 all_well = false;
                 continue;

@@ -1,11 +1,12 @@
 //! Records of the ledger -> lines of text and JSON objects.
 
+use inference::progress::Progress;
+use inference::time::human_time;
 use jobs::ledger::{ItemRecord, JobRecord};
 use jobs::state::{Counts, JobState};
 use jobs::time::{Millis, timestamp};
 use serde_json::{Map, Value, json};
-use video_worker::progress::{JobProgress, Progress};
-use video_worker::understand::human_time;
+use video_worker::jobs::progress::JobProgress;
 
 use crate::output::printable;
 
@@ -65,7 +66,7 @@ pub fn item_json(item: &ItemRecord) -> Value {
         "attempts": item.attempts(),
         "workers_lost": item.worker_losses,
         "worker": item.worker,
-        "progress": item.progress.as_deref().and_then(Progress::read),
+        "progress": item.progress.as_deref().and_then(Progress::parse),
         "ended_at": item.ended_at.map(timestamp),
         "error": item.failure,
     })

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use jobs::JobId;
 use jobs::ledger::{ItemRecord, Ledger, LedgerSettings};
-use video_worker::start::Backends;
+use video_worker::app::Backends;
 
 use crate::settings::{SettingsArgs, block_on};
 

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 use jobs::JobId;
-use video_worker::message::{Input, JobMessage};
+use video_worker::api::{Input, JobMessage};
 
 use super::open_backends;
 use crate::args::UsageError;
@@ -48,10 +48,10 @@ impl Retry {
             input: Input::UnfinishedOf(record.id.clone()),
             not_before: None,
             deadline: None,
-            ..JobMessage::recall(&record.message)?
+            ..JobMessage::from_ledger(&record.message)?
         };
         if !remote {
-            let line = video_worker::message::json(&job);
+            let line = video_worker::api::json(&job);
             bail!(UsageError(format!(
                 "queue.url is memory://, which no worker reads: put this line into a file for `flamingo run`: {line}"
             )));

@@ -1,8 +1,9 @@
 //! `flamingo jobs show`: shows one job with its items.
 
 use clap::Args;
+use inference::progress::Progress;
 use jobs::time::{now, timestamp};
-use video_worker::progress::{JobProgress, Progress};
+use video_worker::jobs::progress::JobProgress;
 
 use super::format::{entered_states, item_json, job_json, job_line};
 use super::{all_items, open_ledger};
@@ -26,7 +27,7 @@ impl Show {
         let record = find_job(&ledger, &self.job).await?;
         let counts = ledger.counts(&record.id).await?;
         let items = all_items(&ledger, &record.id).await?;
-        let progress = JobProgress::ask(&ledger, &record, &counts, now()).await?;
+        let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
         if self.json {
             let mut value = job_json(&record, &counts, progress);
             value["items"] = items.iter().map(item_json).collect();
@@ -40,7 +41,7 @@ impl Show {
         for item in items {
             let why = item.failure.as_ref().map(|why| format!("{}: {}", why.code, printable(&why.message)));
             let progress =
-                item.progress.as_deref().and_then(Progress::read).filter(|_| item.worker.is_some());
+                item.progress.as_deref().and_then(Progress::parse).filter(|_| item.worker.is_some());
             let progress =
                 progress.map(|p| format!("{} %, {} frames, {} tokens", p.percent, p.frames, p.tokens));
             let note = why.or(progress).unwrap_or_default();

@@ -9,7 +9,7 @@ use clap::Args;
 use flamingo::Pipeline;
 use flamingo::family::LoadOptions;
 use flamingo::stage_trace::{split_pixels, trace};
-use video_worker::decoder::{DecodeRequest, decode};
+use inference::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs};
 use crate::output::write_file;

@@ -1,11 +1,11 @@
-//! A password among the settings.
+//! A secret setting.
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use crate::message::sha256;
+use crate::api::sha256;
 
-/// A text that is never shown.
+/// A text that is never displayed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -19,19 +19,19 @@ impl Secret {
         self.0.is_empty()
     }
 
-    /// Bytes.
+    /// Returns the length in bytes.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether `guess` is the text, in a time that tells nothing of how much of it is right.
+    /// Compares with `guess` in constant time.
     pub fn is(&self, guess: &str) -> bool {
-        // Digests have one length, whatever the texts have.
+        // Compare digests, which have equal lengths.
         bool::from(sha256(self.0.as_bytes()).as_bytes().ct_eq(sha256(guess.as_bytes()).as_bytes()))
     }
 }
 
-/// Whether there is one, and no more.
+/// Displays `***`, or nothing if empty.
 impl std::fmt::Display for Secret {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         f.write_str(if self.is_empty() { "" } else { "***" })

@@ -1,9 +1,10 @@
-//! Which settings are in force, and what is said about them.
+//! Tests of loading settings.
 
+use super::load::DEFAULTS;
 use super::*;
 
 #[test]
-fn every_setting_is_explained() {
+fn default_file_explains_every_setting() {
     let (_, origins) = load(None, &[]).unwrap();
     assert!(origins.len() > 30, "{origins:?}");
     for origin in origins {
@@ -14,17 +15,17 @@ fn every_setting_is_explained() {
 }
 
 #[test]
-fn limits_of_the_decoder_are_the_same_everywhere() {
+fn decoder_limits_equal_library_defaults() {
     assert_eq!(load(None, &[]).unwrap().0.process(), ProcessLimits::default());
 }
 
 #[test]
-fn limits_of_the_engine_are_the_same_everywhere() {
+fn engine_limits_equal_library_defaults() {
     assert_eq!(load(None, &[]).unwrap().0.engine, EngineLimits::default());
 }
 
 #[test]
-fn a_flag_is_over_a_file_and_both_are_named() {
+fn flag_overrides_file_and_origins_name_both() {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(&file, "[worker]\nitems = 5\nattempts = 7\n").unwrap();
     let flags = [("worker.items".to_owned(), "9".to_owned())];
@@ -37,7 +38,7 @@ fn a_flag_is_over_a_file_and_both_are_named() {
 }
 
 #[test]
-fn a_token_is_compared_and_not_shown() {
+fn token_is_compared_and_not_displayed() {
     let token = "0123456789abcdef";
     let (settings, origins) = load(None, &[("status.token".to_owned(), token.to_owned())]).unwrap();
     assert!(settings.status.token.is(token));
@@ -50,9 +51,9 @@ fn a_token_is_compared_and_not_shown() {
 }
 
 #[test]
-fn what_means_nothing_is_refused() {
+fn rejects_invalid_settings() {
     let amqp = ("queue.url", "amqp://u:hidden@h");
-    for (flags, said) in [
+    for (flags, expected) in [
         (vec![("worker.items", "0")], "worker.items is 0"),
         (vec![("worker.heartbeat", "40s")], "worker.heartbeat is not below half"),
         (vec![("worker.itmes", "1")], "itmes"),
@@ -70,7 +71,21 @@ fn what_means_nothing_is_refused() {
     ] {
         let flags: Vec<_> = flags.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let error = load(None, &flags).unwrap_err().to_string();
-        assert!(error.contains(said), "{error}");
+        assert!(error.contains(expected), "{error}");
         assert!(!error.contains("hidden"), "{error}");
     }
+}
+
+#[test]
+fn accepts_the_old_names_of_renamed_settings() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(&file, "[worker]\npatience = \"7s\"\n").unwrap();
+    let (settings, origins) = load(Some(file.path()), &[]).unwrap();
+    assert_eq!(settings.worker.retry_timeout, Duration::from_secs(7));
+    let origin = origins.iter().find(|o| o.setting == "worker.retry_timeout").unwrap();
+    assert!(origin.from.ends_with(".toml"), "{origin:?}");
+    let flags = [("worker.patience".to_owned(), "8s".to_owned())];
+    let (settings, origins) = load(Some(file.path()), &flags).unwrap();
+    assert_eq!(settings.worker.retry_timeout, Duration::from_secs(8));
+    assert_eq!(origins.iter().find(|o| o.setting == "worker.retry_timeout").unwrap().from, "a flag");
 }

@@ -1,0 +1,231 @@
+//! From frames to answers: encodes every window of a video once and answers all tasks about it.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use flamingo::Task;
+use flamingo::pipeline::Medium;
+use flamingo::video::{Frame, VideoInfo, Warning};
+use tracing::{Span, field::Empty, info_span};
+
+use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, StopFlag, decode};
+use crate::encoded_video::{EncodedVideo, EncodedWindow};
+use crate::model::Model;
+use crate::report::{AnswerReport, ErrorReport, Outcome, Report, SCHEMA, Timing};
+
+mod request;
+mod error;
+mod windows;
+mod joint;
+
+pub use error::AnalysisError;
+pub use request::{AnalysisRequest, Source};
+
+/// A model, and the program that decodes for it.
+pub struct VideoAnalyzer<'m> {
+    pub model: &'m dyn Model,
+    /// The binary with the hidden subcommand [`crate::decoder::SUBCOMMAND`].
+    pub decoder: PathBuf,
+}
+
+/// The result of an analysis.
+#[derive(Debug)]
+pub struct Analysis {
+    pub report: Report,
+    /// The typed error behind the failure in the report.
+    pub error: Option<AnalysisError>,
+    /// Visual tokens of the whole video for later requests, if it was encoded in this analysis.
+    pub encoded: Option<EncodedVideo>,
+}
+
+/// Callback for every decoded frame. `Break` ends the analysis with [`AnalysisError::Cancelled`].
+pub type OnFrame<'a> = &'a mut dyn FnMut(&Frame) -> ControlFlow<()>;
+
+/// Results so far; kept when the analysis fails.
+#[derive(Default)]
+struct State {
+    answers: Vec<AnswerReport>,
+    videos: Vec<VideoInfo>,
+    warnings: Vec<String>,
+    timing: Timing,
+    /// Windows so far, of an analysis of one video.
+    windows: Vec<EncodedWindow>,
+    encoded: Option<EncodedVideo>,
+    cache_hit: bool,
+}
+
+impl VideoAnalyzer<'_> {
+    /// Decodes, encodes and answers one video, window by window.
+    pub fn analyze(&self, source: &Source, request: &AnalysisRequest, on_frame: OnFrame) -> Analysis {
+        let mut state = State::default();
+        let result = timed_in(&mut state, |state| self.decode_and_answer(source, request, state, on_frame));
+        self.finish(&request.stop, vec![source.name.clone()], state, result)
+    }
+
+    /// Answers one video from its cached visual tokens, without decoding.
+    pub fn analyze_cached(
+        &self,
+        source: &Source,
+        request: &AnalysisRequest,
+        video: &EncodedVideo,
+    ) -> Analysis {
+        let mut state = State { cache_hit: true, ..State::default() };
+        let result = timed_in(&mut state, |state| self.restore_and_answer(source, request, video, state));
+        self.finish(&request.stop, vec![source.name.clone()], state, result)
+    }
+
+    /// Answers several media together, in the order in which the prompts of the tasks place them.
+    pub fn analyze_jointly(
+        &self,
+        sources: &[Source],
+        request: &AnalysisRequest,
+        on_frame: OnFrame,
+    ) -> Analysis {
+        let mut state = State::default();
+        let result =
+            timed_in(&mut state, |state| self.decode_all_and_answer(sources, request, state, on_frame));
+        self.finish(&request.stop, sources.iter().map(|s| s.name.clone()).collect(), state, result)
+    }
+
+    fn finish(
+        &self,
+        stop: &StopFlag,
+        input: Vec<PathBuf>,
+        state: State,
+        result: Result<(), AnalysisError>,
+    ) -> Analysis {
+        let State { answers, videos, warnings, timing, encoded, cache_hit, .. } = state;
+        // Cancellation kills the decoder child: that is no crash of the video.
+        let error = result.err().map(|e| match e {
+            AnalysisError::Decoder(_) | AnalysisError::Model { .. } if stop.is_set() => {
+                AnalysisError::Cancelled { path: input.first().cloned().unwrap_or_default() }
+            }
+            other => other,
+        });
+        let outcome = match &error {
+            None => Outcome::Succeeded { answers },
+            Some(e) => {
+                let error = ErrorReport { code: e.code().into(), message: e.to_string() };
+                Outcome::Failed { error, answers }
+            }
+        };
+        let model = self.model.info().clone();
+        Analysis {
+            report: Report { schema: SCHEMA, input, outcome, model, videos, warnings, cache_hit, timing },
+            error,
+            encoded,
+        }
+    }
+
+    fn decode(&self, source: &Source, request: &AnalysisRequest) -> Result<DecodedFrames, DecoderError> {
+        let decode_request = DecodeRequest {
+            name: source.name.clone(),
+            sampling: request.sampling.clone(),
+            limits: request.limits.clone(),
+            process: request.process.clone(),
+            stop: request.stop.clone(),
+        };
+        decode(&self.decoder, &source.file, decode_request)
+    }
+
+    fn encode(
+        &self,
+        source: &Source,
+        request: &AnalysisRequest,
+        frames: Vec<Frame>,
+        state: &mut State,
+    ) -> Result<Medium, AnalysisError> {
+        timed(&mut state.timing.encode_s, || self.model.encode(frames, &request.context()))
+            .map_err(|e| AnalysisError::model(source, e))
+    }
+
+    fn answer(
+        &self,
+        source: &Source,
+        request: &AnalysisRequest,
+        media: &[&Medium],
+        (start, end): (f64, f64),
+        state: &mut State,
+    ) -> Result<(), AnalysisError> {
+        if request.stop.is_set() {
+            return Err(AnalysisError::Cancelled { path: source.name.clone() });
+        }
+        let answers = timed(&mut state.timing.answer_s, || {
+            self.model.ask(&request.tasks, media, &request.generation, &request.context())
+        });
+        for (task, answer) in request.tasks.iter().zip(answers) {
+            let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
+            request.progress.answer(answer.completion_tokens);
+            state.answers.push(AnswerReport {
+                question: match task {
+                    Task::Question { question } => Some(question.clone()),
+                    Task::Caption {} | Task::Complete { .. } => None,
+                },
+                text: answer.text,
+                start,
+                end,
+                frame_times: media.iter().map(|m| m.frame_times.clone()).collect(),
+                finish: answer.finish,
+                log_likelihood: answer.log_likelihood,
+                prompt_tokens: answer.prompt_tokens,
+                completion_tokens: answer.completion_tokens,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Returns the span of decoding; it ends when dropped.
+fn decode_span() -> Span {
+    info_span!("decode", "error.type" = Empty, otel.status_code = Empty)
+}
+
+/// Records a decoder error in its span.
+fn decode_error(span: &Span, error: DecoderError) -> DecoderError {
+    span.record("error.type", error.code());
+    span.record("otel.status_code", "ERROR");
+    error
+}
+
+fn show(source: &Source, frame: &Frame, on_frame: OnFrame) -> Result<(), AnalysisError> {
+    if on_frame(frame).is_break() {
+        return Err(AnalysisError::Cancelled { path: source.name.clone() });
+    }
+    Ok(())
+}
+
+fn record_warnings(frames: &DecodedFrames, source: &Source, state: &mut State) {
+    if let Some(summary) = frames.summary() {
+        state.warnings.extend(summary.warnings.iter().map(|w| warning_text(source, w)));
+    }
+}
+
+fn warning_text(of: &Source, warning: &Warning) -> String {
+    format!("{}: {warning}", of.name.display())
+}
+
+fn check_frame_count(
+    source: &Source,
+    frames: &[Frame],
+    request: &AnalysisRequest,
+) -> Result<(), AnalysisError> {
+    if frames.len() <= request.max_frames {
+        return Ok(());
+    }
+    Err(AnalysisError::TooManyFrames { path: source.name.clone(), allowed: request.max_frames })
+}
+
+fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    *seconds += start.elapsed().as_secs_f64();
+    result
+}
+
+fn timed_in<T>(state: &mut State, work: impl FnOnce(&mut State) -> T) -> T {
+    let start = Instant::now();
+    let result = work(state);
+    state.timing.total_s = start.elapsed().as_secs_f64();
+    result
+}

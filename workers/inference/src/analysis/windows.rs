@@ -1,0 +1,115 @@
+//! Analysis of one video, window by window: each window is encoded once and answers all tasks.
+
+use flamingo::video::Frame;
+use tracing::Span;
+
+use super::{
+    AnalysisError, AnalysisRequest, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
+    decode_span, record_warnings, show, timed, warning_text,
+};
+use crate::encoded_video::{EncodedVideo, EncodedWindow, VisualTokens};
+
+/// Consecutive frames that are answered together; `start` and `end` are seconds of the video.
+struct Window {
+    start: f64,
+    end: f64,
+    frames: Vec<Frame>,
+}
+
+impl Window {
+    /// Returns the window cut at the end of the sampled range, but never before its last frame.
+    fn cut_at(self, end: f64) -> Self {
+        let last = self.frames.last().map_or(self.start, |frame| frame.pts);
+        Self { end: self.end.min(end).max(last), ..self }
+    }
+}
+
+impl VideoAnalyzer<'_> {
+    pub(super) fn decode_and_answer(
+        &self,
+        source: &Source,
+        request: &AnalysisRequest,
+        state: &mut State,
+        on_frame: OnFrame,
+    ) -> Result<(), AnalysisError> {
+        let mut decoding = decode_span();
+        let frames = timed(&mut state.timing.decode_s, || self.decode(source, request));
+        let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
+        state.videos.push(frames.info().clone());
+        let (start, end) = request.sampled_range(frames.info().duration);
+        let length = request.window.unwrap_or(f64::MAX);
+        let windows = ((end - start) / length).ceil().max(1.0);
+        request.progress.expect(windows as u64 * request.tasks.len() as u64);
+        let mut open = Window { start, end: start + length, frames: vec![] };
+        let mut encoded = false;
+        while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
+            let frame = frame.map_err(|e| decode_error(&decoding, e))?;
+            request.progress.frame();
+            show(source, &frame, on_frame)?;
+            if frame.pts >= open.end {
+                let passed = ((frame.pts - start) / length).floor();
+                // A window begins where the one before it ends, whatever the rounding.
+                let begin = (start + passed * length).max(open.end);
+                let next = Window { start: begin, end: begin + length, frames: vec![] };
+                let full = std::mem::replace(&mut open, next);
+                // One decode span covers the frames of a window and the first frame of the next.
+                drop(std::mem::replace(&mut decoding, Span::none()));
+                encoded |= self.answer_window(source, request, full.cut_at(end), state)?;
+                decoding = decode_span();
+            }
+            open.frames.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
+            check_frame_count(source, &open.frames, request)?;
+        }
+        drop(decoding);
+        encoded |= self.answer_window(source, request, open.cut_at(end), state)?;
+        record_warnings(&frames, source, state);
+        if !encoded {
+            return Err(AnalysisError::NoFrames { path: source.name.clone() });
+        }
+        let warnings = frames.summary().map(|summary| summary.warnings.clone()).unwrap_or_default();
+        let windows = std::mem::take(&mut state.windows);
+        state.encoded = Some(EncodedVideo { info: frames.info().clone(), warnings, windows });
+        Ok(())
+    }
+
+    /// Encodes a window and answers all tasks; returns `false` if the window has no frame.
+    fn answer_window(
+        &self,
+        source: &Source,
+        request: &AnalysisRequest,
+        window: Window,
+        state: &mut State,
+    ) -> Result<bool, AnalysisError> {
+        if window.frames.is_empty() {
+            return Ok(false);
+        }
+        let range = (window.start, window.end);
+        let medium = self.encode(source, request, window.frames, state)?;
+        state.windows.push(EncodedWindow {
+            start: window.start,
+            end: window.end,
+            frame_times: medium.frame_times.clone(),
+            tokens: VisualTokens::of(&medium).map_err(|e| AnalysisError::model(source, e.into()))?,
+        });
+        self.answer(source, request, &[&medium], range, state)?;
+        Ok(true)
+    }
+
+    pub(super) fn restore_and_answer(
+        &self,
+        source: &Source,
+        request: &AnalysisRequest,
+        video: &EncodedVideo,
+        state: &mut State,
+    ) -> Result<(), AnalysisError> {
+        state.videos.push(video.info.clone());
+        state.warnings.extend(video.warnings.iter().map(|w| warning_text(source, w)));
+        request.progress.expect((video.windows.len() * request.tasks.len()) as u64);
+        for window in &video.windows {
+            let medium = timed(&mut state.timing.encode_s, || self.model.restore(window));
+            let medium = medium.map_err(|e| AnalysisError::model(source, e))?;
+            self.answer(source, request, &[&medium], (window.start, window.end), state)?;
+        }
+        Ok(())
+    }
+}

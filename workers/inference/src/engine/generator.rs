@@ -1,0 +1,215 @@
+//! The generator thread: one decode step of all running sequences at a time.
+
+use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
+
+use flamingo::generate::{self, Decoder, Generation, KvReservation, Sequence};
+use flamingo::kernels::threads::on_rayon;
+use flamingo::language::kv_cache::BLOCK;
+use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::{Error, Result, Task};
+use tracing::Span;
+
+use super::fair_queue::FairQueue;
+use super::limits::block_bytes;
+use super::media_kv::MediaKvCache;
+use super::stats::{EngineStats, QueueGuard};
+use super::{receive, spans};
+use crate::model::{ModelError, RequestContext};
+
+/// A prompt to continue, and the channel for the answer. The receiver may be gone.
+pub(super) struct GenerateRequest {
+    /// Index among the tasks of one call.
+    pub(super) number: usize,
+    pub(super) task: Task,
+    pub(super) prompt: Vec<u32>,
+    pub(super) media: Vec<Medium>,
+    pub(super) generation: Generation,
+    pub(super) context: RequestContext,
+    /// Counts the request as waiting until its sequence is admitted.
+    pub(super) queued: Option<QueueGuard>,
+    /// Ends with the request.
+    pub(super) span: Span,
+    pub(super) reply: Sender<(usize, Result<Answer, ModelError>)>,
+}
+
+/// An admitted sequence.
+struct RunningSequence {
+    request: GenerateRequest,
+    reservation: KvReservation,
+    sequence: Sequence,
+}
+
+/// State of the generator thread.
+pub(super) struct GeneratorThread<'p> {
+    pipeline: &'p Pipeline,
+    decoder: Decoder<'p>,
+    media_kv: MediaKvCache,
+    waiting: FairQueue<GenerateRequest>,
+    running: Vec<RunningSequence>,
+    stats: EngineStats,
+}
+
+impl<'p> GeneratorThread<'p> {
+    pub(super) fn new(pipeline: &'p Pipeline, stats: EngineStats) -> Result<Self> {
+        let limits = stats.limits();
+        let model = &pipeline.loaded().model;
+        let block = block_bytes(model);
+        let blocks = (limits.kv_bytes / block) as usize;
+        if blocks == 0 {
+            return Err(Error::OverBudget(format!(
+                "{} bytes of KV cache are less than one block of {BLOCK} tokens, {block} bytes",
+                limits.kv_bytes
+            )));
+        }
+        Ok(Self {
+            pipeline,
+            decoder: Decoder::new(model, blocks)?,
+            media_kv: MediaKvCache::new(limits.media_bytes),
+            waiting: FairQueue::default(),
+            running: Vec::new(),
+            stats,
+        })
+    }
+
+    /// Serves requests until all senders are gone.
+    pub(super) fn run(mut self, requests: &Receiver<GenerateRequest>) {
+        let mut idle = true;
+        while receive(requests, idle, |request| self.enqueue(request)) {
+            self.drop_cancelled();
+            on_rayon(|| {
+                let start = Instant::now();
+                self.admit();
+                self.update_stats();
+                self.step();
+                self.update_stats();
+                self.stats.update(|snapshot| snapshot.generator.busy += start.elapsed());
+            });
+            idle = self.waiting.is_empty() && self.running.is_empty();
+        }
+    }
+
+    fn update_stats(&self) {
+        let block = block_bytes(&self.pipeline.loaded().model);
+        self.stats.update(|snapshot| {
+            snapshot.rows = self.reserved_rows();
+            snapshot.kv_bytes = (self.decoder.blocks() - self.decoder.free_blocks()) as u64 * block;
+            snapshot.media_bytes = self.media_kv.bytes();
+        });
+    }
+
+    /// Returns the rows that running sequences may come to have.
+    fn reserved_rows(&self) -> usize {
+        self.running.iter().map(|running| running.reservation.rows).sum()
+    }
+
+    fn enqueue(&mut self, request: GenerateRequest) {
+        let (context, reservation) = (request.context.clone(), reservation(&request));
+        match self.check(&request, &reservation) {
+            Some(error) => reply(&request, Err(error.into())),
+            None => self.waiting.push(&context, reservation.blocks() as u64, request),
+        }
+    }
+
+    /// Returns an error for a request that could never run.
+    fn check(&self, request: &GenerateRequest, reservation: &KvReservation) -> Option<Error> {
+        let model = &self.pipeline.loaded().model;
+        let checked = request
+            .generation
+            .check()
+            .and_then(|()| generate::check_length(model, reservation.prompt, reservation.new_tokens));
+        if let Err(error) = checked {
+            return Some(error);
+        }
+        let over = reservation.blocks() > self.decoder.blocks();
+        over.then(|| {
+            let (needed, total) = (generate::describe(reservation), self.decoder.blocks());
+            Error::OverBudget(format!("{needed}, the engine has {total} in all (engine.kv_bytes)"))
+        })
+    }
+
+    fn drop_cancelled(&mut self) {
+        let Self { waiting, running, decoder, .. } = self;
+        for request in waiting.remove_if(|request| request.context.stop.is_set()) {
+            reply(&request, Err(ModelError::Cancelled));
+        }
+        for mut cancelled in running.extract_if(.., |running| running.request.context.stop.is_set()) {
+            cancelled.sequence.retire(decoder);
+            reply(&cancelled.request, Err(ModelError::Cancelled));
+        }
+    }
+
+    /// Admits waiting requests in the order of the queue while rows and KV blocks suffice. A request that does not fit
+    /// blocks those behind it: if smaller ones could overtake it, it might wait for ever.
+    fn admit(&mut self) {
+        while let Some(next) = self.waiting.peek() {
+            let reservation = reservation(next);
+            let rows = self.reserved_rows();
+            let too_many = rows > 0 && rows + reservation.rows > self.stats.limits().rows;
+            if too_many || reservation.blocks() > self.decoder.free_blocks() {
+                return;
+            }
+            let Some(mut request) = self.waiting.pop() else { return };
+            request.queued = None;
+            spans::scheduled(&request.span);
+            match self.begin(&request) {
+                Ok(sequence) => self.running.push(RunningSequence { request, reservation, sequence }),
+                Err(error) => reply(&request, Err(error.into())),
+            }
+        }
+    }
+
+    fn begin(&mut self, request: &GenerateRequest) -> Result<Sequence> {
+        let media_kv = request
+            .media
+            .iter()
+            .map(|medium| self.media_kv.get(self.pipeline, medium))
+            .collect::<Result<Vec<_>>>()?;
+        let rules = &self.pipeline.loaded().stop_criteria;
+        Sequence::begin(&mut self.decoder, &request.prompt, &media_kv, &request.generation, rules)
+    }
+
+    /// Runs one decode step of all running sequences.
+    fn step(&mut self) {
+        if self.running.is_empty() {
+            return;
+        }
+        self.stats.update(|snapshot| snapshot.generator.passes += 1);
+        let Ok(logits) = self.decoder.step() else { return self.answer_each_alone() };
+        let mut continuing = Vec::with_capacity(self.running.len());
+        for mut running in self.running.drain(..) {
+            match running.sequence.advance(&mut self.decoder, &logits) {
+                Ok(None) => continuing.push(running),
+                Ok(Some(completion)) => {
+                    let GenerateRequest { task, prompt, .. } = &running.request;
+                    let answer = self.pipeline.read(task, prompt.len(), &completion);
+                    reply(&running.request, answer.map_err(ModelError::from));
+                }
+                Err(error) => {
+                    running.sequence.retire(&mut self.decoder);
+                    reply(&running.request, Err(error.into()));
+                }
+            }
+        }
+        self.running = continuing;
+    }
+
+    /// After a failed step, answers each request alone from its beginning so that one bad request does not fail the batch.
+    fn answer_each_alone(&mut self) {
+        for mut running in self.running.drain(..) {
+            running.sequence.retire(&mut self.decoder);
+            let GenerateRequest { task, media, generation, .. } = &running.request;
+            let media: Vec<_> = media.iter().collect();
+            reply(&running.request, self.pipeline.ask(task, &media, generation).map_err(ModelError::from));
+        }
+    }
+}
+
+fn reservation(request: &GenerateRequest) -> KvReservation {
+    Sequence::reservation(request.prompt.len(), &request.generation)
+}
+
+fn reply(request: &GenerateRequest, answer: Result<Answer, ModelError>) {
+    spans::record_answer(&request.span, &answer);
+    let _ = request.reply.send((request.number, answer));
+}

@@ -1,0 +1,50 @@
+//! Budgets of the engine.
+
+use flamingo::Task;
+use flamingo::generate::{self, Generation, Sequence};
+use flamingo::model::Flamingo;
+use flamingo::pipeline::Pipeline;
+use serde::{Deserialize, Serialize};
+
+/// Budgets that all videos share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EngineLimits {
+    /// Rows (sequences) of one decode batch; each beam of an answer is one. A single answer may have more.
+    pub rows: usize,
+    /// Frames of one encoder batch. A single video may have more.
+    pub frames: usize,
+    /// Bytes of the KV cache, for all running sequences.
+    pub kv_bytes: u64,
+    /// Bytes of cached media K/V; the least recently used are evicted and projected again on the next use.
+    pub media_bytes: u64,
+}
+
+impl Default for EngineLimits {
+    fn default() -> Self {
+        Self { rows: 32, frames: 32, kv_bytes: 1 << 30, media_bytes: 256 << 20 }
+    }
+}
+
+impl EngineLimits {
+    /// Returns limits that suffice for all `tasks` about `videos` videos at once, at most the default KV budget, but
+    /// always enough for one answer to each task.
+    pub fn for_videos(videos: usize, pipeline: &Pipeline, tasks: &[Task], generation: &Generation) -> Self {
+        let model = &pipeline.loaded().model;
+        let block = block_bytes(model);
+        // A prompt that the model rejects needs no memory.
+        let needed = tasks.iter().filter_map(|task| {
+            let prompt = pipeline.prompt(task, 1).ok()?.len();
+            generate::check_length(model, prompt, generation.max_new_tokens).ok()?;
+            Some(Sequence::reservation(prompt, generation).blocks() as u64 * block)
+        });
+        let (all, most) = needed.fold((0, block), |(all, most), one| (all + one, most.max(one)));
+        let usual = Self::default();
+        Self { kv_bytes: (all * videos as u64).min(usual.kv_bytes).max(most), ..usual }
+    }
+}
+
+/// Returns the bytes of one KV block.
+pub(super) fn block_bytes(model: &Flamingo) -> u64 {
+    model.language().cache_shape().block_bytes() as u64
+}

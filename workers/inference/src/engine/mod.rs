@@ -1,0 +1,165 @@
+//! The engine: two threads that own the model, with their queues, batching policy and budgets.
+//!
+//! Callers send requests through channels and block until the answer comes. The encoder thread runs frames of several
+//! videos through the vision encoder in one batch. The generator thread decodes one token of every running sequence per
+//! step; sequences join and leave between steps (continuous batching). Decoding of videos, encoding and generation
+//! overlap, and no request waits until another video or answer is complete. `FairQueue` orders requests by the service
+//! that each job has received.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
+
+use flamingo::family::ModelInfo;
+use flamingo::generate::Generation;
+use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::video::Frame;
+use flamingo::{Result, Task};
+
+use crate::encoded_video::EncodedWindow;
+use crate::model::{Model, ModelError, RequestContext};
+
+mod limits;
+mod stats;
+mod fair_queue;
+mod media_kv;
+mod spans;
+mod encoder;
+mod generator;
+
+use encoder::{EncodeRequest, EncoderThread};
+use generator::{GenerateRequest, GeneratorThread};
+pub use limits::EngineLimits;
+pub use stats::{EngineSnapshot, EngineStats, ThreadStats};
+
+/// A handle to the model for many threads at once. The engine ends when the last handle is dropped.
+#[derive(Clone)]
+pub struct Engine {
+    /// For work that needs no queue: model info, prompts, resizing frames in the thread that decodes them.
+    pipeline: Arc<Pipeline>,
+    /// Unbounded, but callers block, so each holds at most one entry per caller (and task).
+    encoder: Sender<EncodeRequest>,
+    generator: Sender<GenerateRequest>,
+    stats: EngineStats,
+}
+
+impl Engine {
+    /// Allocates the KV cache and starts both threads.
+    ///
+    /// # Errors
+    /// The device has too little memory, or `kv_bytes` is less than one block.
+    pub fn start(pipeline: Pipeline, limits: EngineLimits) -> Result<Self> {
+        let pipeline = Arc::new(pipeline);
+        let (encoder, encode_requests) = channel();
+        let (generator, generate_requests) = channel();
+        let (started, starting) = channel();
+        let stats = EngineStats::new(limits);
+        let (model, thread_stats) = (pipeline.clone(), stats.clone());
+        spawn("encoder", move || EncoderThread::new(&model, thread_stats).run(&encode_requests));
+        let (model, thread_stats) = (pipeline.clone(), stats.clone());
+        spawn("generator", move || match GeneratorThread::new(&model, thread_stats) {
+            Ok(thread) => {
+                let _ = started.send(Ok(()));
+                thread.run(&generate_requests);
+            }
+            Err(error) => {
+                let _ = started.send(Err(error));
+            }
+        });
+        starting.recv().expect("the generator thread reports how it started")?;
+        Ok(Self { pipeline, encoder, generator, stats })
+    }
+
+    /// Returns the statistics of both threads.
+    pub fn stats(&self) -> &EngineStats {
+        &self.stats
+    }
+
+    /// Whether the model runs on a CPU. On other devices a failing model means a failing device.
+    pub fn is_on_cpu(&self) -> bool {
+        self.pipeline.options().device.is_cpu()
+    }
+
+    /// Returns the part of a cache key that names the model: name, weight hashes, dtype.
+    pub fn revision(&self) -> String {
+        let ModelInfo { name, sha256, .. } = self.info();
+        format!("{name} {sha256:?} {:?}", self.pipeline.options().dtype)
+    }
+}
+
+impl Model for Engine {
+    fn info(&self) -> &ModelInfo {
+        &self.pipeline.loaded().info
+    }
+
+    fn prepare(&self, frame: &Frame) -> Frame {
+        self.pipeline.prepare(frame)
+    }
+
+    fn encode(&self, prepared: Vec<Frame>, context: &RequestContext) -> Result<Medium, ModelError> {
+        let (reply, replies) = channel();
+        let span = spans::encode(prepared.len());
+        let queued = Some(self.stats.queue(|snapshot| &mut snapshot.encoder));
+        let request = EncodeRequest { prepared, context: context.clone(), queued, span: span.clone(), reply };
+        let sent = self.encoder.send(request).map_err(|_| ModelError::Gone);
+        let encoded = sent.and_then(|()| replies.recv().map_err(|RecvError| ModelError::Gone)?);
+        encoded.inspect_err(|error| spans::failed(&span, error))
+    }
+
+    fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError> {
+        let span = spans::restore(window.frame_times.len());
+        Model::restore(&*self.pipeline, window).inspect_err(|error| spans::failed(&span, error))
+    }
+
+    /// Sends all tasks at once, so that they are generated in one batch.
+    fn ask(
+        &self,
+        tasks: &[Task],
+        media: &[&Medium],
+        generation: &Generation,
+        context: &RequestContext,
+    ) -> Vec<Result<Answer, ModelError>> {
+        let (reply, replies) = channel();
+        let mut answers: Vec<Result<Answer, ModelError>> =
+            tasks.iter().map(|_| Err(ModelError::Gone)).collect();
+        for (number, task) in tasks.iter().enumerate() {
+            match self.pipeline.prompt(task, media.len()) {
+                Ok(prompt) => {
+                    let request = GenerateRequest {
+                        number,
+                        task: task.clone(),
+                        prompt,
+                        media: media.iter().map(|&medium| medium.clone()).collect(),
+                        generation: generation.clone(),
+                        context: context.clone(),
+                        queued: Some(self.stats.queue(|snapshot| &mut snapshot.generator)),
+                        span: spans::generate(&self.info().name, generation),
+                        reply: reply.clone(),
+                    };
+                    // A closed channel leaves the default answer, `Gone`.
+                    let _ = self.generator.send(request);
+                }
+                Err(error) => answers[number] = Err(error.into()),
+            }
+        }
+        drop(reply);
+        for (number, answer) in replies {
+            answers[number] = answer;
+        }
+        answers
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name(name.into());
+    thread.spawn(work).expect("the process can start a thread");
+}
+
+/// Takes every request that has arrived; blocks for one if `idle`. Returns `false` when all senders are gone.
+fn receive<T>(requests: &Receiver<T>, idle: bool, mut accept: impl FnMut(T)) -> bool {
+    if idle {
+        let Ok(request) = requests.recv() else { return false };
+        accept(request);
+    }
+    requests.try_iter().for_each(accept);
+    true
+}

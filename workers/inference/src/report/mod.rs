@@ -1,0 +1,88 @@
+//! The report of a video: one versioned JSON object, the same from the command line and from the service.
+
+use std::path::PathBuf;
+
+use flamingo::family::ModelInfo;
+use flamingo::generate::Finish;
+use flamingo::video::VideoInfo;
+use serde::Serialize;
+
+pub mod contact_sheet;
+mod webvtt;
+
+/// Schema version of [`Report`].
+pub const SCHEMA: &str = "flamingo.report/1";
+
+/// Report of one video (or image), or of several in one prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    pub schema: &'static str,
+    #[serde(serialize_with = "readable_paths")]
+    pub input: Vec<PathBuf>,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    pub model: ModelInfo,
+    /// Container and codec facts, per input.
+    pub videos: Vec<VideoInfo>,
+    pub warnings: Vec<String>,
+    /// Whether cached visual tokens were used, so that nothing was decoded.
+    #[serde(rename = "recalled", skip_serializing_if = "std::ops::Not::not")]
+    pub cache_hit: bool,
+    pub timing: Timing,
+}
+
+/// Outcome of an analysis.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+pub enum Outcome {
+    Succeeded {
+        answers: Vec<AnswerReport>,
+    },
+    /// The error, and the answers before it.
+    Failed {
+        error: ErrorReport,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        answers: Vec<AnswerReport>,
+    },
+}
+
+/// One answer; a video that is cut into windows has one per window and task.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AnswerReport {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    pub text: String,
+    /// Start of the answered window, in seconds of the video.
+    pub start: f64,
+    /// End of the answered window.
+    pub end: f64,
+    /// Seconds of every encoded frame, per medium.
+    pub frame_times: Vec<Vec<f64>>,
+    pub finish: Finish,
+    pub log_likelihood: f64,
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+}
+
+/// Code and message of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ErrorReport {
+    pub code: String,
+    pub message: String,
+}
+
+/// Seconds of each stage. The decoder child runs in parallel: `decode_s` is the time spent waiting for it to open the file
+/// and to send frames, and resizing them. With several videos at once, each value includes the wait in the engine's queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Timing {
+    pub decode_s: f64,
+    pub encode_s: f64,
+    pub answer_s: f64,
+    /// From opening the file to the last answer.
+    pub total_s: f64,
+}
+
+/// Serializes paths with replacement characters: JSON is Unicode and file names need not be.
+fn readable_paths<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
+}

@@ -1,0 +1,45 @@
+//! WebVTT captions from a report.
+
+use super::{Outcome, Report};
+
+impl Report {
+    /// Returns the report as WebVTT, one cue per answer.
+    pub fn web_vtt(&self) -> String {
+        let mut text = String::from("WEBVTT\n");
+        if let Outcome::Succeeded { answers } = &self.outcome {
+            for answer in answers {
+                // A cue must last some time, and an image has no duration.
+                let (start, end) = (timestamp(answer.start), timestamp(answer.end.max(answer.start + 0.001)));
+                let question = answer.question.as_deref().map(|q| format!("{q}\n")).unwrap_or_default();
+                text.push_str(&format!("\n{start} --> {end}\n{}\n", cue_text(&(question + &answer.text))));
+            }
+        }
+        text
+    }
+}
+
+/// Escapes cue text: an empty line ends a cue, a carriage return ends a line, and `<`, `&` and `-->` are syntax.
+fn cue_text(text: &str) -> String {
+    let escaped = text.replace('\r', "\n").replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    escaped.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+}
+
+fn timestamp(seconds: f64) -> String {
+    let ms = (seconds * 1000.0).round() as u64;
+    format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_cue_times_and_texts() {
+        for (seconds, expected) in
+            [(0.0, "00:00:00.000"), (59.9996, "00:01:00.000"), (3723.5, "01:02:03.500")]
+        {
+            assert_eq!(timestamp(seconds), expected);
+        }
+        assert_eq!(cue_text("a <b> & c\n\r\n\r d --> e"), "a &lt;b&gt; &amp; c\nd --&gt; e");
+    }
+}

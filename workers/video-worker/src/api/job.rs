@@ -1,0 +1,196 @@
+//! Jobs, as clients send them.
+
+use std::collections::BTreeMap;
+
+use flamingo::Task;
+use flamingo::generate::Generation;
+use flamingo::video::FrameSampling;
+use jiff::Timestamp;
+use jobs::job::NewJob;
+use jobs::queue::Message;
+use jobs::trace::TraceContext;
+use jobs::worker::Refusal;
+use jobs::{Failure, ItemId, JobId};
+use serde::{Deserialize, Serialize};
+
+use super::{ITEM_SCHEMA, ItemMessage, json, parse, sha256};
+
+/// Schema version of [`JobMessage`].
+pub const JOB_SCHEMA: &str = "flamingo.job/1";
+
+/// A job as a client sends it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobMessage {
+    pub schema: String,
+    /// Id of the job; may be left out if there is a key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// Two requests with the same key and the same content are one job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Tasks for each video.
+    pub tasks: Vec<Task>,
+    pub input: Input,
+    #[serde(default)]
+    pub sampling: FrameSampling,
+    /// Seconds of each window with answers of its own; without it the whole video is one window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<f64>,
+    #[serde(default = "default_frames")]
+    pub max_frames: usize,
+    #[serde(default)]
+    pub generation: Generation,
+    /// Name of the required model; any model without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    pub priority: Priority,
+    /// Path below the store of the worker; the folder of the job is created in it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub output: String,
+    /// Earliest start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// The job is ended at this time; finished items stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Queue for the end event; the message property of this name serves too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+}
+
+/// Priority of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    #[default]
+    Normal,
+    /// For interactive use: every worker has separate slots for urgent videos.
+    Urgent,
+}
+
+impl Priority {
+    pub(super) fn is_normal(&self) -> bool {
+        *self == Priority::Normal
+    }
+}
+
+fn default_frames() -> usize {
+    64
+}
+
+/// The videos of a job.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum Input {
+    Video(String),
+    Videos(Vec<String>),
+    /// All objects below a prefix whose relative path matches a glob.
+    Prefix {
+        url: String,
+        #[serde(default = "every_file")]
+        glob: String,
+    },
+    /// A JSONL file of [`ManifestLine`]s.
+    Manifest(String),
+    /// Failed and cancelled items of a finished job, each with the tasks it had there.
+    UnfinishedOf(JobId),
+}
+
+fn every_file() -> String {
+    "**".into()
+}
+
+impl JobMessage {
+    /// Parses and validates a job message; message properties fill fields that the body leaves out.
+    pub fn parse(message: &Message) -> Result<Self, Refusal> {
+        let mut job: Self = parse(&message.body, JOB_SCHEMA)?;
+        job.reply_to = job.reply_to.or_else(|| message.reply_to.clone());
+        job.correlation_id = job.correlation_id.or_else(|| message.correlation_id.clone());
+        job.check().map_err(Refusal::Permanent)?;
+        Ok(job)
+    }
+
+    /// Returns the id of the job in the ledger.
+    fn id(&self) -> Result<JobId, Failure> {
+        match (&self.job_id, &self.idempotency_key) {
+            (Some(id), _) => Ok(id.clone()),
+            (None, Some(key)) => JobId::try_from(format!("key-{}", &sha256(key.as_bytes())[..32])),
+            (None, None) => {
+                Err(Failure::new("bad_request", "a job needs a `job_id` or an `idempotency_key`"))
+            }
+        }
+    }
+
+    /// Returns the job for the ledger.
+    ///
+    /// # Errors
+    /// It has neither id nor key.
+    pub fn to_new(&self) -> Result<NewJob, Failure> {
+        let id = self.id()?;
+        let key = self.idempotency_key.clone().unwrap_or_else(|| id.to_string());
+        let request = Self {
+            job_id: None,
+            idempotency_key: None,
+            reply_to: None,
+            correlation_id: None,
+            not_before: None,
+            deadline: None,
+            priority: Priority::Normal,
+            ..self.clone()
+        };
+        let named = Self { job_id: Some(id.clone()), ..self.clone() };
+        Ok(NewJob {
+            id,
+            key,
+            request_sha256: sha256(json(&request).as_bytes()),
+            message: json(&named),
+            not_before: self.not_before.map(Timestamp::as_millisecond),
+            deadline: self.deadline.map(Timestamp::as_millisecond),
+            trace: TraceContext::current(),
+        })
+    }
+
+    /// Parses a job without a surrounding message; call [`check`](Self::check) on the result.
+    ///
+    /// # Errors
+    /// It is malformed, or of another version.
+    pub fn read(text: &[u8]) -> Result<Self, Failure> {
+        parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
+            Refusal::Permanent(why) | Refusal::NewerSchema(why) => why,
+        })
+    }
+
+    /// Parses a job from the ledger.
+    ///
+    /// # Errors
+    /// An incompatible build wrote it.
+    pub fn from_ledger(message: &str) -> Result<Self, Failure> {
+        Self::read(message.as_bytes())
+    }
+
+    /// Creates an item of the job.
+    pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> ItemMessage {
+        ItemMessage {
+            schema: ITEM_SCHEMA.into(),
+            job_id: job_id.clone(),
+            item_id,
+            custom_id: None,
+            video,
+            etag: None,
+            tasks: self.tasks.clone(),
+            sampling: self.sampling.clone(),
+            window: self.window,
+            max_frames: self.max_frames,
+            generation: self.generation.clone(),
+            model: self.model.clone(),
+            priority: self.priority,
+            output: self.output.clone(),
+        }
+    }
+}

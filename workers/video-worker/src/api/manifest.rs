@@ -1,0 +1,43 @@
+//! Manifests: lines of an input manifest, and the schema of the result manifest.
+
+use flamingo::Task;
+use jobs::Failure;
+use serde::{Deserialize, Serialize};
+
+use super::validate::check_tasks;
+
+/// Schema version of the result manifest.
+pub const MANIFEST_SCHEMA: &str = "flamingo.manifest/1";
+
+/// A line of a manifest.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestLine {
+    /// Name of the result; unique in the manifest.
+    pub custom_id: String,
+    pub video: String,
+    /// Question about this video, instead of the tasks of the job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Vec<Task>>,
+}
+
+impl ManifestLine {
+    /// Returns the tasks of this line; `None` means those of the job.
+    ///
+    /// # Errors
+    /// It has an empty list of tasks, or both a question and tasks.
+    pub fn tasks(&self) -> Result<Option<Vec<Task>>, Failure> {
+        let tasks = match (&self.question, &self.tasks) {
+            (Some(_), Some(_)) => {
+                return Err(Failure::new("bad_manifest", "both `question` and `tasks`"));
+            }
+            (Some(question), None) => vec![Task::Question { question: question.clone() }],
+            (None, Some(tasks)) => tasks.clone(),
+            (None, None) => return Ok(None),
+        };
+        check_tasks(&tasks)?;
+        Ok(Some(tasks))
+    }
+}

@@ -1,0 +1,72 @@
+//! Tests of the message format against its documentation.
+
+use std::collections::HashSet;
+
+use flamingo::video::FrameSampling;
+
+use super::*;
+use crate::jobs::expand::item_id;
+
+const DOCS: &str = include_str!("../../../../docs/jobs.md");
+
+fn examples() -> Vec<&'static str> {
+    DOCS.split("```json\n").skip(1).filter_map(|rest| rest.split("```").next()).collect()
+}
+
+#[test]
+fn documented_examples_are_valid() {
+    let [job, line] = examples()[..] else { panic!("a job and a line of a manifest") };
+    let job = JobMessage::read(job.as_bytes()).unwrap();
+    job.check().unwrap();
+    // Every field is in the example, and every field of the example in the table.
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json(&job)).unwrap();
+    assert_eq!(fields.len(), 16);
+    for field in fields.keys() {
+        assert!(DOCS.contains(&format!("`{field}`")), "{field}");
+    }
+    let line: ManifestLine = serde_json::from_str(line).unwrap();
+    assert!(line.tasks().unwrap().is_some());
+}
+
+#[test]
+fn request_hash_ignores_id_and_reply_properties() {
+    let job = JobMessage::read(examples()[0].as_bytes()).unwrap();
+    let hash = |job: &JobMessage| job.to_new().unwrap().request_sha256;
+    let renamed = JobMessage {
+        job_id: None,
+        reply_to: None,
+        correlation_id: None,
+        priority: Priority::Urgent,
+        ..job.clone()
+    };
+    assert_eq!(hash(&job), hash(&renamed));
+    let other = JobMessage { max_frames: 65, ..job.clone() };
+    assert_ne!(hash(&job), hash(&other));
+    // A number that changes in a JSON round trip would make a job conflict with itself.
+    let sampling = FrameSampling::fps(0.101_666_666_666_666_67);
+    let odd = JobMessage { sampling, window: Some(0.1 + 0.2), ..job };
+    assert_eq!(hash(&odd), hash(&JobMessage::from_ledger(&json(&odd)).unwrap()));
+}
+
+#[test]
+fn item_ids_are_plain_and_distinct() {
+    assert_eq!(item_id("a_b.mp4").as_str(), "a_b.mp4");
+    let names = ["a b.mp4", "a/b.mp4", "a_b .mp4", "ä.mp4", "", ".hidden", "-.a b", ".-. ", &"x".repeat(300)];
+    let ids: HashSet<_> = names.iter().map(|name| item_id(name)).collect();
+    assert_eq!(ids.len(), names.len());
+}
+
+#[test]
+fn newer_schema_is_retried_later() {
+    let refusal = |schema: &str| {
+        let body = format!(r#"{{"schema": "{schema}", "more": 1}}"#);
+        parse::<JobMessage>(body.as_bytes(), JOB_SCHEMA).unwrap_err()
+    };
+    assert!(matches!(refusal("flamingo.job/2"), Refusal::NewerSchema(_)));
+    for schema in ["flamingo.job/0", "flamingo.job", "other.job/2", "flamingo.item/1"] {
+        assert!(
+            matches!(refusal(schema), Refusal::Permanent(why) if why.code == "unknown_schema"),
+            "{schema}"
+        );
+    }
+}

@@ -1,0 +1,131 @@
+//! Validation of jobs.
+
+use std::collections::HashSet;
+
+use flamingo::Task;
+use flamingo::prompt::Prompt;
+use globset::{GlobBuilder, GlobMatcher};
+use jobs::{Failure, ItemId};
+
+use super::{Input, JobMessage, MAX_MESSAGE_BYTES, json};
+use crate::inputs::Location;
+
+/// Reserve for fields that are added to a job later: its id.
+const RESERVE: usize = 1024;
+const MAX_TEXT_BYTES: usize = 8192;
+/// Bytes of all tasks together: every item of a job carries a copy.
+const MAX_TASKS_BYTES: usize = 64 << 10;
+const MAX_TASKS: usize = 64;
+const MAX_FRAMES: usize = 4096;
+const MAX_METADATA: usize = 16;
+
+impl JobMessage {
+    /// Validates everything that needs no access to the inputs.
+    pub fn check(&self) -> Result<(), Failure> {
+        let bad = |text: String| Err(Failure::new("bad_request", text));
+        if self.job_id.is_none() && self.idempotency_key.is_none() {
+            return bad("a job needs a `job_id` or an `idempotency_key`".into());
+        }
+        let strings = self.metadata.iter().flat_map(|(k, v)| [("metadata", k), ("metadata", v)]);
+        let optional = [
+            ("idempotency_key", &self.idempotency_key),
+            ("reply_to", &self.reply_to),
+            ("correlation_id", &self.correlation_id),
+            ("model", &self.model),
+        ];
+        let strings = strings.chain(optional.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))));
+        let invalid = |s: &String| s.is_empty() || s.len() > 512 || s.chars().any(char::is_control);
+        if let Some((name, _)) = { strings }.find(|(_, s)| invalid(s)) {
+            return bad(format!("`{name}` is empty, longer than 512 bytes, or contains control characters"));
+        }
+        if self.metadata.len() > MAX_METADATA {
+            return bad(format!("`metadata` has more than {MAX_METADATA} entries"));
+        }
+        if self.output.split('/').any(|part| ItemId::try_from(part.to_owned()).is_err())
+            && !self.output.is_empty()
+        {
+            return bad(format!(
+                "`output` {:?} is not a path of plain names such as `team/captions`",
+                self.output
+            ));
+        }
+        if self.window.is_some_and(|s| !(s.is_finite() && s >= 0.001)) {
+            return bad("`window` is shorter than a millisecond".into());
+        }
+        if !(1..=MAX_FRAMES).contains(&self.max_frames) {
+            return bad(format!("`max_frames` is not within 1 to {MAX_FRAMES}"));
+        }
+        if let (Some(begin), Some(end)) = (self.not_before, self.deadline)
+            && begin >= end
+        {
+            return bad(format!("`deadline` {end} is not after `not_before` {begin}"));
+        }
+        self.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
+        self.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
+        check_tasks(&self.tasks)?;
+        self.input.check()?;
+        // The limit applies to the form that the ledger keeps: `submit` must not accept what no worker reads.
+        let bytes = json(self).len();
+        if bytes > MAX_MESSAGE_BYTES - RESERVE {
+            let allowed = MAX_MESSAGE_BYTES - RESERVE;
+            let text =
+                format!("the job has {bytes} bytes, {allowed} are allowed; put many videos into a manifest");
+            return Err(Failure::new("message_too_large", text));
+        }
+        Ok(())
+    }
+}
+
+impl Input {
+    fn check(&self) -> Result<(), Failure> {
+        let bad = |text: &str| Err(Failure::new("bad_request", text));
+        match self {
+            Input::Video(url) | Input::Manifest(url) => Location::parse(url).map(|_| ()),
+            Input::Videos(urls) if urls.is_empty() => bad("`videos` is empty"),
+            Input::Videos(urls) => {
+                let mut unique = HashSet::new();
+                if let Some(url) = urls.iter().find(|url| !unique.insert(*url)) {
+                    return bad(&format!(
+                        "{url:?} is listed twice; put several questions about it into `tasks`"
+                    ));
+                }
+                urls.iter().try_for_each(|url| Location::parse(url).map(|_| ()))
+            }
+            Input::Prefix { url, glob } => {
+                Location::parse(url)?;
+                matcher(glob).map(|_| ())
+            }
+            Input::UnfinishedOf(_) => Ok(()),
+        }
+    }
+}
+
+pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
+    let bad = |text: String| Err(Failure::new("bad_request", text));
+    if tasks.is_empty() || tasks.len() > MAX_TASKS {
+        return bad(format!("a job has between 1 and {MAX_TASKS} tasks"));
+    }
+    if json(&tasks).len() > MAX_TASKS_BYTES {
+        return bad(format!("the tasks have more than {MAX_TASKS_BYTES} bytes together"));
+    }
+    for task in tasks {
+        let text = match task {
+            Task::Caption {} => continue,
+            Task::Question { question } => question,
+            Task::Complete { prompt } if Prompt::parse(prompt).media() != 1 => {
+                return bad("a prompt of a job needs exactly one `<video>` marker".into());
+            }
+            Task::Complete { prompt } => prompt,
+        };
+        if text.trim().is_empty() || text.len() > MAX_TEXT_BYTES {
+            return bad(format!("a question or prompt is empty or longer than {MAX_TEXT_BYTES} bytes"));
+        }
+    }
+    Ok(())
+}
+
+/// Compiles a glob: `*` does not cross folders, `**` does.
+pub fn matcher(glob: &str) -> Result<GlobMatcher, Failure> {
+    let glob = GlobBuilder::new(glob).literal_separator(true).build();
+    Ok(glob.map_err(|e| Failure::new("bad_request", e.to_string()))?.compile_matcher())
+}

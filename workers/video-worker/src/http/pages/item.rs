@@ -1,0 +1,242 @@
+//! The page of one video: tasks, answers, stage times and the contact sheet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use flamingo::Task;
+use flamingo::family::ModelInfo;
+use jobs::ledger::{ItemRecord, Ledger};
+use jobs::{ItemId, JobId};
+use maud::{Markup, html};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use super::format::{bytes, clock, number, sampling, task};
+use super::layout::{code, text, time};
+use super::reports::{self, Answer, answers};
+use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
+use crate::api::ItemMessage;
+use crate::api::{report_key, sheet_key};
+
+/// Largest contact sheet in bytes.
+const LARGEST_SHEET: u64 = 1 << 20;
+/// Answers per page.
+const ANSWERS: usize = 500;
+/// Time limit for reading the contact sheet.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An item of the ledger, with its message if this build can read it.
+struct ItemView {
+    job: JobId,
+    item: ItemId,
+    row: ItemRecord,
+    message: Result<ItemMessage, String>,
+}
+
+impl ItemView {
+    async fn find(ledger: &Ledger, job: String, item: String) -> Result<Self, PageError> {
+        let (job, item) = (job_id(job)?, item_id(item)?);
+        let Some(row) = ledger.item(&job, &item).await? else {
+            return Err(PageError::NotFound(format!("{job}/{item}: no such video in the ledger.")));
+        };
+        let text = ledger.item_message(&job, &item).await?;
+        let message = serde_json::from_str(&text).map_err(|e| e.to_string());
+        Ok(Self { job, item, row, message })
+    }
+
+    /// Returns the store key that `key` derives for the item.
+    fn key(&self, key: impl Fn(&str, &JobId, &ItemId) -> String) -> Option<String> {
+        self.message.as_ref().ok().map(|message| key(&message.output, &self.job, &self.item))
+    }
+}
+
+pub async fn page(
+    State(pages): State<Arc<Pages>>,
+    Path((job, item)): Path<(String, String)>,
+) -> Result<Response, PageError> {
+    let backends = pages.backends()?;
+    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let has_ended = view.row.state.is_end();
+    let key = view.key(report_key).filter(|_| has_ended);
+    let report = reports::read(&backends.store, vec![key]).await.pop().unwrap_or(Ok(None));
+    let has_sheet = match view.key(sheet_key) {
+        Some(key) => {
+            timeout(TIMEOUT, backends.store.head(&key)).await.is_ok_and(|found| matches!(found, Ok(Some(_))))
+        }
+        None => false,
+    };
+    let body = html! {
+        (layout::crumbs(&[("Jobs", "/".into()), (view.job.as_str(), job_path(&view.job))], view.item.as_str()))
+        div.head { h1 { (view.item) } (layout::badge(view.row.state.as_str())) }
+        @if let Some(why) = &view.row.failure {
+            p.notice.failed { code { (why.code) } " " (why.message) }
+        }
+        @match &report {
+            Err(why) => { p.notice { "The report cannot be shown: " (why) } }
+            Ok(None) if has_ended => { p.notice { "The store has no report of this video." } }
+            _ => {}
+        }
+        @if has_sheet { (contact_sheet(&view)) }
+        (answers_section(&view, report.as_ref().ok().and_then(Option::as_ref)))
+        div.columns {
+            (details(&view, report.as_ref().ok().and_then(Option::as_ref)))
+            @if let Ok(Some(report)) = &report { (stages(report)) }
+        }
+    };
+    Ok(render(view.item.as_str(), !has_ended, body))
+}
+
+/// Serves the contact sheet from the store.
+pub async fn sheet(
+    State(pages): State<Arc<Pages>>,
+    Path((job, item)): Path<(String, String)>,
+) -> Result<Response, PageError> {
+    let backends = pages.backends()?;
+    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let none = || PageError::NotFound("There is no contact sheet of this video.".into());
+    let key = view.key(sheet_key).ok_or_else(none)?;
+    let found = timeout(TIMEOUT, backends.store.get(&key, LARGEST_SHEET)).await;
+    let found = found.map_err(|_| PageError::Unavailable("The store does not respond.".into()))?;
+    let bytes = found.map_err(|e| PageError::Unavailable(e.to_string()))?.ok_or_else(none)?;
+    Ok(([(CONTENT_TYPE, "image/jpeg")], bytes).into_response())
+}
+
+fn contact_sheet(view: &ItemView) -> Markup {
+    html! {
+        figure.card {
+            img src={ (item_path(&view.job, &view.item)) "/sheet.jpg" } alt="Encoded frames with their times";
+        }
+    }
+}
+
+/// Renders the answers window by window; each window answers the tasks in their order.
+fn answers_section(view: &ItemView, report: Option<&Value>) -> Markup {
+    let tasks = view.message.as_ref().map_or(&[][..], |message| &message.tasks);
+    let all = report.map(answers).unwrap_or_default();
+    if all.is_empty() {
+        return html! {
+            section.card { h2 { "Tasks" } ul.tasks { @for task in tasks { (task_line(task)) } } }
+        };
+    }
+    let shown = &all[..all.len().min(ANSWERS)];
+    html! {
+        section {
+            h2 { "Answers" }
+            @for window in shown.chunks(tasks.len().max(1)) { (one_window(window, tasks)) }
+            @if all.len() > shown.len() {
+                p.muted { "and " (number((all.len() - shown.len()) as u64, "more answer")) " in the report" }
+            }
+        }
+    }
+}
+
+fn one_window(answers: &[Answer], tasks: &[Task]) -> Markup {
+    html! {
+        div.card.answered {
+            @if let Some(first) = answers.first() {
+                p.window {
+                    (clock(first.start)) "\u{2013}" (clock(first.end))
+                    span.muted { (number(first.frames as u64, "frame")) }
+                }
+            }
+            dl {
+                @for (n, answer) in answers.iter().enumerate() {
+                    @if let Some((kind, words)) = tasks.get(n).map(task) {
+                        dt { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } }
+                    }
+                    dd { @if answer.text.is_empty() { span.muted { "(nothing)" } } @else { (answer.text) } }
+                }
+            }
+        }
+    }
+}
+
+fn task_line(asked: &Task) -> Markup {
+    let (kind, words) = task(asked);
+    html! { li { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } } }
+}
+
+fn details(view: &ItemView, report: Option<&Value>) -> Markup {
+    let null = Value::Null;
+    let report = report.unwrap_or(&null);
+    let message = view.message.as_ref().ok();
+    let as_text = |value: &Value| value.as_str().map(str::to_owned);
+    let model: Option<ModelInfo> = serde_json::from_value(report["model"].clone()).ok();
+    let sha256 = model.iter().flat_map(|model| &model.sha256);
+    let hashes: Vec<(&str, &str)> = sha256.map(|(role, hash)| (role.as_str(), hash.as_str())).collect();
+    html! {
+        section.card {
+            h2 { "Video" }
+            (layout::facts(&[
+                ("From", message.and_then(|message| code(&message.video))),
+                ("Name", message.and_then(|message| text(message.custom_id.as_ref()?))),
+                ("Size", report["input"]["bytes"].as_u64().and_then(|n| text(bytes(n)))),
+                ("Format", video_format(&report["videos"][0]).and_then(text)),
+                ("Frames", message.and_then(|message| text(sampling(&message.sampling)))),
+                ("Attempts", text(view.row.attempts())),
+                ("Worker", view.row.worker.clone().or_else(|| as_text(&report["worker"])).and_then(code)),
+                ("Claimed", view.row.claimed_at.map(time)),
+                ("Ended", view.row.ended_at.map(time)),
+                ("Model", as_text(&report["model"]["name"]).and_then(text)),
+            ]))
+            @if !hashes.is_empty() {
+                details {
+                    summary { "Hashes of the model" }
+                    dl.facts { @for (role, hash) in &hashes { div { dt { (role) } dd { code { (hash) } } } } }
+                }
+            }
+            @for warning in report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                p.notice { (warning) }
+            }
+        }
+    }
+}
+
+/// `mov, h264, 640 x 360, 0:10, 25 frames per second`
+fn video_format(video: &Value) -> Option<String> {
+    let (container, codec) = (video["container"].as_str()?, video["codec"].as_str()?);
+    let (width, height) = (video["width"].as_u64()?, video["height"].as_u64()?);
+    let (duration, fps) = (video["duration"].as_f64()?, video["average_fps"].as_f64()?);
+    let motion = if duration > 0.0 {
+        format!(", {}, {fps:.4} frames per second", clock(duration))
+    } else {
+        String::new()
+    };
+    Some(format!("{container}, {codec}, {width} \u{d7} {height}{motion}"))
+}
+
+/// Renders the seconds of each stage as bars.
+fn stages(report: &Value) -> Markup {
+    let timing = &report["timing"];
+    let stages = [
+        ("fetch", &report["fetch_s"]),
+        ("decode", &timing["decode_s"]),
+        ("encode", &timing["encode_s"]),
+        ("answer", &timing["answer_s"]),
+    ]
+    .map(|(name, value)| (name, value.as_f64().unwrap_or(0.0)));
+    let longest = stages.iter().map(|(_, s)| *s).fold(f64::MIN_POSITIVE, f64::max);
+    html! {
+        section.card {
+            h2 { "Time" }
+            dl.stages {
+                @for (name, seconds) in &stages {
+                    dt { (name) }
+                    dd {
+                        span.track { span style={ "width:" (format!("{:.1}", seconds / longest * 100.0)) "%" } {} }
+                        (format!("{seconds:.2} s"))
+                    }
+                }
+            }
+            @if let Some(total) = timing["total_s"].as_f64() {
+                p.muted { "From opening the file to the last answer: " (format!("{total:.2} s")) "." }
+            }
+            @if report["recalled"].as_bool() == Some(true) {
+                p.notice { "Answered from cached visual tokens; the video was not decoded." }
+            }
+        }
+    }
+}

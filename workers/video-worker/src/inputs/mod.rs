@@ -1,0 +1,126 @@
+//! Access to inputs: locations, downloads, listing.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use jobs::Failure;
+use jobs::store::{Store, StoreError, StoreSettings};
+
+use crate::admission::{Budget, NoRoom};
+
+mod download;
+mod list;
+mod location;
+mod temp_file;
+
+pub use download::Fetched;
+pub use list::ListedObject;
+pub use location::Location;
+pub use temp_file::remove_abandoned_files;
+
+/// Inputs of jobs: allowed places, stores, and the disk for downloads.
+pub struct Inputs {
+    /// Allowed places; any if empty.
+    allow: Vec<Location>,
+    settings: StoreSettings,
+    disk: Disk,
+    /// One store per bucket, so that connections are reused.
+    buckets: Mutex<HashMap<String, Store>>,
+}
+
+/// Disk space for downloaded videos.
+pub struct Disk {
+    pub folder: PathBuf,
+    /// Budget of all downloads together.
+    pub room: Budget,
+    /// How long a download waits for room.
+    pub timeout: Duration,
+}
+
+/// Error of accessing an input.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Location(#[from] Failure),
+    #[error("{0}: not within the allowed inputs (inputs.allow)")]
+    NotAllowed(Location),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Error of the local disk.
+    #[error("{folder}: cannot store a downloaded video: {source}", folder = folder.display())]
+    Temporary { folder: PathBuf, source: std::io::Error },
+    #[error("{url}: no disk space for the download (worker.temporary_bytes): {why}")]
+    NoRoom { url: String, why: NoRoom },
+}
+
+impl FetchError {
+    /// Returns the stable code of this error, part of the public contract.
+    pub fn code(&self) -> &str {
+        match self {
+            FetchError::Location(why) => &why.code,
+            FetchError::NotAllowed(_) => "input_not_allowed",
+            FetchError::Store(error) => error.code(),
+            FetchError::Temporary { .. } => "temporary_storage",
+            FetchError::NoRoom { why: NoRoom::NeverFits { .. }, .. } => "limit_temporary",
+            FetchError::NoRoom { why: NoRoom::TimedOut { .. }, .. } => "no_room",
+        }
+    }
+}
+
+impl Inputs {
+    pub fn new(allow: Vec<Location>, settings: StoreSettings, disk: Disk) -> Self {
+        Self { allow, settings, disk, buckets: Mutex::default() }
+    }
+
+    /// Parses a location and checks that it is allowed.
+    ///
+    /// # Errors
+    /// The text is not a location, or the location is not allowed.
+    pub fn locate(&self, text: &str) -> Result<Location, FetchError> {
+        let location = Location::parse(text)?;
+        if self.allow.is_empty() || location.is_within(&self.allow) {
+            return Ok(location);
+        }
+        Err(FetchError::NotAllowed(location))
+    }
+
+    /// Rejects paths whose symbolic links lead out of the allowed folders.
+    fn check_links(&self, path: &Path) -> Result<(), FetchError> {
+        if self.allow.is_empty() {
+            return Ok(());
+        }
+        let real = std::fs::canonicalize(path).map_err(|_| not_found(&Location::Local(path.into())))?;
+        let real_places = self.allow.iter().filter_map(|place| match place {
+            Location::Local(folder) => Some(Location::Local(std::fs::canonicalize(folder).ok()?)),
+            Location::S3 { .. } => None,
+        });
+        if Location::Local(real).is_within(&real_places.collect::<Vec<_>>()) {
+            return Ok(());
+        }
+        Err(FetchError::NotAllowed(Location::Local(path.into())))
+    }
+
+    fn folder(&self, path: &Path) -> Result<Store, FetchError> {
+        self.check_links(path)?;
+        if !path.is_dir() {
+            return Err(not_found(&Location::Local(path.into())).into());
+        }
+        Ok(Store::open(&format!("file://{}", path.display()), &self.settings)?)
+    }
+
+    fn bucket(&self, bucket: &str) -> Result<Store, FetchError> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(store) = buckets.get(bucket) {
+            return Ok(store.clone());
+        }
+        let store = Store::open(&format!("s3://{bucket}"), &self.settings)?;
+        buckets.insert(bucket.to_owned(), store.clone());
+        Ok(store)
+    }
+}
+
+fn not_found(location: &Location) -> StoreError {
+    StoreError::NotFound { url: location.to_string() }
+}

@@ -1,0 +1,126 @@
+//! The video service: implements the job machinery's `Service` with inference, inputs and the store.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use inference::decoder::ProcessLimits;
+use inference::engine::{Engine, EngineStats};
+use inference::model::Model;
+use jobs::job::NewJob;
+use jobs::ledger::{ItemClaim, JobRecord, Ledger};
+use jobs::queue::{Event, Message};
+use jobs::state::ItemEnd;
+use jobs::store::Store;
+use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Trouble};
+use jobs::{Failure, ItemId, JobId};
+
+use crate::admission::Budget;
+use crate::api::{ITEM_SCHEMA, ItemMessage, ItemReport, JOB_SCHEMA, JobMessage, Priority};
+use crate::cache::VisualTokenCache;
+use crate::inputs::Inputs;
+
+pub mod progress;
+pub mod retry_policy;
+pub mod expand;
+mod run_item;
+mod finalize;
+mod events;
+pub mod dead_letters;
+
+use expand::Listing;
+use finalize::Results;
+
+/// Observer of the worker loop and of finished analyses.
+pub trait WorkerObserver: Observer {
+    /// Called after each analysis, successful or not.
+    fn record_report(&self, _report: &ItemReport) {}
+
+    /// Registers what running videos share: disk budget, memory budget, engine statistics.
+    fn register_gauges(&self, _disk: &Budget, _memory: &Budget, _engine: &EngineStats) {}
+}
+
+/// Runs jobs about videos.
+pub struct VideoService {
+    pub engine: Engine,
+    /// The decoder binary.
+    pub decoder: PathBuf,
+    /// Resource limits of a decoder process.
+    pub process: ProcessLimits,
+    pub observer: Arc<dyn WorkerObserver>,
+    /// Cached visual tokens.
+    pub cache: VisualTokenCache,
+    pub inputs: Inputs,
+    pub store: Store,
+    pub ledger: Ledger,
+    /// Name of this worker.
+    pub worker: String,
+    pub page: usize,
+    pub max_bytes: u64,
+    /// Memory budget of running analyses.
+    pub memory: Budget,
+    /// Bytes of a prepared frame.
+    pub frame_bytes: u64,
+    /// How long a video waits for memory.
+    pub retry_timeout: Duration,
+    pub max_manifest_bytes: u64,
+    /// Whether to store a contact sheet with each report.
+    pub sheets: bool,
+}
+
+#[async_trait]
+impl Service for VideoService {
+    type Report = ItemReport;
+
+    const JOB_KIND: &'static str = JOB_SCHEMA;
+    const ITEM_KIND: &'static str = ITEM_SCHEMA;
+
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
+        JobMessage::parse(message)?.to_new().map_err(Refusal::Permanent)
+    }
+
+    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
+        let item = ItemMessage::parse(message)?;
+        Ok((item.job_id, item.item_id))
+    }
+
+    fn is_urgent(&self, item: &str) -> bool {
+        ItemMessage::priority_of(item) == Priority::Urgent
+    }
+
+    async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
+        let Self { inputs, ledger, page, max_manifest_bytes, .. } = self;
+        let listing = Listing { inputs, ledger, page: *page, max_manifest_bytes: *max_manifest_bytes };
+        listing.page(job, cursor).await
+    }
+
+    async fn find_report(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+        self.written_end(claim).await
+    }
+
+    async fn run(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
+        self.run_item(claim, running).await
+    }
+
+    async fn write(
+        &self,
+        claim: &ItemClaim,
+        result: Result<&ItemReport, &Failure>,
+    ) -> Result<ItemEnd, Trouble> {
+        self.write_report(claim, result).await
+    }
+
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Trouble> {
+        let model = serde_json::to_value(self.engine.info()).expect("model info serializes");
+        Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
+    }
+
+    fn end_event(&self, ended: &EndedJob) -> Event {
+        self.job_event(ended)
+    }
+
+    fn refusal_event(&self, message: &Message, why: &Failure) -> Event {
+        events::refusal_event(message, why)
+    }
+}

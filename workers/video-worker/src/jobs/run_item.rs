@@ -1,0 +1,338 @@
+//! Running an item: download or cache lookup, analysis, report.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flamingo::video::VideoLimits;
+use inference::analysis::{Analysis, AnalysisRequest, Source, VideoAnalyzer};
+use inference::decoder::StopFlag;
+use inference::encoded_video::EncodedVideo;
+use inference::model::Model;
+use inference::progress::ProgressCounter;
+use inference::report::contact_sheet::FrameSampler;
+use jobs::Failure;
+use jobs::ledger::ItemClaim;
+use jobs::state::ItemEnd;
+use jobs::store::Put;
+use jobs::trace;
+use jobs::worker::{Outcome, RunContext, Trouble};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span, info_span};
+
+use super::VideoService;
+use super::retry_policy::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
+use crate::admission::{self, NoRoom, Reservation, frames_at_once};
+use crate::api::{
+    InputInfo, ItemMessage, ItemReport, MAX_REPORT_BYTES, Priority, end_of, report_key, sheet_key,
+};
+use crate::cache::content_of;
+use crate::inputs::{FetchError, Fetched};
+
+/// Time limit for storing the contact sheet.
+const SHEET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Source of a video: its bytes, or its cached visual tokens.
+enum VideoSource {
+    /// The downloaded bytes, and the cache key for their visual tokens.
+    Fetched {
+        fetched: Fetched,
+        key: Option<String>,
+    },
+    Cached(Arc<EncodedVideo>),
+}
+
+impl VideoService {
+    /// Returns how the item ended, if an earlier attempt has written its report.
+    pub(super) async fn written_end(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
+        let key = self.key(claim)?;
+        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_trouble(&e))?;
+        Ok(found.and_then(|bytes| end_of(&bytes)))
+    }
+
+    /// Runs an item: download, memory reservation, analysis.
+    pub(super) async fn run_item(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
+        let item: ItemMessage = match item_message(claim) {
+            Ok(item) => item,
+            Err(why) => return Outcome::Reject(why),
+        };
+        if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.info().name) {
+            let text =
+                format!("the job asks for model {name:?}, this worker has {:?}", self.engine.info().name);
+            return Outcome::Retry { after: None, reason: Failure::new("other_model", text) };
+        }
+        let request = self.request(&item);
+        let memory = admission::estimate(&request, self.frame_bytes);
+        // Before the download.
+        if let Err(why) = self.memory.check(memory) {
+            return no_memory(&item, &request, &why);
+        }
+        let progress = request.progress.clone();
+        running.report_progress_with(move || progress.progress().json());
+        let stop = running.stop.clone();
+        let started = std::time::Instant::now();
+        let source = tokio::select! {
+            source = self.source(&item, &request) => source,
+            () = stop.cancelled() => return Outcome::Cancelled,
+        };
+        let (video, input) = match source {
+            Ok(source) => source,
+            Err(error) => return fetch_failed(&error),
+        };
+        let fetch_s = started.elapsed().as_secs_f64();
+        let admitted = match video {
+            // Nothing is decoded, so no memory is needed.
+            VideoSource::Cached(_) => Ok(None),
+            VideoSource::Fetched { .. } => tokio::select! {
+                room = self.memory.reserve(memory, item.priority, self.retry_timeout) => room.map(Some),
+                () = stop.cancelled() => return Outcome::Cancelled,
+            },
+        };
+        let room = match admitted {
+            Ok(room) => room,
+            Err(why) => return no_memory(&item, &request, &why),
+        };
+        let (analysis, sheet) = self.analyze(&item, request, video, room, stop).await;
+        let verdict = analysis.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
+        let why = analysis.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
+        match (verdict, why) {
+            (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, reason: why },
+            (Some(Verdict::Later), Some(why)) => Outcome::Later(why),
+            (Some(Verdict::Unfit), Some(why)) => Outcome::WorkerFault(why),
+            (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
+            _ => {
+                if let Some(sheet) = sheet {
+                    self.put_sheet(claim, &item, sheet).await;
+                }
+                let report = self.report(claim, &item, input, fetch_s, analysis);
+                self.observer.record_report(&report);
+                Outcome::Done(report)
+            }
+        }
+    }
+
+    /// Writes the report of an item, unless an earlier attempt has written one.
+    pub(super) async fn write_report(
+        &self,
+        claim: &ItemClaim,
+        result: Result<&ItemReport, &Failure>,
+    ) -> Result<ItemEnd, Trouble> {
+        let (bytes, end) = match result {
+            Ok(report) => (report.json(), report.end()),
+            Err(why) => (self.failed(claim, why).json(), ItemEnd::Failed(why.clone())),
+        };
+        if bytes.len() as u64 > MAX_REPORT_BYTES {
+            let text = format!(
+                "the report has {} bytes, {MAX_REPORT_BYTES} are allowed; request fewer windows",
+                bytes.len()
+            );
+            return Box::pin(self.write_report(claim, Err(&Failure::new("report_too_large", text)))).await;
+        }
+        let put = self.store.put_new(&self.key(claim)?, Bytes::from(bytes)).await;
+        match put.map_err(|e| store_trouble(&e))? {
+            Put::Created | Put::Same => Ok(end),
+            Put::Other(there) => {
+                tracing::info!(job = %claim.job, item = %claim.item, "another attempt had written the report");
+                Ok(end_of(&there).unwrap_or(end))
+            }
+        }
+    }
+
+    fn key(&self, claim: &ItemClaim) -> Result<String, Trouble> {
+        let item = item_message(claim).map_err(Trouble::Permanent)?;
+        Ok(report_key(&item.output, &claim.job, &claim.item))
+    }
+
+    fn request(&self, item: &ItemMessage) -> AnalysisRequest {
+        AnalysisRequest {
+            tasks: item.tasks.clone(),
+            sampling: item.sampling.clone(),
+            window: item.window,
+            max_frames: item.max_frames,
+            generation: item.generation.clone(),
+            limits: VideoLimits { max_bytes: self.max_bytes, ..VideoLimits::default() },
+            process: self.process.clone(),
+            job: item.job_id.to_string(),
+            urgent: item.priority == Priority::Urgent,
+            stop: StopFlag::default(),
+            progress: ProgressCounter::default(),
+        }
+    }
+
+    /// Finds cached visual tokens of the video or downloads it, within a span.
+    async fn source(
+        &self,
+        item: &ItemMessage,
+        request: &AnalysisRequest,
+    ) -> Result<(VideoSource, InputInfo), FetchError> {
+        let found = async {
+            let found = self.find(item, request).await;
+            found.inspect_err(|error| trace::mark_failed(error.code()))
+        };
+        found.instrument(info_span!("fetch")).await
+    }
+
+    async fn find(
+        &self,
+        item: &ItemMessage,
+        request: &AnalysisRequest,
+    ) -> Result<(VideoSource, InputInfo), FetchError> {
+        let location = self.inputs.locate(&item.video)?;
+        let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
+        if let Some((url, etag)) = &version
+            && let Some(content) = self.cache.content(&(url.clone(), etag.clone()))
+            && let Some(encoded) = self.cache.get(&self.cache.key(&content, request)).await
+        {
+            let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
+            return Ok((VideoSource::Cached(encoded), input));
+        }
+        let etag = item.etag.as_deref();
+        let (fetched, input) = self.inputs.fetch(&location, etag, self.max_bytes, item.priority).await?;
+        if !self.cache.is_enabled() {
+            return Ok((VideoSource::Fetched { fetched, key: None }, input));
+        }
+        let path = fetched.path();
+        let content = tokio::task::spawn_blocking(move || content_of(&path));
+        // The decoder reports a file that cannot be read.
+        let Ok(Ok(content)) = content.await else {
+            return Ok((VideoSource::Fetched { fetched, key: None }, input));
+        };
+        let key = self.cache.key(&content, request);
+        if let Some(etag) = &input.etag {
+            self.cache.remember((input.url.clone(), etag.clone()), content);
+        }
+        match self.cache.get(&key).await {
+            Some(encoded) => Ok((VideoSource::Cached(encoded), input)),
+            None => Ok((VideoSource::Fetched { fetched, key: Some(key) }, input)),
+        }
+    }
+
+    /// Runs the analysis in a blocking thread.
+    async fn analyze(
+        &self,
+        item: &ItemMessage,
+        request: AnalysisRequest,
+        video: VideoSource,
+        room: Option<Reservation>,
+        stop: CancellationToken,
+    ) -> (Analysis, Option<FrameSampler>) {
+        let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
+        let (fetched, encoded, key) = match video {
+            VideoSource::Fetched { fetched, key } => (Some(fetched), None, key),
+            VideoSource::Cached(encoded) => (None, Some(encoded), None),
+        };
+        // The thread may wait for the decoder, and its caller may be dropped: forward the cancellation to it.
+        let flag = request.stop.clone();
+        let forwarding = tokio::spawn(async move {
+            stop.cancelled().await;
+            flag.set();
+        });
+        let mut sheet = (self.sheets && encoded.is_none()).then(FrameSampler::default);
+        let span = Span::current();
+        let work = tokio::task::spawn_blocking(move || {
+            // Held until the thread ends, even if its caller is dropped.
+            let _room = room;
+            let _within = span.enter();
+            let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
+            let source = Source { file, name };
+            let analyzer = VideoAnalyzer { model: &engine, decoder };
+            if let Some(encoded) = encoded {
+                return (analyzer.analyze_cached(&source, &request, &encoded), None);
+            }
+            let mut on_frame = |frame: &_| {
+                if let Some(sheet) = &mut sheet {
+                    sheet.add(frame);
+                }
+                if request.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            (analyzer.analyze(&source, &request, &mut on_frame), sheet)
+        });
+        let (mut analysis, sheet) =
+            work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+        forwarding.abort();
+        if let (Some(key), Some(encoded)) = (key, analysis.encoded.take()) {
+            self.cache.put(&key, encoded).await;
+        }
+        (analysis, sheet)
+    }
+
+    /// Stores the contact sheet. The report does not depend on it, so errors are only logged.
+    async fn put_sheet(&self, claim: &ItemClaim, item: &ItemMessage, sheet: FrameSampler) {
+        let key = sheet_key(&item.output, &claim.job, &claim.item);
+        let failed = match tokio::task::spawn_blocking(move || sheet.jpeg()).await {
+            Ok(Ok(Some(jpeg))) => {
+                let put = self.store.put_new(&key, Bytes::from(jpeg));
+                match tokio::time::timeout(SHEET_TIMEOUT, put).await {
+                    Ok(put) => put.err().map(|e| e.to_string()),
+                    Err(_) => Some("the store does not respond".into()),
+                }
+            }
+            Ok(Ok(None)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic.to_string()),
+        };
+        if let Some(why) = failed {
+            tracing::warn!(job = %claim.job, item = %claim.item, why, "cannot store the contact sheet");
+        }
+    }
+
+    fn report(
+        &self,
+        claim: &ItemClaim,
+        item: &ItemMessage,
+        input: InputInfo,
+        fetch_s: f64,
+        analysis: Analysis,
+    ) -> ItemReport {
+        let custom_id = item.custom_id.clone();
+        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report)
+    }
+
+    /// Returns the report of an item that failed before its analysis.
+    fn failed(&self, claim: &ItemClaim, why: &Failure) -> ItemReport {
+        let item = item_message(claim).ok();
+        let url = item.as_ref().map(|item| item.video.clone()).unwrap_or_default();
+        let custom_id = item.and_then(|item| item.custom_id);
+        let input = InputInfo { url, bytes: None, etag: None };
+        ItemReport::failed(claim, custom_id, &self.worker, input, self.engine.info().clone(), why)
+    }
+}
+
+fn item_message(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
+    serde_json::from_str(&claim.message).map_err(|e| {
+        Failure::new(
+            "internal",
+            format!("{}/{}: the item in the ledger is unreadable: {e}", claim.job, claim.item),
+        )
+    })
+}
+
+fn fetch_failed(error: &FetchError) -> Outcome<ItemReport> {
+    not_begun(of_fetching(error), Failure::new(error.code(), error.to_string()))
+}
+
+fn no_memory(item: &ItemMessage, request: &AnalysisRequest, why: &NoRoom) -> Outcome<ItemReport> {
+    let code = match why {
+        NoRoom::NeverFits { .. } => "limit_memory",
+        NoRoom::TimedOut { .. } => "no_room",
+    };
+    let frames = frames_at_once(request);
+    let text = format!(
+        "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
+        item.video
+    );
+    not_begun(of_room(why), Failure::new(code, text))
+}
+
+/// Returns the outcome of an item that failed before decoding.
+fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
+    match verdict {
+        Verdict::Final => Outcome::Reject(why),
+        Verdict::Retry => Outcome::Retry { after: None, reason: why },
+        Verdict::Later => Outcome::Later(why),
+        Verdict::Unfit => Outcome::WorkerFault(why),
+        Verdict::Cancelled => Outcome::Cancelled,
+    }
+}
