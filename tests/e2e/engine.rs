@@ -38,9 +38,9 @@ fn ask(
     medium: &Medium,
     task: &Task,
     generation: &Generation,
-    turn: &RequestContext,
+    context: &RequestContext,
 ) -> Result<Answer, ModelError> {
-    model.ask(std::slice::from_ref(task), &[medium], generation, turn).remove(0)
+    model.ask(std::slice::from_ref(task), &[medium], generation, context).remove(0)
 }
 
 fn strategy(i: usize) -> Generation {
@@ -64,7 +64,7 @@ fn task(i: usize) -> Task {
 #[test]
 fn batched_answers_equal_single_answers() {
     let alone = pipeline();
-    let turn = RequestContext::default();
+    let context = RequestContext::default();
     let expected: Vec<(Answer, f64)> = (0..16)
         .map(|i| {
             let prepared = frames(i, 1 + i % 4).iter().map(|frame| alone.prepare(frame)).collect::<Vec<_>>();
@@ -81,12 +81,12 @@ fn batched_answers_equal_single_answers() {
     std::thread::scope(|scope| {
         for (i, (expected, likelihood)) in expected.iter().enumerate() {
             let delay = Duration::from_millis(rng.random_range(0..400));
-            let (engine, turn) = (&engine, &turn);
+            let (engine, context) = (&engine, &context);
             scope.spawn(move || {
                 std::thread::sleep(delay);
                 let prepared = frames(i, 1 + i % 4).iter().map(|frame| engine.prepare(frame)).collect();
-                let medium = engine.encode(prepared, turn).unwrap();
-                let answer = ask(engine, &medium, &task(i), &strategy(i), turn).unwrap();
+                let medium = engine.encode(prepared, context).unwrap();
+                let answer = ask(engine, &medium, &task(i), &strategy(i), context).unwrap();
                 assert_eq!((&answer.text, answer.finish), (&expected.text, expected.finish), "request {i}");
                 assert_eq!(answer.completion_tokens, expected.completion_tokens, "request {i}");
                 likelihood::assert_same(&format!("request {i}"), answer.log_likelihood, *likelihood);
@@ -123,16 +123,16 @@ fn at_rest(load: &EngineSnapshot) -> bool {
 fn rejects_too_large_requests_and_answers_the_others() {
     let small = EngineLimits { kv_bytes: 8 << 20, ..LIMITS };
     let engine = Engine::start(pipeline(), small).unwrap();
-    let turn = RequestContext::default();
-    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let context = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &context).unwrap();
     let long =
         Generation { strategy: Strategy::Beam { beams: 16, length_penalty: 0.0 }, max_new_tokens: 200 };
-    let refused = ask(&engine, &medium, &Task::Caption {}, &long, &turn).unwrap_err();
+    let refused = ask(&engine, &medium, &Task::Caption {}, &long, &context).unwrap_err();
     let ModelError::Refused(error @ Error::OverBudget(_)) = &refused else { panic!("{refused}") };
     assert_eq!(error.code(), "over_budget");
     assert!(error.to_string().contains("16 rows of up to 200 more need"), "{error}");
     assert!(error.to_string().contains("engine.kv_bytes"), "{error}");
-    ask(&engine, &medium, &Task::Caption {}, &strategy(0), &turn).unwrap();
+    ask(&engine, &medium, &Task::Caption {}, &strategy(0), &context).unwrap();
 
     let none = EngineLimits { kv_bytes: 1, ..LIMITS };
     assert!(Engine::start(pipeline(), none).is_err(), "an engine without memory started");
@@ -144,20 +144,20 @@ fn cancelled_requests_free_their_memory() {
     // Memory for one of the two requests.
     let block = pipeline().loaded().model.language().cache_shape().block_bytes() as u64;
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
-    let turn = RequestContext::default();
-    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let context = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &context).unwrap();
     let endless = Generation {
         strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
         max_new_tokens: 500,
     };
-    let unwanted = RequestContext { stop: StopFlag::default(), ..turn.clone() };
+    let unwanted = RequestContext { stop: StopFlag::default(), ..context.clone() };
     std::thread::scope(|scope| {
         let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
         let one = until(&engine, |load| load.rows == 1);
         let next = scope.spawn(|| {
             let wide =
                 Generation { strategy: Strategy::Beam { beams: 5, length_penalty: 0.0 }, max_new_tokens: 60 };
-            ask(&engine, &medium, &Task::Caption {}, &wide, &turn)
+            ask(&engine, &medium, &Task::Caption {}, &wide, &context)
         });
         let two = until(&engine, |load| load.generator.waiting == 1);
         assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was memory for both");

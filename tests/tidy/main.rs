@@ -5,6 +5,7 @@
 
 mod crates;
 mod tree;
+mod words;
 
 use tree::{Source, extension, has_word, paths, root, rust, texts};
 

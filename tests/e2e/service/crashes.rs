@@ -49,11 +49,11 @@ fn killed_after(steps: &[&str]) {
         world.submit(&[world.job(&id, json!({}))]).exits(0);
         let broker = Broker::of(&world);
         broker.subscribe(&events, Some("job.*"));
-        let mut doomed = Command::new(binary().with_file_name("doomed-worker"));
-        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
-        let mut doomed = world.spawn("doomed", &mut doomed);
-        assert_eq!(doomed.wait(), None, "the worker did not die after {step}: {}", doomed.log());
-        assert!(doomed.log().contains(&format!("crashes after {step}")), "{}", doomed.log());
+        let mut crashing = Command::new(binary().with_file_name("doomed-worker"));
+        crashing.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
+        let mut crashing = world.spawn("crashing", &mut crashing);
+        assert_eq!(crashing.wait(), None, "the worker did not die after {step}: {}", crashing.log());
+        assert!(crashing.log().contains(&format!("crashes after {step}")), "{}", crashing.log());
 
         let second = world.worker("second");
         world.check_whole(&id, "succeeded", 3, 0);
