@@ -7,13 +7,13 @@ use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
 use jiff::Timestamp;
 use jobs::job::NewJob;
-use jobs::queue::Message;
+use jobs::message::parse;
+use jobs::queue::{Lane, Message};
 use jobs::trace::TraceContext;
-use jobs::worker::Refusal;
-use jobs::{Failure, ItemId, JobId};
+use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{ITEM_SCHEMA, ItemMessage, json, parse, sha256};
+use super::{ITEM_SCHEMA, Item, json, sha256};
 
 /// Schema version of [`JobMessage`].
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
@@ -78,6 +78,14 @@ impl Priority {
     pub(super) fn is_normal(&self) -> bool {
         *self == Priority::Normal
     }
+
+    /// Returns the lane for items of this priority.
+    pub fn lane(self) -> Lane {
+        match self {
+            Priority::Normal => Lane::Items,
+            Priority::Urgent => Lane::Urgent,
+        }
+    }
 }
 
 fn default_frames() -> usize {
@@ -108,11 +116,11 @@ fn every_file() -> String {
 
 impl JobMessage {
     /// Parses and validates a job message; message properties fill fields that the body leaves out.
-    pub fn parse(message: &Message) -> Result<Self, Refusal> {
+    pub fn parse(message: &Message) -> Result<Self, Stopped> {
         let mut job: Self = parse(&message.body, JOB_SCHEMA)?;
         job.reply_to = job.reply_to.or_else(|| message.reply_to.clone());
         job.correlation_id = job.correlation_id.or_else(|| message.correlation_id.clone());
-        job.check().map_err(Refusal::Permanent)?;
+        job.check().map_err(Stopped::fail)?;
         Ok(job)
     }
 
@@ -161,9 +169,7 @@ impl JobMessage {
     /// # Errors
     /// It is malformed, or of another version.
     pub fn read(text: &[u8]) -> Result<Self, Failure> {
-        parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
-            Refusal::Permanent(why) | Refusal::NewerSchema(why) => why,
-        })
+        parse(text, JOB_SCHEMA).map_err(|stopped| stopped.failure)
     }
 
     /// Parses a job from the ledger.
@@ -175,8 +181,8 @@ impl JobMessage {
     }
 
     /// Creates an item of the job.
-    pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> ItemMessage {
-        ItemMessage {
+    pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> Item {
+        Item {
             schema: ITEM_SCHEMA.into(),
             job_id: job_id.clone(),
             item_id,
