@@ -18,6 +18,9 @@ pub enum Error {
     /// The description of a model contradicts itself or needs a part that this build lacks.
     #[error("{path}: {reason}")]
     Config { path: PathBuf, reason: String },
+    /// The layer plan of a model is not complete.
+    #[error("layer plan: {0}")]
+    Plan(String),
     /// The tokenizer is malformed or refuses a text.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
@@ -42,6 +45,7 @@ impl Error {
             Error::Video(e) => e.code(),
             Error::Weights(_) => "bad_checkpoint",
             Error::Config { .. } => "bad_model_config",
+            Error::Plan(_) => "bad_model_config",
             Error::Tokenizer(_) => "bad_tokenizer",
             Error::Prompt(_) => "bad_prompt",
             Error::OverBudget(_) => "over_budget",

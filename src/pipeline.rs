@@ -1,17 +1,17 @@
 //! Pipeline: from frames to an answer.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
-use crate::generate::{Completion, Finish, Generation, generate, score};
+use crate::generate::{Completion, Finish, Generation, Goal, Output, SequenceRequest, run_until, score};
 use crate::kernels::threads::on_rayon;
 use crate::model::MediaKv;
-use crate::prompt::Prompt;
-use crate::task::Task;
+use crate::prompt::{Prompt, PromptIds};
+use crate::task::{Choice, Plan, PlanOutput, Task, TaskAnswer};
 use crate::video::Frame;
 use crate::weights::Quantization;
 
@@ -28,16 +28,27 @@ pub struct Medium {
     pub visual_tokens: Tensor,
     /// Presentation time of every encoded frame, in seconds after the first frame of the video.
     pub frame_times: Vec<f64>,
+    /// Keys and values at every gated cross-attention, projected on first use. Clones share them.
+    kv: Arc<OnceLock<Arc<MediaKv>>>,
+}
+
+impl Medium {
+    /// Creates a medium of visual tokens (q, d).
+    pub fn new(visual_tokens: Tensor, frame_times: Vec<f64>) -> Self {
+        Self { visual_tokens, frame_times, kv: Arc::default() }
+    }
 }
 
 /// Answer to a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Text of the answer.
+    /// Text of the answer; empty for a task that scores choices.
     pub text: String,
+    /// Scores of the choices, for a task that scores them.
+    pub choice: Option<Choice>,
     /// Reason for the end.
     pub finish: Finish,
-    /// Natural log-likelihood of all generated tokens together.
+    /// Natural log-likelihood of all generated tokens together, or of the likeliest choice.
     pub log_likelihood: f64,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
@@ -113,15 +124,28 @@ impl Pipeline {
         Ok(tokens
             .into_iter()
             .zip(times)
-            .map(|(visual_tokens, frame_times)| Medium { visual_tokens, frame_times })
+            .map(|(visual_tokens, frame_times)| Medium::new(visual_tokens, frame_times))
             .collect())
     }
 
-    /// Projects a medium to keys and values at every gated cross-attention, for all prompts over the medium.
+    /// Returns the keys and values of a medium at every gated cross-attention. The medium keeps them, so they are projected
+    /// once for all prompts.
     ///
     /// # Errors
     /// The visual tokens have another width than the model expects.
     pub fn media_kv(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
+        if let Some(kv) = medium.kv.get() {
+            return Ok(kv.clone());
+        }
+        let kv = self.project_media(medium)?;
+        Ok(medium.kv.get_or_init(|| kv).clone())
+    }
+
+    /// Projects a medium to keys and values at every gated cross-attention, for a cache with a budget of its own.
+    ///
+    /// # Errors
+    /// The visual tokens have another width than the model expects.
+    pub fn project_media(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
         on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))
     }
 
@@ -131,7 +155,41 @@ impl Pipeline {
     /// The prompt has another number of media markers.
     pub fn prompt(&self, task: &Task, media: usize) -> Result<Vec<u32>> {
         let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
-        task.prompt(format).encode(tokenizer, tokens, media)
+        Ok(task.plan(format).prompt().encode(tokenizer, tokens, media)?.ids)
+    }
+
+    /// Returns the request that answers a task over media.
+    ///
+    /// # Errors
+    /// The prompt has another number of media markers, or the tokenizer refuses a text.
+    pub fn request(
+        &self,
+        task: &Task,
+        media: Vec<Arc<MediaKv>>,
+        generation: &Generation,
+    ) -> Result<SequenceRequest> {
+        let Loaded { tokenizer, tokens, format, stop_criteria, .. } = &self.loaded;
+        let plan = task.plan(format);
+        let PromptIds { ids, prefix_len } = plan.prompt().encode(tokenizer, tokens, media.len())?;
+        let goal = match &plan {
+            Plan::Generate(_) => {
+                Goal::Generate { generation: generation.clone(), stop_criteria: stop_criteria.clone() }
+            }
+            Plan::Score { choices, .. } => Goal::Score { continuations: self.continuations(choices)? },
+        };
+        Ok(SequenceRequest { prompt: ids, prefix_len, media, goal })
+    }
+
+    /// Returns the token ids of answers as the model would generate them, with the end of the chunk.
+    fn continuations(&self, answers: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
+        let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
+        let continuation = |answer: &_| {
+            let text = format!("{}{}", format.before_answer, AsRef::as_ref(answer));
+            let mut ids = tokenizer.encode_plain(&text)?;
+            ids.push(tokens.end_of_chunk);
+            Ok(ids)
+        };
+        answers.iter().map(continuation).collect()
     }
 
     /// Reads the answer to `task` from the tokens generated after a prompt of `prompt_tokens` tokens.
@@ -139,15 +197,40 @@ impl Pipeline {
     /// # Errors
     /// The tokenizer lacks a generated token.
     pub fn read(&self, task: &Task, prompt_tokens: usize, completion: &Completion) -> Result<Answer> {
-        let Loaded { tokenizer, format, .. } = &self.loaded;
-        tracing::debug!(prompt_tokens, completion_tokens = completion.ids.len(), finish = ?completion.finish, "answered");
-        Ok(Answer {
-            text: task.read(format, &tokenizer.decode(&completion.ids, true)?),
-            finish: completion.finish,
-            log_likelihood: completion.log_likelihood,
-            prompt_tokens,
-            completion_tokens: completion.ids.len(),
-        })
+        let text = self.loaded.tokenizer.decode(&completion.ids, true)?;
+        let Completion { ids, log_likelihood, finish } = completion;
+        Ok(self.answer(task, PlanOutput::Text(&text), *finish, *log_likelihood, (prompt_tokens, ids.len())))
+    }
+
+    /// Reads the answer to `task` from the output of its request, whose prompt had `prompt_tokens` tokens.
+    ///
+    /// # Errors
+    /// The tokenizer lacks a generated token.
+    pub fn read_output(&self, task: &Task, prompt_tokens: usize, output: &Output) -> Result<Answer> {
+        match output {
+            Output::Completion(completion) => self.read(task, prompt_tokens, completion),
+            Output::LogLikelihoods(scores) => {
+                let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let output = PlanOutput::LogLikelihoods(scores);
+                Ok(self.answer(task, output, Finish::Stop, best, (prompt_tokens, 0)))
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        task: &Task,
+        output: PlanOutput,
+        finish: Finish,
+        log_likelihood: f64,
+        (prompt_tokens, completion_tokens): (usize, usize),
+    ) -> Answer {
+        tracing::debug!(prompt_tokens, completion_tokens, ?finish, "answered");
+        let (text, choice) = match task.read(&self.loaded.format, output) {
+            TaskAnswer::Text(text) => (text, None),
+            TaskAnswer::Choice(choice) => (String::new(), Some(choice)),
+        };
+        Answer { text, choice, finish, log_likelihood, prompt_tokens, completion_tokens }
     }
 
     /// Answers a task over media, in the order of the markers in its prompt.
@@ -155,11 +238,56 @@ impl Pipeline {
     /// # Errors
     /// The prompt has another number of media markers, or is too long.
     pub fn ask(&self, task: &Task, media: &[&Medium], generation: &Generation) -> Result<Answer> {
-        let media_kv = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
-        let prompt = self.prompt(task, media.len())?;
-        let Loaded { model, stop_criteria, .. } = &self.loaded;
-        let completion = on_rayon(|| generate(model, &prompt, &media_kv, generation, stop_criteria))?;
-        self.read(task, prompt.len(), &completion)
+        self.ask_batch(std::slice::from_ref(task), media, generation).remove(0)
+    }
+
+    /// Answers several tasks over the same media in one batch. Returns an answer per task, in order.
+    pub fn ask_batch(
+        &self,
+        tasks: &[Task],
+        media: &[&Medium],
+        generation: &Generation,
+    ) -> Vec<Result<Answer>> {
+        let answers = self.ask_batch_until(tasks, media, generation, &|| false);
+        answers
+            .into_iter()
+            .map(|answer| answer.expect("a batch that is not stopped has all answers"))
+            .collect()
+    }
+
+    /// Answers several tasks as [`ask_batch`](Self::ask_batch) does, and stops between two tokens when `stop` returns true.
+    /// Tasks without a complete answer then have none.
+    pub fn ask_batch_until(
+        &self,
+        tasks: &[Task],
+        media: &[&Medium],
+        generation: &Generation,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Vec<Option<Result<Answer>>> {
+        let request = |task: &Task| {
+            let media = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
+            self.request(task, media, generation)
+        };
+        let mut requests = Vec::with_capacity(tasks.len());
+        let mut answers: Vec<Option<Result<Answer>>> = Vec::with_capacity(tasks.len());
+        let mut places = Vec::with_capacity(tasks.len());
+        for (place, task) in tasks.iter().enumerate() {
+            match request(task) {
+                Ok(request) => {
+                    requests.push(request);
+                    places.push(place);
+                    answers.push(None);
+                }
+                Err(error) => answers.push(Some(Err(error))),
+            }
+        }
+        let outputs = on_rayon(|| run_until(&self.loaded.model, &requests, stop));
+        for ((place, request), output) in places.into_iter().zip(&requests).zip(outputs) {
+            let read =
+                |output: Result<Output>| self.read_output(&tasks[place], request.prompt.len(), &output?);
+            answers[place] = output.map(read);
+        }
+        answers
     }
 
     /// Computes the log-likelihood of each answer after a prompt, including the end of the chunk.
@@ -167,17 +295,11 @@ impl Pipeline {
     /// # Errors
     /// As [`ask`](Self::ask).
     pub fn score(&self, prompt: &Prompt, media: &[&Medium], answers: &[impl AsRef<str>]) -> Result<Vec<f64>> {
-        let Loaded { model, tokenizer, tokens, format, .. } = &self.loaded;
-        let prompt = prompt.encode(tokenizer, tokens, media.len())?;
-        let media_kv = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
-        let continuation = |answer: &_| {
-            let mut ids =
-                tokenizer.encode_plain(&format!("{}{}", format.before_answer, AsRef::as_ref(answer)))?;
-            ids.push(tokens.end_of_chunk);
-            Ok(ids)
-        };
-        let continuations = answers.iter().map(continuation).collect::<Result<Vec<_>>>()?;
-        on_rayon(|| score(model, &prompt, &media_kv, &continuations))
+        let Loaded { model, tokenizer, tokens, .. } = &self.loaded;
+        let prompt = prompt.encode(tokenizer, tokens, media.len())?.ids;
+        let media = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
+        let continuations = self.continuations(answers)?;
+        on_rayon(|| score(model, &prompt, &media, &continuations))
     }
 
     /// Answers a task over one video, decoded in this process: 1 frame per second, 3 beams.

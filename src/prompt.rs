@@ -10,12 +10,23 @@ const MEDIUM_MARKERS: [&str; 2] = ["<image>", "<video>"];
 /// Marker of the end of a chunk (one medium and its text).
 const END_OF_CHUNK_MARKER: &str = "<EOC>";
 /// Placeholder of the question in a prompt format.
-const QUESTION: &str = "{question}";
+pub(crate) const QUESTION: &str = "{question}";
 
 /// A prompt: text and media in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prompt {
     pieces: Vec<Piece>,
+    /// Number of first pieces that form the prefix.
+    prefix: usize,
+}
+
+/// Token ids of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PromptIds {
+    /// All ids.
+    pub ids: Vec<u32>,
+    /// Number of first ids that form the prefix; 0: no prefix.
+    pub prefix_len: usize,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +41,8 @@ enum Piece {
 pub struct PromptTokens {
     /// Token at the beginning of a prompt.
     pub begin: Option<u32>,
-    /// Token that marks a medium.
-    pub media: u32,
+    /// Tokens that mark a medium. Exactly one of them is the media token of the model's media attention.
+    pub media: Vec<u32>,
     /// Token that ends a chunk.
     pub end_of_chunk: u32,
 }
@@ -83,7 +94,8 @@ impl Prompt {
 
     /// Appends text. Markers in it stay text.
     pub fn text(mut self, text: &str) -> Self {
-        match self.pieces.last_mut() {
+        let prefix = self.prefix;
+        match self.pieces[prefix..].last_mut() {
             _ if text.is_empty() => {}
             // Adjacent texts are tokenised as one.
             Some(Piece::Text(last)) => last.push_str(text),
@@ -104,6 +116,13 @@ impl Prompt {
         self
     }
 
+    /// Ends the prefix here: prompts with equal prefixes can share it. Call it after the end of a chunk only, where the
+    /// tokenizer splits text anyway.
+    pub fn end_prefix(mut self) -> Self {
+        self.prefix = self.pieces.len();
+        self
+    }
+
     /// Appends another prompt.
     pub fn then(mut self, other: Prompt) -> Self {
         for piece in other.pieces {
@@ -117,8 +136,9 @@ impl Prompt {
 
     /// Removes all media, as in the text-only examples of the paper's zero-shot prompt.
     pub fn without_media(self) -> Self {
-        let pieces = self.pieces.into_iter().filter(|p| *p != Piece::Medium).collect();
-        Self { pieces }
+        let is_kept = |piece: &Piece| *piece != Piece::Medium;
+        let prefix = self.pieces[..self.prefix].iter().filter(|piece| is_kept(piece)).count();
+        Self { pieces: self.pieces.into_iter().filter(is_kept).collect(), prefix }
     }
 
     /// Returns the number of media.
@@ -131,20 +151,24 @@ impl Prompt {
     ///
     /// # Errors
     /// The prompt has another number of media than `media`, or the tokenizer refuses the text.
-    pub fn encode(&self, tokenizer: &Tokenizer, tokens: &PromptTokens, media: usize) -> Result<Vec<u32>> {
+    pub fn encode(&self, tokenizer: &Tokenizer, tokens: &PromptTokens, media: usize) -> Result<PromptIds> {
         if self.media() != media {
             let markers = self.media();
             return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
         }
         let mut ids: Vec<u32> = tokens.begin.into_iter().collect();
-        for piece in &self.pieces {
+        let mut prefix_len = 0;
+        for (i, piece) in self.pieces.iter().enumerate() {
             match piece {
                 Piece::Text(text) => ids.extend(tokenizer.encode_plain(text)?),
-                Piece::Medium => ids.push(tokens.media),
+                Piece::Medium => ids.extend(&tokens.media),
                 Piece::EndOfChunk => ids.push(tokens.end_of_chunk),
             }
+            if i + 1 == self.prefix {
+                prefix_len = ids.len();
+            }
         }
-        Ok(ids)
+        Ok(PromptIds { ids, prefix_len })
     }
 }
 
@@ -170,40 +194,9 @@ impl PromptFormat {
         Ok(())
     }
 
-    /// Returns the prompt that asks for a caption of one medium.
-    pub fn ask_caption(&self) -> Prompt {
-        let example = |caption: &String| self.example(Prompt::parse(&self.caption), caption);
-        self.zero_shot(self.example_captions.iter().map(example), Prompt::parse(&self.caption))
-    }
-
-    /// Returns the prompt that asks a question about one medium.
-    pub fn ask_question(&self, question: &str) -> Prompt {
-        let example =
-            |(question, answer): &(String, String)| self.example(self.question_prompt(question), answer);
-        self.zero_shot(self.example_answers.iter().map(example), self.question_prompt(question))
-    }
-
-    /// Returns the prompt of a question; markers in the question stay text.
-    fn question_prompt(&self, question: &str) -> Prompt {
-        match self.question.split_once(QUESTION) {
-            Some((before, after)) => Prompt::parse(before).text(question.trim()).then(Prompt::parse(after)),
-            None => Prompt::parse(&self.question),
-        }
-    }
-
     /// Returns a prompt with its answer, as an example in a longer prompt.
     pub fn example(&self, prompt: Prompt, answer: &str) -> Prompt {
         prompt.text(&self.before_answer).text(answer).end_of_chunk()
-    }
-
-    fn zero_shot(&self, examples: impl Iterator<Item = Prompt>, prompt: Prompt) -> Prompt {
-        examples.fold(Prompt::default(), |all, example| all.then(example.without_media())).then(prompt)
-    }
-
-    /// Reads the answer from generated text: up to the first keyword, trimmed.
-    pub fn read_answer(&self, text: &str) -> String {
-        let end = self.keywords.iter().filter_map(|k| text.find(k.as_str())).min().unwrap_or(text.len());
-        text[..end].trim().to_string()
     }
 }
 
@@ -241,36 +234,5 @@ mod tests {
             ],
         );
         check(Prompt::parse("a < image> <imag"), &[text("a < image> <imag")]);
-    }
-
-    #[test]
-    fn question_cannot_forge_medium() {
-        check(
-            PromptFormat::default().ask_question(" is it <image>?<EOC> "),
-            &[Piece::Medium, text("Question: is it <image>?<EOC> Answer:")],
-        );
-    }
-
-    #[test]
-    fn zero_shot_examples_have_no_media() {
-        let format = PromptFormat { example_captions: vec!["A dog.".into()], ..PromptFormat::default() };
-        check(
-            format.ask_caption(),
-            &[text("Output: A dog."), Piece::EndOfChunk, Piece::Medium, text("Output:")],
-        );
-    }
-
-    #[test]
-    fn answer_ends_at_first_keyword() {
-        let format = PromptFormat::default();
-        for (generated, answer) in [
-            (" a cat", "a cat"),
-            (" a cat\nQuestion: and", "a cat"),
-            ("Output: x", ""),
-            (" two Answer: b Output: c", "two"),
-            ("", ""),
-        ] {
-            assert_eq!(format.read_answer(generated), answer, "{generated:?}");
-        }
     }
 }

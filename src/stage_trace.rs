@@ -18,7 +18,7 @@ use crate::prompt::Prompt;
 pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[Tensor]) -> Result<Vec<(String, Tensor)>> {
     let loaded = pipeline.loaded();
     let model = &loaded.model;
-    let ids = Prompt::parse(prompt).encode(&loaded.tokenizer, &loaded.tokens, media.len())?;
+    let ids = Prompt::parse(prompt).encode(&loaded.tokenizer, &loaded.tokens, media.len())?.ids;
     if ids.is_empty() {
         return Err(Error::Prompt("no tokens".into()));
     }
@@ -35,7 +35,7 @@ pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[Tensor]) -> Result<Vec<
     }
     let mut row = model.uncached_row(media_kv);
     let input = RowInput { ids: &ids, state: &mut row };
-    let hidden = model.forward(&mut [input], Some(&mut recorder(&mut stages)))?;
+    let hidden = model.forward(&mut [input], None, Some(&mut recorder(&mut stages)))?;
     stages.push(("logits".into(), model.logits(&hidden)?));
     Ok(stages)
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::native::{NativeConfig, SCHEMA, TokenNames, WeightFile};
 use crate::kernels::activation::Activation;
-use crate::model::{CrossAttentionConfig, FlamingoConfig, Placement, ResamplerConfig};
+use crate::model::{CrossAttentionConfig, FlamingoConfig, MediaAttentionConfig, Placement, ResamplerConfig};
 use crate::prompt::PromptFormat;
 use crate::vision::{Fit, Preprocess, VisionConfig, nfnet};
 
@@ -16,13 +16,18 @@ impl NativeConfig {
             begin: Some("<|endoftext|>".into()),
             media: "<file_sep>".into(),
             end_of_chunk: "<|im_end|>".into(),
+            forget: None,
             stop: vec!["<|endoftext|>".into()],
         };
         Self {
             schema: SCHEMA.into(),
             name: name.into(),
             vision: vision(),
-            model: FlamingoConfig { resampler: resampler(), cross_attention: cross_attention() },
+            model: FlamingoConfig {
+                resampler: resampler(),
+                cross_attention: cross_attention(),
+                media_attention: MediaAttentionConfig::default(),
+            },
             joint_space: None,
             adapters: WeightFile { file: "adapters.safetensors".into(), sha256: None },
             language: WeightFile { file: language, sha256: None },
@@ -68,13 +73,8 @@ fn resampler() -> ResamplerConfig {
 }
 
 fn cross_attention() -> CrossAttentionConfig {
-    CrossAttentionConfig {
-        // The paper spreads the blocks over all layers. In this small language model the gates of the first half stay
-        // closed, and blocks in the second half alone are cheaper to train: the backward pass ends at the first block.
-        placement: Placement { every: 3, first: 15 },
-        heads: 6,
-        head_width: 64,
-        feed_forward_multiple: 2,
-        activation: Activation::SquaredRelu,
-    }
+    // The paper spreads the blocks over all layers. In this small language model the gates of the first half stay closed,
+    // and blocks in the second half alone are cheaper to train: the backward pass ends at the first block.
+    let placement = Placement { every: 3, first: 15 };
+    CrossAttentionConfig::new(placement, 6, 64, 2, Activation::SquaredRelu)
 }

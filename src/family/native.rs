@@ -13,7 +13,7 @@ use super::{CONFIG, LoadOptions, Loaded, ModelInfo, config_error, read_config};
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::StopCriteria;
 use crate::language::{self, Tokenizer};
-use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaRule};
+use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaAttentionRule};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
@@ -69,6 +69,9 @@ pub struct TokenNames {
     pub media: String,
     /// Token that ends a chunk.
     pub end_of_chunk: String,
+    /// Token after which no earlier medium is visible.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forget: Option<String>,
     /// Further tokens that end an answer.
     #[serde(default)]
     pub stop: Vec<String>,
@@ -189,7 +192,13 @@ pub(crate) fn assemble(
     let tokens = prompt_tokens(directory, &config.tokens, &tokenizer)?;
     let stop = config.tokens.stop.iter().map(|name| token(directory, name, &tokenizer));
     let stop = std::iter::once(Ok(tokens.end_of_chunk)).chain(stop).collect::<Result<Vec<_>>>()?;
-    let rule = MediaRule { media_token: tokens.media, forget_token: None };
+    let forget_token = config.tokens.forget.as_ref();
+    let media_token = token(directory, &config.tokens.media, &tokenizer)?;
+    let rule = MediaAttentionRule {
+        media_token,
+        forget_token: forget_token.map(|name| token(directory, name, &tokenizer)).transpose()?,
+        config: config.model.media_attention,
+    };
     let joint_space = config.joint_space.as_ref().map(|space| {
         JointSpaces::new(space, vision.width(), config.model.resampler.width, &weights.pp("joint_space"))
     });
@@ -208,7 +217,7 @@ pub(crate) fn assemble(
         joint_space,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),
-        stop_criteria: StopCriteria { stop, suppressed: vec![tokens.media] },
+        stop_criteria: StopCriteria { stop, suppressed: tokens.media.clone() },
         tokens,
         format: config.prompt.clone(),
     })
@@ -217,7 +226,7 @@ pub(crate) fn assemble(
 fn prompt_tokens(directory: &Path, names: &TokenNames, tokenizer: &Tokenizer) -> Result<PromptTokens> {
     Ok(PromptTokens {
         begin: names.begin.as_ref().map(|name| token(directory, name, tokenizer)).transpose()?,
-        media: token(directory, &names.media, tokenizer)?,
+        media: vec![token(directory, &names.media, tokenizer)?],
         end_of_chunk: token(directory, &names.end_of_chunk, tokenizer)?,
     })
 }

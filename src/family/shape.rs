@@ -7,7 +7,10 @@ use crate::error::Result;
 use crate::kernels::activation::Activation;
 use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::language::sizes;
-use crate::model::{CrossAttentionConfig, Flamingo, FlamingoConfig, MediaRule, Placement, ResamplerConfig};
+use crate::model::{
+    CrossAttentionConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, Placement,
+    ResamplerConfig,
+};
 use crate::vision::{self, Fit, Preprocess, VisionConfig, nfnet};
 use crate::weights::Weights;
 
@@ -92,7 +95,7 @@ impl ModelShape {
     pub fn build(&self, weights: &Weights) -> Result<Flamingo> {
         let vision = vision::build(&self.vision, &weights.pp("vision"))?;
         let language = Llama::new(self.language.clone(), &weights.pp("language"))?;
-        let rule = MediaRule { media_token: MEDIA_TOKEN, forget_token: None };
+        let rule = MediaAttentionRule::last_medium(MEDIA_TOKEN);
         Flamingo::new(&self.model, vision, Box::new(language), rule, weights)
     }
 }
@@ -100,13 +103,8 @@ impl ModelShape {
 impl Chinchilla {
     fn shape(self, name: &str) -> ModelShape {
         let heads = self.width / 128;
-        let cross_attention = CrossAttentionConfig {
-            placement: Placement { every: self.every, first: 0 },
-            heads,
-            head_width: 128,
-            feed_forward_multiple: 4,
-            activation: Activation::SquaredRelu,
-        };
+        let placement = Placement { every: self.every, first: 0 };
+        let cross_attention = CrossAttentionConfig::new(placement, heads, 128, 4, Activation::SquaredRelu);
         let language = LlamaConfig {
             vocabulary: 32_000,
             width: self.width,
@@ -120,7 +118,8 @@ impl Chinchilla {
             rope: Rope { theta: 1e4, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
             tied: true,
         };
-        let model = FlamingoConfig { resampler: paper_resampler(), cross_attention };
+        let media_attention = MediaAttentionConfig::default();
+        let model = FlamingoConfig { resampler: paper_resampler(), cross_attention, media_attention };
         ModelShape { name: name.into(), vision: paper_vision(), model, language }
     }
 }

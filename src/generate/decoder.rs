@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use candle_core::{D, Tensor};
-use rayon::prelude::*;
+use candle_core::Tensor;
 
+use super::reservation::{KvReservation, check_length, describe};
+use super::scores::{Scores, log_probabilities, target_scores};
 use crate::error::{Error, Result};
 use crate::language::KvPool;
-use crate::language::kv_cache::{BLOCK, blocks_for};
+use crate::language::kv_cache::BLOCK;
 use crate::model::{BatchedMediaKv, Flamingo, MediaKv, RowInput, RowState};
 
 /// Tokens of one prefill chunk: bounds the memory of its attention scores. All chunks of one step fit into this number
@@ -19,26 +20,7 @@ const PREFILL_CHUNK: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowId(u64);
 
-/// Reservation of KV blocks (16 tokens each) for a prompt and all tokens generated after it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KvReservation {
-    /// Prompt tokens, which all rows share.
-    pub prompt: usize,
-    /// New tokens per row, at most.
-    pub new_tokens: usize,
-    /// Rows at the same time, at most.
-    pub rows: usize,
-}
-
-impl KvReservation {
-    /// Returns the number of blocks, at most: full blocks of the prompt once, the rest once per row.
-    pub fn blocks(&self) -> usize {
-        let shared = self.prompt / BLOCK;
-        shared + self.rows * blocks_for(self.prompt % BLOCK + self.new_tokens)
-    }
-}
-
-/// A batch of rows over one model, with their KV pool.
+/// A batch of rows over one model, with their KV pool. Rows may share a prefix, which is processed once.
 pub struct Decoder<'m> {
     model: &'m Flamingo,
     pool: KvPool,
@@ -48,22 +30,37 @@ pub struct Decoder<'m> {
     packed_media: BatchedMediaKv,
 }
 
+/// Identity of a prefix of a [`Decoder`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PrefixId(RowId);
+
+#[derive(Clone)]
 struct Row {
+    role: Role,
     state: RowState,
     /// Tokens that the model has not processed yet.
     pending: Vec<u32>,
+    /// Number of first pending tokens at whose end a chunk ends; 0: none. Prefill splits at the end of a prefix, shared or
+    /// not, so that both give the same bits.
+    split: usize,
+    /// Tokens that follow the pending ones, each scored by the position before it. Empty for rows that are not scored.
+    targets: Vec<u32>,
     /// Sequence group: the id of the admitted row from which this one was forked, or its own.
     group: RowId,
     /// Blocks reserved for the whole group.
     reserved_blocks: usize,
+    /// Prefix that the row shares.
+    prefix: Option<PrefixId>,
 }
 
-/// Scores of the next token of one row.
-pub struct Scores {
-    /// The row.
-    pub row: RowId,
-    /// Log-probability of every token of the vocabulary.
-    pub log_probs: Vec<f32>,
+#[derive(Clone)]
+enum Role {
+    /// The row's next token is scored when it has no pending tokens.
+    Sequence,
+    /// The row waits for the end of its prefix, then takes over its tokens and adds these media.
+    AfterPrefix(Vec<Arc<MediaKv>>),
+    /// A prefix that rows share. `released`: it ends with its last row.
+    Prefix { released: bool },
 }
 
 impl<'m> Decoder<'m> {
@@ -81,6 +78,11 @@ impl<'m> Decoder<'m> {
             prefill_chunk: PREFILL_CHUNK,
             packed_media: BatchedMediaKv::default(),
         })
+    }
+
+    /// Returns the model.
+    pub fn model(&self) -> &'m Flamingo {
+        self.model
     }
 
     /// Sets the size of prefill chunks in tokens; at least 1.
@@ -118,16 +120,91 @@ impl<'m> Decoder<'m> {
         new_tokens: usize,
         rows: usize,
     ) -> Result<RowId> {
+        self.admit_split(prompt, 0, media, new_tokens, rows)
+    }
+
+    /// As [`admit`](Self::admit), with a prefill that splits after `split` tokens (0: nowhere), as if these were a prefix.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub fn admit_split(
+        &mut self,
+        prompt: Vec<u32>,
+        split: usize,
+        media: Vec<Arc<MediaKv>>,
+        new_tokens: usize,
+        rows: usize,
+    ) -> Result<RowId> {
         check_length(self.model, prompt.len(), new_tokens)?;
         self.model.check_markers(&prompt, media.len())?;
-        let reservation = KvReservation { prompt: prompt.len(), new_tokens, rows };
+        let reserved_blocks = self.reserve(&KvReservation { prompt: prompt.len(), new_tokens, rows })?;
+        let state = self.model.row(media, &self.pool);
+        Ok(self.insert_new(Row { split, reserved_blocks, ..Row::new(Role::Sequence, state, prompt) }))
+    }
+
+    /// Admits a prefix: tokens and media that several rows share.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub fn admit_prefix(&mut self, ids: Vec<u32>, media: Vec<Arc<MediaKv>>) -> Result<PrefixId> {
+        check_length(self.model, ids.len(), 0)?;
+        self.model.check_markers(&ids, media.len())?;
+        let reserved_blocks = self.reserve(&KvReservation { prompt: ids.len(), new_tokens: 0, rows: 1 })?;
+        let state = self.model.row(media, &self.pool);
+        let row = Row::new(Role::Prefix { released: false }, state, ids);
+        Ok(PrefixId(self.insert_new(Row { reserved_blocks, ..row })))
+    }
+
+    /// Admits a new row as [`admit`](Self::admit) does, whose prompt is a prefix and `ids`, and whose media are those of the
+    /// prefix and `media`. Its prefill begins when the prefix is complete.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub fn admit_after(
+        &mut self,
+        prefix: PrefixId,
+        ids: Vec<u32>,
+        media: Vec<Arc<MediaKv>>,
+        new_tokens: usize,
+        rows: usize,
+    ) -> Result<RowId> {
+        let shared = self.prefix_len(prefix);
+        check_length(self.model, if ids.is_empty() { 0 } else { shared + ids.len() }, new_tokens)?;
+        self.model.check_markers(&ids, media.len())?;
+        // The row copies the last block of the prefix unless it is full.
+        let prompt = shared % BLOCK + ids.len();
+        let reserved_blocks = self.reserve(&KvReservation { prompt, new_tokens, rows })?;
+        let state = self.model.row(Vec::new(), &self.pool);
+        let row = Row::new(Role::AfterPrefix(media), state, ids);
+        Ok(self.insert_new(Row { reserved_blocks, prefix: Some(prefix), ..row }))
+    }
+
+    /// Returns the number of tokens of a prefix.
+    pub fn prefix_len(&self, prefix: PrefixId) -> usize {
+        let row = &self.rows[&prefix.0];
+        row.state.cache.len() + row.pending.len()
+    }
+
+    /// Releases a prefix: its blocks become free with the last row that shares it.
+    pub fn release_prefix(&mut self, prefix: PrefixId) {
+        self.row_mut(prefix.0).role = Role::Prefix { released: true };
+        self.drop_unused(prefix);
+    }
+
+    fn drop_unused(&mut self, prefix: PrefixId) {
+        let used = self.rows.values().any(|row| row.prefix == Some(prefix));
+        let released = matches!(self.rows[&prefix.0].role, Role::Prefix { released: true });
+        if released && !used {
+            self.rows.remove(&prefix.0);
+        }
+    }
+
+    fn reserve(&self, reservation: &KvReservation) -> Result<usize> {
         let (blocks, free) = (reservation.blocks(), self.free_blocks());
         if blocks > free {
-            return Err(Error::OverBudget(format!("{}, {free} are free", describe(&reservation))));
+            return Err(Error::OverBudget(format!("{}, {free} are free", describe(reservation))));
         }
-        let state = self.model.row(media, &self.pool);
-        let group = RowId(self.next_id);
-        Ok(self.insert(Row { state, pending: prompt, group, reserved_blocks: blocks }))
+        Ok(blocks)
     }
 
     /// Appends a token to a row that has no pending tokens.
@@ -135,21 +212,27 @@ impl<'m> Decoder<'m> {
         self.row_mut(row).pending.push(token);
     }
 
+    /// Appends tokens to a row that has no pending tokens, to be scored: the steps return the log-probability of each token
+    /// but the first.
+    pub fn push_scored(&mut self, row: RowId, ids: &[u32]) {
+        let [read @ .., _] = ids else { return };
+        let row = self.row_mut(row);
+        row.pending.extend(read);
+        row.targets.extend(&ids[1..]);
+    }
+
     /// Forks a row. Both rows share the cached tokens.
     pub fn fork(&mut self, row: RowId) -> RowId {
-        let Row { state, pending, group, reserved_blocks } = self.row_mut(row);
-        let child = Row {
-            state: state.clone(),
-            pending: pending.clone(),
-            group: *group,
-            reserved_blocks: *reserved_blocks,
-        };
+        let child = self.row_mut(row).clone();
         self.insert(child)
     }
 
     /// Removes a row and frees the blocks that no other row shares.
     pub fn retire(&mut self, row: RowId) {
-        self.rows.remove(&row);
+        let removed = self.rows.remove(&row);
+        if let Some(prefix) = removed.and_then(|row| row.prefix) {
+            self.drop_unused(prefix);
+        }
     }
 
     /// Runs one pass over rows with pending tokens. Returns the scores of rows without pending tokens left, in order of
@@ -158,42 +241,67 @@ impl<'m> Decoder<'m> {
     /// # Errors
     /// The model fails. The state of the rows is undefined then: drop the decoder.
     pub fn step(&mut self) -> Result<Vec<Scores>> {
+        self.join_prefixes();
         let chunks = self.next_chunks();
         if chunks.is_empty() {
             return Ok(Vec::new());
         }
         let hidden = self.forward(&chunks)?;
-        let (mut ready, mut last, mut end) = (Vec::new(), Vec::new(), 0);
+        let (mut ready, mut last, mut scored, mut end) = (Vec::new(), Vec::new(), Vec::new(), 0);
         for (id, read) in chunks {
+            let start = end;
             end += read;
             let row = self.row_mut(id);
             row.pending.drain(..read);
-            if row.pending.is_empty() {
+            row.split = row.split.saturating_sub(read);
+            if !row.targets.is_empty() {
+                scored.push((id, start..end, row.targets.drain(..read).collect()));
+            } else if row.pending.is_empty() && matches!(row.role, Role::Sequence) {
                 ready.push(id);
                 last.push(end as u32 - 1);
             }
         }
-        if last.is_empty() {
-            return Ok(Vec::new());
+        let mut scores = target_scores(self.model, &hidden, scored)?;
+        if !last.is_empty() {
+            let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
+            let log_probs = log_probabilities(&self.model.logits(&last)?)?;
+            let next = ready.into_iter().zip(log_probs);
+            scores.extend(next.map(|(row, log_probs)| Scores { row, log_probs, targets: Vec::new() }));
         }
-        let last = hidden.index_select(&Tensor::new(last, hidden.device())?, 0)?;
-        let log_probs = log_probabilities(&self.model.logits(&last)?)?;
-        let mut scores: Vec<_> =
-            ready.into_iter().zip(log_probs).map(|(row, log_probs)| Scores { row, log_probs }).collect();
         scores.sort_by_key(|scores| scores.row);
         Ok(scores)
+    }
+
+    /// Lets the rows that wait for a complete prefix take over its tokens.
+    fn join_prefixes(&mut self) {
+        let complete: BTreeMap<RowId, RowState> = self
+            .rows
+            .iter()
+            .filter(|(_, row)| matches!(row.role, Role::Prefix { .. }) && row.pending.is_empty())
+            .map(|(&id, row)| (id, row.state.clone()))
+            .collect();
+        for row in self.rows.values_mut() {
+            let prefix = row.prefix.and_then(|prefix| complete.get(&prefix.0));
+            if let (Role::AfterPrefix(media), Some(prefix)) = (&mut row.role, prefix) {
+                row.state = prefix.clone();
+                row.state.add_media(std::mem::take(media));
+                row.role = Role::Sequence;
+            }
+        }
     }
 
     /// Returns the number of pending tokens that each row processes next. Rows of one token come first, so that they attend
     /// in one product.
     fn next_chunks(&self) -> Vec<(RowId, usize)> {
-        let pending = || self.rows.iter().filter(|(_, row)| !row.pending.is_empty());
+        let waits = |row: &Row| row.pending.is_empty() || matches!(row.role, Role::AfterPrefix(_));
+        let pending = || self.rows.iter().filter(move |(_, row)| !waits(row));
         let steps = pending().filter(|(_, row)| row.pending.len() == 1).map(|(&id, _)| (id, 1));
         let mut left = self.prefill_chunk;
         let prompts = pending().filter(|(_, row)| row.pending.len() > 1).map_while(|(&id, row)| {
-            let piece = row.pending.len().min(self.prefill_chunk);
-            left = left.checked_sub(piece)?;
-            Some((id, piece))
+            let whole = if row.split > 0 { row.split } else { row.pending.len() };
+            let chunk = whole.min(self.prefill_chunk);
+            left = left.checked_sub(chunk)?;
+            Some((id, chunk))
         });
         steps.chain(prompts).collect()
     }
@@ -208,11 +316,13 @@ impl<'m> Decoder<'m> {
             .collect();
         inputs.sort_by_key(|(place, _)| *place);
         let mut inputs: Vec<RowInput> = inputs.into_iter().map(|(_, input)| input).collect();
-        self.model.step(&mut inputs, &mut self.packed_media)
+        self.model.forward(&mut inputs, Some(&mut self.packed_media), None)
     }
 
-    pub(super) fn state(&self, row: RowId) -> &RowState {
-        &self.rows[&row].state
+    /// Inserts a row that is a group of its own.
+    fn insert_new(&mut self, row: Row) -> RowId {
+        let group = RowId(self.next_id);
+        self.insert(Row { group, ..row })
     }
 
     fn insert(&mut self, row: Row) -> RowId {
@@ -227,41 +337,10 @@ impl<'m> Decoder<'m> {
     }
 }
 
-/// Converts logits (n, vocabulary) to log-probabilities of each row, on the host.
-fn log_probabilities(logits: &Tensor) -> Result<Vec<Vec<f32>>> {
-    if !logits.device().is_cpu() {
-        return Ok(candle_nn::ops::log_softmax(logits, D::Minus1)?.to_vec2()?);
+impl Row {
+    fn new(role: Role, state: RowState, pending: Vec<u32>) -> Self {
+        let group = RowId(u64::MAX);
+        let (split, targets, reserved_blocks, prefix) = (0, Vec::new(), 0, None);
+        Self { role, state, pending, split, targets, group, reserved_blocks, prefix }
     }
-    // On the CPU candle's log_softmax makes five passes over the vocabulary, in one thread.
-    let mut rows = logits.to_vec2::<f32>()?;
-    rows.par_iter_mut().for_each(|row| {
-        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let sum: f64 = row.iter().map(|x| f64::from((x - most).exp())).sum();
-        let norm = most + sum.ln() as f32;
-        row.iter_mut().for_each(|x| *x -= norm);
-    });
-    Ok(rows)
-}
-
-/// Checks that a prompt and its answer fit the positions of the language model.
-///
-/// # Errors
-/// [`Error::Prompt`] with the numbers.
-pub fn check_length(model: &Flamingo, prompt: usize, new_tokens: usize) -> Result<()> {
-    let limit = model.language().max_positions();
-    if prompt == 0 || prompt.saturating_add(new_tokens) > limit {
-        return Err(Error::Prompt(format!(
-            "a prompt of {prompt} tokens and an answer of up to {new_tokens} do not fit 1 to {limit} tokens"
-        )));
-    }
-    Ok(())
-}
-
-/// Describes a reservation in words.
-pub fn describe(reservation: &KvReservation) -> String {
-    let KvReservation { prompt, new_tokens, rows } = reservation;
-    let blocks = reservation.blocks();
-    format!(
-        "a prompt of {prompt} tokens and {rows} rows of up to {new_tokens} more need {blocks} blocks of {BLOCK} tokens"
-    )
 }

@@ -1,23 +1,30 @@
 //! Generation of text: a batch of rows that are admitted, stepped, forked and retired, and the strategies on top of it.
 //!
 //! [`Decoder`] is the only decode loop. One answer is a [`Sequence`]: one row, or several rows that share a prompt for beam
-//! search. An engine that serves many requests is a policy that decides which sequences to begin.
+//! search or for the continuations to score. [`run`] is a batch of sequences; an engine that serves many requests is a
+//! policy that decides which sequences to begin.
 
 use std::sync::Arc;
 
-use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::model::{Flamingo, MediaKv, RowInput};
+use crate::model::{Flamingo, MediaKv};
 
 pub mod decoder;
+pub mod reservation;
+pub mod scores;
 mod beam;
 mod sample;
+mod score;
 pub mod sequence;
+pub mod batch;
 
-pub use decoder::{Decoder, KvReservation, RowId, Scores, check_length, describe};
-pub use sequence::Sequence;
+pub use batch::{run, run_until};
+pub use decoder::{Decoder, PrefixId, RowId};
+pub use reservation::{KvReservation, check_length, describe};
+pub use scores::Scores;
+pub use sequence::{Goal, Output, Sequence, SequenceRequest};
 
 /// Settings of generation: how to choose the next token, and when to stop.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -136,15 +143,10 @@ pub fn generate(
     generation: &Generation,
     stop_criteria: &StopCriteria,
 ) -> Result<Completion> {
-    generation.check()?;
-    check_length(model, prompt.len(), generation.max_new_tokens)?;
-    let mut decoder = Decoder::new(model, Sequence::reservation(prompt.len(), generation).blocks())?;
-    let mut sequence = Sequence::begin(&mut decoder, prompt, media, generation, stop_criteria)?;
-    loop {
-        let scores = decoder.step()?;
-        if let Some(completion) = sequence.advance(&mut decoder, &scores)? {
-            return Ok(completion);
-        }
+    let request = SequenceRequest::generate(prompt, media, generation, stop_criteria);
+    match run(model, &[request]).remove(0)? {
+        Output::Completion(completion) => Ok(completion),
+        Output::LogLikelihoods(_) => unreachable!("a request to generate has a completion"),
     }
 }
 
@@ -158,36 +160,11 @@ pub fn score(
     media: &[Arc<MediaKv>],
     continuations: &[Vec<u32>],
 ) -> Result<Vec<f64>> {
-    let longest = continuations.iter().map(Vec::len).max().unwrap_or(0);
-    model.check_markers(&continuations.concat(), 0)?;
-    if continuations.iter().any(Vec::is_empty) {
-        return Err(Error::Prompt("an empty continuation has no likelihood".into()));
+    if continuations.is_empty() {
+        return Ok(Vec::new());
     }
-    check_length(model, prompt.len(), longest)?;
-    // Two rows: the prompt, and the continuation that is being scored.
-    let reservation = KvReservation { prompt: prompt.len(), new_tokens: longest, rows: 2 };
-    let mut decoder = Decoder::new(model, reservation.blocks())?;
-    let prompt = decoder.admit(prompt.to_vec(), media.to_vec(), longest, reservation.rows)?;
-    let first = loop {
-        if let Some(scores) = decoder.step()?.pop() {
-            break scores.log_probs;
-        }
-    };
-    continuations
-        .iter()
-        .map(|ids| {
-            let mut sum = f64::from(first[ids[0] as usize]);
-            if let [given @ .., _] = &ids[..]
-                && !given.is_empty()
-            {
-                let mut state = decoder.state(prompt).clone();
-                let hidden = model.forward(&mut [RowInput { ids: given, state: &mut state }], None)?;
-                let log_probs = candle_nn::ops::log_softmax(&model.logits(&hidden)?, D::Minus1)?;
-                let targets = Tensor::new(&ids[1..], hidden.device())?.unsqueeze(1)?;
-                let chosen = log_probs.gather(&targets, 1)?.flatten_all()?.to_vec1::<f32>()?;
-                sum += chosen.into_iter().map(f64::from).sum::<f64>();
-            }
-            Ok(sum)
-        })
-        .collect()
+    match run(model, &[SequenceRequest::score(prompt, media, continuations)]).remove(0)? {
+        Output::LogLikelihoods(log_likelihoods) => Ok(log_likelihoods),
+        Output::Completion(_) => unreachable!("a request to score has log-likelihoods"),
+    }
 }

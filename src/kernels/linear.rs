@@ -20,6 +20,7 @@ pub const LINEAR_INIT: Init = Init::Kaiming {
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
+    bias: Option<Tensor>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,7 +53,21 @@ impl Linear {
                 None => Weight::Quantized(QMatMul::from_qtensor(packed.to_candle()?)?),
             },
         };
-        Ok(Self { weight })
+        Ok(Self { weight, bias: None })
+    }
+
+    /// Takes `weight` of shape (d_out, d_in) and, with `bias`, `bias` of shape (d_out).
+    ///
+    /// # Errors
+    /// As [`Weights::matrix`].
+    pub fn load(d_in: usize, d_out: usize, bias: bool, weights: Weights) -> Result<Self> {
+        let bias = if bias { Some(weights.get(d_out, "bias", Init::Const(0.0))?) } else { None };
+        Ok(Self { bias, ..Self::new(d_in, d_out, weights)? })
+    }
+
+    /// Tells whether the map has a bias.
+    pub fn has_bias(&self) -> bool {
+        self.bias.is_some()
     }
 
     /// Multiplies `x` (.., d_in) -> (.., d_out), in the dtype of `x`.
@@ -64,10 +79,14 @@ impl Linear {
     /// The tensor library refused an operation.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let in_f32 = || x.to_dtype(DType::F32);
-        match &self.weight {
-            Weight::Dense(weight) => Ok(flat_matmul(x, weight)?),
-            Weight::Blocks(matrix) => Ok(matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?),
-            Weight::Quantized(matrix) => Ok(matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?),
+        let y = match &self.weight {
+            Weight::Dense(weight) => flat_matmul(x, weight)?,
+            Weight::Blocks(matrix) => matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?,
+            Weight::Quantized(matrix) => matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?,
+        };
+        match &self.bias {
+            None => Ok(y),
+            Some(bias) => Ok(y.broadcast_add(bias)?),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Tensor};
 use candle_nn::{Init, ops};
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::weights::Weights;
@@ -63,6 +64,50 @@ impl RmsNorm {
             return Ok(ops::rms_norm_slow(x, &self.weight, self.eps)?);
         }
         Ok(ops::rms_norm(&x.contiguous()?, &self.weight, self.eps)?)
+    }
+}
+
+/// Kind of a normalisation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// Layer normalisation with gain and offset.
+    #[default]
+    LayerNorm,
+    /// Root-mean-square normalisation with gain.
+    RmsNorm,
+}
+
+/// A normalisation of either kind: (.., d) -> (.., d).
+#[derive(Debug, Clone)]
+pub enum Norm {
+    /// Layer normalisation.
+    Layer(LayerNorm),
+    /// Root-mean-square normalisation.
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    /// Takes the tensors of the kind, of shape (d).
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn new(kind: NormKind, d: usize, eps: f32, weights: Weights) -> Result<Self> {
+        Ok(match kind {
+            NormKind::LayerNorm => Norm::Layer(LayerNorm::new(d, eps, weights)?),
+            NormKind::RmsNorm => Norm::Rms(RmsNorm::new(d, eps, weights)?),
+        })
+    }
+
+    /// Normalises the last axis.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Norm::Layer(norm) => norm.forward(x),
+            Norm::Rms(norm) => norm.forward(x),
+        }
     }
 }
 

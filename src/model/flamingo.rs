@@ -1,39 +1,77 @@
 //! The whole model: one loop over the layers of the language model, with gated cross-attention before some of them.
 
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 
-use super::config::FlamingoConfig;
-use super::cross_attention::{CrossAttentionSpan, GatedCrossAttention};
-use super::media::{BatchedMediaKv, MediaCursor, MediaKv, MediaRule, MediaSpan};
+use super::config::{FlamingoConfig, LayerStep};
+use super::cross_attention::GatedCrossAttention;
+use super::media_attention::{BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia};
 use super::resampler::PerceiverResampler;
 use crate::error::{Error, Result};
-use crate::language::{CacheShape, KvCache, KvPool, LanguageModel, PackedBatch};
+use crate::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 use crate::vision::VisionEncoder;
 use crate::weights::Weights;
 
 /// Frames per pass of the vision encoder: bounds its memory, whatever the length of a video.
 const FRAMES_PER_PASS: usize = 8;
 
+/// Parts of a Flamingo, which a family loads.
+pub struct FlamingoParts {
+    /// Vision encoder.
+    pub vision: Box<dyn VisionEncoder>,
+    /// Resampler; without one, the visual tokens of a medium are the features of all its frames.
+    pub resampler: Option<PerceiverResampler>,
+    /// Language model.
+    pub language: Box<dyn LanguageModel>,
+    /// Gated cross-attentions in order.
+    pub cross_attention: Vec<CrossAttentionLayer>,
+    /// Layer plan: every layer of the language model once, in order, and every gated cross-attention once, in order.
+    pub plan: Vec<LayerStep>,
+    /// Rule that decides which text position attends to which media.
+    pub rule: MediaAttentionRule,
+}
+
+/// A gated cross-attention and its number in the checkpoint, which names it in traces.
+pub struct CrossAttentionLayer {
+    /// Number of the layer: in the paper, the layer of the language model that it precedes.
+    pub number: usize,
+    /// The gated cross-attention.
+    pub block: GatedCrossAttention,
+}
+
 /// A vision encoder and a language model, both frozen, with resampler and gated cross-attention between them.
 pub struct Flamingo {
-    vision: Box<dyn VisionEncoder>,
-    resampler: PerceiverResampler,
-    /// One entry per layer of the language model.
-    cross_attention: Vec<Option<GatedCrossAttention>>,
-    language: Box<dyn LanguageModel>,
-    rule: MediaRule,
+    parts: FlamingoParts,
+    media_encoded: AtomicU64,
+    kv_projections: AtomicU64,
+}
+
+/// Work of a model since its load.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WorkCounts {
+    /// Media that the vision encoder has encoded.
+    pub media_encoded: u64,
+    /// Projections of a medium to keys and values, one per gated cross-attention.
+    pub kv_projections: u64,
 }
 
 /// State of one row of a batch: its KV cache, its media and its place among them. A clone forks the row: both share the
 /// cached tokens.
 #[derive(Debug, Clone)]
 pub struct RowState {
+    /// KV cache of the language model.
     pub cache: KvCache,
-    media: Vec<Arc<MediaKv>>,
-    cursor: MediaCursor,
+    media: RowMedia,
+}
+
+impl RowState {
+    /// Adds media after those of the row.
+    pub fn add_media(&mut self, media: Vec<Arc<MediaKv>>) {
+        self.media.add(media);
+    }
 }
 
 /// New tokens of one row.
@@ -46,7 +84,7 @@ pub struct RowInput<'a> {
 pub type Observer<'o> = &'o mut dyn FnMut(&str, &Tensor) -> Result<()>;
 
 impl Flamingo {
-    /// Takes `resampler.*` and `cross_attention.{layer}.*` from `weights`.
+    /// Builds the parts between `vision` and `language` from `resampler.*` and `cross_attention.{layer}.*` in `weights`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
@@ -54,30 +92,73 @@ impl Flamingo {
         config: &FlamingoConfig,
         vision: Box<dyn VisionEncoder>,
         language: Box<dyn LanguageModel>,
-        rule: MediaRule,
+        rule: MediaAttentionRule,
         weights: &Weights,
     ) -> Result<Self> {
         let resampler = PerceiverResampler::new(&config.resampler, vision.width(), weights.pp("resampler"))?;
         let (text, media) = (language.width(), config.resampler.width);
-        let layer = |i: usize| match config.cross_attention.placement.has(i) {
-            false => Ok(None),
-            true => {
-                let weights = weights.pp("cross_attention").pp(i);
-                GatedCrossAttention::new(&config.cross_attention, text, media, weights).map(Some)
-            }
-        };
-        let cross_attention = (0..language.n_layers()).map(layer).collect::<Result<_>>()?;
-        Ok(Self { vision, resampler, cross_attention, language, rule })
+        let placement = &config.cross_attention.placement;
+        let layers = (0..language.n_layers()).filter(|&layer| placement.has(layer));
+        let cross_attention = layers
+            .map(|number| {
+                let weights = weights.pp("cross_attention").pp(number);
+                let block = GatedCrossAttention::new(&config.cross_attention, text, media, weights)?;
+                Ok(CrossAttentionLayer { number, block })
+            })
+            .collect::<Result<_>>()?;
+        let plan = placement.plan(language.n_layers());
+        Self::from_parts(FlamingoParts {
+            vision,
+            resampler: Some(resampler),
+            language,
+            cross_attention,
+            plan,
+            rule,
+        })
+    }
+
+    /// Joins loaded parts.
+    ///
+    /// # Errors
+    /// The layer plan leaves out a layer, repeats one or changes their order.
+    pub fn from_parts(parts: FlamingoParts) -> Result<Self> {
+        let language = parts.plan.iter().filter_map(|step| match step {
+            LayerStep::Language(i) => Some(*i),
+            LayerStep::CrossAttention(_) => None,
+        });
+        let cross_attention = parts.plan.iter().filter_map(|step| match step {
+            LayerStep::Language(_) => None,
+            LayerStep::CrossAttention(j) => Some(*j),
+        });
+        let complete =
+            language.eq(0..parts.language.n_layers()) && cross_attention.eq(0..parts.cross_attention.len());
+        let numbers: BTreeSet<usize> = parts.cross_attention.iter().map(|layer| layer.number).collect();
+        if !complete || numbers.len() != parts.cross_attention.len() {
+            let (layers, blocks) = (parts.language.n_layers(), parts.cross_attention.len());
+            return Err(Error::Plan(format!(
+                "{:?} does not have each of {layers} layers and {blocks} gated cross-attentions once, in order",
+                parts.plan
+            )));
+        }
+        Ok(Self { parts, media_encoded: AtomicU64::new(0), kv_projections: AtomicU64::new(0) })
     }
 
     /// Returns the language model.
     pub fn language(&self) -> &dyn LanguageModel {
-        self.language.as_ref()
+        self.parts.language.as_ref()
     }
 
-    /// Returns the indices of the language model's layers that have a gated cross-attention before them.
+    /// Returns the numbers of the gated cross-attentions: in the paper, the layers of the language model that they precede.
     pub fn cross_attention_layers(&self) -> Vec<usize> {
-        (0..self.cross_attention.len()).filter(|&i| self.cross_attention[i].is_some()).collect()
+        self.parts.cross_attention.iter().map(|layer| layer.number).collect()
+    }
+
+    /// Returns the work since the load.
+    pub fn work(&self) -> WorkCounts {
+        WorkCounts {
+            media_encoded: self.media_encoded.load(Ordering::Relaxed),
+            kv_projections: self.kv_projections.load(Ordering::Relaxed),
+        }
     }
 
     /// Tells whether any attention gate differs from 0. With all gates closed the media do not change the answer.
@@ -85,8 +166,8 @@ impl Flamingo {
     /// # Errors
     /// The device refuses an operation.
     pub fn gates_open(&self) -> Result<bool> {
-        for cross_attention in self.cross_attention.iter().flatten() {
-            if cross_attention.is_open()? {
+        for layer in &self.parts.cross_attention {
+            if layer.block.is_open()? {
                 return Ok(true);
             }
         }
@@ -98,18 +179,22 @@ impl Flamingo {
     /// # Errors
     /// The media differ in size, or the device refuses an operation.
     pub fn visual_tokens(&self, media: &[Tensor], mut observe: Option<Observer>) -> Result<Vec<Tensor>> {
+        self.media_encoded.fetch_add(media.len() as u64, Ordering::Relaxed);
         let frames = Tensor::cat(media, 0)?;
         let n = frames.dim(0)?;
         let features = (0..n)
             .step_by(FRAMES_PER_PASS)
-            .map(|i| self.vision.encode(&frames.narrow(0, i, FRAMES_PER_PASS.min(n - i))?))
+            .map(|i| self.parts.vision.encode(&frames.narrow(0, i, FRAMES_PER_PASS.min(n - i))?))
             .collect::<Result<Vec<_>>>()?;
         let features = Tensor::cat(&features, 0)?; // (sum of t, s, d)
         if let Some(observe) = observe.as_deref_mut() {
             observe("features", &features)?;
         }
-        let tokens =
-            self.resample(&features, &media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?)?;
+        let lengths = media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?;
+        if self.parts.resampler.is_none() {
+            return frames_as_tokens(&features, &lengths, observe);
+        }
+        let tokens = self.resample(&features, &lengths)?;
         if let Some(observe) = observe {
             observe("visual_tokens", &tokens)?;
         }
@@ -120,8 +205,11 @@ impl Flamingo {
     /// tokens (m, q, d).
     ///
     /// # Errors
-    /// As [`PerceiverResampler::forward`].
+    /// The model has no resampler; else as [`PerceiverResampler::forward`].
     pub fn resample(&self, features: &Tensor, lengths: &[usize]) -> Result<Tensor> {
+        let Some(resampler) = &self.parts.resampler else {
+            return Err(Error::Prompt("the model has no resampler".into()));
+        };
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let mut start = 0;
         let padded = lengths
@@ -132,7 +220,7 @@ impl Flamingo {
                 Ok(medium)
             })
             .collect::<Result<Vec<_>>>()?;
-        self.resampler.forward(&Tensor::stack(&padded, 0)?, lengths)
+        resampler.forward(&Tensor::stack(&padded, 0)?, lengths)
     }
 
     /// Projects visual tokens (q, d) to keys and values at every gated cross-attention: once per medium, for all rows that
@@ -141,12 +229,9 @@ impl Flamingo {
     /// # Errors
     /// The tokens have another width than the model expects.
     pub fn media_kv(&self, visual_tokens: &Tensor) -> Result<Arc<MediaKv>> {
-        let layers = self
-            .cross_attention
-            .iter()
-            .flatten()
-            .map(|x| x.project_kv(visual_tokens))
-            .collect::<Result<_>>()?;
+        let blocks = self.parts.cross_attention.iter();
+        self.kv_projections.fetch_add(blocks.len() as u64, Ordering::Relaxed);
+        let layers = blocks.map(|layer| layer.block.project_kv(visual_tokens)).collect::<Result<_>>()?;
         Ok(Arc::new(MediaKv { layers }))
     }
 
@@ -155,72 +240,73 @@ impl Flamingo {
     /// # Errors
     /// [`Error::Prompt`] that names the token or the two numbers.
     pub fn check_markers(&self, ids: &[u32], media: usize) -> Result<()> {
-        let vocabulary = self.language.vocabulary();
+        let vocabulary = self.parts.language.vocabulary();
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::Prompt(format!(
                 "token {id} is not one of the {vocabulary} of the vocabulary"
             )));
         }
-        let markers = ids.iter().filter(|&&id| id == self.rule.media_token).count();
+        let markers = self.count_markers(ids);
         if markers != media {
             return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
         }
         Ok(())
     }
 
+    /// Returns the token that marks a medium.
+    pub fn media_token(&self) -> u32 {
+        self.parts.rule.media_token
+    }
+
+    /// Returns the number of media markers in `ids`.
+    pub fn count_markers(&self, ids: &[u32]) -> usize {
+        ids.iter().filter(|&&id| id == self.parts.rule.media_token).count()
+    }
+
     /// Creates a row over `media` that caches its tokens in `pool`.
     pub fn row(&self, media: Vec<Arc<MediaKv>>, pool: &KvPool) -> RowState {
-        RowState { cache: KvCache::new(pool), media, cursor: MediaCursor::default() }
+        RowState { cache: KvCache::new(pool), media: RowMedia::new(media) }
     }
 
     /// Creates a row for one pass over a whole sequence: nothing is cached, and gradients flow.
     pub fn uncached_row(&self, media: Vec<Arc<MediaKv>>) -> RowState {
-        RowState { cache: KvCache::off(), media, cursor: MediaCursor::default() }
+        RowState { cache: KvCache::off(), media: RowMedia::new(media) }
     }
 
     /// Runs the new tokens of all rows in one pass. Returns the last hidden states, packed in the order of the rows
-    /// (n, d); the caller chooses which of them become [`logits`](Self::logits).
+    /// (n, d); the caller chooses which of them become [`logits`](Self::logits). With `packed_media`, which the caller keeps
+    /// between steps, rows of one new token attend to their media in one product.
     ///
     /// # Errors
     /// A row has more media markers than media, or no room left in its cache.
-    pub fn forward(&self, inputs: &mut [RowInput], observe: Option<Observer>) -> Result<Tensor> {
-        self.pass(inputs, None, observe)
-    }
-
-    /// Runs one of many decode steps: rows of one new token attend to their media together, packed in `packed_media`,
-    /// which the caller keeps between steps.
-    ///
-    /// # Errors
-    /// As [`forward`](Self::forward).
-    pub fn step(&self, inputs: &mut [RowInput], packed_media: &mut BatchedMediaKv) -> Result<Tensor> {
-        self.pass(inputs, Some(packed_media), None)
-    }
-
-    fn pass(
+    pub fn forward(
         &self,
         inputs: &mut [RowInput],
         packed_media: Option<&mut BatchedMediaKv>,
         mut observe: Option<Observer>,
     ) -> Result<Tensor> {
-        let shape = self.language.cache_shape();
+        let FlamingoParts { language, cross_attention, plan, rule, .. } = &self.parts;
+        let shape = language.cache_shape();
         let ids: Vec<u32> = inputs.iter().flat_map(|r| r.ids).copied().collect();
-        let spans = self.media_spans(inputs)?;
-        let (media, caches): (Vec<_>, Vec<_>) =
-            inputs.iter_mut().map(|r| (&r.state.media, (r.ids.len(), &mut r.state.cache))).unzip();
-        let plan = CrossAttentionPlan::new(spans, &media, packed_media, &shape)?;
+        let (media, caches): (Vec<_>, Vec<_>) = inputs
+            .iter_mut()
+            .map(|r| ((r.ids, &mut r.state.media), (r.ids.len(), &mut r.state.cache)))
+            .unzip();
+        let media = CrossAttentionPlan::build(media, rule, packed_media, &shape)?;
         let batch = PackedBatch::new(caches, &shape)?;
 
-        let mut x = self.language.embed(&Tensor::new(ids, &shape.device)?)?; // (n, d)
-        let mut xattn = 0;
-        for (i, cross_attention) in self.cross_attention.iter().enumerate() {
-            if let Some(cross_attention) = cross_attention {
-                x = cross_attention.forward(&x, &plan.at(xattn))?;
-                xattn += 1;
-                if let Some(observe) = observe.as_deref_mut() {
-                    observe(&format!("xattn.{i}"), &x)?;
+        let mut x = language.embed(&Tensor::new(ids, &shape.device)?)?; // (n, d)
+        for step in plan {
+            match *step {
+                LayerStep::Language(i) => x = language.layer(i, &x, &batch)?,
+                LayerStep::CrossAttention(j) => {
+                    let CrossAttentionLayer { number, block } = &cross_attention[j];
+                    x = block.forward(&x, &media.at(j), media.mlp())?;
+                    if let Some(observe) = observe.as_deref_mut() {
+                        observe(&format!("xattn.{number}"), &x)?;
+                    }
                 }
             }
-            x = self.language.layer(i, &x, &batch)?;
         }
         batch.advance();
         Ok(x)
@@ -231,81 +317,22 @@ impl Flamingo {
     /// # Errors
     /// The device refuses an operation.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.language.head(hidden)
-    }
-
-    fn media_spans(&self, inputs: &mut [RowInput]) -> Result<Vec<MediaSpan>> {
-        let (mut spans, mut start) = (Vec::new(), 0);
-        for (row, input) in inputs.iter_mut().enumerate() {
-            let state = &mut *input.state;
-            state.cursor.advance(input.ids, &self.rule, row, start, &mut spans);
-            let (markers, media) = (state.cursor.markers_seen(), state.media.len());
-            if markers > media {
-                return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
-            }
-            start += input.ids.len();
-        }
-        Ok(spans)
+        self.parts.language.head(hidden)
     }
 }
 
-/// Media that the positions of a pass attend to, the same at every cross-attention.
-struct CrossAttentionPlan<'a> {
-    /// Rows of one new token, at the head of the pass, that attend in one product.
-    packed: Option<(Range<usize>, &'a BatchedMediaKv, Option<Tensor>)>,
-    /// The other spans, one product each.
-    single: Vec<(Range<usize>, &'a MediaKv)>,
-}
-
-impl<'a> CrossAttentionPlan<'a> {
-    fn new(
-        spans: Vec<MediaSpan>,
-        media: &[&'a Vec<Arc<MediaKv>>],
-        packed_media: Option<&'a mut BatchedMediaKv>,
-        shape: &CacheShape,
-    ) -> Result<Self> {
-        let kv = |span: &MediaSpan| &media[span.row][span.medium];
-        let steps = match packed_media {
-            None => 0,
-            // A span that is one position long and begins where the last one ends is the only token of another row.
-            Some(_) => (1..)
-                .zip(&spans)
-                .take_while(|(n, span)| {
-                    let first = spans[0].positions.start;
-                    span.positions == (first + n - 1..first + n)
-                })
-                .count(),
-        };
-        let (first, rest) = spans.split_at(steps);
-        let packed = match (packed_media, first) {
-            (Some(packed_media), [head, ..]) if first.len() > 1 => {
-                let mask = packed_media.pack(
-                    &first.iter().map(kv).collect::<Vec<_>>(),
-                    shape.dtype,
-                    &shape.device,
-                )?;
-                let start = head.positions.start;
-                Some((start..start + first.len(), &*packed_media, mask))
-            }
-            _ => None,
-        };
-        let single = if packed.is_some() { rest } else { &spans };
-        let single = single.iter().map(|span| (span.positions.clone(), &**kv(span))).collect();
-        Ok(Self { packed, single })
+/// Returns the features of each medium's frames (t * s, d) as its visual tokens.
+fn frames_as_tokens(features: &Tensor, lengths: &[usize], observe: Option<Observer>) -> Result<Vec<Tensor>> {
+    let mut start = 0;
+    let tokens = lengths
+        .iter()
+        .map(|&n| {
+            start += n;
+            Ok(features.narrow(0, start - n, n)?.flatten(0, 1)?)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if let Some(observe) = observe {
+        observe("visual_tokens", &Tensor::cat(&tokens, 0)?)?;
     }
-
-    /// Returns the spans at cross-attention `xattn`, counted from 0.
-    fn at(&self, xattn: usize) -> Vec<CrossAttentionSpan<'_>> {
-        let packed = self.packed.iter().map(|(positions, media, mask)| CrossAttentionSpan {
-            positions: positions.clone(),
-            kv: media.at(xattn),
-            mask: mask.as_ref(),
-        });
-        let single = self.single.iter().map(|(positions, media)| CrossAttentionSpan {
-            positions: positions.clone(),
-            kv: media.at(xattn),
-            mask: None,
-        });
-        packed.chain(single).collect()
-    }
+    Ok(tokens)
 }

@@ -1,17 +1,21 @@
 //! Flamingo itself: visual features -> visual tokens -> a language model with gated cross-attention to them.
 
 pub mod config;
+mod feed_forward;
 pub mod resampler;
 pub mod joint_space;
-pub mod media;
+pub mod media_attention;
 pub mod cross_attention;
 pub mod flamingo;
 
-pub use config::{CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, Placement, ResamplerConfig};
+pub use config::{
+    CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, LayerStep, MediaAttentionConfig, Placement,
+    ResamplerConfig,
+};
 pub use cross_attention::GatedCrossAttention;
-pub use flamingo::{Flamingo, Observer, RowInput, RowState};
+pub use flamingo::{CrossAttentionLayer, Flamingo, FlamingoParts, Observer, RowInput, RowState, WorkCounts};
 pub use joint_space::{JointSpace, JointSpaces};
-pub use media::{BatchedMediaKv, MediaKv, MediaRule};
+pub use media_attention::{BatchedMediaKv, MediaAttentionRule, MediaKv};
 pub use resampler::PerceiverResampler;
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use candle_nn::Init;
 
 use super::config::ResamplerConfig;
+use super::feed_forward::FeedForward;
 use crate::error::{Error, Result};
-use crate::kernels::activation::Activation;
 use crate::kernels::attention::attention;
 use crate::kernels::linear::Linear;
 use crate::kernels::norm::LayerNorm;
@@ -42,8 +42,7 @@ impl PerceiverResampler {
         let latents = weights.get((config.latents, d), "latents", normal)?;
         let layer = |i: usize| {
             let w = weights.pp("layers").pp(i);
-            let feed_forward =
-                FeedForward::new(d, config.feed_forward_multiple, config.activation, w.pp("feed_forward"))?;
+            let feed_forward = FeedForward::new(d, &config.feed_forward(), w.pp("feed_forward"))?;
             Ok((PerceiverAttention::new(config, w.pp("attention"))?, feed_forward))
         };
         let layers = (0..config.depth).map(layer).collect::<Result<_>>()?;
@@ -193,31 +192,6 @@ impl PerceiverAttention {
     fn unfold_heads(&self, x: &Tensor, m: usize) -> Result<Tensor> {
         let (_, n, d) = x.dims3()?;
         Ok(x.reshape((m, self.heads, n, d))?.transpose(1, 2)?.reshape((m, n, self.heads * d))?)
-    }
-}
-
-/// Feed-forward: normalisation, up, activation, down. (.., d) -> (.., d)
-#[derive(Debug, Clone)]
-pub(super) struct FeedForward {
-    norm: LayerNorm,
-    up: Linear,
-    activation: Activation,
-    down: Linear,
-}
-
-impl FeedForward {
-    pub(super) fn new(d: usize, multiple: usize, activation: Activation, weights: Weights) -> Result<Self> {
-        Ok(Self {
-            norm: LayerNorm::new(d, NORM_EPS, weights.pp("norm"))?,
-            up: Linear::new(d, multiple * d, weights.pp("up"))?,
-            activation,
-            down: Linear::new(multiple * d, d, weights.pp("down"))?,
-        })
-    }
-
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let hidden = self.up.forward(&self.norm.forward(x)?)?;
-        self.down.forward(&self.activation.forward(&hidden)?)
     }
 }
 

@@ -75,15 +75,11 @@ fn flamingo() -> (Flamingo, Weights) {
     let frozen = source.vars().into_iter().map(|(name, var)| (name, var.as_tensor().detach())).collect();
     let frozen = Weights::from_tensors("frozen", frozen, &Device::Cpu, DType::F32);
     let language = Box::new(Llama::new(config, &frozen).unwrap());
-    let cross_attention = CrossAttentionConfig {
-        placement: Placement { every: 1, first: 0 },
-        heads: 3,
-        head_width: 4,
-        feed_forward_multiple: 2,
-        activation: Activation::Gelu,
-    };
-    let config = FlamingoConfig { resampler: resampler(), cross_attention };
-    let rule = MediaRule { media_token: MEDIUM, forget_token: None };
+    let placement = Placement { every: 1, first: 0 };
+    let cross_attention = CrossAttentionConfig::new(placement, 3, 4, 2, Activation::Gelu);
+    let media_attention = MediaAttentionConfig::default();
+    let config = FlamingoConfig { resampler: resampler(), cross_attention, media_attention };
+    let rule = MediaAttentionRule::last_medium(MEDIUM);
     let model = Flamingo::new(&config, Box::new(PassThroughEncoder), language, rule, &weights).unwrap();
     randomise_zeros(weights.vars(), &["_gate"]);
     (model, weights)
@@ -99,7 +95,7 @@ fn gradients_flow_through_frozen_language_model() {
         let media = (0..2).map(|i| model.media_kv(&tokens.get(i)?)).collect::<Result<Vec<Arc<MediaKv>>>>()?;
         let mut row = model.uncached_row(media);
         let ids = [2, MEDIUM, 4, 19, MEDIUM, 11, 3];
-        let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None)?;
+        let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None, None)?;
         model.logits(&hidden)
     };
     let vars = weights.vars();

@@ -24,6 +24,7 @@ use crate::error::Result;
 use crate::language::Tokenizer;
 use crate::model::{Flamingo, RowInput};
 use crate::prompt::{Prompt, PromptFormat, PromptTokens};
+use crate::task::{caption, question};
 
 /// Dataset of a training sequence; each has its own weight in the loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,7 +163,7 @@ impl AnswersObjective<'_> {
         shard.sequences.push(self.sequence(
             Dataset::Captions,
             vec![medium],
-            self.format.ask_caption(),
+            caption::prompt(self.format),
             caption,
         )?);
         let mut kinds: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -179,7 +180,7 @@ impl AnswersObjective<'_> {
         for asked in 0..self.config.questions.min(2 * kinds.len()) {
             let (_, of) = &kinds[asked % kinds.len()];
             let question = of.choose(rng).expect("a kind has a question");
-            let prompt = self.format.ask_question(&question.question);
+            let prompt = question::prompt(self.format, &question.question);
             shard.sequences.push(self.sequence(
                 Dataset::Questions,
                 vec![medium],
@@ -213,10 +214,10 @@ impl AnswersObjective<'_> {
         for which in examples {
             media.push(shard.add(next_clip(which)));
             let caption = naming_caption([word, another][which]);
-            prompt = prompt.then(self.format.example(self.format.ask_caption(), &caption));
+            prompt = prompt.then(self.format.example(caption::prompt(self.format), &caption));
         }
         media.push(shard.add(query));
-        let prompt = prompt.then(self.format.ask_question(NAMING_QUESTION));
+        let prompt = prompt.then(question::prompt(self.format, NAMING_QUESTION));
         shard.sequences.push(self.sequence(Dataset::Episodes, media, prompt, [word, another][asked])?);
         Ok(())
     }
@@ -230,7 +231,7 @@ impl AnswersObjective<'_> {
         prompt: Prompt,
         answer: &str,
     ) -> Result<Sequence> {
-        let mut ids = prompt.encode(self.tokenizer, self.tokens, media.len())?;
+        let mut ids = prompt.encode(self.tokenizer, self.tokens, media.len())?.ids;
         let start = ids.len();
         ids.extend(self.tokenizer.encode_plain(&format!("{}{answer}", self.format.before_answer))?);
         ids.push(self.tokens.end_of_chunk);
@@ -285,7 +286,7 @@ impl AnswersObjective<'_> {
             .zip(&mut states)
             .map(|(sequence, state)| RowInput { ids: &sequence.ids[..input_len(sequence)], state })
             .collect();
-        let hidden = self.model.forward(&mut inputs, None)?; // (n, d)
+        let hidden = self.model.forward(&mut inputs, None, None)?; // (n, d)
         let (mut places, mut targets, mut start) = (Vec::new(), Vec::<u32>::new(), 0u32);
         for sequence in &shard.sequences {
             places.extend(sequence.answer.clone().map(|i| start + i as u32 - 1));

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::generate::{Generation, Strategy};
 use crate::pipeline::{Medium, Pipeline};
 use crate::prompt::Prompt;
-use crate::task::Task;
+use crate::task::{Task, caption, question};
 use crate::video::Frame;
 
 /// Frames that the model gets for a clip.
@@ -141,10 +141,10 @@ fn ask_episode(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<Que
     let mut prompt = Prompt::default();
     for (clip, caption) in &episode.support {
         media.push(encode(clip)?);
-        prompt = prompt.then(format.example(format.ask_caption(), caption));
+        prompt = prompt.then(format.example(caption::prompt(format), caption));
     }
     media.push(encode(&episode.query)?);
-    let prompt = prompt.then(format.ask_question(episode.question));
+    let prompt = prompt.then(question::prompt(format, episode.question));
     let media: Vec<&Medium> = media.iter().collect();
     let likelihoods = pipeline.score(&prompt, &media, &episode.choices)?;
     let written = &episode.choices[usize::from(likelihoods[1] > likelihoods[0])];

@@ -28,7 +28,7 @@ pub fn resampler(frames: usize, activation: Activation) -> ResamplerConfig {
 }
 
 pub fn cross_attention(placement: Placement, activation: Activation) -> CrossAttentionConfig {
-    CrossAttentionConfig { placement, heads: 3, head_width: 10, feed_forward_multiple: 2, activation }
+    CrossAttentionConfig::new(placement, 3, 10, 2, activation)
 }
 
 /// Returns the weights of `rule.py`, computed from open_flamingo's names, under our names.

@@ -7,8 +7,9 @@ use candle_core::{DType, Tensor};
 use flamingo::generate::{Decoder, Generation, RowId, StopCriteria, Strategy, generate, score};
 use flamingo::kernels::activation::Activation;
 use flamingo::language;
-use flamingo::model::media::MediaRule;
-use flamingo::model::{Flamingo, FlamingoConfig, MediaKv, Placement, RowInput};
+use flamingo::model::{
+    Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, MediaKv, Placement, RowInput,
+};
 use flamingo::vision::VisionEncoder;
 use flamingo::weights::{Quantization, Weights};
 use support::golden::{Golden, folder, relative_error};
@@ -18,7 +19,7 @@ use crate::adapters::{self, WIDTH};
 
 const PLACEMENTS: [(&str, Placement); 2] =
     [("open_flamingo", Placement { every: 2, first: 1 }), ("paper", Placement { every: 2, first: 0 })];
-const MEDIA_TOKEN: u32 = 5;
+pub const MEDIA_TOKEN: u32 = 5;
 const STOP: [u32; 5] = [17, 3, 44, 71, 90];
 const FRAMES: [usize; 3] = [3, 1, 6];
 const PROMPTS: [(&str, &[u32], &[usize]); 3] = [
@@ -57,6 +58,7 @@ fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) 
     let config = FlamingoConfig {
         resampler: adapters::resampler(4, activation),
         cross_attention: adapters::cross_attention(placement, activation),
+        media_attention: MediaAttentionConfig::default(),
     };
     let mut names = adapters::resampler_names(&config.resampler, "resampler.", "perceiver.");
     for i in (0..language.n_layers()).filter(|&i| placement.has(i)) {
@@ -65,7 +67,7 @@ fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) 
         names.extend(adapters::cross_attention_names(x, language.width(), WIDTH, &ours, &theirs));
     }
     let weights = weights(&names);
-    let rule = MediaRule { media_token: MEDIA_TOKEN, forget_token: None };
+    let rule = MediaAttentionRule::last_medium(MEDIA_TOKEN);
     let model = Flamingo::new(&config, Box::new(Pixels), language, rule, &weights).unwrap();
     weights.finish().unwrap();
     model
@@ -75,6 +77,10 @@ fn trained(placement: Placement) -> Flamingo {
     model(placement, DType::F32, |names| adapters::weights(names, DType::F32))
 }
 
+pub fn trained_paper() -> Flamingo {
+    trained(PLACEMENTS[1].1)
+}
+
 fn pixels(medium: usize) -> Tensor {
     random_weights::values(&format!("pixels.{medium}"), (FRAMES[medium], 3, 8, 11), 0.0, 1.7)
         .unwrap()
@@ -82,7 +88,7 @@ fn pixels(medium: usize) -> Tensor {
         .unwrap()
 }
 
-fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKv>>) {
+pub fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaKv>>) {
     if media.is_empty() {
         return (vec![], vec![]);
     }
@@ -114,7 +120,8 @@ fn every_stage_equals_the_reference() {
                 stages.push((stage.to_string(), x.clone(), 1e-4));
                 Ok(())
             };
-            let hidden = model.forward(&mut [RowInput { ids, state: &mut row }], Some(&mut observe)).unwrap();
+            let hidden =
+                model.forward(&mut [RowInput { ids, state: &mut row }], None, Some(&mut observe)).unwrap();
             stages.push(("logits".into(), model.logits(&hidden).unwrap(), 1e-3));
             let names: Vec<String> = stages.iter().map(|(stage, ..)| format!("{key}.{stage}")).collect();
             let stages: Vec<_> = names
@@ -269,7 +276,7 @@ fn score_is_sum_of_log_probabilities() {
     for (continuation, score) in continuations.iter().zip(scores) {
         let ids: Vec<u32> = PROMPTS[1].1.iter().chain(continuation).copied().collect();
         let mut row = model.uncached_row(kv.clone());
-        let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None).unwrap();
+        let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None, None).unwrap();
         let log_probs = log_softmax(&model.logits(&hidden).unwrap());
         let at = PROMPTS[1].1.len();
         let sum: f64 = continuation
@@ -295,7 +302,7 @@ fn untrained_model_equals_language_model() {
     let (_, ids, media) = PROMPTS[2];
     let (_, kv) = encode(&untrained, media);
     let mut row = untrained.uncached_row(kv);
-    let hidden = untrained.forward(&mut [RowInput { ids, state: &mut row }], None).unwrap();
+    let hidden = untrained.forward(&mut [RowInput { ids, state: &mut row }], None, None).unwrap();
     let bare = {
         let mut cache = language::KvCache::off();
         let rows = vec![(ids, &mut cache)];
@@ -311,7 +318,8 @@ fn media_change_answer() {
     let model = trained(PLACEMENTS[0].1);
     let logits = |medium: usize| {
         let mut row = model.uncached_row(encode(&model, &[medium]).1);
-        let hidden = model.forward(&mut [RowInput { ids: PROMPTS[1].1, state: &mut row }], None).unwrap();
+        let hidden =
+            model.forward(&mut [RowInput { ids: PROMPTS[1].1, state: &mut row }], None, None).unwrap();
         model.logits(&hidden).unwrap()
     };
     assert!(relative_error(&logits(0), &logits(1)) > 1e-2);

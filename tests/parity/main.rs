@@ -7,4 +7,5 @@ mod language;
 mod language_cache;
 mod model;
 mod flamingo_whole;
+mod sequences;
 mod text_tower;

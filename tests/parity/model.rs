@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 use flamingo::kernels::activation::Activation;
-use flamingo::model::cross_attention::CrossAttentionSpan;
-use flamingo::model::media::{MediaCursor, MediaRule, MediaSpan};
+use flamingo::model::media_attention::{
+    CrossAttentionSpan, MediaAttentionRule, MediaCursor, MediaSpan, MlpPositions,
+};
 use flamingo::model::{GatedCrossAttention, PerceiverResampler, Placement};
 use support::golden::{Golden, relative_error};
 use support::{random_weights, target};
@@ -83,7 +84,7 @@ fn gated_cross_attention_equals_open_flamingo() {
     let locations = golden.tensor("locations").to_vec2::<u8>().unwrap();
     let text = target::input(&random_weights::values("text", (3, 13, TEXT_WIDTH), 0.0, 1.7).unwrap());
     let media = target::input(&random_weights::values("media", (3, 3, LATENTS, WIDTH), 0.0, 1.7).unwrap());
-    let rule = MediaRule { media_token: 1, forget_token: None };
+    let rule = MediaAttentionRule::last_medium(1);
     for (name, activation) in ACTIVATIONS {
         let block = cross_attention(activation);
         let kv: Vec<Vec<_>> = (0..3)
@@ -103,10 +104,11 @@ fn gated_cross_attention_equals_open_flamingo() {
             let packed = x.reshape((rows * n, d)).unwrap();
             let span = |s: &MediaSpan| CrossAttentionSpan {
                 positions: s.positions.clone(),
-                kv: &kv[s.row][s.medium],
+                kv: kv[s.row][s.media.clone()].to_vec(),
                 mask: None,
             };
-            let out = block.forward(&packed, &spans.iter().map(span).collect::<Vec<_>>()).unwrap();
+            let spans = spans.iter().map(span).collect::<Vec<_>>();
+            let out = block.forward(&packed, &spans, &MlpPositions::All).unwrap();
             out.reshape((rows, n, d)).unwrap()
         };
         let first_two = text.narrow(1, 0, 2).unwrap().contiguous().unwrap();

@@ -73,7 +73,7 @@ impl Model for Pipeline {
 
     fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError> {
         let visual_tokens = window.tokens.tensor(self.options())?;
-        Ok(Medium { visual_tokens, frame_times: window.frame_times.clone() })
+        Ok(Medium::new(visual_tokens, window.frame_times.clone()))
     }
 
     fn ask(

@@ -90,7 +90,8 @@ impl BenchModel {
         match &self.directory {
             Some(directory) => {
                 let loaded = family::open(directory, &self.options)?;
-                Ok((loaded.model, loaded.tokens.media))
+                let media_token = loaded.model.media_token();
+                Ok((loaded.model, media_token))
             }
             None => {
                 let weights = Weights::placeholder(&self.options.device, self.options.dtype)?;

@@ -35,7 +35,7 @@ impl MediaKvCache {
             entry.last_used = self.clock;
             return Ok(entry.kv.clone());
         }
-        let kv = pipeline.media_kv(medium)?;
+        let kv = pipeline.project_media(medium)?;
         self.entries.insert(id, Entry { kv: kv.clone(), last_used: self.clock });
         self.evict();
         Ok(kv)

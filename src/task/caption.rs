@@ -1,0 +1,22 @@
+//! Caption of one medium.
+
+use super::{Plan, TaskKind, up_to_keyword, zero_shot};
+use crate::prompt::{Prompt, PromptFormat};
+
+pub(super) struct Caption;
+
+impl TaskKind for Caption {
+    fn plan(&self, format: &PromptFormat) -> Plan {
+        Plan::Generate(prompt(format))
+    }
+
+    fn read(&self, format: &PromptFormat, text: &str) -> String {
+        up_to_keyword(format, text)
+    }
+}
+
+/// Returns the prompt that asks for a caption of one medium.
+pub fn prompt(format: &PromptFormat) -> Prompt {
+    let example = |caption: &String| format.example(Prompt::parse(&format.caption), caption);
+    zero_shot(format.example_captions.iter().map(example), Prompt::parse(&format.caption))
+}

@@ -1,0 +1,16 @@
+//! Continuation of a free prompt.
+
+use super::{Plan, TaskKind};
+use crate::prompt::{Prompt, PromptFormat};
+
+pub(super) struct Complete<'a>(pub(super) &'a str);
+
+impl TaskKind for Complete<'_> {
+    fn plan(&self, _: &PromptFormat) -> Plan {
+        Plan::Generate(Prompt::parse(self.0))
+    }
+
+    fn read(&self, _: &PromptFormat, text: &str) -> String {
+        text.trim().to_string()
+    }
+}

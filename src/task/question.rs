@@ -1,0 +1,29 @@
+//! Question about one medium.
+
+use super::{Plan, TaskKind, up_to_keyword, zero_shot};
+use crate::prompt::{Prompt, PromptFormat, QUESTION};
+
+pub(super) struct Question<'a>(pub(super) &'a str);
+
+impl TaskKind for Question<'_> {
+    fn plan(&self, format: &PromptFormat) -> Plan {
+        Plan::Generate(prompt(format, self.0))
+    }
+
+    fn read(&self, format: &PromptFormat, text: &str) -> String {
+        up_to_keyword(format, text)
+    }
+}
+
+/// Returns the prompt that asks a question about one medium. Markers in the question stay text.
+pub fn prompt(format: &PromptFormat, question: &str) -> Prompt {
+    let example = |(question, answer): &(String, String)| format.example(fill(format, question), answer);
+    zero_shot(format.example_answers.iter().map(example), fill(format, question))
+}
+
+fn fill(format: &PromptFormat, question: &str) -> Prompt {
+    match format.question.split_once(QUESTION) {
+        Some((before, after)) => Prompt::parse(before).text(question.trim()).then(Prompt::parse(after)),
+        None => Prompt::parse(&format.question),
+    }
+}
