@@ -11,6 +11,7 @@
 //! l text positions · h heads · d width.
 
 pub mod error;
+pub mod atomic_file;
 pub mod weights;
 pub mod kernels;
 pub mod video;

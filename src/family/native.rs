@@ -1,8 +1,6 @@
 //! Native model directories: `config.json`, the trained parts as safetensors, and a reference to the language model.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -10,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CONFIG, LoadOptions, Loaded, ModelInfo, config_error, read_config};
+use crate::atomic_file::write_atomic;
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::StopCriteria;
 use crate::language::{self, Tokenizer};
@@ -149,7 +148,7 @@ pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String,
     // Not `candle_core::safetensors::save`: its files are readable by their owner only.
     let bytes = safetensors::serialize(tensors, None)
         .map_err(|e| config_error(directory, format!("adapters cannot be written: {e}")))?;
-    write_whole(&adapters, &bytes).map_err(io(&adapters))?;
+    write_atomic(&adapters, &bytes).map_err(io(&adapters))?;
     let language = directory.join(&config.language.file);
     let mut config = config.clone();
     config.adapters.sha256 = Some(sha256(&adapters)?);
@@ -158,16 +157,7 @@ pub fn write(directory: &Path, config: &NativeConfig, tensors: &BTreeMap<String,
     }
     let text = serde_json::to_string_pretty(&config).map_err(|e| config_error(directory, e.to_string()))?;
     let path = directory.join(CONFIG);
-    write_whole(&path, (text + "\n").as_bytes()).map_err(io(&path))
-}
-
-/// Writes a file completely or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let part = path.with_extension("part");
-    let mut file = File::create(&part)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&part, path)
+    write_atomic(&path, (text + "\n").as_bytes()).map_err(io(&path))
 }
 
 /// Builds all parts that `config` describes from `weights`; the caller finishes the weights.

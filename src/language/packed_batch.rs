@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use super::kv_cache::{CacheShape, KvCache, KvPool};
 use crate::error::{Error, Result};
 use crate::kernels::attention::{Kv, causal_attention, step_attention};
+use crate::kernels::mask::additive_mask;
 
 /// Rows of one new token attend in one product, padded to the longest of them, while the longest has at most twice the
 /// length of the shortest plus this number of tokens.
@@ -203,7 +204,7 @@ fn mask(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<Option<Ten
     if visible.iter().all(|&n| n == longest) {
         return Ok(None);
     }
-    let mask_row = |n: usize| (0..longest).map(move |j| if j < n { 0.0 } else { f32::NEG_INFINITY });
-    let mask: Vec<f32> = visible.into_iter().flat_map(mask_row).collect();
-    Ok(Some(Tensor::from_vec(mask, dims, &shape.device)?.to_dtype(shape.dtype)?))
+    let attends = |i: usize, j: usize| j < visible[i];
+    let mask = additive_mask((visible.len(), longest), attends, &shape.device, shape.dtype)?;
+    Ok(Some(mask.reshape(dims)?))
 }

@@ -8,6 +8,7 @@ use super::feed_forward::FeedForward;
 use crate::error::{Error, Result};
 use crate::kernels::attention::attention;
 use crate::kernels::linear::Linear;
+use crate::kernels::mask::additive_mask;
 use crate::kernels::norm::LayerNorm;
 use crate::weights::Weights;
 
@@ -136,12 +137,9 @@ fn padding_mask(lengths: &[usize], t: usize, s: usize, q: usize, like: &Tensor) 
     if lengths.iter().all(|&n| n == t) {
         return Ok(None);
     }
-    let row = |&n: &usize| {
-        (0..t * s + q).map(move |i| if i < n * s || i >= t * s { 0.0 } else { f32::NEG_INFINITY })
-    };
-    let mask: Vec<f32> = lengths.iter().flat_map(row).collect();
-    let mask = Tensor::from_vec(mask, (lengths.len(), 1, 1, t * s + q), like.device())?;
-    Ok(Some(mask.to_dtype(like.dtype())?))
+    let attends = |i: usize, j: usize| j < lengths[i] * s || j >= t * s;
+    let mask = additive_mask((lengths.len(), t * s + q), attends, like.device(), like.dtype())?;
+    Ok(Some(mask.unsqueeze(1)?.unsqueeze(1)?))
 }
 
 #[derive(Debug, Clone)]

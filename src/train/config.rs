@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::spriteworld::WorldConfig;
 use crate::error::{Error, Result};
 use crate::family::native::{NativeConfig, relative};
 use crate::model::{FlamingoConfig, JointSpaceConfig};
 use crate::vision::VisionConfig;
+use crate::weights::sha256_of_bytes;
 
 /// Configuration of a training run: everything that determines the model. Paths are relative to the working
 /// directory.
@@ -123,7 +123,7 @@ impl TrainConfig {
         object.retain(|key, _| {
             key != "name" && (!all.contains(&key.as_str()) || stages.contains(&key.as_str()))
         });
-        Sha256::digest(config.to_string()).iter().map(|b| format!("{b:02x}")).collect()
+        sha256_of_bytes(config.to_string().as_bytes())
     }
 }
 

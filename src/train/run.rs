@@ -11,8 +11,8 @@ use candle_core::{Device, Tensor, Var};
 
 use super::config::Schedule;
 use super::optimiser::{AdamW, Gradients};
+use crate::atomic_file;
 use crate::error::{Error, Result};
-use crate::family::native;
 use crate::kernels::threads::on_rayon;
 
 /// Objective that a stage minimises. Only its parameters change, so a step is a pure function of them and of
@@ -134,7 +134,7 @@ fn at(path: &Path) -> impl Fn(std::io::Error) -> Error {
 
 /// Writes a file so that readers find the old or the new content, never a part.
 pub(super) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    native::write_whole(path, bytes).map_err(at(path))
+    atomic_file::write_atomic(path, bytes).map_err(at(path))
 }
 
 /// Checks that a run with `fingerprint` can resume from the checkpoint of a stage, if there is one.

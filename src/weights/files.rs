@@ -262,6 +262,16 @@ pub fn verify_sha256(path: &Path, expected: &str) -> Result<(), WeightsError> {
     Err(WeightsError::Hash { path: path.into(), expected: expected.into(), found })
 }
 
+/// Formats bytes in lowercase hexadecimal.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Computes the SHA-256 of bytes, in hexadecimal.
+pub fn sha256_of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
 /// Computes the SHA-256 of a file, in hexadecimal.
 ///
 /// # Errors
@@ -273,7 +283,7 @@ pub fn sha256(path: &Path) -> Result<String, WeightsError> {
     loop {
         let n = file.read(&mut buffer).map_err(|e| io(path, e))?;
         if n == 0 {
-            return Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(hex(&hasher.finalize()));
         }
         hasher.update(&buffer[..n]);
     }

@@ -32,7 +32,7 @@ fn options() {
 #[test]
 fn moments() {
     check("caption CLIP --window 0", "a window is at least a millisecond long");
-    check("caption CLIP --window soon", "`soon` is not a time such as `8s`");
+    check("caption CLIP --window soon", "`soon` is not a time such as 8s");
     check("caption CLIP --fps 0", "fps is 0");
     check("caption CLIP --fps 2 --frames 3", "cannot be used with");
     check("caption CLIP --frames 0", "the number of frames is zero");

@@ -216,20 +216,12 @@ impl SamplingArgs {
     }
 }
 
-/// Parses a time into seconds: `8`, `8s`, `500ms`, `2m`, `1:30`, `1:02:03.5`.
+/// Parses a time into seconds, see [`inference::time::parse_seconds`].
 ///
 /// # Errors
-/// The text is no such time.
+/// The text is no time.
 pub fn parse_seconds(text: &str) -> Result<f64, String> {
-    let wrong = || format!("`{text}` is not a time such as `8s`, `1:30` or `1:02:03.5`");
-    let number = |t: &str| t.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0).ok_or_else(wrong);
-    for (unit, seconds) in [("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)] {
-        if let Some(amount) = text.strip_suffix(unit) {
-            return Some(number(amount)? * seconds).filter(|s| s.is_finite()).ok_or_else(wrong);
-        }
-    }
-    let sum = text.split(':').try_fold(0.0, |sum, part| Ok::<_, String>(sum * 60.0 + number(part)?))?;
-    if f64::is_finite(sum) { Ok(sum) } else { Err(wrong()) }
+    inference::time::parse_seconds(text).map_err(|reason| format!("`{text}` is {reason}"))
 }
 
 /// Parses the length of a window into seconds.
@@ -303,18 +295,6 @@ impl GenerationArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parses_times() {
-        for (text, expected) in
-            [("8", 8.0), ("8s", 8.0), ("500ms", 0.5), ("2m", 120.0), ("1:30", 90.0), ("1:02:03.5", 3723.5)]
-        {
-            assert_eq!(parse_seconds(text), Ok(expected), "{text}");
-        }
-        for text in ["", "s", "-1", "1:", "nan", "inf", "8 s", "1:-2"] {
-            assert!(parse_seconds(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn parses_devices() {

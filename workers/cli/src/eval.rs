@@ -36,25 +36,25 @@ pub struct EvalSpriteworld {
     #[command(flatten)]
     world: WorldArgs,
     /// Number of clips.
-    #[arg(long, default_value_t = 300, value_name = "N")]
+    #[arg(long, default_value_t = 300, value_name = "N", help_heading = "Evaluation")]
     clips: u64,
     /// Split of the clips.
-    #[arg(long, value_enum, default_value = "seeds")]
+    #[arg(long, value_enum, default_value = "seeds", help_heading = "Evaluation")]
     split: SplitName,
     /// Frames that the model gets: as they are, or a control.
-    #[arg(long, value_enum, default_value = "as-is")]
+    #[arg(long, value_enum, default_value = "as-is", help_heading = "Evaluation")]
     show: ConditionName,
     /// Instead of questions: episodes with two invented words and N examples of each, scored by which word is likelier.
-    #[arg(long, value_name = "N", conflicts_with_all = ["show", "failures"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["show", "failures"], help_heading = "Evaluation")]
     shots: Option<usize>,
     /// Folder for the frames of 12 wrong answers, spread over the kinds of question (PNG).
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
     failures: Option<PathBuf>,
     /// File for every question with the expected and the given answer, one JSON object per line.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
     answers: Option<PathBuf>,
     /// Print one JSON object instead of a table.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

@@ -17,10 +17,10 @@ pub struct Frames {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Write a contact sheet of the frames with their times (PNG).
-    #[arg(long, value_name = "PNG")]
+    #[arg(long, value_name = "PNG", help_heading = "Output")]
     sheet: Option<PathBuf>,
     /// Print one JSON object instead of text.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 
@@ -46,7 +46,10 @@ impl Frames {
             let (codec, fps) = (&info.codec, info.average_fps);
             println!("{file}: {codec}, {}x{}, {:.3} s, {fps:.3} fps", info.width, info.height, info.duration);
             let list = times.iter().map(|t| format!("{t:.3}")).collect::<Vec<_>>().join(" ");
-            println!("{} frames at {list} s", times.len());
+            match times.len() {
+                0 => println!("no frame in the sampled range"),
+                n => println!("{n} frames at {list} s"),
+            }
             println!("{} packets decoded, {} skipped", summary.decoded, summary.skipped);
             for warning in &summary.warnings {
                 eprintln!("warning: {file}: {warning}");

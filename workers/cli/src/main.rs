@@ -60,7 +60,7 @@ enum Command {
     Caption(caption::Caption),
     /// Ask questions about videos and images.
     Ask(ask::Ask),
-    /// Show which frames of a video the model would get.
+    /// Show which frames are sampled from a video.
     Frames(frames::Frames),
     /// Inspect, trace and create model directories.
     #[command(subcommand)]

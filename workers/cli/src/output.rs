@@ -4,11 +4,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use flamingo::atomic_file::write_atomic;
 use flamingo::video::{Frame, Sheet};
 use indicatif::{ProgressBar, ProgressStyle};
-use inference::analysis::human_time;
 use inference::decoder::DecoderError;
-use inference::report::{Outcome, Report, write_whole};
+use inference::report::{Outcome, Report};
+use inference::time::human_time;
 
 use crate::inputs::Input;
 
@@ -125,7 +126,7 @@ pub fn write_png(path: &Path, sheet: &Sheet) -> anyhow::Result<()> {
 /// # Errors
 /// The file cannot be written.
 pub fn write_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    write_whole(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
+    write_atomic(path, bytes).with_context(|| format!("{}: cannot be written", path.display()))
 }
 
 /// Creates a folder for results, if it does not exist.

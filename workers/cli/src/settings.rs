@@ -38,6 +38,9 @@ impl SettingsArgs {
     /// # Errors
     /// [`UsageError`]: the file cannot be read, or a setting is wrong.
     pub fn load(&self, overrides: &[(String, String)]) -> anyhow::Result<(Settings, Vec<Origin>)> {
+        if let Some(file) = self.config.as_ref().filter(|file| !file.is_file()) {
+            bail!(UsageError(format!("{}: no such settings file", file.display())));
+        }
         let flags: Vec<_> = self.set.iter().chain(overrides).cloned().collect();
         load(self.config.as_deref(), &flags).map_err(|e: SettingsError| UsageError(e.to_string()).into())
     }

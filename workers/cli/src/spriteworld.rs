@@ -12,6 +12,7 @@ use crate::train::read_config;
 
 /// Options that select the world.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "World")]
 pub struct WorldArgs {
     /// Training configuration whose world is used.
     #[arg(long, value_name = "FILE", default_value = "config/train/flamingo-mini.toml")]

@@ -6,6 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
+use inference::time::parse_seconds;
 use jiff::{SignedDuration, Timestamp};
 use jobs::ledger::Accepted;
 use jobs::queue::{Lane, Message};
@@ -28,7 +29,7 @@ pub struct Submit {
     #[command(flatten)]
     job: JobArgs,
     /// Print one JSON object per job.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -103,11 +104,8 @@ fn parse_moment(text: &str) -> Result<Timestamp, String> {
             "{text:?} is neither a point in time such as 2026-12-24T18:00:00Z nor a time from now such as 90s or 2h"
         )
     };
-    let from_now: SignedDuration = text.parse().map_err(|_| wrong())?;
-    if from_now.is_negative() {
-        return Err(format!("{text:?} is in the past"));
-    }
-    Timestamp::now().checked_add(from_now).map_err(|_| wrong())
+    let from_now = parse_seconds(text).ok().and_then(|s| SignedDuration::try_from_secs_f64(s).ok());
+    from_now.and_then(|from_now| Timestamp::now().checked_add(from_now).ok()).ok_or_else(wrong)
 }
 
 impl JobArgs {

@@ -105,7 +105,19 @@ impl ProgressPrinter {
 pub fn read_config(path: &Path) -> anyhow::Result<TrainConfig> {
     let text = std::fs::read_to_string(path).with_context(|| {
         let path = path.display();
-        format!("{path}: cannot read the training configuration (--config; the repository has some in config/train/)")
+        format!("{path}: cannot read the training configuration (--config)")
     })?;
-    toml::from_str(&text).map_err(|e| anyhow::Error::new(UsageError(format!("{}: {e}", path.display()))))
+    toml::from_str(&text).map_err(|e| UsageError(config_error(path, &text, &e)).into())
+}
+
+/// The parse error of a configuration on one line, with its line number.
+fn config_error(path: &Path, text: &str, error: &toml::de::Error) -> String {
+    let path = path.display();
+    match error.span() {
+        Some(span) => {
+            let line = text[..span.start].matches('\n').count() + 1;
+            format!("{path}: line {line}: {}", error.message())
+        }
+        None => format!("{path}: {}", error.message()),
+    }
 }

@@ -3,6 +3,7 @@
 //! A child process parses the bytes of a video ([`decoder`]). A [`model`] encodes the frames and answers the tasks
 //! ([`analysis`]), for many videos at once ([`engine`]). The result is a [`report::Report`].
 
+pub mod time;
 pub mod decoder;
 pub mod encoded_video;
 pub mod model;

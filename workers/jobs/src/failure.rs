@@ -18,8 +18,12 @@ pub struct Failure {
 impl Failure {
     /// Creates a failure. Both texts may quote untrusted input: control characters become spaces, and long texts are cut.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        let plain = |c: char| if c.is_control() { ' ' } else { c };
-        let cut = |text: String, max| text.chars().map(plain).take(max).collect();
+        let cut = |text: String, max| printable(&text).chars().take(max).collect();
         Self { code: cut(code.into(), MAX_CODE), message: cut(message.into(), MAX_MESSAGE) }
     }
+}
+
+/// Replaces control characters by spaces. Untrusted text must not control terminals or logs.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,7 +1,7 @@
 //! Records of the ledger -> lines of text and JSON objects.
 
-use inference::analysis::human_time;
 use inference::progress::Progress;
+use inference::time::human_time;
 use jobs::ledger::{ItemRecord, JobRecord};
 use jobs::state::{Counts, JobState};
 use jobs::time::{Millis, timestamp};

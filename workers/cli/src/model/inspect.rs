@@ -9,7 +9,7 @@ pub struct Inspect {
     #[command(flatten)]
     model: ModelArgs,
     /// Print one JSON object instead of text.
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     json: bool,
 }
 

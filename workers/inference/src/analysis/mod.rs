@@ -229,9 +229,3 @@ fn timed_in<T>(state: &mut State, work: impl FnOnce(&mut State) -> T) -> T {
     state.timing.total_s = start.elapsed().as_secs_f64();
     result
 }
-
-/// Formats seconds as `minutes:seconds`.
-pub fn human_time(seconds: f64) -> String {
-    let total = seconds.max(0.0) as u64;
-    format!("{}:{:02}", total / 60, total % 60)
-}

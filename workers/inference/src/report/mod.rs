@@ -1,7 +1,6 @@
 //! The report of a video: one versioned JSON object, the same from the command line and from the service.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
@@ -86,21 +85,4 @@ pub struct Timing {
 /// Serializes paths with replacement characters: JSON is Unicode and file names need not be.
 fn readable_paths<S: serde::Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
-}
-
-/// Writes a file atomically.
-///
-/// # Errors
-/// The folder cannot be written.
-pub fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::Builder::new().permissions(readable()).tempfile_in(folder)?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// Returns mode 0666 (less the umask): temporary files are private by default, results are not.
-fn readable() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }

@@ -1,5 +1,6 @@
 //! Dead letters: names, items, redelivery.
 
+use jobs::failure::printable;
 use jobs::ledger::LedgerError;
 use jobs::queue::{DeadLetter, Lane, QueueError};
 use jobs::state::ItemState;
@@ -22,8 +23,7 @@ pub fn letter_name(letter: &DeadLetter) -> String {
     let message = &letter.delivery.message;
     match message.id.as_str() {
         "" => format!("body-{}", &sha256(&message.body)[..16]),
-        // Untrusted text: control characters could steer a terminal.
-        id => id.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+        id => printable(id),
     }
 }
 

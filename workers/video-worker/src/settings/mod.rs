@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use inference::decoder::ProcessLimits;
 use inference::engine::EngineLimits;
-use jiff::fmt::serde::unsigned_duration::friendly::compact::required as human;
 use jobs::retry::Backoff;
 use jobs::secret_url::SecretUrl;
 use jobs::worker;
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inputs::Location;
 
+mod duration;
 mod load;
 mod secret;
 mod validate;
@@ -48,7 +48,7 @@ pub struct QueueSettings {
     pub declare: bool,
     pub delivery_limit: u32,
     pub retry_delays: Vec<String>,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub consumer_timeout: Duration,
 }
 
@@ -62,9 +62,9 @@ pub struct DatabaseSettings {
 #[serde(deny_unknown_fields)]
 pub struct StoreSettings {
     pub url: String,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub connect_timeout: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub read_timeout: Duration,
     pub sheets: bool,
 }
@@ -84,25 +84,25 @@ pub struct WorkerSettings {
     pub name: String,
     pub items: usize,
     pub urgent: usize,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub lease: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub heartbeat: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub item_deadline: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub grace: Duration,
     pub attempts: u32,
     pub losses: u32,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub backoff_first: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub backoff_most: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub retry_timeout: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub sweep: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub forgotten: Duration,
     pub temporary: String,
     pub temporary_bytes: u64,
@@ -123,9 +123,9 @@ pub struct CacheSettings {
 pub struct DecoderSettings {
     pub sandbox: Sandbox,
     pub memory: u64,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub processor_time: Duration,
-    #[serde(with = "human")]
+    #[serde(with = "duration")]
     pub silence: Duration,
 }
 

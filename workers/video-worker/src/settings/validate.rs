@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::duration::parse;
 use super::{Settings, SettingsError};
 
 /// Shortest allowed token, in characters.
@@ -78,6 +79,5 @@ impl Settings {
 pub(super) fn parse_delay(n: usize, text: &str) -> Result<Duration, SettingsError> {
     let reason = format!("has no duration such as 30s in place {n}");
     let wrong = || SettingsError::Invalid { setting: "queue.retry_delays", reason };
-    let span = text.parse::<jiff::SignedDuration>().ok();
-    span.and_then(|span| Duration::try_from(span).ok()).ok_or_else(wrong)
+    parse(text).map_err(|_| wrong())
 }
