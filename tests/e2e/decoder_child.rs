@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flamingo::video::{FrameSampling, VideoLimits};
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, ProcessLimits, decode};
 use serde_json::Value;
 use support::clips::{clip, run};
@@ -145,7 +146,8 @@ fn the_child_ends_with_its_parent() {
 fn no_child_is_left_when_its_frames_are_not_wanted() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
-    let mut frames = decode(binary(), &input, request(&input, ProcessLimits::default())).unwrap();
+    let mut frames =
+        decode(binary(), &input, request(&input, ProcessLimits::default()), &Cancel::default()).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     let child = decoder_of(&input).expect("the child waits for its frames to be taken");
     drop(frames);
@@ -158,7 +160,7 @@ fn a_deadline_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
-    let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, limits), &Cancel::default()).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     signal("STOP", &decoder_of(&input).expect("the child waits for its frames to be taken"));
     let error = frames.find_map(Result::err).expect("the child was ended");
@@ -174,7 +176,7 @@ fn a_busy_parent_is_no_silent_child() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
-    let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, limits), &Cancel::default()).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     std::thread::sleep(Duration::from_millis(1200));
     assert!(frames.all(|frame| frame.is_ok()));
@@ -188,7 +190,7 @@ fn memory_is_limited() {
     image::RgbImage::new(5000, 5000).save(&input).unwrap();
     let answered = |megabytes: u64| {
         let limits = ProcessLimits { memory: megabytes << 20, ..ProcessLimits::default() };
-        decode(binary(), &input, request(&input, limits))
+        decode(binary(), &input, request(&input, limits), &Cancel::default())
             .and_then(|frames| frames.collect::<Result<Vec<_>, _>>())
     };
     assert_eq!(answered(1024).unwrap().len(), 1);

@@ -10,9 +10,9 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
-use inference::decoder::StopFlag;
+use inference::context::{Cancel, RequestContext};
 use inference::engine::{Engine, EngineLimits, EngineSnapshot};
-use inference::model::{Model, ModelError, RequestContext};
+use inference::model::{Model, ModelError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::likelihood;
@@ -150,9 +150,10 @@ fn a_cancelled_answer_frees_its_memory() {
         strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
         max_new_tokens: 500,
     };
-    let unwanted = RequestContext { stop: StopFlag::default(), ..turn.clone() };
+    let (cancel, flag) = Cancel::by_flag();
+    let cancelled = RequestContext { cancel, ..turn.clone() };
     std::thread::scope(|scope| {
-        let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
+        let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &cancelled));
         let one = until(&engine, |load| load.rows == 1);
         let next = scope.spawn(|| {
             let wide =
@@ -161,7 +162,7 @@ fn a_cancelled_answer_frees_its_memory() {
         });
         let two = until(&engine, |load| load.generator.waiting == 1);
         assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was room for both");
-        unwanted.stop.set();
+        flag.set();
         assert!(matches!(long.join().unwrap(), Err(ModelError::Cancelled)));
         next.join().unwrap().unwrap();
     });

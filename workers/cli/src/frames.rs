@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use flamingo::video::{ContactSheet, Sheet};
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, decode};
 
 use crate::args::SamplingArgs;
@@ -27,7 +28,7 @@ pub struct Frames {
 impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
         let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
-        let mut frames = decode(&own_executable()?, &self.file, request)?;
+        let mut frames = decode(&own_executable()?, &self.file, request, &Cancel::default())?;
         let mut sheet = self.sheet.as_ref().map(|_| Sheet::new(ContactSheet::default()));
         let mut times = Vec::new();
         for frame in &mut frames {

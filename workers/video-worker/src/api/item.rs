@@ -1,21 +1,19 @@
 //! Items, as a worker creates them.
 
-use flamingo::Task;
-use flamingo::generate::Generation;
-use flamingo::video::FrameSampling;
+use inference::analysis::AnalysisSpec;
+use inference::context::Priority;
 use jobs::queue::Message;
 use jobs::worker::Refusal;
 use jobs::{ItemId, JobId};
 use serde::{Deserialize, Serialize};
 
-use super::{Priority, parse};
+use super::{NoUnknownFields, parse};
 
 /// Schema version of [`ItemMessage`].
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
 
 /// An item: one video with all of its tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ItemMessage {
     pub schema: String,
     pub job_id: JobId,
@@ -26,18 +24,16 @@ pub struct ItemMessage {
     /// ETag of the listed version; another version is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    pub tasks: Vec<Task>,
-    pub sampling: FrameSampling,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<f64>,
-    pub max_frames: usize,
-    pub generation: Generation,
+    #[serde(flatten)]
+    pub spec: AnalysisSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    #[serde(flatten)]
+    pub rest: NoUnknownFields,
 }
 
 impl ItemMessage {

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use inference::analysis::AnalysisSpec;
 use jobs::job::NewItem;
 use jobs::ledger::{JobRecord, Ledger, LedgerError};
 use jobs::worker::{Page, Trouble};
@@ -166,9 +167,10 @@ pub fn manifest_items(
             return Err(bad(format!("custom_id {:?} is used on an earlier line too", line.custom_id)));
         }
         inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
-        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
+        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.spec.tasks.clone());
         let item = job.item(id, name, line.video);
-        items.push(ItemMessage { custom_id: Some(line.custom_id), tasks, ..item });
+        let spec = AnalysisSpec { tasks, ..item.spec };
+        items.push(ItemMessage { custom_id: Some(line.custom_id), spec, ..item });
     }
     Ok(items)
 }

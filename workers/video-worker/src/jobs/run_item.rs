@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flamingo::video::VideoLimits;
-use inference::analysis::{Analysis, AnalysisRequest, Source, VideoAnalyzer};
-use inference::decoder::StopFlag;
+use inference::analysis::{Analysis, Source, VideoAnalyzer};
+use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
 use inference::model::Model;
-use inference::progress::ProgressCounter;
 use inference::report::contact_sheet::FrameSampler;
 use jobs::Failure;
 use jobs::ledger::ItemClaim;
@@ -25,9 +23,7 @@ use tracing::{Instrument, Span, info_span};
 use super::VideoService;
 use super::retry_policy::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{
-    InputInfo, ItemMessage, ItemReport, MAX_REPORT_BYTES, Priority, end_of, report_key, sheet_key,
-};
+use crate::api::{InputInfo, ItemMessage, ItemReport, MAX_REPORT_BYTES, end_of, report_key, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -63,18 +59,18 @@ impl VideoService {
                 format!("the job asks for model {name:?}, this worker has {:?}", self.engine.info().name);
             return Outcome::Retry { after: None, reason: Failure::new("other_model", text) };
         }
-        let request = self.request(&item);
-        let memory = admission::estimate(&request, self.frame_bytes);
+        let memory = admission::estimate(&item.spec, &self.decoder.limits, self.frame_bytes);
         // Before the download.
         if let Err(why) = self.memory.check(memory) {
-            return no_memory(&item, &request, &why);
+            return self.no_memory(&item, &why);
         }
-        let progress = request.progress.clone();
-        running.report_progress_with(move || progress.progress().json());
         let stop = running.stop.clone();
+        let context = request_context(&item, stop.clone());
+        let progress = context.progress.clone();
+        running.report_progress_with(move || progress.progress().json());
         let started = std::time::Instant::now();
         let source = tokio::select! {
-            source = self.source(&item, &request) => source,
+            source = self.source(&item) => source,
             () = stop.cancelled() => return Outcome::Cancelled,
         };
         let (video, input) = match source {
@@ -92,9 +88,9 @@ impl VideoService {
         };
         let room = match admitted {
             Ok(room) => room,
-            Err(why) => return no_memory(&item, &request, &why),
+            Err(why) => return self.no_memory(&item, &why),
         };
-        let (analysis, sheet) = self.analyze(&item, request, video, room, stop).await;
+        let (analysis, sheet) = self.analyze(&item, context, video, room).await;
         let verdict = analysis.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
         let why = analysis.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
         match (verdict, why) {
@@ -145,51 +141,41 @@ impl VideoService {
         Ok(report_key(&item.output, &claim.job, &claim.item))
     }
 
-    fn request(&self, item: &ItemMessage) -> AnalysisRequest {
-        AnalysisRequest {
-            tasks: item.tasks.clone(),
-            sampling: item.sampling.clone(),
-            window: item.window,
-            max_frames: item.max_frames,
-            generation: item.generation.clone(),
-            limits: VideoLimits { max_bytes: self.max_bytes, ..VideoLimits::default() },
-            process: self.process.clone(),
-            job: item.job_id.to_string(),
-            urgent: item.priority == Priority::Urgent,
-            stop: StopFlag::default(),
-            progress: ProgressCounter::default(),
-        }
+    fn no_memory(&self, item: &ItemMessage, why: &NoRoom) -> Outcome<ItemReport> {
+        let code = match why {
+            NoRoom::NeverFits { .. } => "limit_memory",
+            NoRoom::TimedOut { .. } => "no_room",
+        };
+        let frames = frames_at_once(&item.spec, &self.decoder.limits);
+        let text = format!(
+            "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
+            item.video
+        );
+        not_begun(of_room(why), Failure::new(code, text))
     }
 
     /// Finds cached visual tokens of the video or downloads it, within a span.
-    async fn source(
-        &self,
-        item: &ItemMessage,
-        request: &AnalysisRequest,
-    ) -> Result<(VideoSource, InputInfo), FetchError> {
+    async fn source(&self, item: &ItemMessage) -> Result<(VideoSource, InputInfo), FetchError> {
         let found = async {
-            let found = self.find(item, request).await;
+            let found = self.find(item).await;
             found.inspect_err(|error| trace::mark_failed(error.code()))
         };
         found.instrument(info_span!("fetch")).await
     }
 
-    async fn find(
-        &self,
-        item: &ItemMessage,
-        request: &AnalysisRequest,
-    ) -> Result<(VideoSource, InputInfo), FetchError> {
+    async fn find(&self, item: &ItemMessage) -> Result<(VideoSource, InputInfo), FetchError> {
         let location = self.inputs.locate(&item.video)?;
         let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
         if let Some((url, etag)) = &version
             && let Some(content) = self.cache.content(&(url.clone(), etag.clone()))
-            && let Some(encoded) = self.cache.get(&self.cache.key(&content, request)).await
+            && let Some(encoded) = self.cache.get(&self.cache.key(&content, &item.spec)).await
         {
             let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
             return Ok((VideoSource::Cached(encoded), input));
         }
         let etag = item.etag.as_deref();
-        let (fetched, input) = self.inputs.fetch(&location, etag, self.max_bytes, item.priority).await?;
+        let (fetched, input) =
+            self.inputs.fetch(&location, etag, self.decoder.limits.max_bytes, item.priority).await?;
         if !self.cache.is_enabled() {
             return Ok((VideoSource::Fetched { fetched, key: None }, input));
         }
@@ -199,7 +185,7 @@ impl VideoService {
         let Ok(Ok(content)) = content.await else {
             return Ok((VideoSource::Fetched { fetched, key: None }, input));
         };
-        let key = self.cache.key(&content, request);
+        let key = self.cache.key(&content, &item.spec);
         if let Some(etag) = &input.etag {
             self.cache.remember((input.url.clone(), etag.clone()), content);
         }
@@ -213,22 +199,17 @@ impl VideoService {
     async fn analyze(
         &self,
         item: &ItemMessage,
-        request: AnalysisRequest,
+        context: RequestContext,
         video: VideoSource,
         room: Option<Reservation>,
-        stop: CancellationToken,
     ) -> (Analysis, Option<FrameSampler>) {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
+        let spec = item.spec.clone();
         let (fetched, encoded, key) = match video {
             VideoSource::Fetched { fetched, key } => (Some(fetched), None, key),
             VideoSource::Cached(encoded) => (None, Some(encoded), None),
         };
-        // The thread may wait for the decoder, and its caller may be dropped: forward the cancellation to it.
-        let flag = request.stop.clone();
-        let forwarding = tokio::spawn(async move {
-            stop.cancelled().await;
-            flag.set();
-        });
+        let keep_visual_tokens = key.is_some();
         let mut sheet = (self.sheets && encoded.is_none()).then(FrameSampler::default);
         let span = Span::current();
         let work = tokio::task::spawn_blocking(move || {
@@ -237,21 +218,20 @@ impl VideoService {
             let _within = span.enter();
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
-            let analyzer = VideoAnalyzer { model: &engine, decoder };
+            let analyzer = VideoAnalyzer { model: &engine, decoder, keep_visual_tokens };
             if let Some(encoded) = encoded {
-                return (analyzer.analyze_cached(&source, &request, &encoded), None);
+                return (analyzer.analyze_cached(&source, &spec, &context, &encoded), None);
             }
             let mut on_frame = |frame: &_| {
                 if let Some(sheet) = &mut sheet {
                     sheet.add(frame);
                 }
-                if request.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if context.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            (analyzer.analyze(&source, &request, &mut on_frame), sheet)
+            (analyzer.analyze(&source, &spec, &context, &mut on_frame), sheet)
         });
         let (mut analysis, sheet) =
             work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        forwarding.abort();
         if let (Some(key), Some(encoded)) = (key, analysis.encoded.take()) {
             self.cache.put(&key, encoded).await;
         }
@@ -300,6 +280,15 @@ impl VideoService {
     }
 }
 
+fn request_context(item: &ItemMessage, stop: CancellationToken) -> RequestContext {
+    RequestContext {
+        job: item.job_id.to_string(),
+        priority: item.priority,
+        cancel: Cancel::when(move || stop.is_cancelled()),
+        ..RequestContext::default()
+    }
+}
+
 fn item_message(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
     serde_json::from_str(&claim.message).map_err(|e| {
         Failure::new(
@@ -311,19 +300,6 @@ fn item_message(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
 
 fn fetch_failed(error: &FetchError) -> Outcome<ItemReport> {
     not_begun(of_fetching(error), Failure::new(error.code(), error.to_string()))
-}
-
-fn no_memory(item: &ItemMessage, request: &AnalysisRequest, why: &NoRoom) -> Outcome<ItemReport> {
-    let code = match why {
-        NoRoom::NeverFits { .. } => "limit_memory",
-        NoRoom::TimedOut { .. } => "no_room",
-    };
-    let frames = frames_at_once(request);
-    let text = format!(
-        "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
-        item.video
-    );
-    not_begun(of_room(why), Failure::new(code, text))
 }
 
 /// Returns the outcome of an item that failed before decoding.
