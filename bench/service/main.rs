@@ -8,17 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
+use jobs::client::Client;
 use jobs::job::{NewItem, NewJob};
 use jobs::ledger::{ItemClaim, JobRecord};
 use jobs::queue::{Event, Lane, Message};
 use jobs::state::ItemEnd;
 use jobs::store::{Put, Store, StoreError};
-use jobs::time::now;
 use jobs::trace::TraceContext;
-use jobs::worker::{
-    EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Step, Stop, Trouble, Worker,
-};
-use jobs::{Failure, ItemId, JobId};
+use jobs::worker::{Claimed, EndedJob, Observer, Page, RunContext, Service, Step, Stop, Worker};
+use jobs::{Failure, ItemId, JobId, Stopped};
 use video_worker::app::Backends;
 use video_worker::settings;
 
@@ -37,16 +35,12 @@ impl Observer for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
 }
 
-fn trouble(error: StoreError) -> Trouble {
-    Trouble::Transient(Failure::new(error.code(), error.to_string()))
+fn unavailable(error: StoreError) -> Stopped {
+    Stopped::retry_free(Failure::new(error.code(), error.to_string()))
 }
 
 fn key(claim: &ItemClaim) -> String {
     format!("{}/items/{}.json", claim.job, claim.item)
-}
-
-fn refused(error: impl std::fmt::Display) -> Refusal {
-    Refusal::Permanent(Failure::new("malformed_message", error.to_string()))
 }
 
 fn event(topic: &str) -> Event {
@@ -55,51 +49,51 @@ fn event(topic: &str) -> Event {
 
 #[async_trait]
 impl Service for Trivial {
+    type Item = ();
     type Report = Vec<u8>;
 
-    const JOB_KIND: &'static str = "bench.job/1";
-    const ITEM_KIND: &'static str = "bench.item/1";
+    const JOB_SCHEMA: &'static str = "bench.job/1";
+    const ITEM_SCHEMA: &'static str = "bench.item/1";
 
-    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
-        Ok(new_job(JobId::try_from(message.id.clone()).map_err(refused)?))
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Stopped> {
+        Ok(new_job(JobId::try_from(message.id.clone()).map_err(Stopped::fail)?))
     }
 
-    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
-        serde_json::from_slice(&message.body).map_err(refused)
+    fn parse_item(&self, _: &ItemClaim) -> Result<(), Stopped> {
+        Ok(())
     }
 
-    async fn expand(&self, job: &JobRecord, _: Option<&str>) -> Result<Page, Trouble> {
+    async fn expand(&self, _: &JobRecord, _: Option<&str>) -> Result<Page, Stopped> {
         let item = |n: usize| {
-            let id = ItemId::try_from(format!("item-{n:06}")).expect("a plain name");
-            let message = serde_json::to_string(&(&job.id, &id)).expect("names become JSON");
-            NewItem { id, message }
+            let id = ItemId::try_from(format!("item-{n:06}")).expect("a valid id");
+            NewItem { id, lane: Lane::Items, message: String::new() }
         };
         Ok(Page { items: (0..self.items).map(item).collect(), next: None })
     }
 
-    async fn find_report(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
-        let found = self.store.head(&key(claim)).await.map_err(trouble)?;
+    async fn find_report(&self, item: &Claimed<()>) -> Result<Option<ItemEnd>, Stopped> {
+        let found = self.store.head(&key(&item.claim)).await.map_err(unavailable)?;
         Ok(found.map(|_| ItemEnd::Succeeded))
     }
 
-    fn is_urgent(&self, _: &str) -> bool {
-        false
+    async fn run(&self, _: &Claimed<()>, _: &RunContext) -> Result<Vec<u8>, Stopped> {
+        Ok(vec![b'x'; REPORT])
     }
 
-    async fn run(&self, _: &ItemClaim, _: &RunContext) -> Outcome<Vec<u8>> {
-        Outcome::Done(vec![b'x'; REPORT])
-    }
-
-    async fn write(&self, claim: &ItemClaim, result: Result<&Vec<u8>, &Failure>) -> Result<ItemEnd, Trouble> {
+    async fn write(
+        &self,
+        item: &Claimed<()>,
+        result: Result<&Vec<u8>, &Failure>,
+    ) -> Result<ItemEnd, Stopped> {
         let report = result.cloned().unwrap_or_default();
-        match self.store.put_new(&key(claim), report.into()).await.map_err(trouble)? {
+        match self.store.put_new(&key(&item.claim), report.into()).await.map_err(unavailable)? {
             Put::Created | Put::Same | Put::Other(_) => Ok(ItemEnd::Succeeded),
         }
     }
 
-    async fn finalize(&self, ended: &EndedJob) -> Result<(), Trouble> {
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
         let manifest = format!("{}/manifest.json", ended.record.id);
-        self.store.put_new(&manifest, "{}".into()).await.map(drop).map_err(trouble)
+        self.store.put_new(&manifest, "{}".into()).await.map(drop).map_err(unavailable)
     }
 
     fn end_event(&self, _: &EndedJob) -> Event {
@@ -141,9 +135,12 @@ async fn main() -> Result<()> {
 
     let id = JobId::generate();
     let job = new_job(id.clone());
-    backends.ledger.accept(&job, now()).await?;
-    let message = Message::new(id.to_string(), Trivial::JOB_KIND, job.message);
-    backends.queue.send(Lane::Jobs, &message).await?;
+    let client = Client {
+        queue: backends.queue.clone(),
+        ledger: backends.ledger.clone(),
+        job_schema: Trivial::JOB_SCHEMA,
+    };
+    client.submit(&job).await?;
 
     let stop = Stop::default();
     let mut worker_settings = settings.worker("bench".into());

@@ -119,7 +119,7 @@ fn bad_use_is_said_before_anything_is_done() {
     let folder = folder(&[], &[job(json!({ "tsaks": [] }))]);
     let ran = run_in(folder.path(), &["run", "jobs.jsonl"]).exits(2);
     assert!(
-        ran.err.contains("jobs.jsonl, line 1: no flamingo.job/1 message: unknown field `tsaks`"),
+        ran.err.contains("jobs.jsonl, line 1: not a valid flamingo.job/1 message: unknown field `tsaks`"),
         "{ran:?}"
     );
     let ran = run_in(folder.path(), &["submit", "--video", "s3://b/a.mp4"]).exits(2);

@@ -52,7 +52,7 @@ fn what_is_no_job() {
     let job = |over: Value| world.job("j", over).to_string().into_bytes();
     let cases: [(&str, Vec<u8>, &str); 9] = [
         ("malformed_message", b"{\"schema\": \"flamingo.job/1\", ".to_vec(), "EOF while parsing"),
-        ("malformed_message", b"\xff\xfe\x00".to_vec(), "no flamingo.job/1 message"),
+        ("malformed_message", b"\xff\xfe\x00".to_vec(), "not a valid flamingo.job/1 message"),
         ("malformed_message", job(json!({ "proirity": 3 })), "proirity"),
         ("malformed_message", job(json!({ "tasks": [{ "kind": "caption", "loud": true }] })), "loud"),
         (

@@ -9,9 +9,7 @@ use flamingo::Task;
 use inference::analysis::AnalysisSpec;
 use inference::time::parse_seconds;
 use jiff::{SignedDuration, Timestamp};
-use jobs::ledger::Accepted;
-use jobs::queue::{Lane, Message};
-use jobs::time::now;
+use jobs::client::{self, Notification};
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
@@ -202,26 +200,18 @@ pub async fn submit(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sub
 }
 
 async fn submit_job(backends: &Backends, job: &JobMessage) -> anyhow::Result<Submitted> {
-    let new = job.to_new()?;
-    let (record, is_new) = match backends.ledger.accept(&new, now()).await? {
-        Accepted::New(record) => (record, true),
-        Accepted::Same(record) => (record, false),
-        Accepted::Conflict { existing } => {
-            return Ok(Submitted::Refused(new.conflict_with(&existing)));
-        }
-    };
-    if !record.state.is_end() {
-        let message = Message::new(record.id.to_string(), JOB_SCHEMA, record.message);
-        let message = Message { trace: record.trace, ..message };
-        // Without a message, the next sweep of a worker finds the job in the ledger.
-        if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
-            eprintln!(
-                "warning: {}: is in the ledger, but no message was sent; the next sweep of a worker finds it: {error}",
-                record.id
-            );
+    match backends.client().submit(&job.to_new()?).await? {
+        client::Submitted::Conflict(failure) => Ok(Submitted::Refused(failure)),
+        client::Submitted::Accepted { record, is_new, notification } => {
+            if let Notification::Failed(error) = notification {
+                eprintln!(
+                    "warning: {}: is in the ledger, but no message was sent; the next sweep of a worker finds it: {error}",
+                    record.id
+                );
+            }
+            Ok(Submitted::Job { id: record.id, new: is_new })
         }
     }
-    Ok(Submitted::Job { id: record.id, new: is_new })
 }
 
 /// Gives a job an id, if it has neither id nor key.

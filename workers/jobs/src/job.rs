@@ -1,5 +1,6 @@
 //! New jobs and items, before the ledger has them.
 
+use crate::queue::Lane;
 use crate::time::Millis;
 use crate::trace::TraceContext;
 use crate::{Failure, ItemId, JobId};
@@ -35,6 +36,8 @@ impl NewJob {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {
     pub id: ItemId,
-    /// Body of the item message.
+    /// Lane of its messages.
+    pub lane: Lane,
+    /// Content of the item, as JSON of the service.
     pub message: String,
 }

@@ -7,6 +7,7 @@
 
 pub mod time;
 pub mod failure;
+pub mod disposition;
 pub mod id;
 pub mod secret_url;
 pub mod trace;
@@ -14,9 +15,12 @@ pub mod state;
 pub mod job;
 pub mod retry;
 pub mod queue;
+pub mod message;
 pub mod store;
 pub mod ledger;
+pub mod client;
 pub mod worker;
 
+pub use disposition::{Disposition, RetryCost, Stopped};
 pub use failure::Failure;
 pub use id::{ItemId, JobId};

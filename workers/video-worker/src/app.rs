@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use flamingo::Pipeline;
 use flamingo::video::VideoLimits;
+use jobs::client::Client;
 use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
-use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings, TracedQueue};
+use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
 use jobs::retry::retry_with_backoff;
 use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Stop, Worker};
 
 use crate::admission::Budget;
+use crate::api::JOB_SCHEMA;
 use crate::cache::VisualTokenCache;
 use crate::inputs::{Disk, FetchError, Inputs, remove_abandoned_files};
 use crate::jobs::{VideoService, WorkerObserver};
@@ -53,11 +55,15 @@ impl Backends {
                 )));
             }
         };
-        let queue = Arc::new(TracedQueue::new(queue));
         let ledger =
             Ledger::open(&settings.database.url, &LedgerSettings::default()).await.map_err(start_error)?;
         let store = Store::open(&settings.store.url, &store_settings(settings)).map_err(start_error)?;
         Ok(Self { queue, ledger, store })
+    }
+
+    /// Returns a client of ledger and queue.
+    pub fn client(&self) -> Client {
+        Client { queue: self.queue.clone(), ledger: self.ledger.clone(), job_schema: JOB_SCHEMA }
     }
 
     /// Waits up to `worker.retry_timeout` until all backends work.

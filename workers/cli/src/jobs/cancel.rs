@@ -1,12 +1,8 @@
 //! `flamingo jobs cancel`: cancels jobs that have not ended.
 
 use clap::Args;
-use jobs::ledger::JobRecord;
-use jobs::queue::{Lane, Message};
+use jobs::client::Notification;
 use jobs::state::{EarlyEnd, JobState};
-use jobs::time::now;
-use video_worker::api::JOB_SCHEMA;
-use video_worker::app::Backends;
 
 use super::open_backends;
 use crate::output::print_line;
@@ -23,13 +19,16 @@ pub struct Cancel {
 
 impl Cancel {
     pub async fn run(self) -> anyhow::Result<bool> {
-        let (backends, remote) = open_backends(&self.settings).await?;
+        let (backends, _) = open_backends(&self.settings).await?;
         backends.ledger.check().await?;
         let mut all_well = true;
         for name in &self.jobs {
             let record = find_job(&backends.ledger, name).await?;
-            if backends.ledger.end_early(&record.id, EarlyEnd::Cancelled, now()).await? && remote {
-                notify(&backends, record).await;
+            if let Notification::Failed(error) = backends.client().cancel(&record).await? {
+                let id = &record.id;
+                eprintln!(
+                    "warning: {id}: cancelled, but no message was sent; the next sweep of a worker finds it: {error}"
+                );
             }
             // This command or another one has cancelled it, or it has ended before.
             let record = find_job(&backends.ledger, name).await?;
@@ -47,15 +46,5 @@ impl Cancel {
             }
         }
         Ok(all_well)
-    }
-}
-
-/// Sends a job message, so that a worker finalises the job now and not at the next sweep.
-async fn notify(backends: &Backends, JobRecord { id, message, trace, .. }: JobRecord) {
-    let message = Message { trace, ..Message::new(id.to_string(), JOB_SCHEMA, message) };
-    if let Err(error) = backends.queue.send(Lane::Jobs, &message).await {
-        eprintln!(
-            "warning: {id}: cancelled, but no message was sent; the next sweep of a worker finds it: {error}"
-        );
     }
 }

@@ -3,10 +3,11 @@
 use anyhow::bail;
 use clap::{Args, Subcommand};
 use jobs::Failure;
+use jobs::client::Redriven;
 use jobs::queue::{DeadLetter, Lane, Settled};
 use serde_json::{Value, json};
 use video_worker::app::Backends;
-use video_worker::jobs::dead_letters::{lane_name, letter_name, redrive_letter};
+use video_worker::jobs::dead_letters::{lane_name, letter_name, not_redriven};
 
 use super::open_backends;
 use crate::args::UsageError;
@@ -129,26 +130,43 @@ impl SettleArgs {
                 continue;
             }
             missing.retain(|wanted| *wanted != name);
-            if redrive && let Some(why) = redrive_letter(&backends, &letter).await? {
-                eprintln!("error[not_sent]: {name}: {why}");
-                all_well = false;
-                continue;
-            }
-            match letter.delivery.ack().await {
-                Settled::Confirmed => {
-                    print_line(&format!("{name}  {}", if redrive { "sent again" } else { "dropped" }))?
-                }
-                Settled::Lost => {
-                    eprintln!(
-                        "error[not_dropped]: {name}: the connection was lost: the dead letter is still there"
-                    );
-                    all_well = false;
-                }
-            }
+            let settled = match redrive {
+                true => redrive_letter(&backends, &name, letter).await?,
+                false => drop_letter(&name, letter).await?,
+            };
+            all_well &= settled;
         }
         for name in &missing {
             eprintln!("error[not_found]: {name}: no such dead letter");
         }
         Ok(all_well && missing.is_empty())
     }
+}
+
+async fn redrive_letter(backends: &Backends, name: &str, letter: DeadLetter) -> anyhow::Result<bool> {
+    let redriven = backends.client().redrive(letter).await?;
+    if let Some(reason) = not_redriven(&redriven) {
+        eprintln!("error[not_sent]: {name}: {reason}");
+        return Ok(false);
+    }
+    if redriven == Redriven::SentAndKept {
+        return Ok(still_there(name));
+    }
+    print_line(&format!("{name}  sent again"))?;
+    Ok(true)
+}
+
+async fn drop_letter(name: &str, letter: DeadLetter) -> anyhow::Result<bool> {
+    match letter.delivery.ack().await {
+        Settled::Confirmed => {
+            print_line(&format!("{name}  dropped"))?;
+            Ok(true)
+        }
+        Settled::Lost => Ok(still_there(name)),
+    }
+}
+
+fn still_there(name: &str) -> bool {
+    eprintln!("error[not_dropped]: {name}: the connection was lost: the dead letter is still there");
+    false
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::SqliteError;
 
+use crate::{Failure, Stopped};
+
 /// Error of a call to the ledger. A failed write may have happened. Texts hold no URL and no password.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -69,6 +71,12 @@ impl From<MigrateError> for LedgerError {
             MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
             other => Self::Migrate(other.to_string()),
         }
+    }
+}
+
+impl From<LedgerError> for Stopped {
+    fn from(error: LedgerError) -> Self {
+        Self::retry_free(Failure::new("ledger_unavailable", error.to_string()))
     }
 }
 

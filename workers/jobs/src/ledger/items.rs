@@ -5,12 +5,12 @@ use std::time::Duration;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::record::{failure, item_id, item_state, job_state};
+use super::record::{attempts, failure, item_id, item_state, job_state, lane};
 use super::{ItemRecord, Ledger, LedgerError};
 use crate::job::NewItem;
 use crate::state::{ItemEnd, ItemState, JobState};
 use crate::time::{Millis, later};
-use crate::{Failure, ItemId, JobId};
+use crate::{Disposition, Failure, ItemId, JobId, RetryCost, Stopped};
 
 /// Claim of an item. It ends with its lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct ItemClaim {
     /// Number of claims whose worker was lost: it crashed or was broken.
     pub worker_losses: i64,
     pub position: i64,
-    /// Body of the item message.
+    /// Content of the item, as it was inserted.
     pub message: String,
     /// State of the job before the claim.
     pub job_state: JobState,
@@ -33,36 +33,22 @@ pub struct ItemClaim {
 impl ItemClaim {
     /// Returns the number of attempts, including this one. Released claims and lost workers are no attempts.
     pub fn attempts(&self) -> u64 {
-        u64::try_from(self.attempt - self.released - self.worker_losses).unwrap_or(0)
+        attempts(self.attempt, self.released, self.worker_losses)
     }
-}
-
-/// Cost of a retry for the item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RetryCost {
-    /// One attempt: the run failed.
-    Attempt,
-    /// One worker loss: the worker is broken.
-    WorkerLoss,
-    /// Nothing: the failure says nothing about the item.
-    Free,
 }
 
 /// Result of [`Ledger::claim_item`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClaimOutcome {
     Claimed(ItemClaim),
-    /// Another worker holds it, until then at least.
-    Leased {
-        until: Millis,
-    },
+    /// Another worker holds it.
+    Leased,
     /// It is not due yet.
     NotDue {
         due: Millis,
     },
-    /// It has ended.
+    /// It has ended, with this failure if it failed.
     Finished {
-        state: ItemState,
         reason: Option<Failure>,
     },
     /// No such item.
@@ -116,11 +102,11 @@ impl Ledger {
         row.as_ref().map(ItemRecord::read).transpose()
     }
 
-    /// Returns the body of the item message as it was inserted.
+    /// Returns the content of an item as it was inserted.
     ///
     /// # Errors
     /// The ledger cannot be reached, or has no such item.
-    pub async fn item_message(&self, job: &JobId, item: &ItemId) -> Result<String, LedgerError> {
+    pub async fn item_content(&self, job: &JobId, item: &ItemId) -> Result<String, LedgerError> {
         let query = sqlx::query("SELECT message FROM items WHERE job_id = $1 AND id = $2");
         let row = query.bind(job.as_str()).bind(item.as_str()).fetch_one(&self.pool).await?;
         Ok(row.try_get("message")?)
@@ -149,7 +135,7 @@ impl Ledger {
     ) -> Result<Vec<(i64, NewItem)>, LedgerError> {
         let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
         let rows = sqlx::query(
-            "SELECT id, position, message FROM items
+            "SELECT id, position, lane, message FROM items
              WHERE job_id = $1 AND (position, id) > ($2, $3) AND state IN ('failed', 'cancelled')
              ORDER BY position, id LIMIT $4",
         )
@@ -160,7 +146,8 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let read = |row: &AnyRow| {
-            let item = NewItem { id: item_id(row, "id")?, message: row.try_get("message")? };
+            let item =
+                NewItem { id: item_id(row, "id")?, lane: lane(row)?, message: row.try_get("message")? };
             Ok((row.try_get("position")?, item))
         };
         rows.iter().map(read).collect()
@@ -238,7 +225,7 @@ impl Ledger {
 
     async fn claim_refusal(&self, job: &JobId, item: &ItemId) -> Result<ClaimOutcome, LedgerError> {
         let query = sqlx::query(
-            "SELECT state, due_at, lease_until, failure_code, failure_message,
+            "SELECT state, due_at, failure_code, failure_message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state
              FROM items WHERE job_id = $1 AND id = $2",
         );
@@ -246,13 +233,11 @@ impl Ledger {
         let Some(row) = row else { return Ok(ClaimOutcome::NotFound) };
         let ending = job_state(&row, "job_state")? == JobState::Finalizing;
         Ok(match item_state(&row, "state")? {
-            ItemState::Queued if ending => {
-                ClaimOutcome::Finished { state: ItemState::Cancelled, reason: None }
-            }
+            ItemState::Queued if ending => ClaimOutcome::Finished { reason: None },
             ItemState::Queued => ClaimOutcome::NotDue { due: row.try_get("due_at")? },
-            ItemState::Running => ClaimOutcome::Leased { until: row.try_get("lease_until")? },
-            end @ (ItemState::Succeeded | ItemState::Failed | ItemState::Cancelled) => {
-                ClaimOutcome::Finished { state: end, reason: failure(&row)? }
+            ItemState::Running => ClaimOutcome::Leased,
+            ItemState::Succeeded | ItemState::Failed | ItemState::Cancelled => {
+                ClaimOutcome::Finished { reason: failure(&row)? }
             }
         })
     }
@@ -301,18 +286,27 @@ impl Ledger {
         Ok(query.bind(end.state().as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Requeues an item that failed: due later, with the reason. The caller has scheduled its message for that time.
-    /// Returns `false` if the claim is stale.
+    /// Records that a run stopped without a report: fails the item, or requeues it, due at `due`, with the reason and the cost.
+    /// A cancelled item keeps the reason of its last attempt. The caller has scheduled the item's message for `due`. Returns
+    /// `false` if the claim is stale.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn retry_item(
+    pub async fn stop_item(
         &self,
         claim: &ItemClaim,
+        stopped: &Stopped,
         due: Millis,
-        reason: &Failure,
-        cost: RetryCost,
+        now: Millis,
     ) -> Result<bool, LedgerError> {
+        let cost = match stopped.disposition {
+            Disposition::Fail => {
+                return self.end_item(claim, &ItemEnd::Failed(stopped.failure.clone()), now).await;
+            }
+            Disposition::Cancelled => return self.release_item(claim, now).await,
+            Disposition::WorkerFault => RetryCost::WorkerLoss,
+            Disposition::Retry(cost) => cost,
+        };
         let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
              SET {REQUEUE}, due_at = $4, rung_at = $4, failure_code = $5, failure_message = $6,
@@ -320,18 +314,15 @@ impl Ledger {
              WHERE job_id = $1 AND id = $2 AND attempt = $3 AND state = 'running'"
         )));
         let query = query.bind(claim.job.as_str()).bind(claim.item.as_str()).bind(claim.attempt);
-        let query = query.bind(due).bind(reason.code.as_str()).bind(reason.message.as_str());
+        let Failure { code, message } = &stopped.failure;
+        let query = query.bind(due).bind(code.as_str()).bind(message.as_str());
         let query =
             query.bind(i64::from(cost == RetryCost::Free)).bind(i64::from(cost == RetryCost::WorkerLoss));
         self.changed(query).await
     }
 
-    /// Releases an item because the worker is stopping: due now, and the claim counts as no attempt. Returns `false` if
-    /// the claim is stale.
-    ///
-    /// # Errors
-    /// The ledger cannot be reached.
-    pub async fn release_item(&self, claim: &ItemClaim, now: Millis) -> Result<bool, LedgerError> {
+    /// Requeues an item, due now, at no cost.
+    async fn release_item(&self, claim: &ItemClaim, now: Millis) -> Result<bool, LedgerError> {
         let query = sqlx::query(AssertSqlSafe(format!(
             "UPDATE items
              SET {REQUEUE}, due_at = $4, rung_at = $4, given_back = given_back + 1, worker = NULL, lease_until = NULL

@@ -31,7 +31,7 @@ pub struct JobClaim {
     pub record: JobRecord,
 }
 
-/// Maximum rows of one INSERT: each has three values, and SQLite takes 32,766 in all.
+/// Maximum rows of one INSERT: each has four values, and SQLite takes 32,766 in all.
 const MAX_ROWS: usize = 500;
 
 impl Ledger {
@@ -184,7 +184,8 @@ impl Ledger {
             let mut insert =
                 sqlx::query(AssertSqlSafe(insert_items(page.len()))).bind(claim.id.as_str()).bind(now);
             for item in page {
-                insert = insert.bind(item.id.as_str()).bind(position).bind(item.message.as_str());
+                insert = insert.bind(item.id.as_str()).bind(position).bind(item.lane.as_str());
+                insert = insert.bind(item.message.as_str());
                 position += 1;
             }
             insert.execute(&mut *transaction).await?;
@@ -229,12 +230,14 @@ impl Ledger {
 }
 
 fn insert_items(rows: usize) -> String {
-    // $1: the job; $2: now; then three values per item.
-    let row =
-        |row: usize| format!("($1, 'queued', $2, $2, ${}, ${}, ${})", 3 * row + 3, 3 * row + 4, 3 * row + 5);
+    // $1: the job; $2: now; then four values per item.
+    let row = |row: usize| {
+        let first = 4 * row + 3;
+        format!("($1, 'queued', $2, $2, ${first}, ${}, ${}, ${})", first + 1, first + 2, first + 3)
+    };
     let rows: Vec<String> = (0..rows).map(row).collect();
     format!(
-        "INSERT INTO items (job_id, state, due_at, rung_at, id, position, message) VALUES {}
+        "INSERT INTO items (job_id, state, due_at, rung_at, id, position, lane, message) VALUES {}
          ON CONFLICT (job_id, id) DO NOTHING",
         rows.join(", ")
     )

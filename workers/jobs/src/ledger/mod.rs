@@ -31,7 +31,7 @@ mod sweep;
 mod contract;
 
 pub use error::LedgerError;
-pub use items::{ClaimOutcome, ItemClaim, RetryCost};
+pub use items::{ClaimOutcome, ItemClaim};
 pub use jobs::{Accepted, JobClaim};
 pub use outbox::OutboxEvent;
 pub use record::{ItemRecord, JobRecord};
@@ -40,12 +40,13 @@ pub use sweep::{PendingJobMessage, PendingMessage};
 use crate::secret_url::SecretUrl;
 
 /// Files of `migrations/`. Listed by hand, because `sqlx::migrate!` would compile both databases' drivers twice.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "jobs", include_str!("../../../../migrations/0001_jobs.sql")),
     (2, "early ends", include_str!("../../../../migrations/0002_early_ends.sql")),
     (3, "lost workers", include_str!("../../../../migrations/0003_lost_workers.sql")),
     (4, "outbox", include_str!("../../../../migrations/0004_outbox.sql")),
     (5, "traces", include_str!("../../../../migrations/0005_traces.sql")),
+    (6, "lanes", include_str!("../../../../migrations/0006_lanes.sql")),
 ];
 
 /// Connection settings.

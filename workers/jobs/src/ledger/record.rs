@@ -4,6 +4,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::LedgerError;
+use crate::queue::Lane;
 use crate::state::{ItemState, JobState};
 use crate::time::Millis;
 use crate::trace::TraceContext;
@@ -112,8 +113,8 @@ pub struct ItemRecord {
 
 impl ItemRecord {
     /// Returns the number of attempts. Released claims and lost workers are no attempts.
-    pub fn attempts(&self) -> i64 {
-        self.attempt - self.released - self.worker_losses
+    pub fn attempts(&self) -> u64 {
+        attempts(self.attempt, self.released, self.worker_losses)
     }
 
     pub(super) fn read(row: &AnyRow) -> Result<Self, LedgerError> {
@@ -135,6 +136,11 @@ impl ItemRecord {
     }
 }
 
+/// Counts attempts: neither a released claim nor a lost worker is one.
+pub(super) fn attempts(claims: i64, released: i64, worker_losses: i64) -> u64 {
+    u64::try_from(claims - released - worker_losses).unwrap_or(0)
+}
+
 pub(super) fn failure(row: &AnyRow) -> Result<Option<Failure>, LedgerError> {
     let code: Option<String> = row.try_get("failure_code")?;
     let message: Option<String> = row.try_get("failure_message")?;
@@ -145,6 +151,13 @@ pub(super) fn trace(row: &AnyRow) -> Result<TraceContext, LedgerError> {
     let parent: Option<String> = row.try_get("traceparent")?;
     let state: Option<String> = row.try_get("tracestate")?;
     Ok(TraceContext::parse(parent.as_deref(), state.as_deref()))
+}
+
+/// Reads the lane of an item. Rows of builds before the column `lane` have none and belong to the normal lane.
+pub(super) fn lane(row: &AnyRow) -> Result<Lane, LedgerError> {
+    let Some(text) = row.try_get::<Option<String>, _>("lane")? else { return Ok(Lane::Items) };
+    let known = Lane::ALL.into_iter().find(|lane| lane.as_str() == text);
+    known.ok_or_else(|| LedgerError::BadRow(format!("{text:?} is not a lane")))
 }
 
 pub(super) fn count(value: i64, column: &str) -> Result<u64, LedgerError> {

@@ -7,8 +7,9 @@ use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::items::REQUEUE;
-use super::record::{item_id, job_id, trace};
+use super::record::{item_id, job_id, lane, trace};
 use super::{Ledger, LedgerError};
+use crate::queue::Lane;
 use crate::time::{Millis, earlier};
 use crate::trace::TraceContext;
 use crate::{ItemId, JobId};
@@ -22,8 +23,7 @@ const TRACE: &str = "(SELECT traceparent FROM jobs WHERE jobs.id = items.job_id)
 pub struct PendingMessage {
     pub job: JobId,
     pub item: ItemId,
-    /// Body of the message.
-    pub message: String,
+    pub lane: Lane,
     /// Parent trace of its job.
     pub trace: TraceContext,
 }
@@ -49,7 +49,7 @@ impl Ledger {
              WHERE state = 'running' AND lease_until < $1 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'running' AND lease_until < $1 ORDER BY lease_until LIMIT $2
              )
-             RETURNING job_id, id, message, {TRACE}",
+             RETURNING job_id, id, lane, {TRACE}",
             REQUEUE = REQUEUE.replace("$4", "$1"),
         )))
         .bind(now)
@@ -76,7 +76,7 @@ impl Ledger {
                  SELECT job_id, id FROM items WHERE state = 'queued' AND due_at <= $1 AND rung_at < $2
                  ORDER BY rung_at LIMIT $3
              )
-             RETURNING job_id, id, message, {TRACE}",
+             RETURNING job_id, id, lane, {TRACE}",
         )))
         .bind(now)
         .bind(earlier(now, min_age))
@@ -146,7 +146,7 @@ impl PendingMessage {
         Ok(Self {
             job: job_id(row, "job_id")?,
             item: item_id(row, "id")?,
-            message: row.try_get("message")?,
+            lane: lane(row)?,
             trace: trace(row)?,
         })
     }

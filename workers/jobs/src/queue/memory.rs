@@ -96,11 +96,13 @@ impl MemoryQueue {
     }
 
     /// Subscribes to further events. A subscriber that lags far behind misses the oldest ones.
+    #[cfg(test)]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.shared.events.subscribe()
     }
 
     /// Creates a reply queue: it receives the events with this `reply_to` until the receiver is dropped.
+    #[cfg(test)]
     pub fn reply_queue(&self, name: impl Into<String>) -> mpsc::UnboundedReceiver<Message> {
         let (sender, receiver) = mpsc::unbounded_channel();
         self.shared.state().replies.insert(name.into(), sender);
@@ -108,6 +110,7 @@ impl MemoryQueue {
     }
 
     /// Returns copies of the dead letters, oldest first, each with its reason.
+    #[cfg(test)]
     pub fn peek_dead(&self) -> Vec<(Message, Failure)> {
         self.shared.state().dead.iter().map(|dead| (dead.message.clone(), dead.reason.clone())).collect()
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 mod memory;
 mod rabbitmq;
@@ -21,13 +22,14 @@ pub use rabbitmq::{
     Argument, Binding, Exchange, QueueSpec, RabbitQueue, RabbitSettings, RetryTier, Routes, Topology,
     topology,
 };
-pub use traced::{TracedQueue, process_span};
+pub use traced::{process_span, publish_traced, send_traced};
 
-use crate::Failure;
 use crate::trace::TraceContext;
+use crate::{Disposition, Failure, ItemId, JobId, Stopped};
 
 /// Lane of messages. Each lane is a queue of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Lane {
     /// Messages about jobs.
     Jobs,
@@ -95,6 +97,12 @@ pub struct Event {
 #[error("queue: {0}")]
 pub struct QueueError(pub String);
 
+impl From<QueueError> for Stopped {
+    fn from(error: QueueError) -> Self {
+        Self::retry_free(Failure::new("queue_unavailable", error.to_string()))
+    }
+}
+
 /// Result of settling a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -157,6 +165,17 @@ pub struct DeadLetter {
     pub delivery: Delivery,
 }
 
+impl DeadLetter {
+    /// Returns the item that the message is about, if it is about one.
+    pub fn item(&self) -> Option<(JobId, ItemId)> {
+        if !matches!(self.lane, Some(Lane::Items | Lane::Urgent)) {
+            return None;
+        }
+        let (job, item) = self.delivery.message.id.split_once('/')?;
+        Some((JobId::try_from(job.to_owned()).ok()?, ItemId::try_from(item.to_owned()).ok()?))
+    }
+}
+
 /// Consumer of a lane, one message at a time.
 #[async_trait]
 pub trait Consumer: Send {
@@ -212,5 +231,17 @@ impl Delivery {
     /// As [`retry_after`](Self::retry_after).
     pub async fn dead_letter(self, reason: &Failure) -> Result<Settled, QueueError> {
         self.settle.dead_letter(reason).await
+    }
+
+    /// Settles the delivery of work that stopped: dead-letters, redelivers after `after`, or requeues it.
+    ///
+    /// # Errors
+    /// As [`retry_after`](Self::retry_after).
+    pub async fn settle_stopped(self, stopped: &Stopped, after: Duration) -> Result<Settled, QueueError> {
+        match stopped.disposition {
+            Disposition::Fail => self.dead_letter(&stopped.failure).await,
+            Disposition::Retry(_) | Disposition::WorkerFault => self.retry_after(after).await,
+            Disposition::Cancelled => Ok(self.requeue().await),
+        }
     }
 }

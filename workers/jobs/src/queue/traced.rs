@@ -1,49 +1,63 @@
-//! Queue with traces: it sends each message in a span of its own, and the message carries the context of that span.
+//! Traced sends: each message is sent in a span of its own and carries the context of that span.
 //!
 //! Names follow OpenTelemetry's semantic conventions for messaging and for RabbitMQ.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use tracing::{Instrument, Span, field::Empty, info_span};
 
-use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError};
+use super::{Delivery, Event, Lane, Message, Queue, QueueError};
 use crate::trace::{self, TraceContext};
 
-/// Wrapper that traces any queue.
-pub struct TracedQueue {
-    queue: Arc<dyn Queue>,
+/// Sends a message in a span of its own.
+///
+/// # Errors
+/// As [`Queue::send`].
+pub async fn send_traced(queue: &dyn Queue, lane: Lane, message: &Message) -> Result<(), QueueError> {
+    let (exchange, key) = (queue.name(), lane.as_str());
+    let context = TraceContext::current().or(&message.trace);
+    let span = send_span(queue, &context, exchange, key, &format!("{exchange}.{key}"), message);
+    async { mark_errors(queue.send(lane, &with_open_span(message, &context)).await) }.instrument(span).await
 }
 
-impl TracedQueue {
-    pub fn new(queue: Arc<dyn Queue>) -> Self {
-        Self { queue }
+/// Publishes an event in a span of its own.
+///
+/// # Errors
+/// As [`Queue::publish_event`].
+pub async fn publish_traced(queue: &dyn Queue, event: &Event) -> Result<(), QueueError> {
+    let exchange = format!("{}.events", queue.name());
+    // The worker that publishes an event may be processing another job.
+    let context = event.message.trace.clone().or(&TraceContext::current());
+    let span = send_span(queue, &context, &exchange, &event.topic, &exchange, &event.message);
+    async {
+        let event = Event { topic: event.topic.clone(), message: with_open_span(&event.message, &context) };
+        mark_errors(queue.publish_event(&event).await)
     }
+    .instrument(span)
+    .await
+}
 
-    /// Opens the span of sending a message under `context`.
-    fn send_span(
-        &self,
-        context: &TraceContext,
-        exchange: &str,
-        key: &str,
-        queue: &str,
-        message: &Message,
-    ) -> Span {
-        let span = info_span!(
-            "send",
-            otel.name = format!("send {queue}"),
-            otel.kind = "producer",
-            "messaging.system" = self.queue.system(),
-            "messaging.operation.name" = "send",
-            "messaging.operation.type" = "send",
-            "messaging.destination.name" = format!("{exchange}:{key}"),
-            "messaging.rabbitmq.destination.routing_key" = key,
-            "messaging.message.id" = message.id,
-            "messaging.message.body.size" = message.body.len() as i64,
-        );
-        context.set_parent_of(&span);
-        span
-    }
+/// Opens the span of sending a message under `context`.
+fn send_span(
+    queue: &dyn Queue,
+    context: &TraceContext,
+    exchange: &str,
+    key: &str,
+    queue_name: &str,
+    message: &Message,
+) -> Span {
+    let span = info_span!(
+        "send",
+        otel.name = format!("send {queue_name}"),
+        otel.kind = "producer",
+        "messaging.system" = queue.system(),
+        "messaging.operation.name" = "send",
+        "messaging.operation.type" = "send",
+        "messaging.destination.name" = format!("{exchange}:{key}"),
+        "messaging.rabbitmq.destination.routing_key" = key,
+        "messaging.message.id" = message.id,
+        "messaging.message.body.size" = message.body.len() as i64,
+    );
+    context.set_parent_of(&span);
+    span
 }
 
 /// Sets the message's parent to the open span, or to `context` where no spans are recorded.
@@ -77,56 +91,6 @@ pub fn process_span(queue: &dyn Queue, lane: Lane, delivery: &Delivery) -> Span 
     span
 }
 
-#[async_trait]
-impl Queue for TracedQueue {
-    fn system(&self) -> &'static str {
-        self.queue.system()
-    }
-
-    fn name(&self) -> &str {
-        self.queue.name()
-    }
-
-    async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
-        let (exchange, key) = (self.name(), lane.as_str());
-        let context = TraceContext::current().or(&message.trace);
-        let span = self.send_span(&context, exchange, key, &format!("{exchange}.{key}"), message);
-        async { mark_errors(self.queue.send(lane, &with_open_span(message, &context)).await) }
-            .instrument(span)
-            .await
-    }
-
-    async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
-        let exchange = format!("{}.events", self.name());
-        // The worker that publishes an event may be processing another job.
-        let context = event.message.trace.clone().or(&TraceContext::current());
-        let span = self.send_span(&context, &exchange, &event.topic, &exchange, &event.message);
-        async {
-            let event =
-                Event { topic: event.topic.clone(), message: with_open_span(&event.message, &context) };
-            mark_errors(self.queue.publish_event(&event).await)
-        }
-        .instrument(span)
-        .await
-    }
-
-    async fn consumer(&self, lane: Lane) -> Box<dyn Consumer> {
-        self.queue.consumer(lane).await
-    }
-
-    async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.queue.dead_letters(limit).await
-    }
-
-    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
-        self.queue.waiting(lane).await
-    }
-
-    async fn check(&self) -> Result<(), QueueError> {
-        self.queue.check().await
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use opentelemetry::global;
@@ -148,19 +112,18 @@ mod tests {
 
         let memory = MemoryQueue::new();
         let mut events = memory.subscribe();
-        let queue = TracedQueue::new(Arc::new(memory));
         let job = "4bf92f3577b34da6a3ce929d0e0e4736";
         let trace = TraceContext::parse(Some(&format!("00-{job}-00f067aa0ba902b7-01")), None);
         let message = Message { trace: trace.clone(), ..Message::new("job".into(), "event", "") };
         let event = Event { topic: "job.succeeded".into(), message: message.clone() };
         async {
-            queue.publish_event(&event).await.unwrap();
+            publish_traced(&memory, &event).await.unwrap();
             let published = events.recv().await.unwrap().message.trace;
             assert!(published.traceparent().unwrap().contains(job) && published != trace, "{published:?}");
 
             let other = TraceContext::current();
-            queue.send(Lane::Items, &message).await.unwrap();
-            let sent = queue.consumer(Lane::Items).await.next().await.message.trace;
+            send_traced(&memory, Lane::Items, &message).await.unwrap();
+            let sent = memory.consumer(Lane::Items).await.next().await.message.trace;
             let trace_id = |context: &TraceContext| context.traceparent().map(|text| text[3..35].to_owned());
             assert_eq!(trace_id(&sent), trace_id(&other));
         }

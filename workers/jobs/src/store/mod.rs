@@ -59,8 +59,6 @@ pub struct ObjectInfo {
     pub size: u64,
     /// Version tag that changes with the object.
     pub etag: Option<String>,
-    /// Version id, on stores that keep old versions.
-    pub version: Option<String>,
 }
 
 /// Result of [`Store::put_new`].
@@ -367,7 +365,7 @@ impl Store {
     /// Converts metadata; returns `None` for an object outside the root.
     fn info(&self, meta: ObjectMeta) -> Option<ObjectInfo> {
         let key = meta.location.as_ref().strip_prefix(self.root.as_ref())?.trim_start_matches('/').to_owned();
-        Some(ObjectInfo { key, size: meta.size, etag: meta.e_tag, version: meta.version })
+        Some(ObjectInfo { key, size: meta.size, etag: meta.e_tag })
     }
 
     fn check_length(&self, key: &str, announced: u64, got: u64) -> Result<(), StoreError> {

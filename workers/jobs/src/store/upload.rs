@@ -46,6 +46,7 @@ impl Upload {
     ///
     /// # Errors
     /// The store cannot be reached, or refuses; the object is not visible then either.
+    #[cfg(test)]
     pub async fn abort(mut self) -> Result<(), StoreError> {
         self.writer.abort().await.map_err(|reason| self.store.error(&self.key, reason))
     }

@@ -1,17 +1,20 @@
 //! Job handling, from the message to the job's end.
 
+use std::time::Duration;
+
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
-use super::{EndedJob, Service, Step, Trouble, Worker, record_ids};
+use super::{EndedJob, Service, Step, Worker, WorkerFault, record_ids};
 use crate::job::{NewItem, NewJob};
-use crate::ledger::{Accepted, JobClaim, JobRecord, LedgerError};
+use crate::ledger::{Accepted, JobClaim, JobRecord};
+use crate::message::item_message;
 use crate::queue::{Delivery, QueueError};
 use crate::state::{Counts, EarlyEnd, JobEnd, JobState};
 use crate::time::{Millis, later, now};
 use crate::trace;
-use crate::{Failure, JobId};
+use crate::{Disposition, Failure, JobId, Stopped};
 
 /// Maximum item messages that are sent concurrently.
 const CONCURRENT_SENDS: usize = 64;
@@ -19,64 +22,64 @@ const CONCURRENT_SENDS: usize = 64;
 /// Maximum items that one statement cancels.
 const CANCEL_BATCH: u32 = 2000;
 
-/// Reason to stop the work on a job before its end.
-#[derive(Debug, thiserror::Error)]
-enum Halt {
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error(transparent)]
-    Service(#[from] Trouble),
-    /// Another worker has claimed the job since.
-    #[error("another worker has taken over")]
-    StaleClaim,
-    #[error("this worker is stopping")]
-    Stopped,
-}
-
-impl Halt {
-    /// Returns the error code for traces.
-    fn code(&self) -> &str {
-        match self {
-            Halt::Ledger(_) => "ledger",
-            Halt::Queue(_) => "queue",
-            Halt::Service(trouble) => &trouble.failure().code,
-            Halt::StaleClaim => "stale_claim",
-            Halt::Stopped => "released",
+impl<S: Service> Worker<S> {
+    pub(super) async fn job(&self, delivery: Delivery) -> Result<(), WorkerFault> {
+        match self.accept(delivery).await {
+            Some((record, delivery)) => self.continue_job(record, delivery).await,
+            None => Ok(()),
         }
     }
-}
 
-impl<S: Service> Worker<S> {
-    pub(super) async fn job(&self, delivery: Delivery) {
+    /// Accepts the job of a message, or settles the message otherwise.
+    async fn accept(&self, delivery: Delivery) -> Option<(JobRecord, Delivery)> {
         let new = match self.service.parse_job(&delivery.message) {
             Ok(new) => NewJob { trace: new.trace.or(&delivery.message.trace), ..new },
-            Err(refusal) => return self.refuse(delivery, refusal).await,
+            Err(stopped) => {
+                self.refuse(delivery, stopped).await;
+                return None;
+            }
         };
         let record = match self.call_ledger(|| self.ledger.accept(&new, now())).await {
             Ok(Accepted::New(record) | Accepted::Same(record)) => record,
             Ok(Accepted::Conflict { existing }) => {
                 let reason = new.conflict_with(&existing);
-                return self.refuse_conflicting(&existing, delivery, reason).await;
+                self.refuse_conflicting(&existing, delivery, reason).await;
+                return None;
             }
-            Err(error) => return self.requeue(delivery, self.settings.backoff.max, error).await,
+            Err(error) => {
+                self.requeue(delivery, self.settings.backoff.max, error).await;
+                return None;
+            }
         };
         record_ids(&record.id, None);
         self.observer.step(Step::Accepted, Some(&record.id), None);
-        if record.state.is_end() && delivery.message.reply_to.is_some() {
-            return self.republish_end(record, delivery).await;
-        }
-        match self.next_step(&record).await {
-            Ok(()) => self.acknowledge(delivery, Some(&record.id), None).await,
-            Err(Halt::Stopped) => {
-                delivery.requeue().await;
-            }
-            Err(halt) => self.requeue(delivery, self.settings.backoff.max, halt).await,
-        }
+        Some((record, delivery))
     }
 
-    async fn next_step(&self, record: &JobRecord) -> Result<(), Halt> {
+    async fn continue_job(&self, record: JobRecord, delivery: Delivery) -> Result<(), WorkerFault> {
+        if record.state.is_end() && delivery.message.reply_to.is_some() {
+            self.republish_end(record, delivery).await;
+            return Ok(());
+        }
+        let Err(stopped) = self.next_step(&record).await else {
+            self.acknowledge(delivery, Some(&record.id), None).await;
+            return Ok(());
+        };
+        match stopped.disposition {
+            Disposition::Cancelled => self.settle_stopped(delivery, &stopped, Duration::ZERO).await,
+            // The job itself has failed in `run_phase` by now; what is left to do is retried.
+            Disposition::Retry(_) | Disposition::Fail => {
+                self.requeue(delivery, self.settings.backoff.max, &stopped).await;
+            }
+            Disposition::WorkerFault => {
+                self.requeue(delivery, self.settings.backoff.max, &stopped).await;
+                return Err(WorkerFault(stopped.failure));
+            }
+        }
+        Ok(())
+    }
+
+    async fn next_step(&self, record: &JobRecord) -> Result<(), Stopped> {
         if record.state.is_end() {
             return Ok(());
         }
@@ -88,12 +91,12 @@ impl<S: Service> Worker<S> {
 
     /// Finalizes the job if its last item has ended. The sweep retries after an error.
     pub(super) async fn on_item_finished(&self, job: &JobId) {
-        if let Err(halt) = self.finalize_if_all_ended(job).await {
-            tracing::warn!(%job, %halt, "cannot finalize the job now; the sweep will retry");
+        if let Err(stopped) = self.finalize_if_all_ended(job).await {
+            tracing::warn!(%job, %stopped, "cannot finalize the job now; the sweep will retry");
         }
     }
 
-    async fn finalize_if_all_ended(&self, job: &JobId) -> Result<(), Halt> {
+    async fn finalize_if_all_ended(&self, job: &JobId) -> Result<(), Stopped> {
         if self.call_ledger(|| self.ledger.has_open_items(job)).await? {
             return Ok(());
         }
@@ -101,7 +104,7 @@ impl<S: Service> Worker<S> {
     }
 
     /// Lists the inputs of a job or gathers its results, unless the job has ended or another worker holds it.
-    async fn drive_job(&self, job: &JobId) -> Result<(), Halt> {
+    async fn drive_job(&self, job: &JobId) -> Result<(), Stopped> {
         let Self { settings, .. } = self;
         let claim =
             self.call_ledger(|| self.ledger.claim_job(job, &settings.name, now(), settings.lease)).await?;
@@ -109,13 +112,13 @@ impl<S: Service> Worker<S> {
         let lost = CancellationToken::new();
         let result = tokio::select! {
             result = self.run_phase(&claim) => result,
-            () = lost.cancelled() => Err(Halt::StaleClaim),
+            () = lost.cancelled() => Err(stale_claim()),
             never = self.renew_lease(&lost, || self.ledger.renew_job_lease(&claim, now(), settings.lease)) => match never {},
         };
         match &result {
             Ok(()) => self.relay().await,
-            Err(halt) => {
-                trace::mark_failed(halt.code());
+            Err(stopped) => {
+                trace::mark_failed(&stopped.failure.code);
                 self.release_claim(&claim, Some(later(now(), settings.backoff.max))).await;
             }
         }
@@ -129,7 +132,7 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    async fn run_phase(&self, claim: &JobClaim) -> Result<(), Halt> {
+    async fn run_phase(&self, claim: &JobClaim) -> Result<(), Stopped> {
         let result = match (claim.record.state, claim.record.total) {
             (JobState::Finalizing, _) | (_, Some(_)) => {
                 self.finalize(claim)
@@ -141,19 +144,20 @@ impl<S: Service> Worker<S> {
             }
         };
         match result {
-            Err(Halt::Service(Trouble::Permanent(reason))) => self.fail(claim, reason).await,
+            Err(Stopped { failure, disposition: Disposition::Fail }) => self.fail(claim, failure).await,
             other => other,
         }
     }
 
     /// Lists the inputs page by page: inserts a page into the ledger, sends a message about each of its items, then saves
     /// the cursor. After a crash the next worker repeats a page and loses none.
-    async fn expand(&self, claim: &JobClaim) -> Result<(), Halt> {
+    async fn expand(&self, claim: &JobClaim) -> Result<(), Stopped> {
         let mut cursor = claim.record.cursor.clone();
         let mut position = claim.record.next_position;
         loop {
             if self.stop.is_draining() {
-                return Err(Halt::Stopped);
+                let failure = Failure::new("released", "this worker is stopping");
+                return Err(Stopped::new(Disposition::Cancelled, failure));
             }
             let page = self.call_service(|| self.service.expand(&claim.record, cursor.as_deref())).await?;
             still_held(
@@ -172,7 +176,7 @@ impl<S: Service> Worker<S> {
                     )?;
                     cursor = Some(next);
                 }
-                None if position == 0 => return Err(Halt::Service(Trouble::Permanent(no_inputs(claim)))),
+                None if position == 0 => return Err(Stopped::fail(no_inputs(claim))),
                 None => {
                     still_held(self.call_ledger(|| self.ledger.finish_listing(claim, now())).await?)?;
                     self.observer.step(Step::Expanded, Some(&claim.id), None);
@@ -188,18 +192,18 @@ impl<S: Service> Worker<S> {
     }
 
     async fn send_item(&self, claim: &JobClaim, item: &NewItem) -> Result<(), QueueError> {
-        let (lane, message) = self.item_message(&claim.id, &item.id, &item.message, &claim.record.trace);
-        self.send(lane, &message).await
+        let message = item_message(S::ITEM_SCHEMA, &claim.id, &item.id, item.lane, &claim.record.trace);
+        self.send(item.lane, &message).await
     }
 
     /// Gathers the results of a job whose items have all ended: writes them, then records end and event in the ledger, then
     /// publishes the event.
-    async fn finalize(&self, claim: &JobClaim) -> Result<(), Halt> {
+    async fn finalize(&self, claim: &JobClaim) -> Result<(), Stopped> {
         if claim.record.failure.as_ref().is_some_and(|reason| EarlyEnd::of(&reason.code).is_some()) {
             while self
                 .call_ledger(|| self.ledger.cancel_open_items(claim, now(), CANCEL_BATCH))
                 .await?
-                .ok_or(Halt::StaleClaim)?
+                .ok_or_else(stale_claim)?
                 > 0
             {}
         }
@@ -213,7 +217,7 @@ impl<S: Service> Worker<S> {
     }
 
     /// Fails a job with its open items, and gathers the results that there are.
-    async fn fail(&self, claim: &JobClaim, reason: Failure) -> Result<(), Halt> {
+    async fn fail(&self, claim: &JobClaim, reason: Failure) -> Result<(), Stopped> {
         still_held(self.call_ledger(|| self.ledger.fail_job(claim, &reason, now())).await?)?;
         self.finalize(claim).await
     }
@@ -235,7 +239,7 @@ impl<S: Service> Worker<S> {
         self.relay().await;
     }
 
-    async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Halt> {
+    async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Stopped> {
         self.call_service(|| self.service.finalize(&ended)).await?;
         self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
         let event = self.service.end_event(&ended);
@@ -262,6 +266,11 @@ fn no_inputs(claim: &JobClaim) -> Failure {
     Failure::new("no_inputs", text)
 }
 
-fn still_held(held: bool) -> Result<(), Halt> {
-    if held { Ok(()) } else { Err(Halt::StaleClaim) }
+fn still_held(held: bool) -> Result<(), Stopped> {
+    if held { Ok(()) } else { Err(stale_claim()) }
+}
+
+fn stale_claim() -> Stopped {
+    let failure = Failure::new("stale_claim", "another worker has claimed the job");
+    Stopped::new(Disposition::Cancelled, failure)
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Service, Trouble, Worker};
+use super::{Service, Worker};
+use crate::Stopped;
 use crate::ledger::LedgerError;
 use crate::retry::retry_with_backoff;
 
@@ -24,12 +25,12 @@ impl<S: Service> Worker<S> {
     }
 
     /// Calls the service, and retries transient errors.
-    pub(super) async fn call_service<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Trouble>
+    pub(super) async fn call_service<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Stopped>
     where
-        F: Future<Output = Result<T, Trouble>>,
+        F: Future<Output = Result<T, Stopped>>,
     {
         let settings = &self.settings;
-        retry_with_backoff(settings.backoff, settings.retry_timeout, Trouble::is_transient, call).await
+        retry_with_backoff(settings.backoff, settings.retry_timeout, Stopped::is_transient, call).await
     }
 
     /// Renews a lease with every heartbeat. Cancels `lost` when another worker has claimed the row.

@@ -2,36 +2,17 @@
 
 use std::time::Duration;
 
-use super::{Refusal, Service, Step, Worker};
-use crate::queue::{Delivery, Lane, Message, QueueError, Settled};
+use super::{Service, Step, Worker};
+use crate::queue::{Delivery, Lane, Message, QueueError, Settled, publish_traced, send_traced};
 use crate::retry::retry_with_backoff;
 use crate::time::now;
-use crate::trace::{self, TraceContext};
-use crate::{Failure, ItemId, JobId};
+use crate::{Disposition, Failure, ItemId, JobId, Stopped, trace};
 
 impl<S: Service> Worker<S> {
     pub(super) async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         let Self { settings, queue, .. } = self;
-        let send = || queue.send(lane, message);
+        let send = || send_traced(&**queue, lane, message);
         retry_with_backoff(settings.backoff, settings.retry_timeout, |_| true, send).await
-    }
-
-    /// Builds the message about an item, and returns it with its lane.
-    pub(super) fn item_message(
-        &self,
-        job: &JobId,
-        item: &ItemId,
-        body: &str,
-        trace: &TraceContext,
-    ) -> (Lane, Message) {
-        let lane = if self.service.is_urgent(body) { Lane::Urgent } else { Lane::Items };
-        let message = Message::new(format!("{job}/{item}"), S::ITEM_KIND, body.to_owned());
-        (lane, Message { trace: trace.clone(), ..message })
-    }
-
-    pub(super) fn job_message(&self, job: &JobId, body: &str, trace: &TraceContext) -> Message {
-        let message = Message::new(job.to_string(), S::JOB_KIND, body.to_owned());
-        Message { trace: trace.clone(), ..message }
     }
 
     pub(super) async fn acknowledge(&self, delivery: Delivery, job: Option<&JobId>, item: Option<&ItemId>) {
@@ -52,18 +33,18 @@ impl<S: Service> Worker<S> {
         }
     }
 
-    /// Refuses a message: notifies its sender and makes it a dead letter. A message with a newer schema is requeued.
-    pub(super) async fn refuse(&self, delivery: Delivery, refusal: Refusal) {
-        let reason = match refusal {
-            Refusal::NewerSchema(reason) => {
-                return self.requeue(delivery, self.settings.backoff.max, reason).await;
-            }
-            Refusal::Permanent(reason) => reason,
-        };
+    /// Refuses a message: notifies its sender and makes it a dead letter, or requeues it if its refusal is not permanent.
+    pub(super) async fn refuse(&self, delivery: Delivery, stopped: Stopped) {
         let Self { settings, queue, .. } = self;
+        let reason = match stopped.disposition {
+            Disposition::Fail => stopped.failure,
+            Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Cancelled => {
+                return self.requeue(delivery, settings.backoff.max, stopped).await;
+            }
+        };
         let event = self.service.refusal_event(&delivery.message, &reason);
         // The event belongs to no known job, so it has no outbox: the message stays until the event is published.
-        let publish = || queue.publish_event(&event);
+        let publish = || publish_traced(&**queue, &event);
         let published = retry_with_backoff(settings.backoff, settings.retry_timeout, |_| true, publish).await;
         if let Err(error) = published {
             return self.requeue(delivery, settings.backoff.max, error).await;
@@ -84,11 +65,16 @@ impl<S: Service> Worker<S> {
     }
 
     pub(super) async fn dead_letter(&self, delivery: Delivery, reason: &Failure) {
+        self.settle_stopped(delivery, &Stopped::fail(reason.clone()), Duration::ZERO).await;
+    }
+
+    /// Settles the message of work that stopped.
+    pub(super) async fn settle_stopped(&self, delivery: Delivery, stopped: &Stopped, after: Duration) {
         let message = delivery.message.id.clone();
-        trace::mark_failed(&reason.code);
-        if let Err(error) = delivery.dead_letter(reason).await {
+        trace::mark_failed(&stopped.failure.code);
+        if let Err(error) = delivery.settle_stopped(stopped, after).await {
             // Redelivered, it is acknowledged instead of dead-lettered if the ledger has its end by then.
-            tracing::warn!(message, %error, "cannot dead-letter the message; it will be redelivered");
+            tracing::warn!(message, %error, "cannot settle the message; it will be redelivered");
         }
     }
 }

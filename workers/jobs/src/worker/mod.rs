@@ -21,13 +21,14 @@ mod lease;
 mod messages;
 mod relay;
 mod item;
+mod run;
 mod job;
 mod sweep;
 #[cfg(test)]
 mod tests;
 
 pub use observer::{Observer, Step};
-pub use service::{EndedJob, Outcome, Page, Refusal, RunContext, Service, Trouble};
+pub use service::{Claimed, EndedJob, Page, RunContext, Service};
 pub use settings::WorkerSettings;
 pub use stop::Stop;
 
@@ -100,10 +101,7 @@ impl<S: Service> Worker<S> {
         self.observer.step(Step::Received(lane), None, None);
         match lane {
             Lane::Items | Lane::Urgent => self.item(delivery).await,
-            Lane::Jobs => {
-                self.job(delivery).await;
-                Ok(())
-            }
+            Lane::Jobs => self.job(delivery).await,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::lease::with_timeout;
 use super::{Service, Step, Worker};
 use crate::ledger::{LedgerError, OutboxEvent};
+use crate::queue::publish_traced;
 use crate::time::{later, now};
 
 /// Maximum events that one call publishes. Further ones wait for the next call.
@@ -25,7 +26,7 @@ impl<S: Service> Worker<S> {
         let Some(pending) = with_timeout(self.ledger.claim_events(now(), self.settings.lease)).await? else {
             return Ok(false);
         };
-        if let Err(error) = self.queue.publish_event(&pending.event).await {
+        if let Err(error) = publish_traced(&*self.queue, &pending.event).await {
             tracing::warn!(job = %pending.job, %error, "cannot publish the event now");
             self.postpone(&pending).await?;
             return Ok(false);

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::lease::with_timeout;
 use super::{Service, Step, Worker, WorkerFault};
-use crate::ledger::LedgerError;
-use crate::queue::Lane;
+use crate::ledger::{LedgerError, PendingJobMessage, PendingMessage};
+use crate::message::{item_message, job_message};
+use crate::queue::{Lane, send_traced};
 use crate::state::EarlyEnd;
 use crate::time::now;
 
@@ -52,22 +53,21 @@ impl<S: Service> Worker<S> {
         if self.is_empty(Lane::Items).await && self.is_empty(Lane::Urgent).await {
             items.extend(with_timeout(self.ledger.unannounced_items(now(), min_age, MAX_ROWS)).await?);
         }
-        messages.extend(
-            items.iter().map(|pending| {
-                self.item_message(&pending.job, &pending.item, &pending.message, &pending.trace)
-            }),
-        );
+        messages.extend(items.iter().map(|pending| {
+            let PendingMessage { job, item, lane, trace } = pending;
+            (*lane, item_message(S::ITEM_SCHEMA, job, item, *lane, trace))
+        }));
         // A job that has just become due has no message yet, however young its last one is.
         let min_age = if self.is_empty(Lane::Jobs).await { min_age } else { Duration::MAX };
         let jobs = with_timeout(self.ledger.due_jobs(now(), min_age, MAX_ROWS)).await?;
-        messages
-            .extend(jobs.iter().map(|pending| {
-                (Lane::Jobs, self.job_message(&pending.id, &pending.message, &pending.trace))
-            }));
+        messages.extend(jobs.iter().map(|pending| {
+            let PendingJobMessage { id, message, trace } = pending;
+            (Lane::Jobs, job_message(S::JOB_SCHEMA, id, message, trace))
+        }));
         let mut sent = 0;
         for (lane, message) in &messages {
             // A later sweep finds the rows whose message cannot be sent now.
-            if let Err(error) = self.queue.send(*lane, message).await {
+            if let Err(error) = send_traced(&*self.queue, *lane, message).await {
                 tracing::warn!(%error, "a sweep has ended early");
                 break;
             }

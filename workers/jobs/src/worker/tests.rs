@@ -8,7 +8,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::*;
-use crate::ItemId;
 use crate::job::{NewItem, NewJob};
 use crate::ledger::{ItemClaim, JobRecord, LedgerSettings};
 use crate::queue::{Event, MemoryQueue, Message, QueueError};
@@ -16,7 +15,9 @@ use crate::retry::Backoff;
 use crate::secret_url::SecretUrl;
 use crate::state::{ItemEnd, ItemState, JobState};
 use crate::trace::TraceContext;
+use crate::{Disposition, ItemId, RetryCost, Stopped};
 
+mod messages;
 mod outbox;
 
 /// Service whose items have ids such as `good-1` or `retry-2`: the part before the dash is the script.
@@ -42,15 +43,17 @@ fn event(topic: &str, id: &str) -> Event {
 
 #[async_trait]
 impl Service for Scripted {
+    type Item = String;
     type Report = ();
 
-    const JOB_KIND: &'static str = "job/1";
-    const ITEM_KIND: &'static str = "item/1";
+    const JOB_SCHEMA: &'static str = "job/1";
+    const ITEM_SCHEMA: &'static str = "item/2";
+    const PREVIOUS_ITEM_SCHEMA: Option<&'static str> = Some("item/1");
 
-    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
-        let id = JobId::try_from(message.id.clone()).map_err(Refusal::Permanent)?;
-        let message =
-            String::from_utf8(message.body.to_vec()).map_err(|_| Refusal::NewerSchema(failure("newer")))?;
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Stopped> {
+        let id = JobId::try_from(message.id.clone()).map_err(Stopped::fail)?;
+        let newer = || Stopped::retry_free(failure("newer_schema"));
+        let message = String::from_utf8(message.body.to_vec()).map_err(|_| newer())?;
         Ok(NewJob {
             key: id.to_string(),
             request_sha256: message.clone(),
@@ -62,60 +65,59 @@ impl Service for Scripted {
         })
     }
 
-    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
-        let (job, item) = message.id.split_once('/').ok_or(Refusal::Permanent(failure("nameless")))?;
-        Ok((JobId::try_from(job.to_owned()).unwrap(), ItemId::try_from(item.to_owned()).unwrap()))
+    fn parse_item(&self, claim: &ItemClaim) -> Result<String, Stopped> {
+        match claim.message.as_str() {
+            "unreadable" => Err(Stopped::fail(failure("unreadable"))),
+            content => Ok(content.to_owned()),
+        }
     }
 
-    async fn expand(&self, _: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
+    async fn expand(&self, _: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
         let at: usize = cursor.map_or(0, |text| text.parse().unwrap());
-        let Some(names) = self.items.get(at) else { return Err(Trouble::Permanent(failure("unlistable"))) };
+        let Some(names) = self.items.get(at) else { return Err(Stopped::fail(failure("unlistable"))) };
         let item = |name: &&str| NewItem {
             id: ItemId::try_from((*name).to_owned()).unwrap(),
-            message: (*name).into(),
+            lane: if name.starts_with("urgent") { Lane::Urgent } else { Lane::Items },
+            message: name.split_once('-').unwrap().0.into(),
         };
         let next = (at + 1 < self.items.len()).then(|| (at + 1).to_string());
         Ok(Page { items: names.iter().map(item).collect(), next })
     }
 
-    fn is_urgent(&self, item: &str) -> bool {
-        item.starts_with("urgent")
+    async fn find_report(&self, item: &Claimed<String>) -> Result<Option<ItemEnd>, Stopped> {
+        Ok(self.reports.lock().unwrap().get(item.claim.item.as_str()).cloned())
     }
 
-    async fn find_report(&self, item: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
-        Ok(self.reports.lock().unwrap().get(item.item.as_str()).cloned())
-    }
-
-    async fn run(&self, item: &ItemClaim, context: &RunContext) -> Outcome<()> {
+    async fn run(&self, item: &Claimed<String>, context: &RunContext) -> Result<(), Stopped> {
         let runs = {
             let mut runs = self.runs.lock().unwrap();
-            let runs = runs.entry(item.item.to_string()).or_default();
+            let runs = runs.entry(item.claim.item.to_string()).or_default();
             *runs += 1;
             *runs
         };
-        match item.item.as_str().split_once('-').unwrap().0 {
-            "good" | "urgent" => Outcome::Done(()),
-            "bad" => Outcome::Reject(failure("bad")),
-            "once" if runs == 1 => Outcome::Retry { after: None, reason: failure("away") },
-            "once" => Outcome::Done(()),
-            "retry" => Outcome::Retry { after: None, reason: failure("away") },
-            "broken" => Outcome::WorkerFault(failure("broken")),
-            "late" if runs <= 5 => Outcome::Later(failure("no_room")),
-            "late" => Outcome::Done(()),
+        let stopped = |disposition, code: &str| Err(Stopped::new(disposition, failure(code)));
+        match item.item.as_str() {
+            "good" | "urgent" => Ok(()),
+            "bad" => stopped(Disposition::Fail, "bad"),
+            "once" if runs > 1 => Ok(()),
+            "once" | "retry" => stopped(Disposition::Retry(RetryCost::Attempt), "away"),
+            "broken" => stopped(Disposition::WorkerFault, "broken"),
+            "late" if runs <= 5 => stopped(Disposition::Retry(RetryCost::Free), "no_room"),
+            "late" => Ok(()),
             "slow" => {
                 context.stop.cancelled().await;
-                Outcome::Cancelled
+                stopped(Disposition::Cancelled, "cancelled")
             }
             other => panic!("no script for {other}"),
         }
     }
 
-    async fn write(&self, item: &ItemClaim, result: Result<&(), &Failure>) -> Result<ItemEnd, Trouble> {
+    async fn write(&self, item: &Claimed<String>, result: Result<&(), &Failure>) -> Result<ItemEnd, Stopped> {
         let end = result.map_or_else(|reason| ItemEnd::Failed(reason.clone()), |()| ItemEnd::Succeeded);
-        Ok(self.reports.lock().unwrap().entry(item.item.to_string()).or_insert(end).clone())
+        Ok(self.reports.lock().unwrap().entry(item.claim.item.to_string()).or_insert(end).clone())
     }
 
-    async fn finalize(&self, _: &EndedJob) -> Result<(), Trouble> {
+    async fn finalize(&self, _: &EndedJob) -> Result<(), Stopped> {
         Ok(())
     }
 
@@ -355,7 +357,8 @@ async fn items_of_crashed_workers_are_retried_or_failed() {
         .unwrap();
     let claim = fixture.ledger.claim_job(&job, "crashed", long_ago, lease).await.unwrap().unwrap();
     let names = ["good-1", "good-2", "good-3"].map(|name| ItemId::try_from(name.to_owned()).unwrap());
-    let items = names.each_ref().map(|id| NewItem { id: id.clone(), message: String::new() });
+    let items =
+        names.each_ref().map(|id| NewItem { id: id.clone(), lane: Lane::Items, message: "good".into() });
     assert!(fixture.ledger.add_items(&claim, &items, 0, long_ago).await.unwrap());
     assert!(fixture.ledger.finish_listing(&claim, long_ago).await.unwrap());
     for (n, crashes) in [(0, 3), (1, 4)] {

@@ -1,20 +1,21 @@
-//! Items, as a worker creates them.
+//! Items, as a worker creates them and the ledger keeps them.
 
 use inference::analysis::AnalysisSpec;
 use inference::context::Priority;
-use jobs::queue::Message;
-use jobs::worker::Refusal;
-use jobs::{ItemId, JobId};
+use jobs::message::parse;
+use jobs::{ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{NoUnknownFields, parse};
+use super::NoUnknownFields;
 
-/// Schema version of [`ItemMessage`].
+/// Schema of [`Item`] in the ledger. Item messages had it too while they were whole items; such messages are still accepted.
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
+/// Schema of item messages, which hold ids and lane only. A build that reads version 1 requeues them at no attempt.
+pub const ITEM_MESSAGE_SCHEMA: &str = "flamingo.item/2";
 
 /// An item: one video with all of its tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ItemMessage {
+pub struct Item {
     pub schema: String,
     pub job_id: JobId,
     pub item_id: ItemId,
@@ -36,19 +37,12 @@ pub struct ItemMessage {
     pub rest: NoUnknownFields,
 }
 
-impl ItemMessage {
-    /// Parses an item message.
-    pub fn parse(message: &Message) -> Result<Self, Refusal> {
-        parse(&message.body, ITEM_SCHEMA)
-    }
-
-    /// Reads only the priority of an item from the ledger.
-    pub fn priority_of(message: &str) -> Priority {
-        #[derive(Deserialize)]
-        struct Head {
-            #[serde(default)]
-            priority: Priority,
-        }
-        serde_json::from_str(message).map_or(Priority::Normal, |head: Head| head.priority)
+impl Item {
+    /// Parses the content of an item from the ledger.
+    ///
+    /// # Errors
+    /// It is malformed or of another version.
+    pub fn parse(content: &str) -> Result<Self, Stopped> {
+        parse(content.as_bytes(), ITEM_SCHEMA)
     }
 }

@@ -9,13 +9,13 @@ use inference::analysis::AnalysisSpec;
 use inference::context::Priority;
 use jiff::Timestamp;
 use jobs::job::NewJob;
-use jobs::queue::Message;
+use jobs::message::parse;
+use jobs::queue::{Lane, Message};
 use jobs::trace::TraceContext;
-use jobs::worker::Refusal;
-use jobs::{Failure, ItemId, JobId};
+use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{ITEM_SCHEMA, ItemMessage, NoUnknownFields, json, parse, sha256};
+use super::{ITEM_SCHEMA, Item, NoUnknownFields, json, sha256};
 
 /// Schema version of [`JobMessage`].
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
@@ -56,6 +56,14 @@ pub struct JobMessage {
     pub correlation_id: Option<String>,
     #[serde(flatten)]
     pub rest: NoUnknownFields,
+}
+
+/// Returns the lane for items of a priority.
+pub fn lane(priority: Priority) -> Lane {
+    match priority {
+        Priority::Normal => Lane::Items,
+        Priority::Urgent => Lane::Urgent,
+    }
 }
 
 /// The videos of a job.
@@ -110,11 +118,11 @@ impl<'j> RequestIdentity<'j> {
 
 impl JobMessage {
     /// Parses and validates a job message; message properties fill fields that the body leaves out.
-    pub fn parse(message: &Message) -> Result<Self, Refusal> {
+    pub fn parse(message: &Message) -> Result<Self, Stopped> {
         let mut job: Self = parse(&message.body, JOB_SCHEMA)?;
         job.reply_to = job.reply_to.or_else(|| message.reply_to.clone());
         job.correlation_id = job.correlation_id.or_else(|| message.correlation_id.clone());
-        job.check().map_err(Refusal::Permanent)?;
+        job.check().map_err(Stopped::fail)?;
         Ok(job)
     }
 
@@ -153,9 +161,7 @@ impl JobMessage {
     /// # Errors
     /// It is malformed, or of another version.
     pub fn read(text: &[u8]) -> Result<Self, Failure> {
-        parse(text, JOB_SCHEMA).map_err(|refusal| match refusal {
-            Refusal::Permanent(why) | Refusal::NewerSchema(why) => why,
-        })
+        parse(text, JOB_SCHEMA).map_err(|stopped| stopped.failure)
     }
 
     /// Parses a job from the ledger.
@@ -167,8 +173,8 @@ impl JobMessage {
     }
 
     /// Creates an item of the job.
-    pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> ItemMessage {
-        ItemMessage {
+    pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> Item {
+        Item {
             schema: ITEM_SCHEMA.into(),
             job_id: job_id.clone(),
             item_id,

@@ -4,7 +4,10 @@ use std::collections::HashSet;
 
 use flamingo::video::FrameSampling;
 use inference::analysis::AnalysisSpec;
-use jobs::JobId;
+use jobs::message::{item_message, parse_item_message};
+use jobs::queue::{Lane, Message};
+use jobs::trace::TraceContext;
+use jobs::{Disposition, JobId, RetryCost};
 
 use super::*;
 use crate::jobs::expand::item_id;
@@ -64,14 +67,13 @@ fn item_ids_are_plain_and_distinct() {
 fn newer_schema_is_retried_later() {
     let refusal = |schema: &str| {
         let body = format!(r#"{{"schema": "{schema}", "more": 1}}"#);
-        parse::<JobMessage>(body.as_bytes(), JOB_SCHEMA).unwrap_err()
+        let stopped = JobMessage::parse(&Message::new("job".into(), schema, body)).unwrap_err();
+        (stopped.disposition, stopped.failure.code)
     };
-    assert!(matches!(refusal("flamingo.job/2"), Refusal::NewerSchema(_)));
+    let free = Disposition::Retry(RetryCost::Free);
+    assert_eq!(refusal("flamingo.job/2"), (free, "newer_schema".into()));
     for schema in ["flamingo.job/0", "flamingo.job", "other.job/2", "flamingo.item/1"] {
-        assert!(
-            matches!(refusal(schema), Refusal::Permanent(why) if why.code == "unknown_schema"),
-            "{schema}"
-        );
+        assert_eq!(refusal(schema), (Disposition::Fail, "unknown_schema".into()), "{schema}");
     }
 }
 
@@ -84,4 +86,21 @@ fn request_hash_is_stable() {
     let sampling = json(&job.spec.sampling);
     let text = text.replace(r#"{"kind":"fps","fps":2.0,"start":0.0}"#, &sampling);
     assert_eq!(job.to_new().unwrap().request_sha256, sha256(text.as_bytes()));
+}
+
+/// The build before parses the schema of a message first, as [`parse`](jobs::message::parse) does, and reads
+/// `flamingo.item/1`: it requeues the new form at no attempt. This build accepts both forms.
+#[test]
+fn item_messages_of_both_versions_are_accepted() {
+    let ids = (JobId::try_from("birds".to_owned()).unwrap(), item_id("a.mp4"));
+    let old = r#"{"schema": "flamingo.item/1", "job_id": "birds", "item_id": "a.mp4", "video": "s3://b/a.mp4",
+        "tasks": [{"kind": "caption"}], "sampling": {"uniform": {"n": 8}}, "max_frames": 64, "generation": {"strategy": {"kind": "greedy"}, "max_new_tokens": 3}}"#;
+    let new = item_message(ITEM_MESSAGE_SCHEMA, &ids.0, &ids.1, Lane::Items, &TraceContext::default());
+    for message in [Message::new("birds/a.mp4".into(), ITEM_SCHEMA, old), new.clone()] {
+        let parsed = parse_item_message(&message, ITEM_MESSAGE_SCHEMA, Some(ITEM_SCHEMA));
+        assert_eq!(parsed, Ok(ids.clone()));
+    }
+    let stopped = parse_item_message(&new, ITEM_SCHEMA, None).unwrap_err();
+    assert_eq!(stopped.disposition, Disposition::Retry(RetryCost::Free));
+    assert_eq!(Item::parse(old).unwrap().item_id, ids.1);
 }

@@ -39,7 +39,7 @@ impl<'de> Deserialize<'de> for NoUnknownFields {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ITEM_SCHEMA, ItemMessage, JobMessage};
+    use super::super::{ITEM_SCHEMA, Item, JobMessage};
     use super::*;
 
     #[test]
@@ -59,7 +59,7 @@ mod tests {
         let item = format!(
             r#"{{"schema": "{ITEM_SCHEMA}", "job_id": "a", "item_id": "b", "video": "v", "tasks": [], "odd": null}}"#
         );
-        let error = serde_json::from_str::<ItemMessage>(&item).unwrap_err().to_string();
+        let error = serde_json::from_str::<Item>(&item).unwrap_err().to_string();
         assert!(error.contains("unknown field `odd`"), "{error}");
     }
 }

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use flamingo::Task;
 use flamingo::prompt::Prompt;
 use globset::{GlobBuilder, GlobMatcher};
+use jobs::message::MAX_MESSAGE;
 use jobs::{Failure, ItemId};
 
-use super::{Input, JobMessage, MAX_MESSAGE_BYTES, json};
+use super::{Input, JobMessage, json};
 use crate::inputs::Location;
 
 /// Reserve for fields that are added to a job later: its id.
@@ -66,8 +67,8 @@ impl JobMessage {
         self.input.check()?;
         // The limit applies to the form that the ledger keeps: `submit` must not accept what no worker reads.
         let bytes = json(self).len();
-        if bytes > MAX_MESSAGE_BYTES - RESERVE {
-            let allowed = MAX_MESSAGE_BYTES - RESERVE;
+        if bytes > MAX_MESSAGE - RESERVE {
+            let allowed = MAX_MESSAGE - RESERVE;
             let text =
                 format!("the job has {bytes} bytes, {allowed} are allowed; put many videos into a manifest");
             return Err(Failure::new("message_too_large", text));

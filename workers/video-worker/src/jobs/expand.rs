@@ -4,12 +4,12 @@ use std::collections::{HashMap, HashSet};
 
 use inference::analysis::AnalysisSpec;
 use jobs::job::NewItem;
-use jobs::ledger::{JobRecord, Ledger, LedgerError};
-use jobs::worker::{Page, Trouble};
-use jobs::{Failure, ItemId, JobId};
+use jobs::ledger::{JobRecord, Ledger};
+use jobs::worker::Page;
+use jobs::{Failure, ItemId, JobId, Stopped};
 
-use super::retry_policy::trouble;
-use crate::api::{Input, ItemMessage, JobMessage, ManifestLine, json as to_json, matcher, sha256};
+use super::retry_policy::listing_stopped;
+use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher, sha256};
 use crate::inputs::{Inputs, ListedObject, Location};
 
 /// Items per page of an input list that is read whole for each page.
@@ -28,8 +28,8 @@ impl Listing<'_> {
     ///
     /// # Errors
     /// The inputs cannot be listed.
-    pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
-        let job = JobMessage::from_ledger(&record.message).map_err(Trouble::Permanent)?;
+    pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
+        let job = JobMessage::from_ledger(&record.message).map_err(Stopped::fail)?;
         match &job.input {
             Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
             Input::Videos(urls) => self.list(&job, record, urls, cursor),
@@ -47,10 +47,8 @@ impl Listing<'_> {
         record: &JobRecord,
         earlier: &JobId,
         cursor: Option<&str>,
-    ) -> Result<Page, Trouble> {
-        let unavailable =
-            |e: LedgerError| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string()));
-        match self.ledger.job(earlier).await.map_err(unavailable)? {
+    ) -> Result<Page, Stopped> {
+        match self.ledger.job(earlier).await? {
             Some(earlier) if !earlier.is_listed() => {
                 return Err(fatal(
                     "not_listed",
@@ -65,20 +63,19 @@ impl Listing<'_> {
         let after = cursor
             .and_then(|(position, id)| Some((position.parse().ok()?, ItemId::try_from(id.to_owned()).ok()?)));
         let after = after.as_ref().map(|(position, id)| (*position, id));
-        let rows =
-            self.ledger.unfinished_items(earlier, after, self.page as u32).await.map_err(unavailable)?;
+        let rows = self.ledger.unfinished_items(earlier, after, self.page as u32).await?;
         let next = rows.last().map(|(position, item)| format!("{position} {}", item.id));
         let item = |row: &NewItem| {
-            let earlier_item: ItemMessage = serde_json::from_str(&row.message).map_err(|e| {
+            let earlier_item = Item::parse(&row.message).map_err(|e| {
                 fatal(
                     "malformed_message",
                     format!("{earlier}/{}: written by an incompatible build: {e}", row.id),
                 )
             })?;
             let (job_id, output) = (record.id.clone(), job.output.clone());
-            Ok(new_item(&ItemMessage { job_id, output, etag: None, priority: job.priority, ..earlier_item }))
+            Ok(new_item(&Item { job_id, output, etag: None, priority: job.priority, ..earlier_item }))
         };
-        let items = rows.iter().map(|(_, row)| item(row)).collect::<Result<_, Trouble>>()?;
+        let items = rows.iter().map(|(_, row)| item(row)).collect::<Result<_, Stopped>>()?;
         Ok(Page { items, next })
     }
 
@@ -88,9 +85,9 @@ impl Listing<'_> {
         record: &JobRecord,
         urls: &[String],
         cursor: Option<&str>,
-    ) -> Result<Page, Trouble> {
+    ) -> Result<Page, Stopped> {
         for url in urls {
-            self.inputs.locate(url).map_err(|e| trouble(&e))?;
+            self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
         }
         let items = urls.iter().map(|url| job.item(&record.id, item_id(&file_name(url)), url.clone()));
         Ok(slice(distinct(items.collect()), cursor))
@@ -103,14 +100,15 @@ impl Listing<'_> {
         url: &str,
         glob: &str,
         cursor: Option<&str>,
-    ) -> Result<Page, Trouble> {
-        let prefix = self.inputs.locate(url).map_err(|e| trouble(&e))?;
-        let matcher = matcher(glob).map_err(Trouble::Permanent)?;
-        let (found, next) = self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| trouble(&e))?;
+    ) -> Result<Page, Stopped> {
+        let prefix = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
+        let matcher = matcher(glob).map_err(Stopped::fail)?;
+        let (found, next) =
+            self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| listing_stopped(&e))?;
         let matching = found.into_iter().filter(|found| matcher.is_match(&found.name));
         let items = matching.map(|ListedObject { name, location, etag }| {
             let item = job.item(&record.id, item_id(&name), location.to_string());
-            new_item(&ItemMessage { etag, ..item })
+            new_item(&Item { etag, ..item })
         });
         Ok(Page { items: items.collect(), next })
     }
@@ -122,9 +120,10 @@ impl Listing<'_> {
         record: &JobRecord,
         url: &str,
         cursor: Option<&str>,
-    ) -> Result<Page, Trouble> {
-        let location = self.inputs.locate(url).map_err(|e| trouble(&e))?;
-        let bytes = self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| trouble(&e))?;
+    ) -> Result<Page, Stopped> {
+        let location = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
+        let bytes =
+            self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| listing_stopped(&e))?;
         // The cursor names the version of the manifest it belongs to.
         let version = &sha256(&bytes)[..16];
         let place = match cursor.map(|cursor| cursor.split_once(' ').unwrap_or((cursor, ""))) {
@@ -150,7 +149,7 @@ pub fn manifest_items(
     id: &JobId,
     location: &Location,
     bytes: &[u8],
-) -> Result<Vec<ItemMessage>, Trouble> {
+) -> Result<Vec<Item>, Stopped> {
     let mut ids = HashSet::new();
     let mut items = Vec::new();
     for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
@@ -170,13 +169,13 @@ pub fn manifest_items(
         let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.spec.tasks.clone());
         let item = job.item(id, name, line.video);
         let spec = AnalysisSpec { tasks, ..item.spec };
-        items.push(ItemMessage { custom_id: Some(line.custom_id), spec, ..item });
+        items.push(Item { custom_id: Some(line.custom_id), spec, ..item });
     }
     Ok(items)
 }
 
-fn fatal(code: &str, message: String) -> Trouble {
-    Trouble::Permanent(Failure::new(code, message))
+fn fatal(code: &str, message: String) -> Stopped {
+    Stopped::fail(Failure::new(code, message))
 }
 
 /// Returns an item id for the name of a video or the `custom_id` of a manifest line: the name itself if it is a plain name,
@@ -197,25 +196,25 @@ fn file_name(url: &str) -> String {
     url.trim_end_matches('/').rsplit('/').next().unwrap_or(url).to_owned()
 }
 
-fn new_item(item: &ItemMessage) -> NewItem {
-    NewItem { id: item.item_id.clone(), message: to_json(item) }
+fn new_item(item: &Item) -> NewItem {
+    NewItem { id: item.item_id.clone(), lane: lane(item.priority), message: to_json(item) }
 }
 
 /// Makes ids unique: `a/x.mp4` and `b/x.mp4` share the name `x.mp4`; then all of that name get ids of their full paths.
-fn distinct(items: Vec<ItemMessage>) -> Vec<ItemMessage> {
+fn distinct(items: Vec<Item>) -> Vec<Item> {
     let mut uses = HashMap::new();
     for item in &items {
         *uses.entry(item.item_id.clone()).or_insert(0) += 1;
     }
     let named = items.into_iter().map(|item| match uses[&item.item_id] {
         1 => item,
-        _ => ItemMessage { item_id: item_id(&item.video), ..item },
+        _ => Item { item_id: item_id(&item.video), ..item },
     });
     named.collect()
 }
 
 /// Returns a page of a complete list; the cursor is its start index.
-fn slice(items: Vec<ItemMessage>, cursor: Option<&str>) -> Page {
+fn slice(items: Vec<Item>, cursor: Option<&str>) -> Page {
     let start: usize = cursor.and_then(|text| text.parse().ok()).unwrap_or(0);
     let end = start.saturating_add(LIST_PAGE).min(items.len());
     let next = (end < items.len()).then(|| end.to_string());

@@ -6,11 +6,11 @@ use jobs::ledger::{ItemRecord, JobRecord, Ledger};
 use jobs::state::ItemState;
 use jobs::store::{Put, Store, StoreError};
 use jobs::time::{now, timestamp};
-use jobs::worker::{EndedJob, Trouble};
-use jobs::{Failure, ItemId, JobId};
+use jobs::worker::EndedJob;
+use jobs::{ItemId, JobId, Stopped};
 use serde_json::{Map, Value, json};
 
-use super::retry_policy::store_trouble;
+use super::retry_policy::store_stopped;
 use crate::api::{JobMessage, MANIFEST_SCHEMA, MAX_REPORT_BYTES, job_folder, report_key};
 
 /// Reports read concurrently, and ledger rows per query.
@@ -36,14 +36,14 @@ impl Results<'_> {
     ///
     /// # Errors
     /// Ledger or store are unavailable.
-    pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Trouble> {
-        let job = JobMessage::from_ledger(&ended.record.message).map_err(Trouble::Permanent)?;
+    pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Stopped> {
+        let job = JobMessage::from_ledger(&ended.record.message).map_err(Stopped::fail)?;
         let folder = job_folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
         let manifest = manifest(ended, &job, model, tokens);
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest serializes");
         let key = format!("{folder}/manifest.json");
-        match self.store.put_new(&key, text.into()).await.map_err(|e| store_trouble(&e))? {
+        match self.store.put_new(&key, text.into()).await.map_err(|e| store_stopped(&e))? {
             Put::Created | Put::Same => {}
             // An earlier finalization died before the ledger was updated: its manifest differs only in times.
             Put::Other(_) => tracing::info!(job = %ended.record.id, "the manifest already existed"),
@@ -51,17 +51,15 @@ impl Results<'_> {
         Ok(())
     }
 
-    async fn gather(&self, ended: &EndedJob, job: &JobMessage, folder: &str) -> Result<Tokens, Trouble> {
-        let unavailable = |e: StoreError| store_trouble(&e);
+    async fn gather(&self, ended: &EndedJob, job: &JobMessage, folder: &str) -> Result<Tokens, Stopped> {
+        let unavailable = |e: StoreError| store_stopped(&e);
         let mut results = self.store.upload(&format!("{folder}/results.jsonl")).map_err(unavailable)?;
         let mut errors = self.store.upload(&format!("{folder}/errors.jsonl")).map_err(unavailable)?;
         let mut tokens = Tokens::default();
         let mut after: Option<(i64, ItemId)> = None;
         loop {
             let from = after.as_ref().map(|(position, id)| (*position, id));
-            let rows = self.ledger.items(&ended.record.id, from, ROWS).await;
-            let rows =
-                rows.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
+            let rows = self.ledger.items(&ended.record.id, from, ROWS).await?;
             let Some(last) = rows.last() else { break };
             after = Some((last.position, last.id.clone()));
             let reading: Vec<_> = rows.iter().map(|row| self.report(job, &ended.record.id, row)).collect();
@@ -85,12 +83,10 @@ impl Results<'_> {
     }
 
     /// Reads the report of an item; an item without one gets an entry from the ledger.
-    async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Trouble> {
+    async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Stopped> {
         if row.state == ItemState::Cancelled {
-            let message = self.ledger.item_message(id, &row.id).await;
-            let message =
-                message.map_err(|e| Trouble::Transient(Failure::new("ledger_unavailable", e.to_string())))?;
-            let item: Value = serde_json::from_str(&message).unwrap_or_default();
+            let content = self.ledger.item_content(id, &row.id).await?;
+            let item: Value = serde_json::from_str(&content).unwrap_or_default();
             let mut report = json!({ "item_id": row.id, "input": { "url": item["video"] } });
             if let Some(name) = item.get("custom_id") {
                 report["custom_id"] = name.clone();
@@ -98,7 +94,7 @@ impl Results<'_> {
             return Ok(report);
         }
         let key = report_key(&job.output, id, &row.id);
-        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_trouble(&e))?;
+        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))?;
         Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(
             || json!({ "job_id": id, "item_id": row.id, "status": row.state, "error": row.failure }),
         ))

@@ -12,11 +12,11 @@ use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
 use jobs::state::ItemEnd;
 use jobs::store::Store;
-use jobs::worker::{EndedJob, Observer, Outcome, Page, Refusal, RunContext, Service, Trouble};
-use jobs::{Failure, ItemId, JobId};
+use jobs::worker::{Claimed, EndedJob, Observer, Page, RunContext, Service};
+use jobs::{Failure, Stopped};
 
 use crate::admission::Budget;
-use crate::api::{ITEM_SCHEMA, ItemMessage, ItemReport, JOB_SCHEMA, JobMessage, Priority};
+use crate::api::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item, ItemReport, JOB_SCHEMA, JobMessage};
 use crate::cache::VisualTokenCache;
 use crate::inputs::Inputs;
 
@@ -66,47 +66,44 @@ pub struct VideoService {
 
 #[async_trait]
 impl Service for VideoService {
+    type Item = Item;
     type Report = ItemReport;
 
-    const JOB_KIND: &'static str = JOB_SCHEMA;
-    const ITEM_KIND: &'static str = ITEM_SCHEMA;
+    const JOB_SCHEMA: &'static str = JOB_SCHEMA;
+    const ITEM_SCHEMA: &'static str = ITEM_MESSAGE_SCHEMA;
+    const PREVIOUS_ITEM_SCHEMA: Option<&'static str> = Some(ITEM_SCHEMA);
 
-    fn parse_job(&self, message: &Message) -> Result<NewJob, Refusal> {
-        JobMessage::parse(message)?.to_new().map_err(Refusal::Permanent)
+    fn parse_job(&self, message: &Message) -> Result<NewJob, Stopped> {
+        JobMessage::parse(message)?.to_new().map_err(Stopped::fail)
     }
 
-    fn parse_item(&self, message: &Message) -> Result<(JobId, ItemId), Refusal> {
-        let item = ItemMessage::parse(message)?;
-        Ok((item.job_id, item.item_id))
+    fn parse_item(&self, claim: &ItemClaim) -> Result<Item, Stopped> {
+        Item::parse(&claim.message)
     }
 
-    fn is_urgent(&self, item: &str) -> bool {
-        ItemMessage::priority_of(item) == Priority::Urgent
-    }
-
-    async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Trouble> {
+    async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
         let Self { inputs, ledger, page, max_manifest_bytes, .. } = self;
         let listing = Listing { inputs, ledger, page: *page, max_manifest_bytes: *max_manifest_bytes };
         listing.page(job, cursor).await
     }
 
-    async fn find_report(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
-        self.written_end(claim).await
+    async fn find_report(&self, item: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
+        self.written_end(item).await
     }
 
-    async fn run(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
-        self.run_item(claim, running).await
+    async fn run(&self, item: &Claimed<Item>, context: &RunContext) -> Result<ItemReport, Stopped> {
+        self.run_item(item, context).await
     }
 
     async fn write(
         &self,
-        claim: &ItemClaim,
+        item: &Claimed<Item>,
         result: Result<&ItemReport, &Failure>,
-    ) -> Result<ItemEnd, Trouble> {
-        self.write_report(claim, result).await
+    ) -> Result<ItemEnd, Stopped> {
+        self.write_report(item, result).await
     }
 
-    async fn finalize(&self, ended: &EndedJob) -> Result<(), Trouble> {
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
         let model = serde_json::to_value(self.engine.info()).expect("model info serializes");
         Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
     }

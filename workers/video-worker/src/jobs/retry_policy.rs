@@ -3,9 +3,8 @@
 use std::io;
 
 use flamingo::Error;
-use jobs::Failure;
 use jobs::store::StoreError;
-use jobs::worker::Trouble;
+use jobs::{Disposition, Failure, RetryCost, Stopped};
 use rustix::io::Errno;
 
 use crate::admission::NoRoom;
@@ -14,68 +13,57 @@ use inference::analysis::AnalysisError;
 use inference::decoder::DecoderError;
 use inference::model::ModelError;
 
-/// Decision about a failed item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It would fail again: write a failed report.
-    Final,
-    /// The outside world failed: retry later, counted as an attempt.
-    Retry,
-    /// No room here now: retry later, not counted.
-    Later,
-    /// This worker is broken.
-    Unfit,
-    /// Shutdown, or cancelled by the user.
-    Cancelled,
-}
+const ATTEMPT: Disposition = Disposition::Retry(RetryCost::Attempt);
+/// No room here now, which says nothing about the item.
+const FREE: Disposition = Disposition::Retry(RetryCost::Free);
 
-pub fn of_fetching(error: &FetchError) -> Verdict {
+pub fn of_fetching(error: &FetchError) -> Disposition {
     match error {
-        FetchError::Location(_) | FetchError::NotAllowed(_) => Verdict::Final,
+        FetchError::Location(_) | FetchError::NotAllowed(_) => Disposition::Fail,
         FetchError::Store(error) => of_store(error),
-        FetchError::Temporary { .. } => Verdict::Unfit,
+        FetchError::Temporary { .. } => Disposition::WorkerFault,
         FetchError::NoRoom { why, .. } => of_room(why),
     }
 }
 
-pub fn of_room(why: &NoRoom) -> Verdict {
+pub fn of_room(why: &NoRoom) -> Disposition {
     match why {
-        NoRoom::NeverFits { .. } => Verdict::Final,
-        NoRoom::TimedOut { .. } => Verdict::Later,
+        NoRoom::NeverFits { .. } => Disposition::Fail,
+        NoRoom::TimedOut { .. } => FREE,
     }
 }
 
-fn of_store(error: &StoreError) -> Verdict {
-    if error.is_transient() { Verdict::Retry } else { Verdict::Final }
+fn of_store(error: &StoreError) -> Disposition {
+    if error.is_transient() { ATTEMPT } else { Disposition::Fail }
 }
 
 /// Decides about an analysis error. A CPU does not fail, so with `on_cpu` a tensor error is caused by the input, unless memory
 /// ran out.
-pub fn of_understanding(error: &AnalysisError, on_cpu: bool) -> Verdict {
+pub fn of_analysis(error: &AnalysisError, on_cpu: bool) -> Disposition {
     match error {
         AnalysisError::Decoder(error) => of_decoding(error),
-        AnalysisError::Model { source: ModelError::Gone, .. } => Verdict::Unfit,
-        AnalysisError::Model { source: ModelError::Cancelled, .. } => Verdict::Cancelled,
+        AnalysisError::Model { source: ModelError::Gone, .. } => Disposition::WorkerFault,
+        AnalysisError::Model { source: ModelError::Cancelled, .. } => Disposition::Cancelled,
         AnalysisError::Model { source: ModelError::Refused(Error::Tensor(error)), .. }
             if !on_cpu || is_out_of_memory(error) =>
         {
-            Verdict::Unfit
+            Disposition::WorkerFault
         }
-        AnalysisError::Model { source: ModelError::Refused(_), .. } => Verdict::Final,
-        AnalysisError::TooManyFrames { .. } | AnalysisError::NoFrames { .. } => Verdict::Final,
-        AnalysisError::Cancelled { .. } => Verdict::Cancelled,
+        AnalysisError::Model { source: ModelError::Refused(_), .. } => Disposition::Fail,
+        AnalysisError::TooManyFrames { .. } | AnalysisError::NoFrames { .. } => Disposition::Fail,
+        AnalysisError::Cancelled { .. } => Disposition::Cancelled,
     }
 }
 
-fn of_decoding(error: &DecoderError) -> Verdict {
+fn of_decoding(error: &DecoderError) -> Disposition {
     match error {
-        DecoderError::Video { .. } | DecoderError::Deadline { .. } => Verdict::Final,
+        DecoderError::Video { .. } | DecoderError::Deadline { .. } => Disposition::Fail,
         // This worker does not kill a decoder without cancelling, so the kernel did: out of memory.
-        DecoderError::NotStarted { .. } | DecoderError::Killed { .. } => Verdict::Unfit,
+        DecoderError::NotStarted { .. } | DecoderError::Killed { .. } => Disposition::WorkerFault,
         // Includes running out of its own memory limit, which is generous for a video.
-        DecoderError::Crashed { .. } => Verdict::Retry,
-        DecoderError::Io { source, .. } if is_this_machine(source) => Verdict::Unfit,
-        DecoderError::Io { .. } => Verdict::Retry,
+        DecoderError::Crashed { .. } => ATTEMPT,
+        DecoderError::Io { source, .. } if is_this_machine(source) => Disposition::WorkerFault,
+        DecoderError::Io { .. } => ATTEMPT,
     }
 }
 
@@ -91,18 +79,29 @@ fn is_this_machine(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| short.contains(&errno))
 }
 
-/// Decides about steps without a report: listing inputs, writing results.
-pub fn trouble(error: &FetchError) -> Trouble {
-    let why = Failure::new(error.code(), error.to_string());
-    match of_fetching(error) {
-        Verdict::Final => Trouble::Permanent(why),
-        Verdict::Retry | Verdict::Later | Verdict::Unfit | Verdict::Cancelled => Trouble::Transient(why),
-    }
+/// Stops a run whose input cannot be fetched.
+pub fn fetch_stopped(error: &FetchError) -> Stopped {
+    Stopped::new(of_fetching(error), Failure::new(error.code(), error.to_string()))
 }
 
-/// Treats every store error as transient: finished work is not thrown away.
-pub fn store_trouble(error: &StoreError) -> Trouble {
-    Trouble::Transient(Failure::new(error.code(), error.to_string()))
+/// Stops a step without a report: listing inputs. A full disk is no reason to fail or to end there, so all but permanent errors
+/// are retried.
+pub fn listing_stopped(error: &FetchError) -> Stopped {
+    let disposition = match of_fetching(error) {
+        Disposition::Fail => Disposition::Fail,
+        Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Cancelled => FREE,
+    };
+    Stopped::new(disposition, Failure::new(error.code(), error.to_string()))
+}
+
+/// Stops an item whose model this worker does not have: another worker may have it.
+pub fn other_model(failure: Failure) -> Stopped {
+    Stopped::new(ATTEMPT, failure)
+}
+
+/// Stops a step that the store has failed. Every store error is transient: finished work is not thrown away.
+pub fn store_stopped(error: &StoreError) -> Stopped {
+    Stopped::new(FREE, Failure::new(error.code(), error.to_string()))
 }
 
 #[cfg(test)]
@@ -125,32 +124,36 @@ mod tests {
     #[test]
     fn distinguishes_broken_workers_from_bad_videos() {
         let path = || PathBuf::from("a.mp4");
-        let decoder = |error| of_understanding(&AnalysisError::Decoder(error), true);
+        let decoder = |error| of_analysis(&AnalysisError::Decoder(error), true);
         let read = |errno| decoder(DecoderError::Io { path: path(), source: io(errno) });
         let how = String::from;
-        for (case, verdict, expected) in [
-            ("decoder killed", decoder(DecoderError::Killed { path: path() }), Verdict::Unfit),
-            ("decoder does not start", decoder(DecoderError::NotStarted { how: how("") }), Verdict::Unfit),
-            ("no memory to start one", read(Errno::NOMEM), Verdict::Unfit),
-            ("no process available", read(Errno::AGAIN), Verdict::Unfit),
-            ("no descriptor available", read(Errno::MFILE), Verdict::Unfit),
-            ("file not found", read(Errno::NOENT), Verdict::Retry),
+        for (case, disposition, expected) in [
+            ("decoder killed", decoder(DecoderError::Killed { path: path() }), Disposition::WorkerFault),
+            (
+                "decoder does not start",
+                decoder(DecoderError::NotStarted { how: how("") }),
+                Disposition::WorkerFault,
+            ),
+            ("no memory to start one", read(Errno::NOMEM), Disposition::WorkerFault),
+            ("no process available", read(Errno::AGAIN), Disposition::WorkerFault),
+            ("no descriptor available", read(Errno::MFILE), Disposition::WorkerFault),
+            ("file not found", read(Errno::NOENT), ATTEMPT),
             (
                 "decoder crashed, perhaps at its memory limit",
                 decoder(DecoderError::Crashed { path: path(), how: how("signal: 6 (SIGABRT)") }),
-                Verdict::Retry,
+                ATTEMPT,
             ),
             (
                 "model thread ended",
-                of_understanding(&AnalysisError::Model { path: path(), source: ModelError::Gone }, true),
-                Verdict::Unfit,
+                of_analysis(&AnalysisError::Model { path: path(), source: ModelError::Gone }, true),
+                Disposition::WorkerFault,
             ),
-            ("device out of memory", of_understanding(&tensor("out of memory"), false), Verdict::Unfit),
-            ("CPU out of memory", of_understanding(&tensor("out of memory"), true), Verdict::Unfit),
-            ("broken device", of_understanding(&tensor("illegal address"), false), Verdict::Unfit),
-            ("tensor error on a CPU", of_understanding(&tensor("shape mismatch"), true), Verdict::Final),
+            ("device out of memory", of_analysis(&tensor("out of memory"), false), Disposition::WorkerFault),
+            ("CPU out of memory", of_analysis(&tensor("out of memory"), true), Disposition::WorkerFault),
+            ("broken device", of_analysis(&tensor("illegal address"), false), Disposition::WorkerFault),
+            ("tensor error on a CPU", of_analysis(&tensor("shape mismatch"), true), Disposition::Fail),
         ] {
-            assert_eq!(verdict, expected, "{case}");
+            assert_eq!(disposition, expected, "{case}");
         }
     }
 
@@ -161,16 +164,16 @@ mod tests {
         let never = NoRoom::NeverFits { asked: 2, limit: 1 };
         let now = NoRoom::TimedOut { asked: 2, limit: 3, waited: Duration::from_secs(90) };
         for (error, code, expected) in [
-            (full(Errno::NOSPC), "temporary_storage", Verdict::Unfit),
-            (full(Errno::DQUOT), "temporary_storage", Verdict::Unfit),
-            (full(Errno::ROFS), "temporary_storage", Verdict::Unfit),
-            (FetchError::NoRoom { url: url(), why: never }, "limit_temporary", Verdict::Final),
-            (FetchError::NoRoom { url: url(), why: now }, "no_room", Verdict::Later),
-            (StoreError::TooLarge { url: url(), limit: 1 }.into(), "limit_bytes", Verdict::Final),
+            (full(Errno::NOSPC), "temporary_storage", Disposition::WorkerFault),
+            (full(Errno::DQUOT), "temporary_storage", Disposition::WorkerFault),
+            (full(Errno::ROFS), "temporary_storage", Disposition::WorkerFault),
+            (FetchError::NoRoom { url: url(), why: never }, "limit_temporary", Disposition::Fail),
+            (FetchError::NoRoom { url: url(), why: now }, "no_room", FREE),
+            (StoreError::TooLarge { url: url(), limit: 1 }.into(), "limit_bytes", Disposition::Fail),
             (
                 StoreError::Unavailable { url: url(), reason: String::new() }.into(),
                 "store_unavailable",
-                Verdict::Retry,
+                ATTEMPT,
             ),
         ] {
             assert_eq!((error.code(), of_fetching(&error)), (code, expected), "{error}");

@@ -11,19 +11,19 @@ use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
 use inference::model::Model;
 use inference::report::contact_sheet::FrameSampler;
-use jobs::Failure;
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
 use jobs::store::Put;
 use jobs::trace;
-use jobs::worker::{Outcome, RunContext, Trouble};
+use jobs::worker::{Claimed, RunContext};
+use jobs::{Disposition, Failure, Stopped};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use super::VideoService;
-use super::retry_policy::{Verdict, of_fetching, of_room, of_understanding, store_trouble};
+use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, store_stopped};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{InputInfo, ItemMessage, ItemReport, MAX_REPORT_BYTES, end_of, report_key, sheet_key};
+use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, end_of, report_key, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -42,106 +42,101 @@ enum VideoSource {
 
 impl VideoService {
     /// Returns how the item ended, if an earlier attempt has written its report.
-    pub(super) async fn written_end(&self, claim: &ItemClaim) -> Result<Option<ItemEnd>, Trouble> {
-        let key = self.key(claim)?;
-        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_trouble(&e))?;
+    pub(super) async fn written_end(&self, claimed: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
+        let found = self.store.get(&key(claimed), MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))?;
         Ok(found.and_then(|bytes| end_of(&bytes)))
     }
 
     /// Runs an item: download, memory reservation, analysis.
-    pub(super) async fn run_item(&self, claim: &ItemClaim, running: &RunContext) -> Outcome<ItemReport> {
-        let item: ItemMessage = match item_message(claim) {
-            Ok(item) => item,
-            Err(why) => return Outcome::Reject(why),
-        };
-        if let Some(name) = item.model.as_ref().filter(|name| **name != self.engine.info().name) {
-            let text =
-                format!("the job asks for model {name:?}, this worker has {:?}", self.engine.info().name);
-            return Outcome::Retry { after: None, reason: Failure::new("other_model", text) };
-        }
+    pub(super) async fn run_item(
+        &self,
+        claimed: &Claimed<Item>,
+        running: &RunContext,
+    ) -> Result<ItemReport, Stopped> {
+        let Claimed { claim, item } = claimed;
+        self.check_model(item)?;
         let memory = admission::estimate(&item.spec, &self.decoder.limits, self.frame_bytes);
         // Before the download.
-        if let Err(why) = self.memory.check(memory) {
-            return self.no_memory(&item, &why);
-        }
+        self.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
         let stop = running.stop.clone();
-        let context = request_context(&item, stop.clone());
+        let context = request_context(item, stop.clone());
         let progress = context.progress.clone();
         running.report_progress_with(move || progress.progress().json());
         let started = std::time::Instant::now();
-        let source = tokio::select! {
-            source = self.source(&item) => source,
-            () = stop.cancelled() => return Outcome::Cancelled,
-        };
-        let (video, input) = match source {
-            Ok(source) => source,
-            Err(error) => return fetch_failed(&error),
+        let (video, input) = tokio::select! {
+            source = self.source(item) => source.map_err(|e| fetch_stopped(&e))?,
+            () = stop.cancelled() => return Err(cancelled()),
         };
         let fetch_s = started.elapsed().as_secs_f64();
-        let admitted = match video {
+        let room = match video {
             // Nothing is decoded, so no memory is needed.
-            VideoSource::Cached(_) => Ok(None),
+            VideoSource::Cached(_) => None,
             VideoSource::Fetched { .. } => tokio::select! {
-                room = self.memory.reserve(memory, item.priority, self.retry_timeout) => room.map(Some),
-                () = stop.cancelled() => return Outcome::Cancelled,
+                room = self.memory.reserve(memory, item.priority, self.retry_timeout) => {
+                    Some(room.map_err(|why| self.no_memory(item, &why))?)
+                }
+                () = stop.cancelled() => return Err(cancelled()),
             },
         };
-        let room = match admitted {
-            Ok(room) => room,
-            Err(why) => return self.no_memory(&item, &why),
-        };
-        let (analysis, sheet) = self.analyze(&item, context, video, room).await;
-        let verdict = analysis.error.as_ref().map(|e| of_understanding(e, self.engine.is_on_cpu()));
-        let why = analysis.error.as_ref().map(|e| Failure::new(e.code(), e.to_string()));
-        match (verdict, why) {
-            (Some(Verdict::Retry), Some(why)) => Outcome::Retry { after: None, reason: why },
-            (Some(Verdict::Later), Some(why)) => Outcome::Later(why),
-            (Some(Verdict::Unfit), Some(why)) => Outcome::WorkerFault(why),
-            (Some(Verdict::Cancelled), _) => Outcome::Cancelled,
-            _ => {
-                if let Some(sheet) = sheet {
-                    self.put_sheet(claim, &item, sheet).await;
+        let (analysis, sheet) = self.analyze(item, context, video, room).await;
+        if let Some(error) = &analysis.error {
+            match of_analysis(error, self.engine.is_on_cpu()) {
+                // The report of the analysis says so, with the answers that there are.
+                Disposition::Fail => {}
+                disposition @ (Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Cancelled) => {
+                    return Err(Stopped::new(disposition, Failure::new(error.code(), error.to_string())));
                 }
-                let report = self.report(claim, &item, input, fetch_s, analysis);
-                self.observer.record_report(&report);
-                Outcome::Done(report)
             }
+        }
+        if let Some(sheet) = sheet {
+            self.put_sheet(claim, item, sheet).await;
+        }
+        let report = self.report(claim, item, input, fetch_s, analysis);
+        self.observer.record_report(&report);
+        Ok(report)
+    }
+
+    /// Checks that this worker has the model that the item requires.
+    fn check_model(&self, item: &Item) -> Result<(), Stopped> {
+        let ours = &self.engine.info().name;
+        match &item.model {
+            Some(name) if name != ours => {
+                let text = format!("the job asks for model {name:?}, this worker has {ours:?}");
+                Err(other_model(Failure::new("other_model", text)))
+            }
+            _ => Ok(()),
         }
     }
 
     /// Writes the report of an item, unless an earlier attempt has written one.
     pub(super) async fn write_report(
         &self,
-        claim: &ItemClaim,
+        claimed: &Claimed<Item>,
         result: Result<&ItemReport, &Failure>,
-    ) -> Result<ItemEnd, Trouble> {
+    ) -> Result<ItemEnd, Stopped> {
         let (bytes, end) = match result {
             Ok(report) => (report.json(), report.end()),
-            Err(why) => (self.failed(claim, why).json(), ItemEnd::Failed(why.clone())),
+            Err(why) => (self.failed(claimed, why).json(), ItemEnd::Failed(why.clone())),
         };
         if bytes.len() as u64 > MAX_REPORT_BYTES {
             let text = format!(
                 "the report has {} bytes, {MAX_REPORT_BYTES} are allowed; request fewer windows",
                 bytes.len()
             );
-            return Box::pin(self.write_report(claim, Err(&Failure::new("report_too_large", text)))).await;
+            return Box::pin(self.write_report(claimed, Err(&Failure::new("report_too_large", text)))).await;
         }
-        let put = self.store.put_new(&self.key(claim)?, Bytes::from(bytes)).await;
-        match put.map_err(|e| store_trouble(&e))? {
+        let put = self.store.put_new(&key(claimed), Bytes::from(bytes)).await;
+        match put.map_err(|e| store_stopped(&e))? {
             Put::Created | Put::Same => Ok(end),
             Put::Other(there) => {
+                let claim = &claimed.claim;
                 tracing::info!(job = %claim.job, item = %claim.item, "another attempt had written the report");
                 Ok(end_of(&there).unwrap_or(end))
             }
         }
     }
 
-    fn key(&self, claim: &ItemClaim) -> Result<String, Trouble> {
-        let item = item_message(claim).map_err(Trouble::Permanent)?;
-        Ok(report_key(&item.output, &claim.job, &claim.item))
-    }
-
-    fn no_memory(&self, item: &ItemMessage, why: &NoRoom) -> Outcome<ItemReport> {
+    fn no_memory(&self, item: &Item, why: &NoRoom) -> Stopped {
         let code = match why {
             NoRoom::NeverFits { .. } => "limit_memory",
             NoRoom::TimedOut { .. } => "no_room",
@@ -151,11 +146,11 @@ impl VideoService {
             "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
             item.video
         );
-        not_begun(of_room(why), Failure::new(code, text))
+        Stopped::new(of_room(why), Failure::new(code, text))
     }
 
     /// Finds cached visual tokens of the video or downloads it, within a span.
-    async fn source(&self, item: &ItemMessage) -> Result<(VideoSource, InputInfo), FetchError> {
+    async fn source(&self, item: &Item) -> Result<(VideoSource, InputInfo), FetchError> {
         let found = async {
             let found = self.find(item).await;
             found.inspect_err(|error| trace::mark_failed(error.code()))
@@ -163,7 +158,7 @@ impl VideoService {
         found.instrument(info_span!("fetch")).await
     }
 
-    async fn find(&self, item: &ItemMessage) -> Result<(VideoSource, InputInfo), FetchError> {
+    async fn find(&self, item: &Item) -> Result<(VideoSource, InputInfo), FetchError> {
         let location = self.inputs.locate(&item.video)?;
         let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
         if let Some((url, etag)) = &version
@@ -198,13 +193,14 @@ impl VideoService {
     /// Runs the analysis in a blocking thread.
     async fn analyze(
         &self,
-        item: &ItemMessage,
+        item: &Item,
         context: RequestContext,
         video: VideoSource,
         room: Option<Reservation>,
     ) -> (Analysis, Option<FrameSampler>) {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
         let spec = item.spec.clone();
+
         let (fetched, encoded, key) = match video {
             VideoSource::Fetched { fetched, key } => (Some(fetched), None, key),
             VideoSource::Cached(encoded) => (None, Some(encoded), None),
@@ -239,7 +235,7 @@ impl VideoService {
     }
 
     /// Stores the contact sheet. The report does not depend on it, so errors are only logged.
-    async fn put_sheet(&self, claim: &ItemClaim, item: &ItemMessage, sheet: FrameSampler) {
+    async fn put_sheet(&self, claim: &ItemClaim, item: &Item, sheet: FrameSampler) {
         let key = sheet_key(&item.output, &claim.job, &claim.item);
         let failed = match tokio::task::spawn_blocking(move || sheet.jpeg()).await {
             Ok(Ok(Some(jpeg))) => {
@@ -261,7 +257,7 @@ impl VideoService {
     fn report(
         &self,
         claim: &ItemClaim,
-        item: &ItemMessage,
+        item: &Item,
         input: InputInfo,
         fetch_s: f64,
         analysis: Analysis,
@@ -271,16 +267,14 @@ impl VideoService {
     }
 
     /// Returns the report of an item that failed before its analysis.
-    fn failed(&self, claim: &ItemClaim, why: &Failure) -> ItemReport {
-        let item = item_message(claim).ok();
-        let url = item.as_ref().map(|item| item.video.clone()).unwrap_or_default();
-        let custom_id = item.and_then(|item| item.custom_id);
-        let input = InputInfo { url, bytes: None, etag: None };
+    fn failed(&self, Claimed { claim, item }: &Claimed<Item>, why: &Failure) -> ItemReport {
+        let input = InputInfo { url: item.video.clone(), bytes: None, etag: None };
+        let custom_id = item.custom_id.clone();
         ItemReport::failed(claim, custom_id, &self.worker, input, self.engine.info().clone(), why)
     }
 }
 
-fn request_context(item: &ItemMessage, stop: CancellationToken) -> RequestContext {
+fn request_context(item: &Item, stop: CancellationToken) -> RequestContext {
     RequestContext {
         job: item.job_id.to_string(),
         priority: item.priority,
@@ -289,26 +283,10 @@ fn request_context(item: &ItemMessage, stop: CancellationToken) -> RequestContex
     }
 }
 
-fn item_message(claim: &ItemClaim) -> Result<ItemMessage, Failure> {
-    serde_json::from_str(&claim.message).map_err(|e| {
-        Failure::new(
-            "internal",
-            format!("{}/{}: the item in the ledger is unreadable: {e}", claim.job, claim.item),
-        )
-    })
+fn key(Claimed { claim, item }: &Claimed<Item>) -> String {
+    report_key(&item.output, &claim.job, &claim.item)
 }
 
-fn fetch_failed(error: &FetchError) -> Outcome<ItemReport> {
-    not_begun(of_fetching(error), Failure::new(error.code(), error.to_string()))
-}
-
-/// Returns the outcome of an item that failed before decoding.
-fn not_begun(verdict: Verdict, why: Failure) -> Outcome<ItemReport> {
-    match verdict {
-        Verdict::Final => Outcome::Reject(why),
-        Verdict::Retry => Outcome::Retry { after: None, reason: why },
-        Verdict::Later => Outcome::Later(why),
-        Verdict::Unfit => Outcome::WorkerFault(why),
-        Verdict::Cancelled => Outcome::Cancelled,
-    }
+fn cancelled() -> Stopped {
+    Stopped::new(Disposition::Cancelled, Failure::new("cancelled", "the run was cancelled"))
 }

@@ -17,8 +17,7 @@ pub(super) async fn only_one_of_many_item_claims_succeeds(database: TestDatabase
         let won: Vec<_> = claims.iter().filter(|claim| matches!(claim, ClaimOutcome::Claimed(_))).collect();
         assert_eq!(won.len(), 1);
         assert!(matches!(won[0], ClaimOutcome::Claimed(claim) if claim.attempt == round));
-        let held =
-            claims.iter().filter(|claim| **claim == ClaimOutcome::Leased { until: now + 1_000 }).count();
+        let held = claims.iter().filter(|claim| **claim == ClaimOutcome::Leased).count();
         assert_eq!(held, 31);
     }
 }
@@ -31,14 +30,19 @@ pub(super) async fn stale_claim_changes_nothing(database: TestDatabase) {
     let now = T0 + 1_001;
     let new = claim_item(&ledger, &id, 0, now).await;
     let swept = ledger.expired_items(now, 10).await.unwrap();
-    let (message, trace) = ("message 1".to_owned(), TraceContext::default());
-    let expected = PendingMessage { job: id.clone(), item: item_id(1), message, trace };
+    let trace = TraceContext::default();
+    let expected = PendingMessage { job: id.clone(), item: item_id(1), lane: Lane::Urgent, trace };
     assert_eq!(swept, [expected]);
     for old in &old {
         assert!(!ledger.renew_item_lease(old, None, now, LEASE).await.unwrap());
         assert!(!ledger.end_item(old, &ItemEnd::Succeeded, now).await.unwrap());
-        assert!(!ledger.retry_item(old, now, &Failure::new("x", "y"), RetryCost::Attempt).await.unwrap());
-        assert!(!ledger.release_item(old, now).await.unwrap());
+        assert!(
+            !ledger
+                .stop_item(old, &retry(&Failure::new("x", "y"), RetryCost::Attempt), now, now)
+                .await
+                .unwrap()
+        );
+        assert!(!ledger.stop_item(old, &cancelled(), now, now).await.unwrap());
     }
     assert!(ledger.end_item(&new, &ItemEnd::Succeeded, now).await.unwrap());
     let after = claim_item(&ledger, &id, 1, now).await;
@@ -73,18 +77,15 @@ pub(super) async fn claim_outcome_gives_the_reason(database: TestDatabase) {
     };
     assert_eq!(ask(9, T0).await, ClaimOutcome::NotFound);
     let claim = claim_item(&ledger, &id, 0, T0).await;
-    assert_eq!(ask(0, T0 + 1).await, ClaimOutcome::Leased { until: T0 + 1_000 });
+    assert_eq!(ask(0, T0 + 1).await, ClaimOutcome::Leased);
     let reason = Failure::new("store_unavailable", "the store does not answer");
-    assert!(ledger.retry_item(&claim, T0 + 50, &reason, RetryCost::Attempt).await.unwrap());
+    assert!(ledger.stop_item(&claim, &retry(&reason, RetryCost::Attempt), T0 + 50, T0).await.unwrap());
     assert_eq!(ask(0, T0 + 49).await, ClaimOutcome::NotDue { due: T0 + 50 });
     assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, Some(reason));
     let claim = claim_item(&ledger, &id, 0, T0 + 50).await;
     assert_eq!(claim.attempts(), 2);
     assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0 + 60).await.unwrap());
-    assert_eq!(
-        ask(0, T0 + 9_999).await,
-        ClaimOutcome::Finished { state: ItemState::Succeeded, reason: None }
-    );
+    assert_eq!(ask(0, T0 + 9_999).await, ClaimOutcome::Finished { reason: None });
     assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, None, "a success clears the failure");
 }
 
@@ -93,19 +94,19 @@ pub(super) async fn releases_and_losses_are_no_attempts(database: TestDatabase) 
     let id = expanded_job(&ledger, 1).await;
     for _ in 0..3 {
         let claim = claim_item(&ledger, &id, 0, T0).await;
-        assert!(ledger.release_item(&claim, T0).await.unwrap());
-        assert!(!ledger.release_item(&claim, T0).await.unwrap());
+        assert!(ledger.stop_item(&claim, &cancelled(), T0, T0).await.unwrap());
+        assert!(!ledger.stop_item(&claim, &cancelled(), T0, T0).await.unwrap());
     }
     let claim = claim_item(&ledger, &id, 0, T0).await;
     assert_eq!((claim.attempt, claim.released, claim.attempts()), (4, 3, 1));
     let reason = Failure::new("x", "y");
-    assert!(ledger.retry_item(&claim, T0, &reason, RetryCost::Free).await.unwrap());
+    assert!(ledger.stop_item(&claim, &retry(&reason, RetryCost::Free), T0, T0).await.unwrap());
     let claim = claim_item(&ledger, &id, 0, T0).await;
     assert_eq!((claim.released, claim.worker_losses, claim.attempts()), (4, 0, 1));
-    assert!(ledger.retry_item(&claim, T0, &reason, RetryCost::WorkerLoss).await.unwrap());
+    assert!(ledger.stop_item(&claim, &retry(&reason, RetryCost::WorkerLoss), T0, T0).await.unwrap());
     let claim = claim_item(&ledger, &id, 0, T0).await;
     assert_eq!((claim.released, claim.worker_losses, claim.attempts()), (4, 1, 1));
-    assert!(ledger.retry_item(&claim, T0, &reason, RetryCost::Attempt).await.unwrap());
+    assert!(ledger.stop_item(&claim, &retry(&reason, RetryCost::Attempt), T0, T0).await.unwrap());
     let claim = claim_item(&ledger, &id, 0, T0).await;
     assert_eq!((claim.released, claim.worker_losses, claim.attempts()), (4, 1, 2));
 }

@@ -15,11 +15,11 @@ use self::jobs::*;
 use self::outbox::*;
 use super::*;
 use crate::job::{NewItem, NewJob};
-use crate::queue::{Event, Message};
+use crate::queue::{Event, Lane, Message};
 use crate::state::{Counts, EarlyEnd, ItemEnd, ItemState, JobEnd, JobState};
 use crate::time::Millis;
 use crate::trace::TraceContext;
-use crate::{Failure, ItemId, JobId};
+use crate::{Disposition, Failure, ItemId, JobId, RetryCost, Stopped};
 
 const LEASE: Duration = Duration::from_millis(1_000);
 const T0: Millis = 1_700_000_000_000;
@@ -156,7 +156,8 @@ fn job_named(id: &str, key: &str, request: &str) -> NewJob {
 }
 
 fn clips(numbers: std::ops::Range<usize>) -> Vec<NewItem> {
-    let item = |n| NewItem { id: item_id(n), message: format!("message {n}") };
+    let lane = |n: usize| if n % 2 == 0 { Lane::Items } else { Lane::Urgent };
+    let item = |n| NewItem { id: item_id(n), lane: lane(n), message: format!("message {n}") };
     numbers.map(item).collect()
 }
 
@@ -197,6 +198,14 @@ async fn claim_item(ledger: &Ledger, job: &JobId, n: usize, now: Millis) -> Item
         ClaimOutcome::Claimed(claim) => claim,
         other => panic!("clip-{n} cannot be claimed: {other:?}"),
     }
+}
+
+fn retry(reason: &Failure, cost: RetryCost) -> Stopped {
+    Stopped::new(Disposition::Retry(cost), reason.clone())
+}
+
+fn cancelled() -> Stopped {
+    Stopped::new(Disposition::Cancelled, Failure::new("released", "this worker is stopping"))
 }
 
 /// Runs all concurrently, each in a task of its own.

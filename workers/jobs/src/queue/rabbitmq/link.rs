@@ -48,6 +48,7 @@ impl Link {
     }
 
     /// Returns the number of connections after the first one.
+    #[cfg(test)]
     pub(super) fn reconnects(&self) -> u64 {
         self.opened.load(Ordering::Relaxed).saturating_sub(1)
     }

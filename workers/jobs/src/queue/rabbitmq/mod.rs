@@ -116,6 +116,7 @@ impl RabbitQueue {
     }
 
     /// Returns the number of restarted consumers and connections.
+    #[cfg(test)]
     pub fn reconnects(&self) -> u64 {
         let broker = &self.broker;
         broker.reconnects.load(Ordering::Relaxed)

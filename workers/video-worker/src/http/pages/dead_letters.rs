@@ -7,14 +7,15 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, ORIGIN, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
-use jobs::queue::{DeadLetter, Settled};
+use jobs::client::Redriven;
+use jobs::queue::DeadLetter;
 use maud::{Markup, html};
 use tokio::time::{sleep, timeout};
 
 use super::format::number;
 use super::job::form_value;
 use super::{PageError, Pages, item_path, render};
-use crate::jobs::dead_letters::{lane_name, letter_item, letter_name, redrive_letter};
+use crate::jobs::dead_letters::{lane_name, letter_name, not_redriven};
 
 /// Letters per page.
 const PAGE_SIZE: usize = 50;
@@ -96,7 +97,7 @@ fn row(letter: &DeadLetter, may_send: bool) -> Markup {
     html! {
         tr {
             td.name {
-                @if let Some((job, item)) = letter_item(letter) { a href=(item_path(&job, &item)) { (name) } }
+                @if let Some((job, item)) = letter.item() { a href=(item_path(&job, &item)) { (name) } }
                 @else { (name) }
                 div.muted { (number(letter.delivery.message.body.len() as u64, "byte")) }
             }
@@ -129,16 +130,16 @@ pub async fn redrive(
     let backends = pages.backends()?;
     let _guard = pages.letters.lock().await;
     let letter = find(&pages, &wanted).await?;
-    let why = redrive_letter(backends, &letter).await.map_err(|e| PageError::Unavailable(e.to_string()))?;
-    if let Some(why) = why {
+    let redriven = backends.client().redrive(letter).await;
+    let redriven = redriven.map_err(|e| PageError::Unavailable(e.to_string()))?;
+    if let Some(why) = not_redriven(&redriven) {
         return Err(PageError::Conflict(format!("{wanted}: {why}")));
     }
     tracing::info!(letter = wanted, "a dead letter was sent again");
-    let gone = letter.delivery.ack().await == Settled::Confirmed;
     let body = html! {
         h1 { "Sent again" }
         p.notice.succeeded { code { (wanted) } " was sent again." }
-        @if !gone { p.notice { "The connection was lost: the message is still a dead letter too." } }
+        @if redriven == Redriven::SentAndKept { p.notice { "The connection was lost: the message is still a dead letter too." } }
         p { a href="/dead" { "Dead letters" } }
     };
     Ok(render("Sent again", false, body))

@@ -18,7 +18,7 @@ use super::format::{bytes, clock, number, sampling, task};
 use super::layout::{code, text, time};
 use super::reports::{self, Answer, answers};
 use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
-use crate::api::ItemMessage;
+use crate::api::Item;
 use crate::api::{report_key, sheet_key};
 
 /// Largest contact sheet in bytes.
@@ -33,7 +33,7 @@ struct ItemView {
     job: JobId,
     item: ItemId,
     row: ItemRecord,
-    message: Result<ItemMessage, String>,
+    message: Result<Item, String>,
 }
 
 impl ItemView {
@@ -42,8 +42,8 @@ impl ItemView {
         let Some(row) = ledger.item(&job, &item).await? else {
             return Err(PageError::NotFound(format!("{job}/{item}: no such video in the ledger.")));
         };
-        let text = ledger.item_message(&job, &item).await?;
-        let message = serde_json::from_str(&text).map_err(|e| e.to_string());
+        let text = ledger.item_content(&job, &item).await?;
+        let message = Item::parse(&text).map_err(|stopped| stopped.to_string());
         Ok(Self { job, item, row, message })
     }
 
