@@ -7,6 +7,18 @@
 //!
 //! The modules are listed in that order, and each uses only those above it.
 //!
+//! ```no_run
+//! use std::path::Path;
+//! use candle_core::Device;
+//! use flamingo::{Pipeline, Task};
+//!
+//! let flamingo = Pipeline::load(Path::new("models/flamingo-mini"), Device::Cpu)?;
+//! let task = Task::Question { question: "What animal is this?".into() };
+//! let answer = flamingo.run(Path::new("clip.mp4"), &task)?;
+//! println!("{} (log-likelihood {:.2})", answer.text, answer.log_likelihood);
+//! # Ok::<(), flamingo::Error>(())
+//! ```
+//!
 //! Axis letters, everywhere: b batch · m media · t frames · s patches · q visual tokens per medium ·
 //! l text positions · h heads · d width.
 

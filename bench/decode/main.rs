@@ -1,10 +1,10 @@
 //! Decodes a clip at 1 frame per second for `compare.py` and writes one JSON object with times and counts to
-//! stdout. `bench-decode FILE [--full] [--hash] [--sheet OUT.png]`
+//! stdout. `bench-decode FILE [--full] [--hash]`
 
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use flamingo::video::{ContactSheet, FrameSampling, Sheet, Video, VideoLimits};
+use flamingo::video::{FrameSampling, Video, VideoLimits};
 use sha2::{Digest, Sha256};
 
 /// CPU seconds of this thread, which also decodes if the decoder has one thread. Zero without /proc.
@@ -16,8 +16,7 @@ fn cpu_seconds() -> f64 {
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let has = |flag: &str| arguments.iter().any(|a| a == flag);
-    let path = arguments.first().context("usage: bench-decode FILE [--full] [--hash] [--sheet OUT.png]")?;
-    let sheet_path = arguments.iter().position(|a| a == "--sheet").map(|at| arguments.get(at + 1));
+    let path = arguments.first().context("usage: bench-decode FILE [--full] [--hash]")?;
 
     let (start, cpu) = (Instant::now(), cpu_seconds());
     let video = Video::open(path, &VideoLimits::default())?;
@@ -25,21 +24,15 @@ fn main() -> Result<()> {
     let sampling = FrameSampling::default();
     let mut frames =
         if has("--full") { video.frames_by_full_decode(&sampling)? } else { video.frames(&sampling)? };
-    let (mut times, mut hash, mut sheet) = (Vec::new(), Sha256::new(), Sheet::new(ContactSheet::default()));
+    let (mut times, mut hash) = (Vec::new(), Sha256::new());
     for frame in &mut frames {
         let frame = frame?;
         times.push(frame.pts);
         if has("--hash") {
             hash.update(frame.image.as_raw());
         }
-        if sheet_path.is_some() {
-            sheet.add(&frame);
-        }
     }
     let (wall, cpu) = (start.elapsed(), cpu_seconds() - cpu);
-    if let Some(out) = sheet_path.flatten() {
-        sheet.draw().save(out)?;
-    }
     let summary = frames.summary();
     let sha256: String =
         hash.finalize().iter().take(if has("--hash") { 32 } else { 0 }).map(|b| format!("{b:02x}")).collect();

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::Tokenizer;
-use crate::model::{Flamingo, JointSpaces};
+use crate::model::{Flamingo, FlamingoParts, JointSpaces};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
 use crate::weights::Quantization;
@@ -81,19 +81,125 @@ fn object_or_pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMa
     })
 }
 
-/// Opens a model directory of any supported family.
+/// Parts of a model, as its family loads them from a directory.
+pub struct ModelParts {
+    /// Name of the model.
+    pub name: String,
+    /// Name of the family.
+    pub family: &'static str,
+    /// SHA-256 of the files, by role.
+    pub sha256: BTreeMap<String, String>,
+    /// Number of parameters by part, without the language model.
+    pub parameters: BTreeMap<String, usize>,
+    /// Vision encoder, resampler or none, layer plan with gated cross-attentions, language model, media attention rule.
+    pub flamingo: FlamingoParts,
+    /// Joint spaces of a model that was trained contrastively.
+    pub joint_space: Option<JointSpaces>,
+    /// Tokenizer of the language model.
+    pub tokenizer: Tokenizer,
+    /// Preprocessing of frames.
+    pub preprocess: Preprocess,
+    /// Ids of media markers and ends of chunks.
+    pub tokens: PromptTokens,
+    /// Tokens that end an answer.
+    pub stop_criteria: StopCriteria,
+    /// Prompt format of the tasks.
+    pub format: PromptFormat,
+}
+
+impl ModelParts {
+    /// Joins the parts to a model.
+    ///
+    /// # Errors
+    /// The layer plan is not complete.
+    pub fn join(self) -> Result<Loaded> {
+        let Self { name, family, sha256, parameters, flamingo, joint_space, tokenizer, preprocess, .. } =
+            self;
+        let model = Flamingo::from_parts(flamingo)?;
+        let gates_open = model.gates_open()?;
+        let info = ModelInfo { name, family: family.into(), sha256, gates_open };
+        let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
+        Ok(Loaded {
+            info,
+            parameters,
+            model,
+            joint_space,
+            tokenizer,
+            preprocess,
+            tokens,
+            stop_criteria,
+            format,
+        })
+    }
+}
+
+/// A checkpoint family: a way to recognise its directories, and their reader.
+struct Family {
+    /// Description of the directories that it reads, for errors.
+    reads: &'static str,
+    recognises: fn(&Contents) -> bool,
+    open: fn(&Path, Contents, &LoadOptions) -> Result<ModelParts>,
+}
+
+/// All families. A new one is a file of its own and a row here.
+const FAMILIES: [Family; 1] = [native::FAMILY];
+
+/// Contents of a model directory by which a family recognises it.
+struct Contents {
+    /// `config.json`; null if there is none.
+    config: Value,
+    /// Names of the files, sorted.
+    files: Vec<String>,
+}
+
+impl Contents {
+    fn read(directory: &Path) -> Result<Self> {
+        let error = |e: std::io::Error| config_error(directory, e.to_string());
+        let entries = std::fs::read_dir(directory).map_err(error)?;
+        let name = |entry: std::io::Result<std::fs::DirEntry>| {
+            Ok(entry.map_err(error)?.file_name().to_string_lossy().into_owned())
+        };
+        let mut files = entries.map(name).collect::<Result<Vec<_>>>()?;
+        files.sort();
+        let described = files.iter().any(|file| file == CONFIG);
+        let config = if described { read_config(directory)? } else { Value::Null };
+        Ok(Self { config, files })
+    }
+
+    /// Returns a string of `config.json`: `schema` of our own directories, `model_type` of Hugging Face's.
+    fn text(&self, key: &str) -> Option<&str> {
+        self.config.get(key).and_then(Value::as_str)
+    }
+
+    /// Describes the contents in words.
+    fn describe(&self) -> String {
+        const MOST_FILES: usize = 8;
+        if let Some(schema) = self.text("schema") {
+            return format!("unknown schema `{schema}`");
+        }
+        if let Some(model_type) = self.text("model_type") {
+            return format!("unknown model type `{model_type}`");
+        }
+        let mut files = self.files.iter().take(MOST_FILES).cloned().collect::<Vec<_>>().join(", ");
+        if self.files.len() > MOST_FILES {
+            files += " ...";
+        }
+        format!("a directory with the files [{files}] and neither `schema` nor `model_type` in {CONFIG}")
+    }
+}
+
+/// Opens a model directory. Its family is found by the contents: our `schema`, else `model_type` and file names.
 ///
 /// # Errors
-/// `config.json` is missing or unreadable, the family is unknown, or a file contradicts another.
+/// No family recognises the directory, or a file is missing, unreadable or contradicts another.
 pub fn open(directory: &Path, options: &LoadOptions) -> Result<Loaded> {
-    let config = read_config(directory)?;
-    match config.get("schema").and_then(Value::as_str) {
-        Some(native::SCHEMA) => native::open(directory, config, options),
-        Some(other) => Err(config_error(
-            directory,
-            format!("unknown schema `{other}`, this build reads `{}`", native::SCHEMA),
-        )),
-        None => Err(config_error(directory, "no `schema`: the family of this model is unknown".into())),
+    let contents = Contents::read(directory)?;
+    match FAMILIES.iter().find(|family| (family.recognises)(&contents)) {
+        Some(family) => (family.open)(directory, contents, options)?.join(),
+        None => {
+            let supported = FAMILIES.map(|family| family.reads).join(", ");
+            Err(config_error(directory, format!("{}; this build reads {supported}", contents.describe())))
+        }
     }
 }
 
@@ -143,5 +249,28 @@ mod tests {
             "name": "mini", "family": "flamingo", "sha256": [["adapters", "ab"], ["language", "cd"]], "sees": true,
         });
         assert_eq!(serde_json::from_value::<ModelInfo>(previous).unwrap(), info);
+    }
+
+    #[test]
+    fn unknown_directory_error_names_contents_and_families() {
+        let folder = tempfile::tempdir().unwrap();
+        let options =
+            LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        let check = |expected: &str| {
+            let error = open(folder.path(), &options).err().expect("an error");
+            assert_eq!(error.code(), "bad_model_config");
+            let expected = format!("config.json: {expected}; this build reads schema `flamingo/1`");
+            assert!(error.to_string().ends_with(&expected), "{error}");
+        };
+        check("a directory with the files [] and neither `schema` nor `model_type` in config.json");
+        write("checkpoint.pt", "");
+        check(
+            "a directory with the files [checkpoint.pt] and neither `schema` nor `model_type` in config.json",
+        );
+        write("config.json", r#"{"model_type": "idefics"}"#);
+        check("unknown model type `idefics`");
+        write("config.json", r#"{"schema": "flamingo/99", "model_type": "idefics"}"#);
+        check("unknown schema `flamingo/99`");
     }
 }

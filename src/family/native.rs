@@ -7,12 +7,12 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CONFIG, LoadOptions, Loaded, ModelInfo, config_error, read_config};
+use super::{CONFIG, Contents, Family, LoadOptions, ModelParts, config_error, read_config};
 use crate::atomic_file::write_atomic;
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::StopCriteria;
-use crate::language::{self, Tokenizer};
-use crate::model::{Flamingo, FlamingoConfig, JointSpaceConfig, JointSpaces, MediaAttentionRule};
+use crate::language::{self, LanguageSource, Tokenizer};
+use crate::model::{FlamingoConfig, FlamingoParts, JointSpaceConfig, JointSpaces, MediaAttentionRule};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
@@ -105,19 +105,29 @@ impl NativeConfig {
     }
 }
 
-pub(super) fn open(directory: &Path, config: Value, options: &LoadOptions) -> Result<Loaded> {
-    let config = NativeConfig::check(directory, config)?;
+pub(super) const FAMILY: Family = Family {
+    reads: "schema `flamingo/1`",
+    recognises: |contents| contents.text("schema") == Some(SCHEMA),
+    open,
+};
+
+fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<ModelParts> {
+    let config = NativeConfig::check(directory, contents.config)?;
     let mut hashes = BTreeMap::new();
     for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
+        let path = directory.join(&weights.file);
         if let Some(expected) = &weights.sha256 {
-            verify_sha256(&directory.join(&weights.file), expected)?;
+            verify_sha256(&path, expected)?;
             hashes.insert(role.to_string(), expected.to_ascii_lowercase());
+        } else if role == "adapters" {
+            // Caches of visual tokens depend on these weights, so they are always named.
+            hashes.insert(role.to_string(), sha256(&path)?);
         }
     }
     let weights = config.adapters(directory, options)?;
-    let loaded = assemble(directory, &config, options, &weights, hashes)?;
+    let parts = assemble(directory, &config, options, &weights, hashes)?;
     weights.finish()?;
-    Ok(loaded)
+    Ok(parts)
 }
 
 /// Writes a new, untrained model directory: every parameter from its initialiser, every gate closed.
@@ -167,10 +177,12 @@ pub(crate) fn assemble(
     options: &LoadOptions,
     weights: &Weights,
     sha256: BTreeMap<String, String>,
-) -> Result<Loaded> {
-    let language_path = directory.join(&config.language.file);
-    let (language, tokenizer) =
-        language::build(&language_path, &options.device, options.dtype, options.quantization)?;
+) -> Result<ModelParts> {
+    let source = LanguageSource::open(&directory.join(&config.language.file))?;
+    let language_weights = source.weights(&options.device, options.dtype, options.quantization)?;
+    let language = language::build(source.config(), &language_weights)?;
+    language_weights.finish()?;
+    let tokenizer = source.tokenizer()?;
     let placement = config.model.cross_attention.placement;
     if !(0..language.n_layers()).any(|layer| placement.has(layer)) {
         return Err(config_error(
@@ -193,17 +205,12 @@ pub(crate) fn assemble(
         JointSpaces::new(space, vision.width(), config.model.resampler.width, &weights.pp("joint_space"))
     });
     let joint_space = joint_space.transpose()?;
-    let model = Flamingo::new(&config.model, vision, language, rule, weights)?;
-    let info = ModelInfo {
+    Ok(ModelParts {
         name: config.name.clone(),
-        family: "flamingo".into(),
+        family: "flamingo",
         sha256,
-        gates_open: model.gates_open()?,
-    };
-    Ok(Loaded {
-        info,
+        flamingo: FlamingoParts::from_config(&config.model, vision, language, rule, weights)?,
         parameters: weights.parameters(),
-        model,
         joint_space,
         tokenizer,
         preprocess: config.vision.preprocess().clone(),

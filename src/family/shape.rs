@@ -5,8 +5,8 @@ use std::path::Path;
 use super::native::NativeConfig;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
-use crate::language::llama::{Llama, LlamaConfig, Rope, RopeScaling, RopeStyle};
-use crate::language::sizes;
+use crate::language::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
+use crate::language::{self, LanguageConfig, LanguageSource};
 use crate::model::{
     CrossAttentionConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, Placement,
     ResamplerConfig,
@@ -24,7 +24,7 @@ pub struct ModelShape {
     /// Resampler and cross-attention.
     pub model: FlamingoConfig,
     /// Language model.
-    pub language: LlamaConfig,
+    pub language: LanguageConfig,
 }
 
 /// Token that marks a medium in a model without a tokenizer.
@@ -66,7 +66,7 @@ impl ModelShape {
     /// As [`family::open`](super::open) for the descriptions.
     pub fn of(directory: &Path) -> Result<Self> {
         let config = NativeConfig::read(directory)?;
-        let language = sizes(&directory.join(&config.language.file))?;
+        let language = LanguageSource::open(&directory.join(&config.language.file))?.config().clone();
         Ok(Self { name: config.name, vision: config.vision, model: config.model, language })
     }
 
@@ -85,7 +85,7 @@ impl ModelShape {
             rope: Rope { theta: 1e5, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
             tied: true,
         };
-        Self { name: "mini".into(), vision, model, language }
+        Self { name: "mini".into(), vision, model, language: LanguageConfig::Llama(language) }
     }
 
     /// Builds a model of this shape. [`MEDIA_TOKEN`] marks its media.
@@ -94,9 +94,9 @@ impl ModelShape {
     /// The device refuses an operation, or `weights` lack a tensor.
     pub fn build(&self, weights: &Weights) -> Result<Flamingo> {
         let vision = vision::build(&self.vision, &weights.pp("vision"))?;
-        let language = Llama::new(self.language.clone(), &weights.pp("language"))?;
+        let language = language::build(&self.language, &weights.pp("language"))?;
         let rule = MediaAttentionRule::last_medium(MEDIA_TOKEN);
-        Flamingo::new(&self.model, vision, Box::new(language), rule, weights)
+        Flamingo::new(&self.model, vision, language, rule, weights)
     }
 }
 
@@ -120,6 +120,7 @@ impl Chinchilla {
         };
         let media_attention = MediaAttentionConfig::default();
         let model = FlamingoConfig { resampler: paper_resampler(), cross_attention, media_attention };
+        let language = LanguageConfig::Llama(language);
         ModelShape { name: name.into(), vision: paper_vision(), model, language }
     }
 }

@@ -102,10 +102,10 @@ impl ModelDirectory {
     }
 }
 
-/// Returns the table of names, which are ours already. A tied head that is stored nevertheless must equal the embedding;
-/// rotary frequencies of old checkpoints are ignored, because the model computes them.
-pub fn llama_names(tied: bool) -> impl Fn(&str) -> Rename {
-    move |theirs| match theirs {
+/// Maps the name of a Llama's tensor, which is ours already. A tied head that is stored nevertheless must equal the
+/// embedding; rotary frequencies of old checkpoints are ignored, because the model computes them.
+pub fn llama_name(tied: bool, theirs: &str) -> Rename {
+    match theirs {
         "lm_head.weight" if tied => Rename::To("model.embed_tokens.weight".into()),
         theirs if theirs.ends_with(".rotary_emb.inv_freq") => Rename::Ignore,
         theirs => Rename::To(theirs.into()),

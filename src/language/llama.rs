@@ -6,7 +6,7 @@
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Init, rotary_emb};
 
-use super::{CacheShape, LanguageModel, PackedBatch};
+use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch};
 use crate::error::{Error, Result};
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::{merge_heads, split_heads};
@@ -64,7 +64,7 @@ impl Llama {
 }
 
 impl LanguageModel for Llama {
-    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+    fn embed(&self, ids: &Tensor, _: &Tensor) -> Result<Tensor> {
         self.embed_tokens.rows(ids, self.dtype)
     }
 
@@ -167,7 +167,7 @@ impl Attention {
         let (cos, sin) = rotation.at(batch.positions())?;
         let q = rotation.rotate(&q, &cos, &sin)?;
         let k = rotation.rotate(&k, &cos, &sin)?;
-        let out = batch.attend(index, &q, &k, &v, self.scale)?;
+        let out = batch.attend(index, (&q, &k, &v), self.scale, &AttentionBias::None)?;
         self.o_proj.forward(&merge_heads(&out)?) // (n, d)
     }
 }

@@ -1,12 +1,13 @@
 //! The rows of one packed pass: where each writes its keys and values, and which of them it attends to.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use super::kv_cache::{CacheShape, KvCache, KvPool};
 use crate::error::{Error, Result};
-use crate::kernels::attention::{Kv, causal_attention, step_attention};
+use crate::kernels::attention::{Kv, attention, causal_attention, step_attention};
 use crate::kernels::mask::additive_mask;
 
 /// Rows of one new token attend in one product, padded to the longest of them, while the longest has at most twice the
@@ -15,6 +16,7 @@ const PADDING: usize = 64;
 
 /// A batch of rows, packed for one pass.
 pub struct PackedBatch<'a> {
+    head_observer: Option<&'a HeadObserver<'a>>,
     rows: Vec<(usize, &'a mut KvCache)>,
     target: Option<WriteTarget>,
     groups: Vec<AttentionGroup>,
@@ -36,7 +38,42 @@ struct AttentionGroup {
     kv: KvLocation,
     rows: usize,
     mask: Option<Tensor>,
+    /// Number of visible keys of each new token: its position within its row plus one.
+    ends: Vec<usize>,
+    /// Number of keys of each row, with padding.
+    keys: usize,
+    /// ALiBi bias, once it is computed.
+    bias: RefCell<Option<Tensor>>,
 }
+
+/// Bias that is added to the scores of self-attention.
+#[derive(Debug, Clone)]
+pub enum AttentionBias {
+    /// No bias: positions are in the embeddings or rotary.
+    None,
+    /// ALiBi (arXiv 2108.12409) with one slope per head (h): a key at distance r gets `-slope * r`.
+    Alibi(Tensor),
+}
+
+impl AttentionBias {
+    /// Returns ALiBi with the paper's slopes: 2^(-8 i / h) for head i of h, counted from 1. For a number of heads that is no
+    /// power of two they are taken from those of the next one, every other first.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn alibi(heads: usize, dtype: DType, device: &Device) -> Result<Self> {
+        let whole = heads.next_power_of_two();
+        let slope = |i: usize| 2f32.powf(-8.0 * i as f32 / whole as f32);
+        let slopes: Vec<f32> = match whole == heads {
+            true => (1..=heads).map(slope).collect(),
+            false => (2..=whole).step_by(2).chain((1..=whole).step_by(2)).take(heads).map(slope).collect(),
+        };
+        Ok(AttentionBias::Alibi(Tensor::new(slopes, device)?.to_dtype(dtype)?))
+    }
+}
+
+/// Callback that receives the outputs of the attention heads (h, n, d) of a layer, before they are merged.
+pub type HeadObserver<'a> = dyn Fn(usize, &Tensor) -> Result<()> + 'a;
 
 /// Location of the keys and values of a group.
 enum KvLocation {
@@ -75,7 +112,13 @@ impl<'a> PackedBatch<'a> {
             rows.iter().flat_map(|(n, cache)| cache.len()..cache.len() + n).map(|p| p as u32).collect();
         let end = positions.iter().max().map_or(0, |&last| last as usize + 1);
         let groups = groups(&rows, target.is_some(), shape)?;
-        Ok(Self { rows, target, groups, positions: Tensor::new(positions, &shape.device)?, end })
+        let positions = Tensor::new(positions, &shape.device)?;
+        Ok(Self { head_observer: None, rows, target, groups, positions, end })
+    }
+
+    /// Sets a callback that receives the outputs of the single attention heads of every layer.
+    pub fn with_head_observer(self, observer: &'a HeadObserver<'a>) -> Self {
+        Self { head_observer: Some(observer), ..self }
     }
 
     /// Returns the length of the longest row, cached and new tokens together.
@@ -88,12 +131,18 @@ impl<'a> PackedBatch<'a> {
         &self.positions
     }
 
-    /// Writes the new keys and values, and computes causal self-attention of every row over its cached and new tokens:
-    /// q (h, n, d), k and v (h_kv, n, d) -> (h, n, d).
+    /// Writes the new keys and values, and computes causal self-attention of every row over its cached and new tokens, with
+    /// `bias` added to the scores: q (h, n, d), k and v (h_kv, n, d) -> (h, n, d).
     ///
     /// # Errors
     /// The device refuses an operation.
-    pub fn attend(&self, layer: usize, q: &Tensor, k: &Tensor, v: &Tensor, scale: f64) -> Result<Tensor> {
+    pub fn attend(
+        &self,
+        layer: usize,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        scale: f64,
+        bias: &AttentionBias,
+    ) -> Result<Tensor> {
         let stored = match &self.target {
             None => (k.clone(), v.contiguous()?),
             Some(WriteTarget { pool, index }) => {
@@ -103,9 +152,13 @@ impl<'a> PackedBatch<'a> {
                 (keys.clone(), values.clone())
             }
         };
-        let out =
-            self.groups.iter().map(|group| group.attend(q, &stored, scale)).collect::<Result<Vec<_>>>()?;
-        Ok(if let [only] = &out[..] { only.clone() } else { Tensor::cat(&out, 1)? })
+        let attend = |group: &AttentionGroup| group.attend(q, &stored, scale, bias);
+        let out = self.groups.iter().map(attend).collect::<Result<Vec<_>>>()?;
+        let out = if let [only] = &out[..] { only.clone() } else { Tensor::cat(&out, 1)? };
+        if let Some(observer) = self.head_observer {
+            observer(layer, &out)?;
+        }
+        Ok(out)
     }
 
     /// Counts the new tokens as cached. Call it once, after all layers.
@@ -118,7 +171,7 @@ impl<'a> PackedBatch<'a> {
 
 impl AttentionGroup {
     /// q (h, n, d) of the whole pass -> (h, length of the group, d).
-    fn attend(&self, q: &Tensor, (keys, values): &Kv, scale: f64) -> Result<Tensor> {
+    fn attend(&self, q: &Tensor, (keys, values): &Kv, scale: f64, bias: &AttentionBias) -> Result<Tensor> {
         let q = q.narrow(1, self.positions.start, self.positions.len())?;
         let read = |x: &Tensor| match &self.kv {
             KvLocation::New => x.narrow(1, self.positions.start, self.positions.len()),
@@ -126,10 +179,39 @@ impl AttentionGroup {
             KvLocation::Scattered(slots) => x.index_select(slots, 1),
         };
         let kv = (read(keys)?, read(values)?);
-        if self.rows > 1 {
-            return step_attention(&q, &kv, scale, self.mask.as_ref());
+        let biased = match bias {
+            AttentionBias::None => None,
+            AttentionBias::Alibi(slopes) => Some(self.alibi(slopes, kv.0.dim(0)?)?),
+        };
+        match (self.rows > 1, biased) {
+            (true, biased) => step_attention(&q, &kv, scale, biased.as_ref().or(self.mask.as_ref())),
+            // Fused kernels of `causal_attention` do not read a bias.
+            (false, Some(biased)) => attention(&q, &[kv], scale, Some(&biased)),
+            (false, None) => causal_attention(&q, &[kv], scale, self.mask.as_ref()),
         }
-        causal_attention(&q, &[kv], scale, self.mask.as_ref())
+    }
+
+    /// Returns the ALiBi bias of the group together with its mask: (h, n, l) of one row, (h_kv, b, group, l) of several rows.
+    /// It is the same at every layer, so it is computed once per pass.
+    fn alibi(&self, slopes: &Tensor, h_kv: usize) -> Result<Tensor> {
+        if let Some(bias) = self.bias.borrow().as_ref() {
+            return Ok(bias.clone());
+        }
+        let (h, n, l) = (slopes.dim(0)?, self.ends.len(), self.keys);
+        let distance = |&end: &usize| (0..l).map(move |j| j as f32 - (end as f32 - 1.0));
+        let distances: Vec<f32> = self.ends.iter().flat_map(distance).collect();
+        let distances = Tensor::from_vec(distances, (n, l), slopes.device())?.to_dtype(slopes.dtype())?;
+        let mut bias = match self.rows > 1 {
+            false => slopes.reshape((h, 1, 1))?.broadcast_mul(&distances)?,
+            true => {
+                slopes.reshape((h_kv, 1, h / h_kv, 1))?.broadcast_mul(&distances.reshape((1, n, 1, l))?)?
+            }
+        };
+        if let Some(mask) = &self.mask {
+            bias = bias.broadcast_add(mask)?;
+        }
+        *self.bias.borrow_mut() = Some(bias.clone());
+        Ok(bias)
     }
 }
 
@@ -156,7 +238,9 @@ fn groups(rows: &[(usize, &mut KvCache)], cached: bool, shape: &CacheShape) -> R
         let positions = start..start + members.iter().map(|row| row.0).sum::<usize>();
         (first, start) = (first + members.len(), positions.end);
         let kv = if cached { kv_location(members, shape)? } else { KvLocation::New };
-        groups.push(AttentionGroup { positions, kv, rows: members.len(), mask: mask(members, shape)? });
+        let (mask, ends) = (mask(members, shape)?, visible(members));
+        let (rows, keys) = (members.len(), members.iter().map(length).max().unwrap_or(0));
+        groups.push(AttentionGroup { positions, kv, rows, mask, ends, keys, bias: RefCell::default() });
     }
     Ok(groups)
 }
@@ -193,13 +277,22 @@ fn kv_location(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<KvL
     }
 }
 
+/// Returns the number of visible keys of each new token of one row, or of the only new token of each of several rows.
+fn visible(rows: &[(usize, &mut KvCache)]) -> Vec<usize> {
+    match rows {
+        [row] => (row.1.len() + 1..=length(row)).collect(),
+        _ => rows.iter().map(length).collect(),
+    }
+}
+
 /// Returns the mask of a group: it hides later tokens from each new token of one row (n, l), or padding from each of
 /// several rows (1, b, 1, l). `None` where it would hide nothing.
 fn mask(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<Option<Tensor>> {
     let longest = rows.iter().map(length).max().unwrap_or(0);
-    let (visible, dims): (Vec<usize>, _) = match rows {
-        [row] => ((row.1.len() + 1..=longest).collect(), vec![row.0, longest]),
-        _ => (rows.iter().map(length).collect(), vec![1, rows.len(), 1, longest]),
+    let visible = visible(rows);
+    let dims = match rows {
+        [row] => vec![row.0, longest],
+        _ => vec![1, rows.len(), 1, longest],
     };
     if visible.iter().all(|&n| n == longest) {
         return Ok(None);
@@ -208,3 +301,6 @@ fn mask(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<Option<Ten
     let mask = additive_mask((visible.len(), longest), attends, &shape.device, shape.dtype)?;
     Ok(Some(mask.reshape(dims)?))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@ use std::path::Path;
 use candle_core::quantized::gguf_file::Value;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 
+use super::hugging_face::ModelDirectory;
 use super::*;
 
 type Metadata = Vec<(&'static str, Value)>;
@@ -73,7 +74,7 @@ fn load(
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     write(&path, metadata, tensors);
-    build(&path, &Device::Cpu, DType::F32, Quantization::Keep)
+    super::load(&path, &Device::Cpu, DType::F32, Quantization::Keep)
         .map_err(|e| e.to_string().replace(&format!("{}/", folder.path().display()), ""))
 }
 
@@ -203,9 +204,23 @@ fn rejects_index_with_files_outside_its_folder() {
         let error = files().unwrap_err().to_string();
         assert!(error.contains("model.safetensors.index.json: "), "{bad}: {error}");
     }
-    let error = build(folder.path(), &Device::Cpu, DType::F32, Quantization::Keep).err().unwrap().to_string();
+    let error =
+        super::load(folder.path(), &Device::Cpu, DType::F32, Quantization::Keep).err().unwrap().to_string();
     assert!(error.ends_with("config.json: `model_type` is missing"), "{error}");
     write("config.json", r#"{"model_type": "mamba"}"#);
-    let error = build(folder.path(), &Device::Cpu, DType::F32, Quantization::Keep).err().unwrap().to_string();
+    let error =
+        super::load(folder.path(), &Device::Cpu, DType::F32, Quantization::Keep).err().unwrap().to_string();
     assert!(error.ends_with("config.json: unknown model type `mamba`"), "{error}");
+}
+
+#[test]
+fn added_tokens_follow_the_vocabulary() {
+    let (_, tokenizer) = load(&metadata(), &tensors()).unwrap();
+    let tokenizer = tokenizer.add_special_tokens(&["</s>", "<image>", "<fake>"]).unwrap();
+    assert_eq!(tokenizer.vocabulary(), VOCABULARY + 2);
+    let ids = ["</s>", "<image>", "<fake>"].map(|token| tokenizer.token_id(token));
+    assert_eq!(ids, [Some(1), Some(9), Some(10)]);
+    assert_eq!(tokenizer.encode("ab<image>c").unwrap(), [5, 9, 4]);
+    assert!(!tokenizer.encode_plain("ab<image>c").unwrap().contains(&9), "untrusted text forges no token");
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(0), &[1][..]));
 }

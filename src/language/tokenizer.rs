@@ -73,6 +73,18 @@ impl Tokenizer {
         Self { parsing, plain, bos: None, eos: Vec::new(), vocabulary }
     }
 
+    /// Adds special tokens, such as the media markers of a checkpoint. A token that the vocabulary has keeps its id; the others
+    /// get the next ids in order.
+    ///
+    /// # Errors
+    /// The tokenizer refuses a token.
+    pub fn add_special_tokens(self, tokens: &[&str]) -> Result<Self> {
+        let Self { mut parsing, bos, eos, .. } = self;
+        let added: Vec<AddedToken> = tokens.iter().map(|&token| AddedToken::from(token, true)).collect();
+        parsing.add_special_tokens(added).map_err(refused)?;
+        Ok(Self::new(parsing).with_text_bounds(bos, eos))
+    }
+
     /// Encodes trusted `text`. Parses special tokens in it and adds none. Drops bytes that the vocabulary lacks (control
     /// characters, usually), as the model's authors do.
     ///

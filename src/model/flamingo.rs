@@ -1,5 +1,6 @@
 //! The whole model: one loop over the layers of the language model, with gated cross-attention before some of them.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,28 +68,12 @@ pub struct RowState {
     media: RowMedia,
 }
 
-impl RowState {
-    /// Adds media after those of the row.
-    pub fn add_media(&mut self, media: Vec<Arc<MediaKv>>) {
-        self.media.add(media);
-    }
-}
-
-/// New tokens of one row.
-pub struct RowInput<'a> {
-    pub ids: &'a [u32],
-    pub state: &'a mut RowState,
-}
-
-/// Callback that receives the name and value of every stage, in causal order; see `flamingo model trace`.
-pub type Observer<'o> = &'o mut dyn FnMut(&str, &Tensor) -> Result<()>;
-
-impl Flamingo {
+impl FlamingoParts {
     /// Builds the parts between `vision` and `language` from `resampler.*` and `cross_attention.{layer}.*` in `weights`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
-    pub fn new(
+    pub fn from_config(
         config: &FlamingoConfig,
         vision: Box<dyn VisionEncoder>,
         language: Box<dyn LanguageModel>,
@@ -107,14 +92,72 @@ impl Flamingo {
             })
             .collect::<Result<_>>()?;
         let plan = placement.plan(language.n_layers());
-        Self::from_parts(FlamingoParts {
-            vision,
-            resampler: Some(resampler),
-            language,
-            cross_attention,
-            plan,
-            rule,
-        })
+        Ok(Self { vision, resampler: Some(resampler), language, cross_attention, plan, rule })
+    }
+}
+
+impl RowState {
+    /// Adds media after those of the row.
+    pub fn add_media(&mut self, media: Vec<Arc<MediaKv>>) {
+        self.media.add(media);
+    }
+}
+
+/// New tokens of one row.
+pub struct RowInput<'a> {
+    pub ids: &'a [u32],
+    pub state: &'a mut RowState,
+}
+
+/// Receiver of the name and value of every stage, in causal order; see `flamingo model trace`. A closure is one.
+pub trait Observe {
+    /// Receives a stage.
+    ///
+    /// # Errors
+    /// The receiver refuses the stage; the pass ends with this error.
+    fn stage(&mut self, name: &str, value: &Tensor) -> Result<()>;
+
+    /// Tells whether to send `heads.{layer}`, the outputs of the attention heads of the language model (h, n, d), too.
+    fn wants_heads(&self) -> bool {
+        false
+    }
+}
+
+impl<F: FnMut(&str, &Tensor) -> Result<()>> Observe for F {
+    fn stage(&mut self, name: &str, value: &Tensor) -> Result<()> {
+        self(name, value)
+    }
+}
+
+/// Receiver of all stages and of the outputs of the attention heads.
+pub struct WithHeads<F>(pub F);
+
+impl<F: FnMut(&str, &Tensor) -> Result<()>> Observe for WithHeads<F> {
+    fn stage(&mut self, name: &str, value: &Tensor) -> Result<()> {
+        (self.0)(name, value)
+    }
+
+    fn wants_heads(&self) -> bool {
+        true
+    }
+}
+
+/// Borrowed receiver of stages.
+pub type Observer<'o> = &'o mut dyn Observe;
+
+impl Flamingo {
+    /// Builds a model with [`FlamingoParts::from_config`].
+    ///
+    /// # Errors
+    /// A tensor is missing or has another shape.
+    pub fn new(
+        config: &FlamingoConfig,
+        vision: Box<dyn VisionEncoder>,
+        language: Box<dyn LanguageModel>,
+        rule: MediaAttentionRule,
+        weights: &Weights,
+    ) -> Result<Self> {
+        Self::from_parts(FlamingoParts::from_config(config, vision, language, rule, weights)?)
     }
 
     /// Joins loaded parts.
@@ -188,7 +231,7 @@ impl Flamingo {
             .collect::<Result<Vec<_>>>()?;
         let features = Tensor::cat(&features, 0)?; // (sum of t, s, d)
         if let Some(observe) = observe.as_deref_mut() {
-            observe("features", &features)?;
+            observe.stage("features", &features)?;
         }
         let lengths = media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?;
         if self.parts.resampler.is_none() {
@@ -196,7 +239,7 @@ impl Flamingo {
         }
         let tokens = self.resample(&features, &lengths)?;
         if let Some(observe) = observe {
-            observe("visual_tokens", &tokens)?;
+            observe.stage("visual_tokens", &tokens)?;
         }
         (0..media.len()).map(|i| Ok(tokens.get(i)?)).collect()
     }
@@ -283,7 +326,7 @@ impl Flamingo {
         &self,
         inputs: &mut [RowInput],
         packed_media: Option<&mut BatchedMediaKv>,
-        mut observe: Option<Observer>,
+        observe: Option<Observer>,
     ) -> Result<Tensor> {
         let FlamingoParts { language, cross_attention, plan, rule, .. } = &self.parts;
         let shape = language.cache_shape();
@@ -293,18 +336,26 @@ impl Flamingo {
             .map(|r| ((r.ids, &mut r.state.media), (r.ids.len(), &mut r.state.cache)))
             .unzip();
         let media = CrossAttentionPlan::build(media, rule, packed_media, &shape)?;
-        let batch = PackedBatch::new(caches, &shape)?;
+        let wants_heads = observe.as_ref().is_some_and(|observe| observe.wants_heads());
+        let observe = RefCell::new(observe);
+        let send = |name: &str, value: &Tensor| match observe.borrow_mut().as_deref_mut() {
+            Some(observe) => observe.stage(name, value),
+            None => Ok(()),
+        };
+        let send_heads = |layer: usize, heads: &Tensor| send(&format!("heads.{layer}"), heads);
+        let mut batch = PackedBatch::new(caches, &shape)?;
+        if wants_heads {
+            batch = batch.with_head_observer(&send_heads);
+        }
 
-        let mut x = language.embed(&Tensor::new(ids, &shape.device)?)?; // (n, d)
+        let mut x = language.embed(&Tensor::new(ids, &shape.device)?, batch.positions())?; // (n, d)
         for step in plan {
             match *step {
                 LayerStep::Language(i) => x = language.layer(i, &x, &batch)?,
                 LayerStep::CrossAttention(j) => {
                     let CrossAttentionLayer { number, block } = &cross_attention[j];
                     x = block.forward(&x, &media.at(j), media.mlp())?;
-                    if let Some(observe) = observe.as_deref_mut() {
-                        observe(&format!("xattn.{number}"), &x)?;
-                    }
+                    send(&format!("xattn.{number}"), &x)?;
                 }
             }
         }
@@ -332,7 +383,7 @@ fn frames_as_tokens(features: &Tensor, lengths: &[usize], observe: Option<Observ
         })
         .collect::<Result<Vec<_>>>()?;
     if let Some(observe) = observe {
-        observe("visual_tokens", &Tensor::cat(&tokens, 0)?)?;
+        observe.stage("visual_tokens", &Tensor::cat(&tokens, 0)?)?;
     }
     Ok(tokens)
 }

@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use super::config::{MediaAttention, MediaAttentionConfig, VisibleMedia, WithoutMedia};
 use crate::error::{Error, Result};
 use crate::kernels::attention::Kv;
+use crate::kernels::mask::additive_mask;
 use crate::language::CacheShape;
 
 /// A [`MediaAttentionConfig`] with the token ids that it depends on.
@@ -222,13 +223,9 @@ impl BatchedMediaKv {
                 std::iter::repeat_n(place, medium.layers.first().map_or(0, |(k, _)| k.dims()[1]))
             })
             .collect();
-        let mask_row = |own: &Vec<usize>| -> Vec<f32> {
-            let visible = |place| if own.contains(place) { 0.0 } else { f32::NEG_INFINITY };
-            owner_of_token.iter().map(visible).collect()
-        };
-        let mask: Vec<f32> = places.iter().flat_map(mask_row).collect();
+        let attends = |i: usize, j: usize| places[i].contains(&owner_of_token[j]);
         let shape = (places.len(), owner_of_token.len());
-        Ok(Some(Tensor::from_vec(mask, shape, device)?.to_dtype(dtype)?))
+        Ok(Some(additive_mask(shape, attends, device, dtype)?))
     }
 }
 

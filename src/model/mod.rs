@@ -13,7 +13,10 @@ pub use config::{
     ResamplerConfig,
 };
 pub use cross_attention::GatedCrossAttention;
-pub use flamingo::{CrossAttentionLayer, Flamingo, FlamingoParts, Observer, RowInput, RowState, WorkCounts};
+pub use flamingo::{
+    CrossAttentionLayer, Flamingo, FlamingoParts, Observe, Observer, RowInput, RowState, WithHeads,
+    WorkCounts,
+};
 pub use joint_space::{JointSpace, JointSpaces};
 pub use media_attention::{BatchedMediaKv, MediaAttentionRule, MediaKv};
 pub use resampler::PerceiverResampler;

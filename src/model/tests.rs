@@ -57,6 +57,11 @@ fn resampler() -> ResamplerConfig {
 
 /// All trained parts, in front of a frozen Llama of two layers.
 fn flamingo() -> (Flamingo, Weights) {
+    let (parts, weights) = parts();
+    (Flamingo::from_parts(parts).unwrap(), weights)
+}
+
+fn parts() -> (FlamingoParts, Weights) {
     let config = LlamaConfig {
         vocabulary: 23,
         width: 12,
@@ -80,9 +85,10 @@ fn flamingo() -> (Flamingo, Weights) {
     let media_attention = MediaAttentionConfig::default();
     let config = FlamingoConfig { resampler: resampler(), cross_attention, media_attention };
     let rule = MediaAttentionRule::last_medium(MEDIUM);
-    let model = Flamingo::new(&config, Box::new(PassThroughEncoder), language, rule, &weights).unwrap();
+    let vision = Box::new(PassThroughEncoder);
+    let parts = FlamingoParts::from_config(&config, vision, language, rule, &weights).unwrap();
     randomise_zeros(weights.vars(), &["_gate"]);
-    (model, weights)
+    (parts, weights)
 }
 
 #[test]
@@ -151,4 +157,66 @@ fn quantised_matrix_blocks_gradient() {
             assert_eq!(gradients.get(&x).is_some(), flows, "{format:?}");
         }
     }
+}
+
+#[test]
+fn observer_receives_heads_only_if_it_wants_them() {
+    let (model, _) = flamingo();
+    let names = |wants_heads: bool| {
+        let mut names = Vec::new();
+        let mut stage = |name: &str, value: &Tensor| {
+            names.push(format!("{name} {:?}", value.dims()));
+            Ok(())
+        };
+        let mut row = model.uncached_row(Vec::new());
+        let inputs = &mut [RowInput { ids: &[2, 4, 19], state: &mut row }];
+        match wants_heads {
+            true => model.forward(inputs, None, Some(&mut WithHeads(&mut stage))).unwrap(),
+            false => model.forward(inputs, None, Some(&mut stage)).unwrap(),
+        };
+        names
+    };
+    assert_eq!(names(false), ["xattn.0 [3, 12]", "xattn.1 [3, 12]"]);
+    let expected = ["xattn.0 [3, 12]", "heads.0 [6, 3, 4]", "xattn.1 [3, 12]", "heads.1 [6, 3, 4]"];
+    assert_eq!(names(true), expected);
+}
+
+#[test]
+fn incomplete_layer_plan_is_refused() {
+    let (model, _) = flamingo();
+    assert_eq!(model.cross_attention_layers(), [0, 1]);
+    use LayerStep::{CrossAttention, Language};
+    assert_eq!(
+        Placement { every: 2, first: 1 }.plan(4),
+        [Language(0), CrossAttention(0), Language(1), Language(2), CrossAttention(1), Language(3)]
+    );
+    for plan in [
+        vec![Language(0), CrossAttention(0), CrossAttention(1)],
+        vec![Language(1), Language(0), CrossAttention(0), CrossAttention(1)],
+        vec![Language(0), Language(1), CrossAttention(0)],
+    ] {
+        let (mut parts, _) = parts();
+        parts.plan = plan.clone();
+        let error = Flamingo::from_parts(parts).err().expect("an error");
+        assert_eq!(error.code(), "bad_model_config", "{plan:?}");
+    }
+}
+
+/// Llama 3.2 Vision has cross-attention between layers, also after the last one; the resampler may be missing.
+#[test]
+fn family_gives_layer_plan_and_may_have_no_resampler() {
+    use LayerStep::{CrossAttention, Language};
+    let (mut parts, _) = parts();
+    parts.plan = vec![Language(0), CrossAttention(0), Language(1), CrossAttention(1)];
+    parts.resampler = None;
+    let model = Flamingo::from_parts(parts).unwrap();
+    let media = [random("one", &[2, 3, 8]), random("two", &[1, 3, 8])];
+    let tokens = model.visual_tokens(&media, None).unwrap();
+    assert_eq!(tokens.iter().map(|t| t.dims().to_vec()).collect::<Vec<_>>(), [[6, 8], [3, 8]]);
+    assert_eq!(model.resample(&media[0], &[2]).unwrap_err().code(), "bad_prompt");
+    let kv = tokens.iter().map(|tokens| model.media_kv(tokens).unwrap()).collect();
+    let mut row = model.uncached_row(kv);
+    let ids = [2, MEDIUM, 4, MEDIUM, 11];
+    let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None, None).unwrap();
+    assert_eq!(hidden.dims(), [5, 12]);
 }

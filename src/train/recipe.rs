@@ -241,7 +241,7 @@ impl<'a> Trainee<'a> {
             quantization: Quantization::Dequantize,
         };
         let Loaded { model, tokenizer, tokens, format, .. } =
-            assemble(directory, &self.native, &options, &self.weights, Default::default())?;
+            assemble(directory, &self.native, &options, &self.weights, Default::default())?.join()?;
         let objective = AnswersObjective {
             world,
             config: &self.config.answers,

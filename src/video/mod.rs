@@ -32,8 +32,6 @@ mod yuv;
 #[cfg(feature = "video")]
 mod decode;
 
-mod contact_sheet;
-
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -47,7 +45,6 @@ use std::sync::Arc;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-pub use contact_sheet::{ContactSheet, Sheet, contact_sheet};
 pub use limits::VideoLimits;
 pub use orientation::Orientation;
 pub use sampling::{FrameSampling, FrameSelection};

@@ -1,11 +1,12 @@
 //! `caption` and `ask`: answers, and where they go.
 
 use image::{ImageFormat, Rgb, RgbImage};
+use inference::report::contact_sheet::{ContactSheet, Layout};
 use serde_json::{Value, json};
 use support::clips::clip;
 use support::likelihood;
 
-use flamingo::video::{ContactSheet, Frame, contact_sheet};
+use flamingo::video::Frame;
 
 use crate::program::{flamingo, listing, quick, read_json};
 
@@ -148,8 +149,9 @@ fn the_sheet_shows_every_frame() {
     let name = listing(out.path()).into_iter().find(|name| name.ends_with(".png")).expect("a sheet");
     let sheet = image::open(out.path().join(name)).unwrap().to_rgb8();
     let blank = |i| Frame { pts: f64::from(i), image: RgbImage::new(288, 160) };
-    let expected = contact_sheet(&(0..5).map(blank).collect::<Vec<_>>(), ContactSheet::default());
-    assert_eq!(sheet.dimensions(), expected.dimensions());
+    let mut expected = ContactSheet::new(Layout::default());
+    (0..5).map(blank).for_each(|frame| expected.add(&frame));
+    assert_eq!(sheet.dimensions(), expected.draw().dimensions());
     let coloured = |p: &&Rgb<u8>| p.0.iter().max().unwrap() - p.0.iter().min().unwrap() > 60;
     assert!(sheet.pixels().filter(coloured).count() > 5 * 20_000, "the frames are on it");
 

@@ -53,7 +53,7 @@ impl VisionEncoder for Pixels {
 
 fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) -> Weights) -> Flamingo {
     let path = folder().join("tiny_llama");
-    let (language, _) = language::build(&path, target::device(), dtype, Quantization::Keep).unwrap();
+    let (language, _) = language::load(&path, target::device(), dtype, Quantization::Keep).unwrap();
     let activation = Activation::SquaredRelu;
     let config = FlamingoConfig {
         resampler: adapters::resampler(4, activation),

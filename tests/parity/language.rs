@@ -13,7 +13,7 @@ use support::target;
 type Loaded = (Box<dyn LanguageModel>, Tokenizer);
 
 fn load_as(path: &Path, dtype: DType, quantization: Quantization) -> Loaded {
-    language::build(path, target::device(), dtype, quantization).expect("the model loads")
+    language::load(path, target::device(), dtype, quantization).expect("the model loads")
 }
 
 pub fn load(path: &Path, quantization: Quantization) -> Loaded {

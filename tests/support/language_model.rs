@@ -36,7 +36,7 @@ pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> f
     let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
     let rows =
         PackedBatch::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &model.cache_shape())?;
-    let mut stages = vec![model.embed(&Tensor::new(ids, target::device())?)?];
+    let mut stages = vec![model.embed(&Tensor::new(ids, target::device())?, rows.positions())?];
     for i in 0..model.n_layers() {
         stages.push(model.layer(i, &stages[i], &rows)?);
     }

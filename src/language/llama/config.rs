@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::language::architecture::LanguageSizes;
+
 /// Sizes of one Llama.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
@@ -114,6 +116,25 @@ impl LlamaConfig {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// Returns the sizes from which the cost follows.
+    pub fn sizes(&self) -> LanguageSizes {
+        let Self { vocabulary, width, ffn_width, layers, heads, kv_heads, head_width, tied, .. } = *self;
+        let layer_matrices = width * (2 * heads * head_width + 2 * kv_heads * head_width + 3 * ffn_width);
+        let embeddings = if tied { 1 } else { 2 } * vocabulary * width;
+        LanguageSizes {
+            vocabulary,
+            width,
+            ffn_width,
+            layers,
+            heads,
+            kv_heads,
+            head_width,
+            tied,
+            layer_matrices,
+            parameters: embeddings + layers * (layer_matrices + 2 * width) + width,
+        }
     }
 
     /// Refuses sizes that no model has, before any allocation depends on them.

@@ -79,7 +79,10 @@ fn every_random_weight_receives_gradient() {
     for tied in [false, true] {
         let weights = Weights::random(5, &Device::Cpu, DType::F32);
         let model = Llama::new(small(RopeStyle::HalfSplit, tied), &weights).unwrap();
-        let x = model.embed(&Tensor::new(&[3u32, 19, 0, 7, 22], &Device::Cpu).unwrap()).unwrap();
+        let x = {
+            let tensor = |ids: [u32; 5]| Tensor::new(&ids, &Device::Cpu).unwrap();
+            model.embed(&tensor([3, 19, 0, 7, 22]), &tensor([0, 1, 2, 3, 4])).unwrap()
+        };
         let loss = forward(&model, &x).unwrap().sqr().unwrap().mean_all().unwrap();
         let gradients = loss.backward().unwrap();
         let vars = weights.vars();

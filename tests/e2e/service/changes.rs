@@ -45,7 +45,7 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
     let counts = &shown["counts"];
     let (done, let_go) = (counts["succeeded"].as_u64().unwrap(), counts["cancelled"].as_u64().unwrap());
     assert!(done >= 1 && let_go >= 1 && done + let_go == CLIPS.len() as u64, "{counts}");
-    assert!(worker.log().contains("step=GivenBack"), "the worker let go of what it had begun");
+    assert!(worker.log().contains("step=Released"), "the worker let go of what it had begun");
     // No report says otherwise.
     let reports = world.results("long").iter().filter(|key| key.starts_with("items/")).count();
     assert_eq!(reports as u64, done);

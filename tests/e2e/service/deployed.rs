@@ -183,7 +183,7 @@ fn the_files_of_the_deployment_work() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut worker = flamingo("work");
     let mut worker = world.spawn("worker", worker.arg("--set").arg(format!("status.address={free}")));
-    worker.wait_for_log("at work");
+    worker.wait_for_log("worker started");
     // The health check of the image, and the probe of Kubernetes.
     run(Command::new(file("deploy/docker/live.sh")).arg(free.to_string())).exits(0);
     assert_eq!(ask(&format!("http://{free}/ready"), ("", "")).trim(), "ready");

@@ -119,7 +119,7 @@ fn a_worker_whose_disk_is_full_ends_and_another_answers() {
     world.set("FLAMINGO__WORKER__TEMPORARY", &folder);
     world.upload("a.mp4", padded("short", 300_000));
     let mut full = world.spawn("full", &mut on_a_full_disk(&world, &folder));
-    full.wait_for_log("at work");
+    full.wait_for_log("worker started");
     world.submit(&[world.job("moved", json!({}))]).exits(0);
     assert_eq!(full.wait(), Some(1), "{}", full.log());
     let said = format!("this worker cannot continue: {folder}: cannot store a downloaded video: ");

@@ -74,7 +74,7 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
         match event {
             0..5 if done < jobs => {
                 let victim = rng.random_range(0..workers.len());
-                fenced += workers[victim].log().matches("step=FencedOff").count();
+                fenced += workers[victim].log().matches("step=StaleClaim").count();
                 // Dropped, the old one is killed with -9.
                 workers[victim] = world.spawn(&format!("w{born}"), world.command().arg("work"));
                 (kills, born) = (kills + 1, born + 1);

@@ -138,7 +138,7 @@ impl World {
     /// Starts a worker, and waits until it takes messages.
     pub fn worker(&self, name: &str) -> WorkerProcess {
         let worker = self.spawn(name, self.command().arg("work"));
-        worker.wait_for_log("at work");
+        worker.wait_for_log("worker started");
         worker
     }
 

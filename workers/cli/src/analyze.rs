@@ -9,7 +9,6 @@ use std::sync::mpsc::channel;
 use anyhow::bail;
 use clap::Args;
 use flamingo::prompt::Prompt;
-use flamingo::video::{ContactSheet, Sheet};
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
 use inference::analysis::{AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
@@ -17,6 +16,7 @@ use inference::context::{Cancel, CancelFlag, RequestContext};
 use inference::decoder::DecoderConfig;
 use inference::engine::{Engine, EngineLimits};
 use inference::model::{Model, ModelError};
+use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
 
 use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
@@ -174,7 +174,7 @@ impl AnalyzeArgs {
         output: &Output,
         bar: &ProgressBar,
     ) -> anyhow::Result<Report> {
-        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let mut sheet = self.sheet.then(|| ContactSheet::new(Layout::default()));
         let analysis = analyzer.analyze(&Source::file(&input.path), spec, context, &mut |frame| {
             show_frame(bar, input, frame);
             if let Some(sheet) = &mut sheet {
@@ -196,7 +196,7 @@ impl AnalyzeArgs {
         analyzer: &VideoAnalyzer,
     ) -> anyhow::Result<bool> {
         let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
-        let mut sheet = self.sheet.then(|| Sheet::new(ContactSheet::default()));
+        let mut sheet = self.sheet.then(|| ContactSheet::new(Layout::default()));
         let analysis = analyzer.analyze_jointly(&sources, spec, &RequestContext::default(), &mut |frame| {
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);

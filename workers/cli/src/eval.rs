@@ -9,11 +9,12 @@ use flamingo::train::evaluate::{
     Condition, QuestionResult, Score, evaluate, evaluate_naming, frames_under, scores,
 };
 use flamingo::train::spriteworld::{Split, World};
-use flamingo::video::{ContactSheet, Frame, Sheet};
+use flamingo::video::Frame;
 
 use crate::args::ModelArgs;
 use crate::output::{create_folder, progress, write_file, write_png};
 use crate::spriteworld::{SplitName, WorldArgs};
+use inference::report::contact_sheet::{ContactSheet, Layout};
 
 #[derive(Debug, Subcommand)]
 pub enum Eval {
@@ -164,7 +165,7 @@ fn write_failures(
 ) -> anyhow::Result<()> {
     create_folder(folder)?;
     for (i, wrong) in spread(results).into_iter().take(DRAWN_FAILURES).enumerate() {
-        let mut sheet = Sheet::new(ContactSheet { columns: Some(8), ..ContactSheet::default() });
+        let mut sheet = ContactSheet::new(Layout { columns: Some(8), ..Layout::default() });
         let frames = frames_under(&world.clip(split, wrong.clip), wrong.clip, condition);
         for (second, image) in frames.into_iter().enumerate() {
             sheet.add(&Frame { pts: second as f64, image });

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use flamingo::video::{ContactSheet, Sheet};
 use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, decode};
+use inference::report::contact_sheet::{ContactSheet, Layout};
 
 use crate::args::SamplingArgs;
 use crate::output::{printable, write_png};
@@ -29,7 +29,7 @@ impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
         let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
         let mut frames = decode(&own_executable()?, &self.file, request, &Cancel::default())?;
-        let mut sheet = self.sheet.as_ref().map(|_| Sheet::new(ContactSheet::default()));
+        let mut sheet = self.sheet.as_ref().map(|_| ContactSheet::new(Layout::default()));
         let mut times = Vec::new();
         for frame in &mut frames {
             let frame = frame?;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use flamingo::atomic_file::write_atomic;
-use flamingo::video::{Frame, Sheet};
+use flamingo::video::Frame;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::decoder::DecoderError;
+use inference::report::contact_sheet::ContactSheet;
 use inference::report::{Outcome, Report};
 use inference::time::human_time;
 
@@ -28,7 +29,12 @@ impl Output {
     ///
     /// # Errors
     /// A file cannot be written.
-    pub fn write_files(&self, name: &str, report: &Report, sheet: Option<&Sheet>) -> anyhow::Result<()> {
+    pub fn write_files(
+        &self,
+        name: &str,
+        report: &Report,
+        sheet: Option<&ContactSheet>,
+    ) -> anyhow::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
         let file = |extension: &str| folder.join(format!("{name}.{extension}"));
         write_file(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
@@ -115,7 +121,7 @@ pub fn print_line(line: &str) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_png(path: &Path, sheet: &Sheet) -> anyhow::Result<()> {
+pub fn write_png(path: &Path, sheet: &ContactSheet) -> anyhow::Result<()> {
     let mut png = std::io::Cursor::new(Vec::new());
     sheet.draw().write_to(&mut png, image::ImageFormat::Png)?;
     write_file(path, png.get_ref())

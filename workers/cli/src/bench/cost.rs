@@ -5,7 +5,7 @@
 //! and outputs of a stage. Intermediate results do not count, because they may stay in a cache.
 
 use flamingo::family::shape::ModelShape;
-use flamingo::language::llama::LlamaConfig;
+use flamingo::language::LanguageSizes;
 use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
 
 /// Minimum operations and bytes of a stage.
@@ -36,13 +36,14 @@ pub struct CostModel<'s> {
 impl CostModel<'_> {
     pub fn parameters(&self) -> Parameters {
         let ModelShape { vision, model, language, .. } = self.shape;
+        let language = language.sizes();
         let xattn_count = self.xattn_count();
         Parameters {
             vision: vision.encoder().parameters(),
             resampler: resampler_parameters(&model.resampler, self.features().1),
             cross_attention: xattn_count
                 * cross_attention_parameters(&model.cross_attention, language.width, model.resampler.width),
-            language: language_parameters(language),
+            language: language.parameters,
         }
     }
 
@@ -87,10 +88,11 @@ impl CostModel<'_> {
     /// tokens and `new` ones, with logits for the last one.
     pub fn pass(&self, batch: usize, new: usize, past: usize) -> Cost {
         let ModelShape { model, language, .. } = self.shape;
+        let language = language.sizes();
         let (config, xattn_count) = (&model.cross_attention, self.xattn_count());
         let (d, inner) = (language.width, config.heads * config.head_width);
         let xattn = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
-        let dense = language.layers * layer_matrices(language) + xattn_count * xattn;
+        let dense = language.layers * language.layer_matrices + xattn_count * xattn;
         // Token i of the new ones attends to all before it and to itself.
         let pairs = new * past + new * (new + 1) / 2;
         let attention = matmul(pairs, 2 * language.heads * language.head_width, language.layers)
@@ -114,7 +116,7 @@ impl CostModel<'_> {
     /// Number of gated cross-attentions.
     fn xattn_count(&self) -> usize {
         let placement = self.shape.model.cross_attention.placement;
-        (0..self.shape.language.layers).filter(|&layer| placement.has(layer)).count()
+        (0..self.shape.language.sizes().layers).filter(|&layer| placement.has(layer)).count()
     }
 
     fn side(&self) -> usize {
@@ -150,32 +152,23 @@ fn feed_forward(d: usize, multiple: usize) -> usize {
     2 * d + 2 * multiple * d * d
 }
 
-/// Parameters in the matrices of one layer of the language model.
-fn layer_matrices(config: &LlamaConfig) -> usize {
-    let (queries, keys) = (config.heads * config.head_width, config.kv_heads * config.head_width);
-    config.width * (2 * queries + 2 * keys + 3 * config.ffn_width)
-}
-
-fn language_parameters(config: &LlamaConfig) -> usize {
-    let embeddings = if config.tied { 1 } else { 2 } * config.vocabulary * config.width;
-    embeddings + config.layers * (layer_matrices(config) + 2 * config.width) + config.width
-}
-
 /// Bytes of a dense language model that every pass reads: all weights except an untied input embedding.
-pub fn dense_language_bytes(config: &LlamaConfig, dtype_bytes: usize) -> usize {
-    let lookup_only = if config.tied { 0 } else { config.vocabulary * config.width };
-    (language_parameters(config) - lookup_only) * dtype_bytes
+pub fn dense_language_bytes(sizes: &LanguageSizes, dtype_bytes: usize) -> usize {
+    let lookup_only = if sizes.tied { 0 } else { sizes.vocabulary * sizes.width };
+    (sizes.parameters - lookup_only) * dtype_bytes
 }
 
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
+    use flamingo::language::LanguageConfig;
+    use flamingo::language::llama::LlamaConfig;
     use flamingo::weights::Weights;
 
     use super::*;
 
     fn cost_model(shape: &ModelShape) -> CostModel<'_> {
-        let language_bytes = dense_language_bytes(&shape.language, 4);
+        let language_bytes = dense_language_bytes(&shape.language.sizes(), 4);
         CostModel { shape, dtype_bytes: 4, language_bytes }
     }
 
@@ -207,8 +200,10 @@ mod tests {
     /// one cross-attention of one head of 3 and feed-forward 4 to 5 latents of width 6.
     fn tiny() -> ModelShape {
         let mut shape = ModelShape::named("3b").unwrap();
-        let language = LlamaConfig { vocabulary: 10, width: 4, ffn_width: 3, layers: 1, ..shape.language };
-        shape.language = LlamaConfig { heads: 2, kv_heads: 1, head_width: 2, ..language };
+        let LanguageConfig::Llama(language) = shape.language;
+        let language = LlamaConfig { vocabulary: 10, width: 4, ffn_width: 3, layers: 1, ..language };
+        let language = LlamaConfig { heads: 2, kv_heads: 1, head_width: 2, ..language };
+        shape.language = LanguageConfig::Llama(language);
         let x = shape.model.cross_attention;
         shape.model.cross_attention =
             CrossAttentionConfig { heads: 1, head_width: 3, feed_forward_multiple: 1, ..x };

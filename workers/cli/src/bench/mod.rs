@@ -234,6 +234,7 @@ fn device_name(device: &Device) -> String {
 /// JSON description of the model: everything that another program needs to build an equal one.
 fn description(target: &BenchModel) -> Value {
     let ModelShape { name, vision, model, language } = &target.shape;
+    let language = language.sizes();
     let mut encoder = vision.encoder().describe();
     encoder["size"] = vision.preprocess().size.into();
     let parameters = target.cost_model().parameters();

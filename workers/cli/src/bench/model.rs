@@ -27,7 +27,7 @@ pub struct BenchModel {
 impl BenchModel {
     /// A shape with placeholder weights.
     pub fn of_shape(shape: ModelShape, options: LoadOptions) -> Self {
-        let language_bytes = dense_language_bytes(&shape.language, options.dtype.size_in_bytes());
+        let language_bytes = dense_language_bytes(&shape.language.sizes(), options.dtype.size_in_bytes());
         Self { shape, options, directory: None, language_bytes, language_weights: "dense" }
     }
 
@@ -38,7 +38,7 @@ impl BenchModel {
     pub fn of_directory(directory: &Path, options: LoadOptions) -> anyhow::Result<Self> {
         let shape = ModelShape::of(directory)?;
         let file = directory.join(NativeConfig::read(directory)?.language.file);
-        let dense = dense_language_bytes(&shape.language, options.dtype.size_in_bytes());
+        let dense = dense_language_bytes(&shape.language.sizes(), options.dtype.size_in_bytes());
         let language_bytes = match file.is_dir() {
             true => dense,
             false => Gguf::open(&file)?.bytes_per_pass(&options.device, options.dtype, options.quantization),
@@ -65,7 +65,7 @@ impl BenchModel {
     /// Bytes of all weights on the device.
     pub fn bytes(&self) -> usize {
         let (p, dtype_bytes) = (self.cost_model().parameters(), self.options.dtype.size_in_bytes());
-        let language = &self.shape.language;
+        let language = self.shape.language.sizes();
         let lookup_only = if language.tied { 0 } else { language.vocabulary * language.width };
         (p.vision + p.resampler + p.cross_attention + lookup_only) * dtype_bytes + self.language_bytes
     }
