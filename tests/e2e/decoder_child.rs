@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flamingo::video::{FrameSampling, VideoLimits};
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, ProcessLimits, decode};
 use serde_json::Value;
 use support::clips::{clip, run};
@@ -182,7 +183,8 @@ fn work_until_the_end(input: &Path, mut watch: impl FnMut(u64)) -> u64 {
 fn dropping_the_frames_ends_the_child() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
-    let mut frames = decode(binary(), &input, request(&input, ProcessLimits::default())).unwrap();
+    let mut frames =
+        decode(binary(), &input, request(&input, ProcessLimits::default()), &Cancel::default()).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     let child = decoder_of(&input).expect("the child does not wait for its frames to be read");
     drop(frames);
@@ -195,7 +197,7 @@ fn a_silent_child_is_killed_at_its_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
-    let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, limits), &Cancel::default()).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     signal("STOP", &decoder_of(&input).expect("the child does not wait for its frames to be read"));
     let error = frames.find_map(Result::err).expect("the child was ended");
@@ -211,7 +213,7 @@ fn a_slow_parent_does_not_trigger_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
-    let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
+    let mut frames = decode(binary(), &input, request(&input, limits), &Cancel::default()).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
     std::thread::sleep(Duration::from_millis(1200));
     assert!(frames.all(|frame| frame.is_ok()));
@@ -225,7 +227,7 @@ fn memory_of_the_child_is_limited() {
     image::RgbImage::new(5000, 5000).save(&input).unwrap();
     let answered = |megabytes: u64| {
         let limits = ProcessLimits { memory: megabytes << 20, ..ProcessLimits::default() };
-        decode(binary(), &input, request(&input, limits))
+        decode(binary(), &input, request(&input, limits), &Cancel::default())
             .and_then(|frames| frames.collect::<Result<Vec<_>, _>>())
     };
     assert_eq!(answered(1024).unwrap().len(), 1);

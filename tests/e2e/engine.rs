@@ -10,9 +10,9 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
-use inference::decoder::StopFlag;
+use inference::context::{Cancel, RequestContext};
 use inference::engine::{Engine, EngineLimits, EngineSnapshot};
-use inference::model::{Model, ModelError, RequestContext};
+use inference::model::{Model, ModelError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use support::likelihood;
@@ -150,9 +150,10 @@ fn cancelled_requests_free_their_memory() {
         strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
         max_new_tokens: 500,
     };
-    let unwanted = RequestContext { stop: StopFlag::default(), ..context.clone() };
+    let (cancel, flag) = Cancel::by_flag();
+    let cancelled = RequestContext { cancel, ..context.clone() };
     std::thread::scope(|scope| {
-        let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
+        let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &cancelled));
         let one = until(&engine, |load| load.rows == 1);
         let next = scope.spawn(|| {
             let wide =
@@ -161,7 +162,7 @@ fn cancelled_requests_free_their_memory() {
         });
         let two = until(&engine, |load| load.generator.waiting == 1);
         assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was memory for both");
-        unwanted.stop.set();
+        flag.set();
         assert!(matches!(long.join().unwrap(), Err(ModelError::Cancelled)));
         next.join().unwrap().unwrap();
     });
@@ -175,7 +176,8 @@ fn a_large_job_does_not_starve_a_small_one() {
     const QUESTIONS: usize = 1000;
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 24 };
-    let large = RequestContext { job: "large".into(), ..RequestContext::default() };
+    let (cancel, cancel_large) = Cancel::by_flag();
+    let large = RequestContext { job: "large".into(), cancel, ..RequestContext::default() };
     let small = RequestContext { job: "small".into(), ..RequestContext::default() };
     let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
     std::thread::scope(|scope| {
@@ -185,7 +187,7 @@ fn a_large_job_does_not_starve_a_small_one() {
         until(&engine, |load| load.rows == LIMITS.rows && load.generator.waiting >= QUESTIONS * 3 / 4);
         ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();
         let waiting = engine.stats().snapshot().generator.waiting;
-        large.stop.set();
+        cancel_large.set();
         let answers = answers.join().unwrap();
         assert!(
             waiting >= QUESTIONS / 2,

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flamingo::video::FrameSampling;
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, DecoderError, ProcessLimits, confinement, decode};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -39,8 +40,8 @@ fn frames(path: &Path) -> (Result<usize, DecoderError>, Duration) {
     let start = Instant::now();
     let process = ProcessLimits { silence_s: TIME_LIMIT.as_secs(), cpu_s: 5, ..ProcessLimits::default() };
     let request = DecodeRequest { process, ..DecodeRequest::new(path, FrameSampling::fps(1.0)) };
-    let decoded =
-        decode(binary(), path, request).and_then(|mut frames| frames.try_fold(0, |n, f| f.map(|_| n + 1)));
+    let decoded = decode(binary(), path, request, &Cancel::default())
+        .and_then(|mut frames| frames.try_fold(0, |n, f| f.map(|_| n + 1)));
     (decoded, start.elapsed())
 }
 

@@ -9,14 +9,13 @@ use std::sync::mpsc::channel;
 use anyhow::bail;
 use clap::Args;
 use flamingo::prompt::Prompt;
-use flamingo::video::VideoLimits;
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
-use inference::analysis::{AnalysisError, AnalysisRequest, Source, VideoAnalyzer};
-use inference::decoder::{ProcessLimits, StopFlag};
+use inference::analysis::{AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
+use inference::context::{Cancel, CancelFlag, RequestContext};
+use inference::decoder::DecoderConfig;
 use inference::engine::{Engine, EngineLimits};
 use inference::model::{Model, ModelError};
-use inference::progress::ProgressCounter;
 use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
 
@@ -68,13 +67,17 @@ impl AnalyzeArgs {
     /// # Errors
     /// Wrong usage, a model that does not load, or an output that cannot be written.
     pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
-        let request = self.request(tasks)?;
+        let spec = self.spec(tasks)?;
         let inputs = inputs::find(&self.inputs)?;
         self.create_output_folder()?;
         let at_once = inputs.len().min(self.at_once as usize);
-        let model = self.model(&request, at_once)?;
-        let analyzer = VideoAnalyzer { model: &*model, decoder: own_executable()? };
-        self.analyze_each(&inputs, &request, &analyzer, at_once)
+        let model = self.model(&spec, at_once)?;
+        let analyzer = VideoAnalyzer {
+            model: &*model,
+            decoder: DecoderConfig::new(own_executable()?),
+            keep_visual_tokens: false,
+        };
+        self.analyze_each(&inputs, &spec, &analyzer, at_once)
     }
 
     /// Runs one free prompt on all inputs together. `Ok(false)`: it failed.
@@ -82,13 +85,17 @@ impl AnalyzeArgs {
     /// # Errors
     /// As [`run_each`](Self::run_each), and a prompt whose places do not match the number of inputs.
     pub fn run_joint(self, task: Task) -> anyhow::Result<bool> {
-        let request = self.request(vec![task])?;
+        let spec = self.spec(vec![task])?;
         let inputs = inputs::find(&self.inputs)?;
-        check_places(&request.tasks, inputs.len())?;
+        check_places(&spec.tasks, inputs.len())?;
         self.create_output_folder()?;
-        let model = self.model(&request, 1)?;
-        let analyzer = VideoAnalyzer { model: &*model, decoder: own_executable()? };
-        self.analyze_jointly(&inputs, &request, &analyzer)
+        let model = self.model(&spec, 1)?;
+        let analyzer = VideoAnalyzer {
+            model: &*model,
+            decoder: DecoderConfig::new(own_executable()?),
+            keep_visual_tokens: false,
+        };
+        self.analyze_jointly(&inputs, &spec, &analyzer)
     }
 
     fn create_output_folder(&self) -> anyhow::Result<()> {
@@ -99,12 +106,13 @@ impl AnalyzeArgs {
         Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() }
     }
 
-    fn model(&self, request: &AnalysisRequest, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
+    fn model(&self, spec: &AnalysisSpec, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
         let pipeline: Pipeline = self.model.load_to_answer()?;
+        // One input: the pipeline answers all tasks in one batch, with the media K/V projected once.
         if at_once == 1 {
             return Ok(Box::new(pipeline));
         }
-        let limits = EngineLimits::for_videos(at_once, &pipeline, &request.tasks, &request.generation);
+        let limits = EngineLimits::for_videos(at_once, &pipeline, &spec.tasks, &spec.generation);
         Ok(Box::new(Engine::start(pipeline, limits)?))
     }
 
@@ -112,11 +120,13 @@ impl AnalyzeArgs {
     fn analyze_each(
         &self,
         inputs: &[Input],
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
         analyzer: &VideoAnalyzer,
         at_once: usize,
     ) -> anyhow::Result<bool> {
         let output = &self.output();
+        let (cancel, stop) = &Cancel::by_flag();
+        let context = &RequestContext { cancel: cancel.clone(), ..RequestContext::default() };
         let bar = &progress(inputs.len());
         let next = &AtomicUsize::new(0);
         let (sender, receiver) = channel();
@@ -124,23 +134,23 @@ impl AnalyzeArgs {
             for _ in 0..at_once {
                 let sender = sender.clone();
                 scope.spawn(move || {
-                    let _guard = StopOnPanic(&request.stop);
+                    let _guard = StopOnPanic(stop);
                     while let (n, Some(input)) = take(inputs, next) {
-                        let report = self.analyze(input, request, analyzer, output, bar);
+                        let report = self.analyze(input, spec, context, analyzer, output, bar);
                         // After a report that could not be written or printed, the others are not wanted any more.
-                        if request.stop.is_set() || sender.send((n, report)).is_err() {
+                        if stop.is_set() || sender.send((n, report)).is_err() {
                             break;
                         }
                     }
                 });
             }
             drop(sender);
-            let _guard = StopOnPanic(&request.stop);
+            let _guard = StopOnPanic(stop);
             let (mut pending, mut printed, mut failed) = (BTreeMap::new(), 0, 0);
             for (n, report) in receiver {
-                pending.insert(n, report.inspect_err(|_| request.stop.set())?);
+                pending.insert(n, report.inspect_err(|_| stop.set())?);
                 while let Some(report) = pending.remove(&printed) {
-                    bar.suspend(|| output.print(&report)).inspect_err(|_| request.stop.set())?;
+                    bar.suspend(|| output.print(&report)).inspect_err(|_| stop.set())?;
                     failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
                     printed += 1;
                     bar.inc(1);
@@ -158,13 +168,14 @@ impl AnalyzeArgs {
     fn analyze(
         &self,
         input: &Input,
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         analyzer: &VideoAnalyzer,
         output: &Output,
         bar: &ProgressBar,
     ) -> anyhow::Result<Report> {
         let mut sheet = self.sheet.then(|| ContactSheet::new(Layout::default()));
-        let analysis = analyzer.analyze(&Source::file(&input.path), request, &mut |frame| {
+        let analysis = analyzer.analyze(&Source::file(&input.path), spec, context, &mut |frame| {
             show_frame(bar, input, frame);
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
@@ -181,12 +192,12 @@ impl AnalyzeArgs {
     fn analyze_jointly(
         &self,
         inputs: &[Input],
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
         analyzer: &VideoAnalyzer,
     ) -> anyhow::Result<bool> {
         let sources: Vec<Source> = inputs.iter().map(|i| Source::file(&i.path)).collect();
         let mut sheet = self.sheet.then(|| ContactSheet::new(Layout::default()));
-        let analysis = analyzer.analyze_jointly(&sources, request, &mut |frame| {
+        let analysis = analyzer.analyze_jointly(&sources, spec, &RequestContext::default(), &mut |frame| {
             if let Some(sheet) = &mut sheet {
                 sheet.add(frame);
             }
@@ -198,25 +209,19 @@ impl AnalyzeArgs {
         Ok(!is_failure(&report.outcome))
     }
 
-    fn request(&self, tasks: Vec<Task>) -> anyhow::Result<AnalysisRequest> {
-        Ok(AnalysisRequest {
+    fn spec(&self, tasks: Vec<Task>) -> anyhow::Result<AnalysisSpec> {
+        Ok(AnalysisSpec {
             tasks,
             sampling: self.sampling.sampling()?,
             window: self.window,
             max_frames: self.max_frames as usize,
             generation: self.generation.generation(),
-            limits: VideoLimits::default(),
-            process: ProcessLimits::default(),
-            job: String::new(),
-            urgent: false,
-            stop: StopFlag::default(),
-            progress: ProgressCounter::default(),
         })
     }
 }
 
 /// Sets the stop flag when its thread panics: the other threads would wait for its report, or work for nothing.
-struct StopOnPanic<'s>(&'s StopFlag);
+struct StopOnPanic<'s>(&'s CancelFlag);
 
 impl Drop for StopOnPanic<'_> {
     fn drop(&mut self) {

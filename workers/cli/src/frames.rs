@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, decode};
 use inference::report::contact_sheet::{ContactSheet, Layout};
 
@@ -28,7 +28,7 @@ pub struct Frames {
 impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
         let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
-        let mut frames = decode(&own_executable()?, &self.file, request)?;
+        let mut frames = decode(&own_executable()?, &self.file, request, &Cancel::default())?;
         let mut sheet = self.sheet.as_ref().map(|_| ContactSheet::new(Layout::default()));
         let mut times = Vec::new();
         for frame in &mut frames {

@@ -6,13 +6,14 @@ use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
+use inference::analysis::AnalysisSpec;
 use inference::time::parse_seconds;
 use jiff::{SignedDuration, Timestamp};
 use jobs::client::{self, Notification};
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
-use video_worker::api::{Input, JOB_SCHEMA, JobMessage, Priority};
+use video_worker::api::{Input, JOB_SCHEMA, JobMessage, NoUnknownFields, Priority};
 use video_worker::app::Backends;
 
 use crate::args::{GenerationArgs, SamplingArgs, UsageError, parse_length};
@@ -123,12 +124,14 @@ impl JobArgs {
             schema: JOB_SCHEMA.into(),
             job_id: id.map_err(|why| UsageError(why.to_string()))?,
             idempotency_key: self.key.clone(),
-            tasks,
+            spec: AnalysisSpec {
+                tasks,
+                sampling: self.sampling.sampling()?,
+                window: self.window,
+                max_frames: self.max_frames,
+                generation: self.generation.generation(),
+            },
             input,
-            sampling: self.sampling.sampling()?,
-            window: self.window,
-            max_frames: self.max_frames,
-            generation: self.generation.generation(),
             model: self.model.clone(),
             priority: if self.urgent { Priority::Urgent } else { Priority::Normal },
             output: self.output.clone(),
@@ -137,6 +140,7 @@ impl JobArgs {
             metadata: self.metadata.iter().cloned().collect(),
             reply_to: self.reply_to.clone(),
             correlation_id: None,
+            rest: NoUnknownFields,
         })
     }
 }

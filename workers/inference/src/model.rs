@@ -6,16 +6,8 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 
-use crate::decoder::StopFlag;
+use crate::context::RequestContext;
 use crate::encoded_video::EncodedWindow;
-
-/// The job that a request belongs to, its priority, and its cancellation flag.
-#[derive(Debug, Clone, Default)]
-pub struct RequestContext {
-    pub job: String,
-    pub urgent: bool,
-    pub stop: StopFlag,
-}
 
 /// A model: a [`Pipeline`] in the calling thread, or an [`Engine`](crate::engine::Engine) that callers share.
 pub trait Model: Sync {
@@ -83,11 +75,12 @@ impl Model for Pipeline {
         generation: &Generation,
         context: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>> {
-        let ask = |task| match context.stop.is_set() {
-            true => Err(ModelError::Cancelled),
-            false => Ok(self.ask(task, media, generation)?),
-        };
-        tasks.iter().map(ask).collect()
+        let cancelled = || context.cancel.is_cancelled();
+        let answers = self.ask_batch_until(tasks, media, generation, &cancelled);
+        answers
+            .into_iter()
+            .map(|answer| answer.ok_or(ModelError::Cancelled)?.map_err(ModelError::from))
+            .collect()
     }
 }
 

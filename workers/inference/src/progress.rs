@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-/// Counter of frames, tokens and answers of a running analysis. Clones share the counts; counters with equal counts are
-/// equal.
+/// Counter of frames, tokens and answers of a running analysis. Clones share the counts.
 #[derive(Debug, Clone, Default)]
 pub struct ProgressCounter(Arc<CounterState>);
 
@@ -17,12 +16,6 @@ struct CounterState {
     answers: AtomicU64,
     /// 0 while unknown.
     expected: AtomicU64,
-}
-
-impl PartialEq for ProgressCounter {
-    fn eq(&self, other: &Self) -> bool {
-        self.progress() == other.progress()
-    }
 }
 
 /// Progress of one video.

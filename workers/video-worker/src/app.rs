@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flamingo::Pipeline;
+use flamingo::video::VideoLimits;
 use jobs::client::Client;
 use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
 use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
@@ -17,7 +18,7 @@ use crate::cache::VisualTokenCache;
 use crate::inputs::{Disk, FetchError, Inputs, remove_abandoned_files};
 use crate::jobs::{VideoService, WorkerObserver};
 use crate::settings::{Sandbox, Settings};
-use inference::decoder::{self, Confinement};
+use inference::decoder::{self, Confinement, DecoderConfig};
 use inference::engine::Engine;
 use inference::model::Model;
 
@@ -161,14 +162,16 @@ pub fn build_worker(
         observer: observer.clone(),
         cache: VisualTokenCache::new(engine.revision(), settings.cache.memory, shared),
         engine,
-        decoder,
-        process: settings.process(),
+        decoder: DecoderConfig {
+            program: decoder,
+            limits: VideoLimits { max_bytes: settings.inputs.max_bytes, ..VideoLimits::default() },
+            process: settings.process(),
+        },
         inputs: Inputs::new(settings.places().map_err(start_error)?, store_settings(settings), disk),
         store: backends.store.clone(),
         ledger: backends.ledger.clone(),
         worker: name.clone(),
         page: settings.inputs.page,
-        max_bytes: settings.inputs.max_bytes,
         memory,
         frame_bytes: 3 * side * side,
         retry_timeout: settings.worker.retry_timeout,

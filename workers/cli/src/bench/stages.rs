@@ -12,6 +12,7 @@ use flamingo::kernels::threads::on_rayon;
 use flamingo::model::{Flamingo, MediaKv};
 use flamingo::video::FrameSampling;
 use flamingo::vision::VisionEncoder;
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, decode};
 
 use super::cost::Cost;
@@ -174,8 +175,8 @@ impl LanguageBench<'_> {
     fn answer(&self, file: &Path) -> anyhow::Result<usize> {
         let preprocess = self.target.shape.vision.preprocess();
         let request = DecodeRequest::new(file, FrameSampling::default());
-        let frames =
-            decode(&own_executable()?, file, request)?.map(|frame| Ok(preprocess.frame(&frame?.image)));
+        let frames = decode(&own_executable()?, file, request, &Cancel::default())?
+            .map(|frame| Ok(preprocess.frame(&frame?.image)));
         let frames = frames.collect::<anyhow::Result<Vec<_>>>()?;
         let pixels = preprocess.pixels(&frames, self.target.device(), self.target.options.dtype)?;
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER_TOKENS };

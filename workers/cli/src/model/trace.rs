@@ -9,6 +9,7 @@ use clap::Args;
 use flamingo::Pipeline;
 use flamingo::family::LoadOptions;
 use flamingo::stage_trace::{split_pixels, trace};
+use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, decode};
 
 use crate::args::{ModelArgs, SamplingArgs};
@@ -60,7 +61,8 @@ impl Trace {
     /// Decodes and preprocesses one file.
     fn decode_pixels(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<Tensor> {
         let request = DecodeRequest::new(path, self.sampling.sampling()?);
-        let frames = decode(&own_executable()?, path, request)?.map(|frame| Ok(pipeline.prepare(&frame?)));
+        let frames = decode(&own_executable()?, path, request, &Cancel::default())?
+            .map(|frame| Ok(pipeline.prepare(&frame?)));
         let prepared = frames.collect::<anyhow::Result<Vec<_>>>()?;
         if prepared.is_empty() {
             bail!("{}: no frame lies in the sampled range", path.display());

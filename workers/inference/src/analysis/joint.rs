@@ -1,44 +1,46 @@
 //! Analysis of several media in one prompt.
 
 use super::{
-    AnalysisError, AnalysisRequest, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
+    AnalysisError, AnalysisSpec, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
     decode_span, record_warnings, show, timed,
 };
+use crate::context::RequestContext;
 
 impl VideoAnalyzer<'_> {
     pub(super) fn decode_all_and_answer(
         &self,
         sources: &[Source],
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         state: &mut State,
         on_frame: OnFrame,
     ) -> Result<(), AnalysisError> {
-        request.progress.expect(request.tasks.len() as u64);
+        context.progress.expect(spec.tasks.len() as u64);
         let mut media = Vec::with_capacity(sources.len());
         let mut longest = 0f64;
         for source in sources {
             let decoding = decode_span();
-            let frames = timed(&mut state.timing.decode_s, || self.decode(source, request));
+            let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
             let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
             state.videos.push(frames.info().clone());
             longest = longest.max(frames.info().duration);
             let mut prepared = Vec::new();
             while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
                 let frame = frame.map_err(|e| decode_error(&decoding, e))?;
-                request.progress.frame();
+                context.progress.frame();
                 show(source, &frame, on_frame)?;
                 prepared.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
-                check_frame_count(source, &prepared, request)?;
+                check_frame_count(source, &prepared, spec)?;
             }
             drop(decoding);
             record_warnings(&frames, source, state);
             if prepared.is_empty() {
                 return Err(AnalysisError::NoFrames { path: source.name.clone() });
             }
-            media.push(self.encode(source, request, prepared, state)?);
+            media.push(self.encode(source, context, prepared, state)?);
         }
         let Some(first) = sources.first() else { return Ok(()) };
-        let range = request.sampled_range(longest);
-        self.answer(first, request, &media.iter().collect::<Vec<_>>(), range, state)
+        let range = spec.sampled_range(longest);
+        self.answer(first, spec, context, &media.iter().collect::<Vec<_>>(), range, state)
     }
 }

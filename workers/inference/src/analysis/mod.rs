@@ -9,7 +9,8 @@ use flamingo::pipeline::Medium;
 use flamingo::video::{Frame, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
 
-use crate::decoder::{DecodeRequest, DecodedFrames, DecoderError, StopFlag, decode};
+use crate::context::{Cancel, RequestContext};
+use crate::decoder::{DecodeRequest, DecodedFrames, DecoderConfig, DecoderError, decode};
 use crate::encoded_video::{EncodedVideo, EncodedWindow};
 use crate::model::Model;
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, SCHEMA, Timing};
@@ -20,13 +21,14 @@ mod windows;
 mod joint;
 
 pub use error::AnalysisError;
-pub use request::{AnalysisRequest, Source};
+pub use request::{AnalysisSpec, Source};
 
 /// A model, and the program that decodes for it.
 pub struct VideoAnalyzer<'m> {
     pub model: &'m dyn Model,
-    /// The binary with the hidden subcommand [`crate::decoder::SUBCOMMAND`].
-    pub decoder: PathBuf,
+    pub decoder: DecoderConfig,
+    /// Whether to copy the visual tokens to the host, for a cache: one device read per window.
+    pub keep_visual_tokens: bool,
 }
 
 /// The result of an analysis.
@@ -35,7 +37,7 @@ pub struct Analysis {
     pub report: Report,
     /// The typed error behind the failure in the report.
     pub error: Option<AnalysisError>,
-    /// Visual tokens of the whole video for later requests, if it was encoded in this analysis.
+    /// Visual tokens of the whole video, if they were to be kept.
     pub encoded: Option<EncodedVideo>,
 }
 
@@ -57,40 +59,50 @@ struct State {
 
 impl VideoAnalyzer<'_> {
     /// Decodes, encodes and answers one video, window by window.
-    pub fn analyze(&self, source: &Source, request: &AnalysisRequest, on_frame: OnFrame) -> Analysis {
+    pub fn analyze(
+        &self,
+        source: &Source,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
+        on_frame: OnFrame,
+    ) -> Analysis {
         let mut state = State::default();
-        let result = timed_in(&mut state, |state| self.decode_and_answer(source, request, state, on_frame));
-        self.finish(&request.stop, vec![source.name.clone()], state, result)
+        let result =
+            timed_in(&mut state, |state| self.decode_and_answer(source, spec, context, state, on_frame));
+        self.finish(&context.cancel, vec![source.name.clone()], state, result)
     }
 
     /// Answers one video from its cached visual tokens, without decoding.
     pub fn analyze_cached(
         &self,
         source: &Source,
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         video: &EncodedVideo,
     ) -> Analysis {
         let mut state = State { cache_hit: true, ..State::default() };
-        let result = timed_in(&mut state, |state| self.restore_and_answer(source, request, video, state));
-        self.finish(&request.stop, vec![source.name.clone()], state, result)
+        let result =
+            timed_in(&mut state, |state| self.restore_and_answer(source, spec, context, video, state));
+        self.finish(&context.cancel, vec![source.name.clone()], state, result)
     }
 
     /// Answers several media together, in the order in which the prompts of the tasks place them.
     pub fn analyze_jointly(
         &self,
         sources: &[Source],
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         on_frame: OnFrame,
     ) -> Analysis {
         let mut state = State::default();
         let result =
-            timed_in(&mut state, |state| self.decode_all_and_answer(sources, request, state, on_frame));
-        self.finish(&request.stop, sources.iter().map(|s| s.name.clone()).collect(), state, result)
+            timed_in(&mut state, |state| self.decode_all_and_answer(sources, spec, context, state, on_frame));
+        self.finish(&context.cancel, sources.iter().map(|s| s.name.clone()).collect(), state, result)
     }
 
     fn finish(
         &self,
-        stop: &StopFlag,
+        cancel: &Cancel,
         input: Vec<PathBuf>,
         state: State,
         result: Result<(), AnalysisError>,
@@ -98,7 +110,7 @@ impl VideoAnalyzer<'_> {
         let State { answers, videos, warnings, timing, encoded, cache_hit, .. } = state;
         // Cancellation kills the decoder child: that is no crash of the video.
         let error = result.err().map(|e| match e {
-            AnalysisError::Decoder(_) | AnalysisError::Model { .. } if stop.is_set() => {
+            AnalysisError::Decoder(_) | AnalysisError::Model { .. } if cancel.is_cancelled() => {
                 AnalysisError::Cancelled { path: input.first().cloned().unwrap_or_default() }
             }
             other => other,
@@ -118,45 +130,51 @@ impl VideoAnalyzer<'_> {
         }
     }
 
-    fn decode(&self, source: &Source, request: &AnalysisRequest) -> Result<DecodedFrames, DecoderError> {
-        let decode_request = DecodeRequest {
+    fn decode(
+        &self,
+        source: &Source,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
+    ) -> Result<DecodedFrames, DecoderError> {
+        let DecoderConfig { program, limits, process } = &self.decoder;
+        let request = DecodeRequest {
             name: source.name.clone(),
-            sampling: request.sampling.clone(),
-            limits: request.limits.clone(),
-            process: request.process.clone(),
-            stop: request.stop.clone(),
+            sampling: spec.sampling.clone(),
+            limits: limits.clone(),
+            process: process.clone(),
         };
-        decode(&self.decoder, &source.file, decode_request)
+        decode(program, &source.file, request, &context.cancel)
     }
 
     fn encode(
         &self,
         source: &Source,
-        request: &AnalysisRequest,
+        context: &RequestContext,
         frames: Vec<Frame>,
         state: &mut State,
     ) -> Result<Medium, AnalysisError> {
-        timed(&mut state.timing.encode_s, || self.model.encode(frames, &request.context()))
+        timed(&mut state.timing.encode_s, || self.model.encode(frames, context))
             .map_err(|e| AnalysisError::model(source, e))
     }
 
     fn answer(
         &self,
         source: &Source,
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         media: &[&Medium],
         (start, end): (f64, f64),
         state: &mut State,
     ) -> Result<(), AnalysisError> {
-        if request.stop.is_set() {
+        if context.cancel.is_cancelled() {
             return Err(AnalysisError::Cancelled { path: source.name.clone() });
         }
         let answers = timed(&mut state.timing.answer_s, || {
-            self.model.ask(&request.tasks, media, &request.generation, &request.context())
+            self.model.ask(&spec.tasks, media, &spec.generation, context)
         });
-        for (task, answer) in request.tasks.iter().zip(answers) {
+        for (task, answer) in spec.tasks.iter().zip(answers) {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
-            request.progress.answer(answer.completion_tokens);
+            context.progress.answer(answer.completion_tokens);
             state.answers.push(AnswerReport {
                 question: match task {
                     Task::Question { question } => Some(question.clone()),
@@ -205,15 +223,11 @@ fn warning_text(of: &Source, warning: &Warning) -> String {
     format!("{}: {warning}", of.name.display())
 }
 
-fn check_frame_count(
-    source: &Source,
-    frames: &[Frame],
-    request: &AnalysisRequest,
-) -> Result<(), AnalysisError> {
-    if frames.len() <= request.max_frames {
+fn check_frame_count(source: &Source, frames: &[Frame], spec: &AnalysisSpec) -> Result<(), AnalysisError> {
+    if frames.len() <= spec.max_frames {
         return Ok(());
     }
-    Err(AnalysisError::TooManyFrames { path: source.name.clone(), allowed: request.max_frames })
+    Err(AnalysisError::TooManyFrames { path: source.name.clone(), allowed: spec.max_frames })
 }
 
 fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {

@@ -1,42 +1,48 @@
-//! The request: what to find out about a video, and the frames and windows that follow from it.
+//! The request: what to find out about a video.
 
 use std::path::PathBuf;
 
 use flamingo::Task;
 use flamingo::generate::Generation;
-use flamingo::video::{FrameSampling, VideoLimits};
+use flamingo::video::FrameSampling;
+use serde::{Deserialize, Serialize};
 
-use crate::decoder::{ProcessLimits, StopFlag};
-use crate::model::RequestContext;
-use crate::progress::ProgressCounter;
-
-/// Tasks, sampling and limits of an analysis, for any number of videos.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AnalysisRequest {
+/// Tasks about a video, and how to sample and answer it. Part of the public contract: job and item messages contain its
+/// fields.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AnalysisSpec {
+    /// Tasks for each video.
     pub tasks: Vec<Task>,
+    #[serde(default)]
     pub sampling: FrameSampling,
-    /// Seconds of each of the consecutive windows that the video is cut into, each with its own answers.
+    /// Seconds of each of the consecutive windows with answers of their own; without it the whole video is one window.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<f64>,
-    /// Largest number of frames of one medium.
+    /// Largest number of frames of one answer.
+    #[serde(default = "default_max_frames")]
     pub max_frames: usize,
+    #[serde(default)]
     pub generation: Generation,
-    pub limits: VideoLimits,
-    pub process: ProcessLimits,
-    /// Job id; the engine's queue is fair between jobs.
-    pub job: String,
-    /// Whether the job is urgent.
-    pub urgent: bool,
-    /// Cancellation flag, checked between any two steps.
-    pub stop: StopFlag,
-    /// Counts frames and answers.
-    pub progress: ProgressCounter,
 }
 
-impl AnalysisRequest {
-    pub(super) fn context(&self) -> RequestContext {
-        RequestContext { job: self.job.clone(), urgent: self.urgent, stop: self.stop.clone() }
-    }
+fn default_max_frames() -> usize {
+    64
+}
 
+impl Default for AnalysisSpec {
+    /// Returns a caption of the whole video.
+    fn default() -> Self {
+        Self {
+            tasks: vec![Task::Caption {}],
+            sampling: FrameSampling::default(),
+            window: None,
+            max_frames: default_max_frames(),
+            generation: Generation::default(),
+        }
+    }
+}
+
+impl AnalysisSpec {
     /// Returns start and end of the sampled range of a video of `duration` seconds.
     pub(super) fn sampled_range(&self, duration: f64) -> (f64, f64) {
         let (start, end) = self.sampling.range();

@@ -4,9 +4,10 @@ use flamingo::video::Frame;
 use tracing::Span;
 
 use super::{
-    AnalysisError, AnalysisRequest, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
+    AnalysisError, AnalysisSpec, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
     decode_span, record_warnings, show, timed, warning_text,
 };
+use crate::context::RequestContext;
 use crate::encoded_video::{EncodedVideo, EncodedWindow, VisualTokens};
 
 /// Consecutive frames that are answered together; `start` and `end` are seconds of the video.
@@ -28,23 +29,24 @@ impl VideoAnalyzer<'_> {
     pub(super) fn decode_and_answer(
         &self,
         source: &Source,
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         state: &mut State,
         on_frame: OnFrame,
     ) -> Result<(), AnalysisError> {
         let mut decoding = decode_span();
-        let frames = timed(&mut state.timing.decode_s, || self.decode(source, request));
+        let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
         let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
         state.videos.push(frames.info().clone());
-        let (start, end) = request.sampled_range(frames.info().duration);
-        let length = request.window.unwrap_or(f64::MAX);
+        let (start, end) = spec.sampled_range(frames.info().duration);
+        let length = spec.window.unwrap_or(f64::MAX);
         let windows = ((end - start) / length).ceil().max(1.0);
-        request.progress.expect(windows as u64 * request.tasks.len() as u64);
+        context.progress.expect(windows as u64 * spec.tasks.len() as u64);
         let mut open = Window { start, end: start + length, frames: vec![] };
         let mut encoded = false;
         while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
             let frame = frame.map_err(|e| decode_error(&decoding, e))?;
-            request.progress.frame();
+            context.progress.frame();
             show(source, &frame, on_frame)?;
             if frame.pts >= open.end {
                 let passed = ((frame.pts - start) / length).floor();
@@ -54,21 +56,23 @@ impl VideoAnalyzer<'_> {
                 let full = std::mem::replace(&mut open, next);
                 // One decode span covers the frames of a window and the first frame of the next.
                 drop(std::mem::replace(&mut decoding, Span::none()));
-                encoded |= self.answer_window(source, request, full.cut_at(end), state)?;
+                encoded |= self.answer_window(source, spec, context, full.cut_at(end), state)?;
                 decoding = decode_span();
             }
             open.frames.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
-            check_frame_count(source, &open.frames, request)?;
+            check_frame_count(source, &open.frames, spec)?;
         }
         drop(decoding);
-        encoded |= self.answer_window(source, request, open.cut_at(end), state)?;
+        encoded |= self.answer_window(source, spec, context, open.cut_at(end), state)?;
         record_warnings(&frames, source, state);
         if !encoded {
             return Err(AnalysisError::NoFrames { path: source.name.clone() });
         }
-        let warnings = frames.summary().map(|summary| summary.warnings.clone()).unwrap_or_default();
-        let windows = std::mem::take(&mut state.windows);
-        state.encoded = Some(EncodedVideo { info: frames.info().clone(), warnings, windows });
+        if self.keep_visual_tokens {
+            let warnings = frames.summary().map(|summary| summary.warnings.clone()).unwrap_or_default();
+            let windows = std::mem::take(&mut state.windows);
+            state.encoded = Some(EncodedVideo { info: frames.info().clone(), warnings, windows });
+        }
         Ok(())
     }
 
@@ -76,7 +80,8 @@ impl VideoAnalyzer<'_> {
     fn answer_window(
         &self,
         source: &Source,
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         window: Window,
         state: &mut State,
     ) -> Result<bool, AnalysisError> {
@@ -84,31 +89,34 @@ impl VideoAnalyzer<'_> {
             return Ok(false);
         }
         let range = (window.start, window.end);
-        let medium = self.encode(source, request, window.frames, state)?;
-        state.windows.push(EncodedWindow {
-            start: window.start,
-            end: window.end,
-            frame_times: medium.frame_times.clone(),
-            tokens: VisualTokens::of(&medium).map_err(|e| AnalysisError::model(source, e.into()))?,
-        });
-        self.answer(source, request, &[&medium], range, state)?;
+        let medium = self.encode(source, context, window.frames, state)?;
+        if self.keep_visual_tokens {
+            state.windows.push(EncodedWindow {
+                start: window.start,
+                end: window.end,
+                frame_times: medium.frame_times.clone(),
+                tokens: VisualTokens::of(&medium).map_err(|e| AnalysisError::model(source, e.into()))?,
+            });
+        }
+        self.answer(source, spec, context, &[&medium], range, state)?;
         Ok(true)
     }
 
     pub(super) fn restore_and_answer(
         &self,
         source: &Source,
-        request: &AnalysisRequest,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
         video: &EncodedVideo,
         state: &mut State,
     ) -> Result<(), AnalysisError> {
         state.videos.push(video.info.clone());
         state.warnings.extend(video.warnings.iter().map(|w| warning_text(source, w)));
-        request.progress.expect((video.windows.len() * request.tasks.len()) as u64);
+        context.progress.expect((video.windows.len() * spec.tasks.len()) as u64);
         for window in &video.windows {
             let medium = timed(&mut state.timing.encode_s, || self.model.restore(window));
             let medium = medium.map_err(|e| AnalysisError::model(source, e))?;
-            self.answer(source, request, &[&medium], (window.start, window.end), state)?;
+            self.answer(source, spec, context, &[&medium], (window.start, window.end), state)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use flamingo::video::{Frame, FrameSampling, Summary, VideoInfo};
 use super::protocol::{self, Message};
 use super::watchdog::ChildGuard;
 use super::{Confinement, DecodeRequest, DecoderError, ProcessLimits, SUBCOMMAND};
+use crate::context::Cancel;
 
 /// Frames of one video from the child. Dropping it ends the child.
 #[derive(Debug)]
@@ -24,11 +25,16 @@ pub struct DecodedFrames {
     failed: bool,
 }
 
-/// Starts `program` as the decoder of a file and waits for the file info.
+/// Starts `program` as the decoder of a file and waits for the file info. `cancel` kills the child.
 ///
 /// # Errors
 /// The file is not a video within the limits, or the child failed.
-pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<DecodedFrames, DecoderError> {
+pub fn decode(
+    program: &Path,
+    file: &Path,
+    request: DecodeRequest,
+    cancel: &Cancel,
+) -> Result<DecodedFrames, DecoderError> {
     let io = |source| DecoderError::Io { path: request.name.clone(), source };
     // Checked before opening: opening a named pipe would block until a writer comes.
     match std::fs::metadata(file).map_err(io)?.file_type() {
@@ -38,7 +44,7 @@ pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<Dec
     }
     let file = File::open(file).map_err(io)?;
     let text = serde_json::to_string(&request).map_err(|e| io(e.into()))?;
-    let (mut child, mut output, confinement) = start(program, text, file.into(), &request)?;
+    let (mut child, mut output, confinement) = start(program, text, file.into(), &request, cancel)?;
     match child.with_deadline(|| next(&mut output, &request)) {
         Ok(Message::Info(info)) => {
             Ok(DecodedFrames { request, output, child, confinement, info, summary: None, failed: false })
@@ -55,7 +61,7 @@ pub fn decode(program: &Path, file: &Path, request: DecodeRequest) -> Result<Dec
 pub fn confinement(program: &Path, process: ProcessLimits) -> Result<Confinement, DecoderError> {
     let request = DecodeRequest { process, ..DecodeRequest::new(program, FrameSampling::default()) };
     let text = serde_json::to_string(&request).unwrap_or_default();
-    start(program, text, Stdio::null(), &request).map(|(_, _, confinement)| confinement)
+    start(program, text, Stdio::null(), &request, &Cancel::default()).map(|(_, _, confinement)| confinement)
 }
 
 /// Starts the child and reads its first message, the confinement.
@@ -64,6 +70,7 @@ fn start(
     text: String,
     input: Stdio,
     request: &DecodeRequest,
+    cancel: &Cancel,
 ) -> Result<(ChildGuard, BufReader<ChildStdout>, Confinement), DecoderError> {
     let child = Command::new(program)
         .arg(SUBCOMMAND)
@@ -77,7 +84,7 @@ fn start(
     let mut child = child.map_err(|source| DecoderError::Io { path: request.name.clone(), source })?;
     let mut output = BufReader::with_capacity(1 << 18, child.stdout.take().expect("stdout is piped"));
     let deadline = Duration::from_secs(request.process.silence_s);
-    let mut child = ChildGuard::new(child, deadline, request.stop.clone())
+    let mut child = ChildGuard::new(child, deadline, cancel.clone())
         .map_err(|e| DecoderError::NotStarted { how: e.to_string() })?;
     match child.with_deadline(|| next(&mut output, request)) {
         Ok(Message::Ready(confinement)) => Ok((child, output, confinement)),

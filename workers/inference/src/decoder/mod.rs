@@ -5,8 +5,6 @@
 //! output. Its environment is empty. A child that crashes or exceeds a deadline is an error of that video only.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use flamingo::video::{FrameSampling, VideoLimits};
 use serde::{Deserialize, Serialize};
@@ -38,30 +36,21 @@ pub struct DecodeRequest {
     pub sampling: FrameSampling,
     pub limits: VideoLimits,
     pub process: ProcessLimits,
-    /// Kills the child when set; not sent to it.
-    #[serde(skip)]
-    pub stop: StopFlag,
 }
 
-/// Cancellation flag. Clones share the flag. Flags with equal values are equal.
-#[derive(Debug, Clone, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// Cancels.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns whether it is cancelled.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
+/// Configuration of decoding: the program, and its limits.
+#[derive(Debug, Clone)]
+pub struct DecoderConfig {
+    /// The binary with the hidden subcommand [`SUBCOMMAND`].
+    pub program: PathBuf,
+    pub limits: VideoLimits,
+    pub process: ProcessLimits,
 }
 
-impl PartialEq for StopFlag {
-    fn eq(&self, other: &Self) -> bool {
-        self.is_set() == other.is_set()
+impl DecoderConfig {
+    /// Returns the configuration of `program` with the default limits.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), limits: VideoLimits::default(), process: ProcessLimits::default() }
     }
 }
 
@@ -78,7 +67,6 @@ impl DecodeRequest {
             sampling,
             limits: VideoLimits::default(),
             process: ProcessLimits::default(),
-            stop: StopFlag::default(),
         }
     }
 }

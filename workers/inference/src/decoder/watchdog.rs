@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{DecodeRequest, DecoderError, StopFlag};
+use super::{DecodeRequest, DecoderError};
+use crate::context::Cancel;
 
 /// A child with a watchdog thread that kills it after a deadline, on cancellation, and on drop.
 #[derive(Debug)]
@@ -21,12 +22,12 @@ pub(super) struct ChildGuard {
 }
 
 impl ChildGuard {
-    pub(super) fn new(child: Child, deadline: Duration, stop: StopFlag) -> std::io::Result<Self> {
+    pub(super) fn new(child: Child, deadline: Duration, cancel: Cancel) -> std::io::Result<Self> {
         let child = Arc::new(Mutex::new(child));
         let (waiting, parent_waits) = channel();
         let watched = child.clone();
         let watchdog = std::thread::Builder::new().spawn(move || {
-            let late = watch_deadline(&parent_waits, deadline, &stop);
+            let late = watch_deadline(&parent_waits, deadline, &cancel);
             let mut child = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             // A child that has already exited cannot be killed; its status tells the cause.
             if late || !matches!(child.try_wait(), Ok(Some(_))) {
@@ -90,16 +91,16 @@ impl ChildGuard {
     }
 }
 
-/// Interval at which the watchdog checks the cancellation flag.
+/// Interval at which the watchdog checks the cancellation.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs the watchdog: `true` when the deadline passes, `false` when the child is not needed any more.
-fn watch_deadline(parent_waits: &Receiver<bool>, deadline: Duration, stop: &StopFlag) -> bool {
+fn watch_deadline(parent_waits: &Receiver<bool>, deadline: Duration, cancel: &Cancel) -> bool {
     let mut since: Option<Instant> = None;
     loop {
         match parent_waits.recv_timeout(POLL_INTERVAL) {
             Ok(waiting) => since = waiting.then(Instant::now),
-            Err(RecvTimeoutError::Timeout) if stop.is_set() => return false,
+            Err(RecvTimeoutError::Timeout) if cancel.is_cancelled() => return false,
             Err(RecvTimeoutError::Timeout) if since.is_some_and(|since| since.elapsed() >= deadline) => {
                 return true;
             }

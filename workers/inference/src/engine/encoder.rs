@@ -11,7 +11,8 @@ use tracing::Span;
 use super::fair_queue::FairQueue;
 use super::stats::{EngineStats, QueueGuard};
 use super::{receive, spans};
-use crate::model::{ModelError, RequestContext};
+use crate::context::RequestContext;
+use crate::model::ModelError;
 
 /// Frames to encode, and the channel for the result. The receiver may be gone.
 pub(super) struct EncodeRequest {
@@ -41,7 +42,7 @@ impl<'p> EncoderThread<'p> {
             let (context, frames) = (request.context.clone(), request.prepared.len());
             self.waiting.push(&context, frames as u64, request);
         }) {
-            for request in self.waiting.remove_if(|request| request.context.stop.is_set()) {
+            for request in self.waiting.remove_if(|request| request.context.cancel.is_cancelled()) {
                 let _ = request.reply.send(Err(ModelError::Cancelled));
             }
             on_rayon(|| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
-use crate::model::RequestContext;
+use crate::context::{Priority, RequestContext};
 
 /// Weight of an urgent job: while others wait it gets so many times their share, and never all.
 const URGENT_WEIGHT: u64 = 16;
@@ -12,7 +12,7 @@ const URGENT_WEIGHT: u64 = 16;
 /// Goyal et al. 1996; "virtual token counter" in arXiv 2401.00588).
 #[derive(Debug)]
 pub(super) struct FairQueue<T> {
-    jobs: BTreeMap<(String, bool), Job<T>>,
+    jobs: BTreeMap<(String, Priority), Job<T>>,
     /// Service received by the job that was served last. New jobs start here, so idle time earns no credit.
     virtual_time: u64,
 }
@@ -37,12 +37,15 @@ impl<T> FairQueue<T> {
     /// Adds a request that will take `cost` units of service.
     pub(super) fn push(&mut self, context: &RequestContext, cost: u64, request: T) {
         let virtual_time = self.virtual_time;
-        let job = self.jobs.entry((context.job.clone(), context.urgent));
+        let job = self.jobs.entry((context.job.clone(), context.priority));
         let job = job.or_insert_with(|| Job { service_received: virtual_time, waiting: VecDeque::new() });
         if job.waiting.is_empty() {
             job.service_received = job.service_received.max(virtual_time);
         }
-        let cost = if context.urgent { cost } else { cost * URGENT_WEIGHT };
+        let cost = match context.priority {
+            Priority::Urgent => cost,
+            Priority::Normal => cost * URGENT_WEIGHT,
+        };
         job.waiting.push_back((cost.max(1), request));
     }
 
@@ -83,7 +86,8 @@ mod tests {
     use super::*;
 
     fn context(job: &str, urgent: bool) -> RequestContext {
-        RequestContext { job: job.into(), urgent, ..RequestContext::default() }
+        let priority = if urgent { Priority::Urgent } else { Priority::Normal };
+        RequestContext { job: job.into(), priority, ..RequestContext::default() }
     }
 
     fn order(queue: &mut FairQueue<&'static str>, n: usize) -> String {

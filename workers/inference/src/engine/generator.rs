@@ -15,7 +15,8 @@ use super::limits::block_bytes;
 use super::media_kv::MediaKvCache;
 use super::stats::{EngineStats, QueueGuard};
 use super::{receive, spans};
-use crate::model::{ModelError, RequestContext};
+use crate::context::RequestContext;
+use crate::model::ModelError;
 
 /// A prompt to continue, and the channel for the answer. The receiver may be gone.
 pub(super) struct GenerateRequest {
@@ -130,10 +131,10 @@ impl<'p> GeneratorThread<'p> {
 
     fn drop_cancelled(&mut self) {
         let Self { waiting, running, decoder, .. } = self;
-        for request in waiting.remove_if(|request| request.context.stop.is_set()) {
+        for request in waiting.remove_if(|request| request.context.cancel.is_cancelled()) {
             reply(&request, Err(ModelError::Cancelled));
         }
-        for mut cancelled in running.extract_if(.., |running| running.request.context.stop.is_set()) {
+        for mut cancelled in running.extract_if(.., |running| running.request.context.cancel.is_cancelled()) {
             cancelled.sequence.retire(decoder);
             reply(&cancelled.request, Err(ModelError::Cancelled));
         }

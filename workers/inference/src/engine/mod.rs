@@ -15,8 +15,9 @@ use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use flamingo::{Result, Task};
 
+use crate::context::RequestContext;
 use crate::encoded_video::EncodedWindow;
-use crate::model::{Model, ModelError, RequestContext};
+use crate::model::{Model, ModelError};
 
 mod limits;
 mod stats;

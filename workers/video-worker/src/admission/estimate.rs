@@ -3,10 +3,10 @@
 //! Counted are: the prepared frames of one window, up to `max_frames` and one more; one decoded frame of the largest allowed
 //! size; and the answers twice, as structs and as JSON. Not counted are: the decoder, a process with its own limit; visual
 //! tokens, which the cache counts; the model and its activations.
-use flamingo::video::FrameSampling;
+use flamingo::video::{FrameSampling, VideoLimits};
 
 use crate::api::MAX_REPORT_BYTES;
-use inference::analysis::AnalysisRequest;
+use inference::analysis::AnalysisSpec;
 
 /// Bytes of an RGB pixel.
 const PIXEL: u64 = 3;
@@ -16,64 +16,48 @@ const ANSWER: u64 = 512;
 const TOKEN: u64 = 8;
 
 /// Estimates the bytes of a video during its analysis. `frame`: bytes of one prepared frame.
-pub fn estimate(request: &AnalysisRequest, frame: u64) -> u64 {
-    let frames = frames_at_once(request);
-    let decoded = request.limits.max_pixels.saturating_mul(PIXEL);
-    let answer = ANSWER + TOKEN * request.generation.max_new_tokens as u64 + 8 * frames;
-    let answers = windows(request).saturating_mul(request.tasks.len() as u64).saturating_mul(answer);
+pub fn estimate(spec: &AnalysisSpec, limits: &VideoLimits, frame: u64) -> u64 {
+    let frames = frames_at_once(spec, limits);
+    let decoded = limits.max_pixels.saturating_mul(PIXEL);
+    let answer = ANSWER + TOKEN * spec.generation.max_new_tokens as u64 + 8 * frames;
+    let answers = windows(spec, limits).saturating_mul(spec.tasks.len() as u64).saturating_mul(answer);
     // A longer report is rejected.
     let answers = answers.min(MAX_REPORT_BYTES).saturating_mul(2);
     frames.saturating_mul(frame).saturating_add(decoded).saturating_add(answers)
 }
 
 /// Returns the frames of one window. One frame too many is decoded before a video is rejected.
-pub fn frames_at_once(request: &AnalysisRequest) -> u64 {
-    let span = seconds(request).min(request.window.unwrap_or(f64::MAX));
-    let asked = match request.sampling {
+pub fn frames_at_once(spec: &AnalysisSpec, limits: &VideoLimits) -> u64 {
+    let span = seconds(spec, limits).min(spec.window.unwrap_or(f64::MAX));
+    let asked = match spec.sampling {
         // One frame at the start of the window, then `fps` per second.
         FrameSampling::Fps { fps, max_frames, .. } => {
             ((span * fps).floor() as u64).saturating_add(1).min(max_frames.map_or(u64::MAX, |n| n as u64))
         }
         FrameSampling::Uniform { n, .. } => n as u64,
     };
-    asked.min(request.max_frames as u64 + 1)
+    asked.min(spec.max_frames as u64 + 1)
 }
 
-fn windows(request: &AnalysisRequest) -> u64 {
-    request.window.map_or(1, |length| (seconds(request) / length).ceil().max(1.0) as u64)
+fn windows(spec: &AnalysisSpec, limits: &VideoLimits) -> u64 {
+    spec.window.map_or(1, |length| (seconds(spec, limits) / length).ceil().max(1.0) as u64)
 }
 
 /// Returns the sampled seconds of the longest allowed video: the real duration is known only after decoding.
-fn seconds(request: &AnalysisRequest) -> f64 {
-    let (start, end) = request.sampling.range();
-    let longest = request.limits.max_duration_s;
+fn seconds(spec: &AnalysisSpec, limits: &VideoLimits) -> f64 {
+    let (start, end) = spec.sampling.range();
+    let longest = limits.max_duration_s;
     (end.unwrap_or(longest).min(longest) - start).max(0.0)
 }
 
 #[cfg(test)]
 mod tests {
     use flamingo::Task;
-    use flamingo::generate::Generation;
-    use flamingo::video::VideoLimits;
 
     use super::*;
-    use inference::decoder::{ProcessLimits, StopFlag};
-    use inference::progress::ProgressCounter;
 
-    fn request(sampling: FrameSampling, window: Option<f64>, max_frames: usize) -> AnalysisRequest {
-        AnalysisRequest {
-            tasks: vec![Task::Caption {}],
-            sampling,
-            window,
-            max_frames,
-            generation: Generation::default(),
-            limits: VideoLimits::default(),
-            process: ProcessLimits::default(),
-            stop: StopFlag::default(),
-            progress: ProgressCounter::default(),
-            job: String::new(),
-            urgent: false,
-        }
+    fn spec(sampling: FrameSampling, window: Option<f64>, max_frames: usize) -> AnalysisSpec {
+        AnalysisSpec { sampling, window, max_frames, ..AnalysisSpec::default() }
     }
 
     #[test]
@@ -92,24 +76,25 @@ mod tests {
             (FrameSampling::uniform(12), None, 64, 12),
             (FrameSampling::uniform(100), Some(1.0), 64, 65),
         ] {
-            let request = request(sampling, window, max_frames);
-            assert_eq!(frames_at_once(&request), expected, "{request:?}");
+            let spec = spec(sampling, window, max_frames);
+            assert_eq!(frames_at_once(&spec, &VideoLimits::default()), expected, "{spec:?}");
         }
     }
 
     #[test]
     fn estimate_is_sum_of_parts() {
-        let mut asked = request(FrameSampling::uniform(12), None, 64);
+        let mut asked = spec(FrameSampling::uniform(12), None, 64);
+        let mut limits = VideoLimits::default();
         asked.generation.max_new_tokens = 20;
-        asked.limits.max_pixels = 1000;
+        limits.max_pixels = 1000;
         let answer = 2 * (512 + 20 * 8 + 12 * 8);
-        assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + answer);
+        assert_eq!(estimate(&asked, &limits, 150), 12 * 150 + 3000 + answer);
         asked.tasks.push(Task::Caption {});
-        assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + 2 * answer);
+        assert_eq!(estimate(&asked, &limits, 150), 12 * 150 + 3000 + 2 * answer);
         // Four hours in windows of 0.01 s exceed the largest report.
         asked.window = Some(0.01);
-        assert_eq!(estimate(&asked, 150), 12 * 150 + 3000 + 2 * MAX_REPORT_BYTES);
-        asked.limits.max_pixels = u64::MAX;
-        assert_eq!(estimate(&asked, u64::MAX), u64::MAX);
+        assert_eq!(estimate(&asked, &limits, 150), 12 * 150 + 3000 + 2 * MAX_REPORT_BYTES);
+        limits.max_pixels = u64::MAX;
+        assert_eq!(estimate(&asked, &limits, u64::MAX), u64::MAX);
     }
 }

@@ -1,13 +1,12 @@
 //! Items, as a worker creates them and the ledger keeps them.
 
-use flamingo::Task;
-use flamingo::generate::Generation;
-use flamingo::video::FrameSampling;
+use inference::analysis::AnalysisSpec;
+use inference::context::Priority;
 use jobs::message::parse;
 use jobs::{ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::Priority;
+use super::NoUnknownFields;
 
 /// Schema of [`Item`] in the ledger. Item messages had it too while they were whole items; such messages are still accepted.
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
@@ -16,7 +15,6 @@ pub const ITEM_MESSAGE_SCHEMA: &str = "flamingo.item/2";
 
 /// An item: one video with all of its tasks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Item {
     pub schema: String,
     pub job_id: JobId,
@@ -27,18 +25,16 @@ pub struct Item {
     /// ETag of the listed version; another version is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    pub tasks: Vec<Task>,
-    pub sampling: FrameSampling,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<f64>,
-    pub max_frames: usize,
-    pub generation: Generation,
+    #[serde(flatten)]
+    pub spec: AnalysisSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    #[serde(flatten)]
+    pub rest: NoUnknownFields,
 }
 
 impl Item {

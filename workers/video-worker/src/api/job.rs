@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use flamingo::Task;
 use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
+use inference::analysis::AnalysisSpec;
+use inference::context::Priority;
 use jiff::Timestamp;
 use jobs::job::NewJob;
 use jobs::message::parse;
@@ -13,14 +15,13 @@ use jobs::trace::TraceContext;
 use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{ITEM_SCHEMA, Item, json, sha256};
+use super::{ITEM_SCHEMA, Item, NoUnknownFields, json, sha256};
 
 /// Schema version of [`JobMessage`].
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
 
 /// A job as a client sends it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct JobMessage {
     pub schema: String,
     /// Id of the job; may be left out if there is a key.
@@ -29,18 +30,9 @@ pub struct JobMessage {
     /// Two requests with the same key and the same content are one job.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
-    /// Tasks for each video.
-    pub tasks: Vec<Task>,
+    #[serde(flatten)]
+    pub spec: AnalysisSpec,
     pub input: Input,
-    #[serde(default)]
-    pub sampling: FrameSampling,
-    /// Seconds of each window with answers of its own; without it the whole video is one window.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub window: Option<f64>,
-    #[serde(default = "default_frames")]
-    pub max_frames: usize,
-    #[serde(default)]
-    pub generation: Generation,
     /// Name of the required model; any model without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -62,34 +54,16 @@ pub struct JobMessage {
     pub reply_to: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<String>,
+    #[serde(flatten)]
+    pub rest: NoUnknownFields,
 }
 
-/// Priority of a job.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    #[default]
-    Normal,
-    /// For interactive use: every worker has separate slots for urgent videos.
-    Urgent,
-}
-
-impl Priority {
-    pub(super) fn is_normal(&self) -> bool {
-        *self == Priority::Normal
+/// Returns the lane for items of a priority.
+pub fn lane(priority: Priority) -> Lane {
+    match priority {
+        Priority::Normal => Lane::Items,
+        Priority::Urgent => Lane::Urgent,
     }
-
-    /// Returns the lane for items of this priority.
-    pub fn lane(self) -> Lane {
-        match self {
-            Priority::Normal => Lane::Items,
-            Priority::Urgent => Lane::Urgent,
-        }
-    }
-}
-
-fn default_frames() -> usize {
-    64
 }
 
 /// The videos of a job.
@@ -112,6 +86,34 @@ pub enum Input {
 
 fn every_file() -> String {
     "**".into()
+}
+
+/// The fields that make two requests with the same key one job. Their order is part of the hash, which the ledger keeps.
+#[derive(Serialize)]
+struct RequestIdentity<'j> {
+    schema: &'j str,
+    tasks: &'j [Task],
+    input: &'j Input,
+    sampling: &'j FrameSampling,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<f64>,
+    max_frames: usize,
+    generation: &'j Generation,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'j str>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    output: &'j str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: &'j BTreeMap<String, String>,
+}
+
+impl<'j> RequestIdentity<'j> {
+    fn of(job: &'j JobMessage) -> Self {
+        let JobMessage { schema, spec, input, model, output, metadata, .. } = job;
+        let AnalysisSpec { tasks, sampling, window, max_frames, generation } = spec;
+        let (window, max_frames, model) = (*window, *max_frames, model.as_deref());
+        Self { schema, tasks, input, sampling, window, max_frames, generation, model, output, metadata }
+    }
 }
 
 impl JobMessage {
@@ -142,21 +144,11 @@ impl JobMessage {
     pub fn to_new(&self) -> Result<NewJob, Failure> {
         let id = self.id()?;
         let key = self.idempotency_key.clone().unwrap_or_else(|| id.to_string());
-        let request = Self {
-            job_id: None,
-            idempotency_key: None,
-            reply_to: None,
-            correlation_id: None,
-            not_before: None,
-            deadline: None,
-            priority: Priority::Normal,
-            ..self.clone()
-        };
         let named = Self { job_id: Some(id.clone()), ..self.clone() };
         Ok(NewJob {
             id,
             key,
-            request_sha256: sha256(json(&request).as_bytes()),
+            request_sha256: sha256(json(&RequestIdentity::of(self)).as_bytes()),
             message: json(&named),
             not_before: self.not_before.map(Timestamp::as_millisecond),
             deadline: self.deadline.map(Timestamp::as_millisecond),
@@ -189,14 +181,11 @@ impl JobMessage {
             custom_id: None,
             video,
             etag: None,
-            tasks: self.tasks.clone(),
-            sampling: self.sampling.clone(),
-            window: self.window,
-            max_frames: self.max_frames,
-            generation: self.generation.clone(),
+            spec: self.spec.clone(),
             model: self.model.clone(),
             priority: self.priority,
             output: self.output.clone(),
+            rest: NoUnknownFields,
         }
     }
 }

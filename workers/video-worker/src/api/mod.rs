@@ -8,16 +8,19 @@ mod item;
 mod job;
 mod manifest;
 mod report;
+mod unknown;
 mod validate;
 
 #[cfg(test)]
 mod tests;
 
 pub use event::{EVENT_SCHEMA, ReplyProperties};
+pub use inference::context::Priority;
 pub use item::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item};
-pub use job::{Input, JOB_SCHEMA, JobMessage, Priority};
+pub use job::{Input, JOB_SCHEMA, JobMessage, lane};
 pub use manifest::{MANIFEST_SCHEMA, ManifestLine};
 pub use report::{InputInfo, ItemReport, MAX_REPORT_BYTES, end_of, job_folder, report_key, sheet_key};
+pub use unknown::NoUnknownFields;
 pub use validate::matcher;
 
 /// Returns the SHA-256 of `bytes` in hexadecimal.

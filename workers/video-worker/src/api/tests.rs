@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use flamingo::video::FrameSampling;
+use inference::analysis::AnalysisSpec;
 use jobs::message::{item_message, parse_item_message};
 use jobs::queue::{Lane, Message};
 use jobs::trace::TraceContext;
@@ -44,11 +45,13 @@ fn request_hash_ignores_id_and_reply_properties() {
         ..job.clone()
     };
     assert_eq!(hash(&job), hash(&renamed));
-    let other = JobMessage { max_frames: 65, ..job.clone() };
+    let spec = AnalysisSpec { max_frames: 65, ..job.spec.clone() };
+    let other = JobMessage { spec, ..job.clone() };
     assert_ne!(hash(&job), hash(&other));
     // A number that changes in a JSON round trip would make a job conflict with itself.
     let sampling = FrameSampling::fps(0.101_666_666_666_666_67);
-    let odd = JobMessage { sampling, window: Some(0.1 + 0.2), ..job };
+    let spec = AnalysisSpec { sampling, window: Some(0.1 + 0.2), ..job.spec.clone() };
+    let odd = JobMessage { spec, ..job };
     assert_eq!(hash(&odd), hash(&JobMessage::from_ledger(&json(&odd)).unwrap()));
 }
 
@@ -72,6 +75,17 @@ fn newer_schema_is_retried_later() {
     for schema in ["flamingo.job/0", "flamingo.job", "other.job/2", "flamingo.item/1"] {
         assert_eq!(refusal(schema), (Disposition::Fail, "unknown_schema".into()), "{schema}");
     }
+}
+
+/// The ledger keeps hashes of earlier versions: the same request must keep its hash.
+#[test]
+fn request_hash_is_stable() {
+    let text = r#"{"schema":"flamingo.job/1","tasks":[{"kind":"caption"}],"input":{"video":"a.mp4"},"sampling":{"kind":"fps","fps":2.0,"start":0.0},"window":1.5,"max_frames":9,"generation":{"strategy":{"kind":"greedy"},"max_new_tokens":7},"output":"team"}"#;
+    let job: JobMessage = serde_json::from_str(text).unwrap();
+    let job = JobMessage { job_id: Some(JobId::try_from("any".to_owned()).unwrap()), ..job };
+    let sampling = json(&job.spec.sampling);
+    let text = text.replace(r#"{"kind":"fps","fps":2.0,"start":0.0}"#, &sampling);
+    assert_eq!(job.to_new().unwrap().request_sha256, sha256(text.as_bytes()));
 }
 
 /// The build before parses the schema of a message first, as [`parse`](jobs::message::parse) does, and reads

@@ -50,10 +50,10 @@ impl JobMessage {
                 self.output
             ));
         }
-        if self.window.is_some_and(|s| !(s.is_finite() && s >= 0.001)) {
+        if self.spec.window.is_some_and(|s| !(s.is_finite() && s >= 0.001)) {
             return bad("`window` is shorter than a millisecond".into());
         }
-        if !(1..=MAX_FRAMES).contains(&self.max_frames) {
+        if !(1..=MAX_FRAMES).contains(&self.spec.max_frames) {
             return bad(format!("`max_frames` is not within 1 to {MAX_FRAMES}"));
         }
         if let (Some(begin), Some(end)) = (self.not_before, self.deadline)
@@ -61,9 +61,9 @@ impl JobMessage {
         {
             return bad(format!("`deadline` {end} is not after `not_before` {begin}"));
         }
-        self.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
-        self.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
-        check_tasks(&self.tasks)?;
+        self.spec.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
+        self.spec.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
+        check_tasks(&self.spec.tasks)?;
         self.input.check()?;
         // The limit applies to the form that the ledger keeps: `submit` must not accept what no worker reads.
         let bytes = json(self).len();

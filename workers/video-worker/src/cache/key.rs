@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-use inference::analysis::AnalysisRequest;
+use inference::analysis::AnalysisSpec;
 use sha2::{Digest, Sha256};
 
 use super::VisualTokenCache;
@@ -46,8 +46,8 @@ fn hex(bytes: &[u8]) -> String {
 
 impl VisualTokenCache {
     /// Returns the key of all inputs that visual tokens depend on.
-    pub fn key(&self, content: &Content, request: &AnalysisRequest) -> String {
-        let AnalysisRequest { sampling, window, max_frames, .. } = request;
+    pub fn key(&self, content: &Content, spec: &AnalysisSpec) -> String {
+        let AnalysisSpec { sampling, window, max_frames, .. } = spec;
         let all =
             serde_json::json!([FORMAT_VERSION, self.revision, content.sha256, sampling, window, max_frames]);
         hex(&Sha256::digest(all.to_string()))

@@ -1,12 +1,9 @@
 //! Tests of the cache.
 
 use bytes::Bytes;
-use flamingo::generate::Generation;
-use flamingo::video::{FrameSampling, Orientation, VideoInfo, VideoLimits, Warning};
-use inference::analysis::AnalysisRequest;
-use inference::decoder::{ProcessLimits, StopFlag};
+use flamingo::video::{FrameSampling, Orientation, VideoInfo, Warning};
+use inference::analysis::AnalysisSpec;
 use inference::encoded_video::{EncodedWindow, VisualTokens};
-use inference::progress::ProgressCounter;
 use jobs::store::StoreSettings;
 
 use super::format::{parse, write};
@@ -33,22 +30,6 @@ fn example(windows: usize) -> EncodedVideo {
     EncodedVideo { info, warnings: vec![Warning::MissingPts], windows: (0..windows).map(window).collect() }
 }
 
-fn request() -> AnalysisRequest {
-    AnalysisRequest {
-        tasks: vec![],
-        sampling: FrameSampling::fps(1.0),
-        window: None,
-        max_frames: 64,
-        generation: Generation::default(),
-        limits: VideoLimits::default(),
-        process: ProcessLimits::default(),
-        job: String::new(),
-        urgent: false,
-        stop: StopFlag::default(),
-        progress: ProgressCounter::default(),
-    }
-}
-
 #[test]
 fn entry_round_trips() {
     for windows in [1, 5] {
@@ -69,16 +50,18 @@ fn entry_round_trips() {
 fn key_covers_all_inputs_of_visual_tokens_only() {
     let cache = |revision: &str| VisualTokenCache::new(revision.into(), 1 << 20, None);
     let content = |text: &str| Content { sha256: text.into(), bytes: 1 };
-    let base = cache("model").key(&content("a"), &request());
-    let other_question = AnalysisRequest { tasks: vec![flamingo::Task::Caption {}], ..request() };
+    let base = cache("model").key(&content("a"), &AnalysisSpec::default());
+    let other_question = AnalysisSpec { tasks: vec![], ..AnalysisSpec::default() };
     assert_eq!(cache("model").key(&content("a"), &other_question), base);
     let others = [
-        cache("model 2").key(&content("a"), &request()),
-        cache("model").key(&content("b"), &request()),
-        cache("model").key(&content("a"), &AnalysisRequest { window: Some(1.0), ..request() }),
-        cache("model").key(&content("a"), &AnalysisRequest { max_frames: 9, ..request() }),
-        cache("model")
-            .key(&content("a"), &AnalysisRequest { sampling: FrameSampling::fps(2.0), ..request() }),
+        cache("model 2").key(&content("a"), &AnalysisSpec::default()),
+        cache("model").key(&content("b"), &AnalysisSpec::default()),
+        cache("model").key(&content("a"), &AnalysisSpec { window: Some(1.0), ..AnalysisSpec::default() }),
+        cache("model").key(&content("a"), &AnalysisSpec { max_frames: 9, ..AnalysisSpec::default() }),
+        cache("model").key(
+            &content("a"),
+            &AnalysisSpec { sampling: FrameSampling::fps(2.0), ..AnalysisSpec::default() },
+        ),
     ];
     assert!(others.iter().all(|key| *key != base));
 }

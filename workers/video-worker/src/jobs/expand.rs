@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
+use inference::analysis::AnalysisSpec;
 use jobs::job::NewItem;
 use jobs::ledger::{JobRecord, Ledger};
 use jobs::worker::Page;
 use jobs::{Failure, ItemId, JobId, Stopped};
 
 use super::retry_policy::listing_stopped;
-use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, matcher, sha256};
+use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher, sha256};
 use crate::inputs::{Inputs, ListedObject, Location};
 
 /// Items per page of an input list that is read whole for each page.
@@ -165,9 +166,10 @@ pub fn manifest_items(
             return Err(bad(format!("custom_id {:?} is used on an earlier line too", line.custom_id)));
         }
         inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
-        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.tasks.clone());
+        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.spec.tasks.clone());
         let item = job.item(id, name, line.video);
-        items.push(Item { custom_id: Some(line.custom_id), tasks, ..item });
+        let spec = AnalysisSpec { tasks, ..item.spec };
+        items.push(Item { custom_id: Some(line.custom_id), spec, ..item });
     }
     Ok(items)
 }
@@ -195,7 +197,7 @@ fn file_name(url: &str) -> String {
 }
 
 fn new_item(item: &Item) -> NewItem {
-    NewItem { id: item.item_id.clone(), lane: item.priority.lane(), message: to_json(item) }
+    NewItem { id: item.item_id.clone(), lane: lane(item.priority), message: to_json(item) }
 }
 
 /// Makes ids unique: `a/x.mp4` and `b/x.mp4` share the name `x.mp4`; then all of that name get ids of their full paths.

@@ -1,11 +1,10 @@
 //! The video service: implements the job machinery's `Service` with inference, inputs and the store.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use inference::decoder::ProcessLimits;
+use inference::decoder::DecoderConfig;
 use inference::engine::{Engine, EngineStats};
 use inference::model::Model;
 use jobs::job::NewJob;
@@ -44,10 +43,7 @@ pub trait WorkerObserver: Observer {
 /// Runs jobs about videos.
 pub struct VideoService {
     pub engine: Engine,
-    /// The decoder binary.
-    pub decoder: PathBuf,
-    /// Resource limits of a decoder process.
-    pub process: ProcessLimits,
+    pub decoder: DecoderConfig,
     pub observer: Arc<dyn WorkerObserver>,
     /// Cached visual tokens.
     pub cache: VisualTokenCache,
@@ -57,7 +53,6 @@ pub struct VideoService {
     /// Name of this worker.
     pub worker: String,
     pub page: usize,
-    pub max_bytes: u64,
     /// Memory budget of running analyses.
     pub memory: Budget,
     /// Bytes of a prepared frame.

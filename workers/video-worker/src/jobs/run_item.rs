@@ -6,12 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flamingo::video::VideoLimits;
-use inference::analysis::{Analysis, AnalysisRequest, Source, VideoAnalyzer};
-use inference::decoder::StopFlag;
+use inference::analysis::{Analysis, Source, VideoAnalyzer};
+use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
 use inference::model::Model;
-use inference::progress::ProgressCounter;
 use inference::report::contact_sheet::FrameSampler;
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
@@ -25,7 +23,7 @@ use tracing::{Instrument, Span, info_span};
 use super::VideoService;
 use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, store_stopped};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, Priority, end_of, report_key, sheet_key};
+use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, end_of, report_key, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -53,20 +51,20 @@ impl VideoService {
     pub(super) async fn run_item(
         &self,
         claimed: &Claimed<Item>,
-        context: &RunContext,
+        running: &RunContext,
     ) -> Result<ItemReport, Stopped> {
         let Claimed { claim, item } = claimed;
         self.check_model(item)?;
-        let request = self.request(item);
-        let memory = admission::estimate(&request, self.frame_bytes);
+        let memory = admission::estimate(&item.spec, &self.decoder.limits, self.frame_bytes);
         // Before the download.
-        self.memory.check(memory).map_err(|why| no_memory(item, &request, &why))?;
-        let progress = request.progress.clone();
-        context.report_progress_with(move || progress.progress().json());
-        let stop = context.stop.clone();
+        self.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
+        let stop = running.stop.clone();
+        let context = request_context(item, stop.clone());
+        let progress = context.progress.clone();
+        running.report_progress_with(move || progress.progress().json());
         let started = std::time::Instant::now();
         let (video, input) = tokio::select! {
-            source = self.source(item, &request) => source.map_err(|e| fetch_stopped(&e))?,
+            source = self.source(item) => source.map_err(|e| fetch_stopped(&e))?,
             () = stop.cancelled() => return Err(cancelled()),
         };
         let fetch_s = started.elapsed().as_secs_f64();
@@ -75,12 +73,12 @@ impl VideoService {
             VideoSource::Cached(_) => None,
             VideoSource::Fetched { .. } => tokio::select! {
                 room = self.memory.reserve(memory, item.priority, self.retry_timeout) => {
-                    Some(room.map_err(|why| no_memory(item, &request, &why))?)
+                    Some(room.map_err(|why| self.no_memory(item, &why))?)
                 }
                 () = stop.cancelled() => return Err(cancelled()),
             },
         };
-        let (analysis, sheet) = self.analyze(item, request, video, room, stop).await;
+        let (analysis, sheet) = self.analyze(item, context, video, room).await;
         if let Some(error) = &analysis.error {
             match of_analysis(error, self.engine.is_on_cpu()) {
                 // The report of the analysis says so, with the answers that there are.
@@ -138,51 +136,41 @@ impl VideoService {
         }
     }
 
-    fn request(&self, item: &Item) -> AnalysisRequest {
-        AnalysisRequest {
-            tasks: item.tasks.clone(),
-            sampling: item.sampling.clone(),
-            window: item.window,
-            max_frames: item.max_frames,
-            generation: item.generation.clone(),
-            limits: VideoLimits { max_bytes: self.max_bytes, ..VideoLimits::default() },
-            process: self.process.clone(),
-            job: item.job_id.to_string(),
-            urgent: item.priority == Priority::Urgent,
-            stop: StopFlag::default(),
-            progress: ProgressCounter::default(),
-        }
+    fn no_memory(&self, item: &Item, why: &NoRoom) -> Stopped {
+        let code = match why {
+            NoRoom::NeverFits { .. } => "limit_memory",
+            NoRoom::TimedOut { .. } => "no_room",
+        };
+        let frames = frames_at_once(&item.spec, &self.decoder.limits);
+        let text = format!(
+            "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
+            item.video
+        );
+        Stopped::new(of_room(why), Failure::new(code, text))
     }
 
     /// Finds cached visual tokens of the video or downloads it, within a span.
-    async fn source(
-        &self,
-        item: &Item,
-        request: &AnalysisRequest,
-    ) -> Result<(VideoSource, InputInfo), FetchError> {
+    async fn source(&self, item: &Item) -> Result<(VideoSource, InputInfo), FetchError> {
         let found = async {
-            let found = self.find(item, request).await;
+            let found = self.find(item).await;
             found.inspect_err(|error| trace::mark_failed(error.code()))
         };
         found.instrument(info_span!("fetch")).await
     }
 
-    async fn find(
-        &self,
-        item: &Item,
-        request: &AnalysisRequest,
-    ) -> Result<(VideoSource, InputInfo), FetchError> {
+    async fn find(&self, item: &Item) -> Result<(VideoSource, InputInfo), FetchError> {
         let location = self.inputs.locate(&item.video)?;
         let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
         if let Some((url, etag)) = &version
             && let Some(content) = self.cache.content(&(url.clone(), etag.clone()))
-            && let Some(encoded) = self.cache.get(&self.cache.key(&content, request)).await
+            && let Some(encoded) = self.cache.get(&self.cache.key(&content, &item.spec)).await
         {
             let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
             return Ok((VideoSource::Cached(encoded), input));
         }
         let etag = item.etag.as_deref();
-        let (fetched, input) = self.inputs.fetch(&location, etag, self.max_bytes, item.priority).await?;
+        let (fetched, input) =
+            self.inputs.fetch(&location, etag, self.decoder.limits.max_bytes, item.priority).await?;
         if !self.cache.is_enabled() {
             return Ok((VideoSource::Fetched { fetched, key: None }, input));
         }
@@ -192,7 +180,7 @@ impl VideoService {
         let Ok(Ok(content)) = content.await else {
             return Ok((VideoSource::Fetched { fetched, key: None }, input));
         };
-        let key = self.cache.key(&content, request);
+        let key = self.cache.key(&content, &item.spec);
         if let Some(etag) = &input.etag {
             self.cache.remember((input.url.clone(), etag.clone()), content);
         }
@@ -206,22 +194,18 @@ impl VideoService {
     async fn analyze(
         &self,
         item: &Item,
-        request: AnalysisRequest,
+        context: RequestContext,
         video: VideoSource,
         room: Option<Reservation>,
-        stop: CancellationToken,
     ) -> (Analysis, Option<FrameSampler>) {
         let (engine, decoder, name) = (self.engine.clone(), self.decoder.clone(), PathBuf::from(&item.video));
+        let spec = item.spec.clone();
+
         let (fetched, encoded, key) = match video {
             VideoSource::Fetched { fetched, key } => (Some(fetched), None, key),
             VideoSource::Cached(encoded) => (None, Some(encoded), None),
         };
-        // The thread may wait for the decoder, and its caller may be dropped: forward the cancellation to it.
-        let flag = request.stop.clone();
-        let forwarding = tokio::spawn(async move {
-            stop.cancelled().await;
-            flag.set();
-        });
+        let keep_visual_tokens = key.is_some();
         let mut sheet = (self.sheets && encoded.is_none()).then(FrameSampler::default);
         let span = Span::current();
         let work = tokio::task::spawn_blocking(move || {
@@ -230,21 +214,20 @@ impl VideoService {
             let _within = span.enter();
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
-            let analyzer = VideoAnalyzer { model: &engine, decoder };
+            let analyzer = VideoAnalyzer { model: &engine, decoder, keep_visual_tokens };
             if let Some(encoded) = encoded {
-                return (analyzer.analyze_cached(&source, &request, &encoded), None);
+                return (analyzer.analyze_cached(&source, &spec, &context, &encoded), None);
             }
             let mut on_frame = |frame: &_| {
                 if let Some(sheet) = &mut sheet {
                     sheet.add(frame);
                 }
-                if request.stop.is_set() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                if context.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            (analyzer.analyze(&source, &request, &mut on_frame), sheet)
+            (analyzer.analyze(&source, &spec, &context, &mut on_frame), sheet)
         });
         let (mut analysis, sheet) =
             work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-        forwarding.abort();
         if let (Some(key), Some(encoded)) = (key, analysis.encoded.take()) {
             self.cache.put(&key, encoded).await;
         }
@@ -291,23 +274,19 @@ impl VideoService {
     }
 }
 
+fn request_context(item: &Item, stop: CancellationToken) -> RequestContext {
+    RequestContext {
+        job: item.job_id.to_string(),
+        priority: item.priority,
+        cancel: Cancel::when(move || stop.is_cancelled()),
+        ..RequestContext::default()
+    }
+}
+
 fn key(Claimed { claim, item }: &Claimed<Item>) -> String {
     report_key(&item.output, &claim.job, &claim.item)
 }
 
 fn cancelled() -> Stopped {
     Stopped::new(Disposition::Cancelled, Failure::new("cancelled", "the run was cancelled"))
-}
-
-fn no_memory(item: &Item, request: &AnalysisRequest, why: &NoRoom) -> Stopped {
-    let code = match why {
-        NoRoom::NeverFits { .. } => "limit_memory",
-        NoRoom::TimedOut { .. } => "no_room",
-    };
-    let frames = frames_at_once(request);
-    let text = format!(
-        "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
-        item.video
-    );
-    Stopped::new(of_room(why), Failure::new(code, text))
 }

@@ -93,9 +93,9 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
 
 /// Formats the tasks of a job on one line.
 pub fn tasks(job: &JobMessage) -> String {
-    let Some(first) = job.tasks.first() else { return String::new() };
+    let Some(first) = job.spec.tasks.first() else { return String::new() };
     let (kind, words) = task(first);
-    let more = match job.tasks.len() - 1 {
+    let more = match job.spec.tasks.len() - 1 {
         0 => String::new(),
         n => format!(" and {n} more"),
     };

@@ -114,7 +114,7 @@ fn contact_sheet(view: &ItemView) -> Markup {
 
 /// Renders the answers window by window; each window answers the tasks in their order.
 fn answers_section(view: &ItemView, report: Option<&Value>) -> Markup {
-    let tasks = view.message.as_ref().map_or(&[][..], |message| &message.tasks);
+    let tasks = view.message.as_ref().map_or(&[][..], |message| &message.spec.tasks);
     let all = report.map(answers).unwrap_or_default();
     if all.is_empty() {
         return html! {
@@ -175,7 +175,7 @@ fn details(view: &ItemView, report: Option<&Value>) -> Markup {
                 ("Name", message.and_then(|message| text(message.custom_id.as_ref()?))),
                 ("Size", report["input"]["bytes"].as_u64().and_then(|n| text(bytes(n)))),
                 ("Format", video_format(&report["videos"][0]).and_then(text)),
-                ("Frames", message.and_then(|message| text(sampling(&message.sampling)))),
+                ("Frames", message.and_then(|message| text(sampling(&message.spec.sampling)))),
                 ("Attempts", text(view.row.attempts())),
                 ("Worker", view.row.worker.clone().or_else(|| as_text(&report["worker"])).and_then(code)),
                 ("Claimed", view.row.claimed_at.map(time)),

@@ -121,14 +121,14 @@ fn request(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
                 Err(why) => { p.notice { "This build cannot read the job: " (why) } }
                 Ok(job) => {
                     ul.tasks {
-                        @for (kind, words) in job.tasks.iter().map(task) {
+                        @for (kind, words) in job.spec.tasks.iter().map(task) {
                             li { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } }
                         }
                     }
                     (layout::facts(&[
                         ("Videos", text(input(&job.input))),
-                        ("Frames", text(sampling(&job.sampling))),
-                        ("Windows", job.window.and_then(|s| text(format!("of {s} s")))),
+                        ("Frames", text(sampling(&job.spec.sampling))),
+                        ("Windows", job.spec.window.and_then(|s| text(format!("of {s} s")))),
                         ("Model", job.model.as_ref().and_then(text)),
                         ("Not before", record.not_before.map(time)),
                         ("Deadline", record.deadline.map(time)),
