@@ -1,4 +1,4 @@
-//! What may depend on what.
+//! Rules about dependencies between crates.
 
 use super::tree::{Source, has_word, texts};
 use super::{check, not_tidy, only};
@@ -26,7 +26,7 @@ fn the_library_has_no_network_sql_queue_or_async() {
     let rule = |s: &[Source]| {
         let outside = |s: &Source| -> Vec<String> {
             let of = dependencies(s).into_iter().filter(|(_, name)| OUTSIDE.contains(&name.as_str()));
-            of.map(|(n, name)| format!("{}:{n}: {name} has no place in the library", s.path)).collect()
+            of.map(|(n, name)| format!("{}:{n}: {name} is not allowed in the library", s.path)).collect()
         };
         s.iter().flat_map(outside).collect()
     };
@@ -35,13 +35,13 @@ fn the_library_has_no_network_sql_queue_or_async() {
 }
 
 #[test]
-fn the_machinery_knows_neither_video_nor_tensor() {
+fn jobs_depends_on_neither_video_nor_tensors() {
     const INSIDE: [&str; 7] =
         ["candle-core", "candle-nn", "ffmpeg-next", "flamingo", "image", "inference", "video-worker"];
     let rule = |s: &[Source]| {
         let inside = |s: &Source| -> Vec<String> {
             let of = dependencies(s).into_iter().filter(|(_, name)| INSIDE.contains(&name.as_str()));
-            of.map(|(n, name)| format!("{}:{n}: {name} has no place in the machinery", s.path)).collect()
+            of.map(|(n, name)| format!("{}:{n}: {name} is not allowed in jobs", s.path)).collect()
         };
         s.iter().flat_map(inside).collect()
     };
@@ -61,7 +61,7 @@ fn every_dependency_is_used() {
                 ["src/", "examples/", "benches/", "build.rs"].map(|place| format!("{folder}{place}"));
             let own = |s: &&Source| match folder {
                 "" => places.iter().any(|place| s.path.starts_with(place.as_str())),
-                // What is fuzzed is tested with its seeds.
+                // The tests run the fuzz seeds.
                 "tests/" => s.path.starts_with(folder) || s.path.starts_with("fuzz/src/"),
                 _ => s.path.starts_with(folder),
             };
@@ -95,7 +95,7 @@ fn names_crate(line: &str, name: &str) -> bool {
         && (code.contains(&format!("{name}::")) || code.contains(&format!("use {name}")))
 }
 
-/// `(line, name)` in the dependency tables of a package.
+/// Returns `(line, name)` of all dependencies of a package.
 fn dependencies(manifest: &Source) -> Vec<(usize, String)> {
     let (mut inside, mut found) = (false, Vec::new());
     for (n, line) in (1..).zip(manifest.text.lines().map(str::trim)) {
@@ -111,7 +111,7 @@ fn dependencies(manifest: &Source) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn every_package_obeys_the_lints_of_the_workspace() {
+fn every_package_uses_the_workspace_lints() {
     let rule = |s: &[Source]| -> Vec<String> {
         let free = |s: &&Source| !s.text.contains("[lints]\nworkspace = true");
         s.iter().filter(free).map(|s| format!("{}:1: has no [lints] workspace = true", s.path)).collect()

@@ -1,14 +1,14 @@
-//! The rules of ARCHITECTURE.md that a machine can hold.
+//! Rules of ARCHITECTURE.md that a program can check.
 //!
-//! A rule is a function from files to complaints (`file:line: what`). Every test first shows its rule an example that
-//! breaks it, so that a rule that can no longer fail is noticed, and then the project.
+//! A rule is a function from files to complaints (`file:line: reason`). Every test first applies its rule to a broken
+//! example, to prove that the rule can fail, and then to the project.
 
 mod crates;
 mod tree;
 
 use tree::{Source, extension, has_word, paths, root, rust, texts};
 
-/// The rule finds exactly the complaints that begin with `expected` in `broken`, and none in `real`.
+/// Asserts that the rule gives exactly the complaints that begin with `expected` for `broken`, and none for `real`.
 fn check(
     rule: impl Fn(&[Source]) -> Vec<String>,
     broken: &[(&str, &str)],
@@ -19,13 +19,16 @@ fn check(
     let found = rule(&broken.iter().map(source).collect::<Vec<_>>());
     let as_expected =
         found.len() == expected.len() && found.iter().zip(expected).all(|(f, e)| f.starts_with(e));
-    assert!(as_expected, "the rule does not see what it should: {found:#?}, expected {expected:#?}");
-    assert!(!real.is_empty(), "no file is held to this rule");
+    assert!(
+        as_expected,
+        "the rule has other complaints about its example: {found:#?}, expected {expected:#?}"
+    );
+    assert!(!real.is_empty(), "the rule applies to no file");
     let complaints = rule(real);
     assert!(complaints.is_empty(), "{}", complaints.join("\n"));
 }
 
-/// One complaint per line of code that `wrong` gives a reason for.
+/// Returns a complaint for each line of code that `wrong` gives a reason for.
 fn lines(sources: &[Source], wrong: impl Fn(&Source, &str) -> Option<String>) -> Vec<String> {
     let of = |s: &Source| -> Vec<String> {
         let complaint = |(n, line): (usize, &str)| Some(format!("{}:{n}: {}", s.path, wrong(s, line)?));
@@ -52,7 +55,7 @@ fn a_module_uses_only_modules_above_it() {
             ("src/b/two.rs", "use super::one::Y;\nuse super::super::c::Z;\n"),
         ],
         &[
-            "src/a.rs:2: uses crate::b, which stands below",
+            "src/a.rs:2: uses crate::b, which is below",
             "src/a.rs:3: uses crate::c, which",
             "src/b/one.rs:1: uses super::two",
         ],
@@ -76,8 +79,7 @@ fn order(sources: &[Source]) -> Vec<String> {
                 for (line, name) in source.names_after(head) {
                     let name = exported_from(parent, &name).unwrap_or(name);
                     if modules.iter().position(|m| *m == name).is_some_and(|other| other > place) {
-                        complaints
-                            .push(format!("{}:{line}: uses {head}{name}, which stands below", source.path));
+                        complaints.push(format!("{}:{line}: uses {head}{name}, which is below", source.path));
                     }
                 }
             }
@@ -87,7 +89,7 @@ fn order(sources: &[Source]) -> Vec<String> {
     complaints
 }
 
-/// `Error` -> `error`, by the `pub use error::{Error, Result};` of the library's root.
+/// Maps `Error` to `error` with `pub use error::{Error, Result};` in the root of the library.
 fn exported_from(parent: &Source, name: &str) -> Option<String> {
     let of = |(_, line): (usize, &str)| {
         let (module, names) = line.trim().strip_prefix("pub use ")?.split_once("::")?;
@@ -117,19 +119,19 @@ fn no_file_is_longer_than_600_lines() {
 }
 
 #[test]
-fn a_module_is_named_after_what_it_does() {
-    const EMPTY: [&str; 8] = ["common", "util", "utils", "helper", "helpers", "manager", "misc", "base"];
+fn module_names_have_a_meaning() {
+    const VAGUE: [&str; 8] = ["common", "util", "utils", "helper", "helpers", "manager", "misc", "base"];
     let rule = |s: &[Source]| -> Vec<String> {
         let said = |s: &Source| {
-            let name = EMPTY
+            let name = VAGUE
                 .into_iter()
                 .find(|e| s.path.trim_end_matches(".rs").split('/').any(|part| part == *e))?;
-            Some(format!("{}:1: `{name}` says nothing", s.path))
+            Some(format!("{}:1: `{name}` has no meaning", s.path))
         };
         let files = s.iter().filter_map(said);
         let inline = lines(s, |_, line| {
-            let name = EMPTY.into_iter().find(|e| has_word(line, &format!("mod {e}")))?;
-            Some(format!("`{name}` says nothing"))
+            let name = VAGUE.into_iter().find(|e| has_word(line, &format!("mod {e}")))?;
+            Some(format!("`{name}` has no meaning"))
         });
         files.chain(inline).collect()
     };
@@ -137,7 +139,7 @@ fn a_module_is_named_after_what_it_does() {
     check(rule, &broken, &["src/helpers/a.rs:1: `helpers`", "src/b.rs:2: `utils`"], &ours());
 }
 
-// ---- what may stand where ----
+// ---- calls and types that are allowed in a few files only ----
 
 #[test]
 fn ffmpeg_is_called_in_one_place() {
@@ -173,7 +175,7 @@ fn workers_decode_in_a_child_process() {
 }
 
 #[test]
-fn unsafe_is_rare_and_proved() {
+fn unsafe_is_rare_and_has_a_proof() {
     const ALLOWED: [&str; 7] = [
         "workers/inference/src/decoder/child.rs",
         "workers/cli/src/bench/fma.rs",
@@ -259,7 +261,7 @@ fn only_wire_report_task_and_config_types_are_serialisable() {
 }
 
 #[test]
-fn nothing_is_left_to_do() {
+fn no_todo_is_left() {
     let words = ["todo", "unimplemented", "dbg"].map(|word| format!("{word}!"));
     let rule = |s: &[Source]| {
         lines(s, |_, line| words.iter().find(|w| line.contains(w.as_str())).map(|w| format!("`{w}` is left")))
@@ -287,9 +289,9 @@ fn every_golden_has_a_test_and_a_generator() {
         let missing = |name: &&str, kind: &str| {
             !files.iter().any(|s| extension(&s.path) == kind && has_word(&s.text, name))
         };
-        let tell = |name: &str, what: &str| format!("tests/parity/golden/{name}: {what}");
-        let unread = goldens.iter().filter(|g| missing(g, "rs")).map(|g| tell(g, "no test reads it"));
-        let unmade = goldens.iter().filter(|g| missing(g, "py")).map(|g| tell(g, "no script makes it"));
+        let complaint = |name: &str, what: &str| format!("tests/parity/golden/{name}: {what}");
+        let unread = goldens.iter().filter(|g| missing(g, "rs")).map(|g| complaint(g, "no test reads it"));
+        let unmade = goldens.iter().filter(|g| missing(g, "py")).map(|g| complaint(g, "no script makes it"));
         unread.chain(unmade).collect()
     };
     let broken = [
@@ -313,7 +315,7 @@ fn samples_are_small_and_described() {
     for path in paths("samples").iter().filter(|path| !path.ends_with(".md")) {
         total += std::fs::metadata(root().join(path)).map_or(0, |m| m.len());
         let name = path.trim_start_matches("samples/");
-        assert!(described[0].text.contains(name), "samples/README.md:1: does not say what {name} shows");
+        assert!(described[0].text.contains(name), "samples/README.md:1: does not describe {name}");
     }
     assert!((1..1_000_000).contains(&total), "samples:1: {total} bytes together, at most 1 MB is allowed");
 }
@@ -321,7 +323,7 @@ fn samples_are_small_and_described() {
 // ---- every file ----
 
 #[test]
-fn no_path_of_somebodys_machine() {
+fn no_path_of_a_home_folder() {
     let places = ["home", "root", "work", "Users"].map(|place| format!("/{place}/"));
     let rule = |sources: &[Source]| -> Vec<String> {
         let starts = |line: &str, place: &str| {
@@ -330,7 +332,7 @@ fn no_path_of_somebodys_machine() {
         };
         let of = |s: &Source| -> Vec<String> {
             let bad = s.text.lines().enumerate().filter(|(_, line)| places.iter().any(|p| starts(line, p)));
-            bad.map(|(i, _)| format!("{}:{}: a path of somebody's machine", s.path, i + 1)).collect()
+            bad.map(|(i, _)| format!("{}:{}: a path of a home folder", s.path, i + 1)).collect()
         };
         sources.iter().flat_map(of).collect()
     };
@@ -339,8 +341,8 @@ fn no_path_of_somebodys_machine() {
 }
 
 #[test]
-fn architecture_names_what_exists() {
-    const ROOMS: [&str; 10] = [
+fn paths_in_architecture_exist() {
+    const FOLDERS: [&str; 10] = [
         "src/",
         "workers/",
         "tests/",
@@ -357,9 +359,9 @@ fn architecture_names_what_exists() {
             let mut complaints = Vec::new();
             for (i, line) in s.text.lines().enumerate() {
                 let quoted = line.split('`').skip(1).step_by(2);
-                for path in quoted
-                    .filter(|q| ROOMS.iter().any(|room| q.starts_with(room)) && !q.contains(['*', '{', ' ']))
-                {
+                for path in quoted.filter(|q| {
+                    FOLDERS.iter().any(|folder| q.starts_with(folder)) && !q.contains(['*', '{', ' '])
+                }) {
                     if !root().join(path).exists() {
                         complaints.push(format!("{}:{}: `{path}` does not exist", s.path, i + 1));
                     }
@@ -373,7 +375,7 @@ fn architecture_names_what_exists() {
     check(rule, &broken, &["ARCHITECTURE.md:2: `src/nowhere.rs`"], &only("ARCHITECTURE.md"));
 }
 
-// ---- which files ----
+// ---- sets of files ----
 
 fn ours() -> Vec<Source> {
     rust(&["src", "workers", "tests", "bench", "examples", "fuzz"])
@@ -384,7 +386,7 @@ fn only(path: &str) -> Vec<Source> {
     vec![Source { path: path.into(), text }]
 }
 
-/// This file is full of examples of what is forbidden.
+/// Removes the files of this package, which contain the broken examples.
 fn not_tidy(mut sources: Vec<Source>) -> Vec<Source> {
     sources.retain(|s| !s.path.starts_with("tests/tidy/"));
     sources

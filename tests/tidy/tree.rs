@@ -1,34 +1,34 @@
-//! The files of the project as the rules see them.
+//! The files of the project, as input of the rules.
 
 use std::path::Path;
 
-/// A text file: its path from the root, with slashes, and what stands in it.
+/// Text file: path from the root, with slashes, and text.
 pub struct Source {
     pub path: String,
     pub text: String,
 }
 
-/// Folders that are made, not written.
+/// Folders of generated files.
 const SKIPPED: [&str; 5] = [".git", ".venv", "target", "out", "__pycache__"];
 const BINARY: [&str; 7] = ["safetensors", "gguf", "mp4", "webm", "png", "jpg", "gif"];
 
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent")
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("tests/tidy lies in the repository")
 }
 
-/// Every text file below `folder`, in order of its path.
+/// Returns every text file below `folder`, sorted by path.
 pub fn texts(folder: &str) -> Vec<Source> {
     let keep = |path: &String| !BINARY.contains(&extension(path));
     let read = |path: String| Some(Source { text: std::fs::read_to_string(root().join(&path)).ok()?, path });
     paths(folder).into_iter().filter(keep).filter_map(read).collect()
 }
 
-/// The Rust files below `folders`.
+/// Returns the Rust files below `folders`.
 pub fn rust(folders: &[&str]) -> Vec<Source> {
     folders.iter().flat_map(|folder| texts(folder)).filter(|s| extension(&s.path) == "rs").collect()
 }
 
-/// Every file below `folder` (the root: ""), as paths from the root.
+/// Returns the paths of all files below `folder` (the root: ""), from the root.
 pub fn paths(folder: &str) -> Vec<String> {
     let mut found = Vec::new();
     let Ok(entries) = std::fs::read_dir(root().join(folder)) else { return found };
@@ -50,13 +50,13 @@ pub fn extension(path: &str) -> &str {
 }
 
 impl Source {
-    /// `(number, line)` of what is compiled into the product: no comments, nothing below `#[cfg(test)]`.
+    /// Returns `(number, line)` of the product code: without comments and without lines below `#[cfg(test)]`.
     pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
         lines.enumerate().map(|(i, line)| (i + 1, line.split("//").next().unwrap_or("")))
     }
 
-    /// The submodules it declares outside tests, in order.
+    /// Returns its submodules outside tests, in order.
     pub fn modules(&self) -> Vec<&str> {
         let name = |line: &'_ str| -> Option<(usize, usize)> {
             let rest = line.trim().strip_suffix(';')?;
@@ -68,7 +68,7 @@ impl Source {
         self.code().filter_map(|(_, line)| name(line).map(|(from, to)| &line[from..to])).collect()
     }
 
-    /// `(line, name)` of every name that directly follows `head` (`crate::` or `super::`), also in `head{a, b::{c}}`.
+    /// Returns `(line, name)` of every name that directly follows `head` (`crate::` or `super::`), also in `head{a, b::{c}}`.
     pub fn names_after(&self, head: &str) -> Vec<(usize, String)> {
         let code: String = self.code().flat_map(|(_, line)| [line, "\n"]).collect();
         let mut found = Vec::new();
@@ -87,7 +87,7 @@ impl Source {
     }
 }
 
-/// The items of `{a, b::{c, d}, e}...`, each from its first letter on.
+/// Returns the items of `{a, b::{c, d}, e}...`, each from its first letter to the end of the text.
 fn first_level(text: &str) -> Vec<&str> {
     let (mut depth, mut items) = (0_usize, Vec::new());
     for (i, c) in text.char_indices() {
@@ -110,7 +110,7 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
-/// Where `word` stands as a word of its own.
+/// Returns whether `line` contains `word` as a whole word.
 pub fn has_word(line: &str, word: &str) -> bool {
     let part = |c: char| c.is_alphanumeric() || c == '_';
     line.match_indices(word)
