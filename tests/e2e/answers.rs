@@ -1,4 +1,4 @@
-//! `caption` and `ask`: answers, and where they go.
+//! `caption` and `ask`: answers and output files.
 
 use image::{ImageFormat, Rgb, RgbImage};
 use inference::report::contact_sheet::{ContactSheet, Layout};
@@ -14,9 +14,9 @@ fn path(name: &str) -> String {
     clip(name).display().to_string()
 }
 
-/// What a machine finds in a report: all of it, with nothing beside it.
+/// The JSON report has all fields and no others.
 #[test]
-fn a_report_says_everything() {
+fn json_report_has_all_fields() {
     let input = path("short");
     let report = quick(&["caption", &input, "--json"]).exits(0).report();
     let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
@@ -52,21 +52,21 @@ fn a_report_says_everything() {
 }
 
 #[test]
-fn several_questions_about_one_look() {
+fn several_questions_decode_the_video_once() {
     let input = path("short");
     let asked = ["-q", "What is this?", "-q", "How many <image>s?"];
     let ran = quick(&[&["ask", &input, "--json"], &asked[..]].concat()).exits(0);
     let report = ran.report();
     let questions: Vec<_> = report["answers"].as_array().unwrap().iter().map(|a| &a["question"]).collect();
     assert_eq!(questions, [asked[1], asked[3]]);
-    assert_eq!(report["videos"].as_array().unwrap().len(), 1, "decoded once");
+    assert_eq!(report["videos"].as_array().unwrap().len(), 1, "the video was decoded more than once");
     let people = quick(&[&["ask", &input], &asked[..]].concat()).exits(0).out;
     assert!(people.lines().count() == 3 && people.contains("  0:00-0:01    What is this? "), "{people}");
 }
 
-/// Side by side or one after the other: the same reports, in the order in which the files were named.
+/// Concurrent and sequential runs give the same reports, in the order of the arguments.
 #[test]
-fn several_files_are_answered_as_each_alone() {
+fn concurrent_files_equal_sequential_files() {
     let folder = tempfile::tempdir().unwrap();
     let broken = folder.path().join("broken.mp4").display().to_string();
     std::fs::write(&broken, "no video").unwrap();
@@ -99,7 +99,7 @@ fn several_files_are_answered_as_each_alone() {
     }
 }
 
-/// A question is text: a special token in it would be one id, its letters are several.
+/// Special tokens in a question are encoded as plain text: several ids instead of one.
 #[test]
 fn a_question_cannot_forge_special_tokens() {
     let input = path("one_frame");
@@ -110,15 +110,15 @@ fn a_question_cannot_forge_special_tokens() {
     let tokens: Vec<u64> =
         report["answers"].as_array().unwrap().iter().map(|a| a["prompt_tokens"].as_u64().unwrap()).collect();
     for (word, n) in words.iter().zip(&tokens).skip(1) {
-        assert!(*n >= tokens[0] + 2, "`{word}` was taken for something else: {tokens:?}");
+        assert!(*n >= tokens[0] + 2, "`{word}` was encoded as a special token: {tokens:?}");
     }
     for answer in report["answers"].as_array().unwrap() {
-        assert_eq!(answer["frame_times"], json!([[0.0]]), "one medium");
+        assert_eq!(answer["frame_times"], json!([[0.0]]), "more than one medium");
     }
 }
 
 #[test]
-fn files_of_the_same_name() {
+fn files_with_equal_names_get_different_reports() {
     let folder = tempfile::tempdir().unwrap();
     let place = |name: &str, from: &str| {
         std::fs::create_dir(folder.path().join(name)).unwrap();
@@ -134,7 +134,7 @@ fn files_of_the_same_name() {
     for (name, input) in ["a.mp4.json", "a-2.mp4.json"].iter().zip(&inputs) {
         assert_eq!(read_json(&out.join(name))["input"], json!([input]));
     }
-    // A folder with both: named by the way to them. The sheets of the last run are not looked at.
+    // Reports of a folder are named after relative paths. The contact sheets of the last run are no inputs.
     let below = tempfile::tempdir().unwrap();
     let (all, out) = (folder.path().display().to_string(), below.path().display().to_string());
     quick(&["caption", &all, "--out", &out]).exits(0);
@@ -142,7 +142,7 @@ fn files_of_the_same_name() {
 }
 
 #[test]
-fn the_sheet_shows_every_frame() {
+fn the_contact_sheet_shows_every_frame() {
     let out = tempfile::tempdir().unwrap();
     let (input, folder) = (path("h264_refresh"), out.path().display().to_string());
     quick(&["caption", &input, "--out", &folder, "--sheet", "--frames", "5"]).exits(0);
@@ -153,12 +153,12 @@ fn the_sheet_shows_every_frame() {
     (0..5).map(blank).for_each(|frame| expected.add(&frame));
     assert_eq!(sheet.dimensions(), expected.draw().dimensions());
     let coloured = |p: &&Rgb<u8>| p.0.iter().max().unwrap() - p.0.iter().min().unwrap() > 60;
-    assert!(sheet.pixels().filter(coloured).count() > 5 * 20_000, "the frames are on it");
+    assert!(sheet.pixels().filter(coloured).count() > 5 * 20_000, "the frames are not on the sheet");
 
     let alone = out.path().join("alone.png").display().to_string();
     let ran = flamingo(&["frames", &input, "--frames", "5", "--sheet", &alone]).exits(0);
     assert!(ran.out.contains("5 frames at 0.000 ") && ran.err.is_empty(), "{ran:?}");
-    assert!(image::open(&alone).unwrap().to_rgb8() == sheet, "the same frames on the same sheet");
+    assert!(image::open(&alone).unwrap().to_rgb8() == sheet, "`frames --sheet` makes another sheet");
 }
 
 fn picture(folder: &std::path::Path, name: &str, format: ImageFormat) -> String {
@@ -169,7 +169,7 @@ fn picture(folder: &std::path::Path, name: &str, format: ImageFormat) -> String 
 }
 
 #[test]
-fn images() {
+fn images_are_answered() {
     let folder = tempfile::tempdir().unwrap();
     let formats = [
         ("gif", ImageFormat::Gif),
@@ -202,7 +202,7 @@ fn text_images_and_videos_in_one_prompt() {
     assert_eq!(report["answers"][0]["frame_times"], json!([[0.0], [0.0, 1.0, 2.0]]));
     assert_eq!(report["videos"].as_array().unwrap().len(), 2);
     assert_eq!(listing(&folder.path().join("out")), ["answer.json", "answer.png"]);
-    // Without one of its media there is nothing to answer.
+    // A prompt with a missing medium is not answered.
     let bad = support::clips::write(folder.path(), "bad.mp4", b"");
     let ran = quick(&[&["ask", &image, &bad.display().to_string()], &prompt[..]].concat()).exits(1);
     assert!(ran.errors() == [format!("error[empty_file]: {}: the file is empty", bad.display())], "{ran:?}");
@@ -219,7 +219,7 @@ fn answer(options: &[&str]) -> Value {
 }
 
 #[test]
-fn the_same_command_gives_the_same_answer() {
+fn a_repeated_command_repeats_its_answer() {
     let beams = &["--max-new-tokens", "8"];
     assert_eq!(answer(beams), answer(beams));
     let greedy = answer(&["--max-new-tokens", "8", "--beams", "1", "--threads", "1"]);
@@ -228,7 +228,7 @@ fn the_same_command_gives_the_same_answer() {
 }
 
 #[test]
-fn the_seed_decides_a_sample() {
+fn samples_depend_on_the_seed_only() {
     let sample =
         |seed| answer(&["--max-new-tokens", "12", "--temperature", "1.5", "--top-p", "0.99", "--seed", seed]);
     let (one, two) = (sample("1"), sample("2"));

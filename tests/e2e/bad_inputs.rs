@@ -1,4 +1,4 @@
-//! One bad file never stops the others, and each is named with its reason.
+//! One bad file never stops the others, and each error names its file and its reason.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -10,13 +10,13 @@ use support::clips::{clip, run, write};
 
 use crate::program::{flamingo, listing, quick, read_json};
 
-/// Name, and the code of its error; files that are answered have none.
+/// File name and error code; `None` for files that are answered.
 const FOLDER: [(&str, Option<&str>); 7] = [
     ("a_good.mp4", None),
     ("b_text.mp4", Some("unknown_container")),
     ("c_empty.mp4", Some("empty_file")),
     ("d_playlist.mp4", Some("container_not_allowed")),
-    // The index of this one stands in front, of the next one at the end.
+    // This file has its index at the beginning, the next one at the end.
     ("e_cut.mp4", None),
     ("f_cut.mp4", Some("malformed_video")),
     ("g_good.mkv", None),
@@ -41,12 +41,12 @@ fn folder() -> tempfile::TempDir {
     for ((name, _), bytes) in FOLDER.iter().zip(contents) {
         write(folder.path(), name, bytes);
     }
-    write(folder.path(), "notes.txt", b"not looked at");
+    write(folder.path(), "notes.txt", b"no input");
     folder
 }
 
 #[test]
-fn each_bad_file_has_a_line() {
+fn each_bad_file_has_an_error_line() {
     let folder = folder();
     let ran = quick(&[OsStr::new("caption"), folder.path().as_os_str()]).exits(1);
     let bad: Vec<_> = FOLDER.iter().filter_map(|(name, code)| Some((name, (*code)?))).collect();
@@ -59,14 +59,15 @@ fn each_bad_file_has_a_line() {
     let good = FOLDER.iter().filter(|(_, code)| code.is_none());
     let good: Vec<_> = good.map(|(name, _)| folder.path().join(name).display().to_string()).collect();
     assert_eq!(answered, good);
-    let warning = ran.err.lines().find(|line| line.starts_with("warning: ")).expect("the cut video is told");
+    let warning =
+        ran.err.lines().find(|line| line.starts_with("warning: ")).expect("no warning about the cut video");
     assert!(warning.contains("e_cut.mp4: the video can be read up to "), "{warning}");
     assert!(ran.err.trim_end().ends_with("4 of 7 inputs failed"), "{}", ran.err);
     assert_eq!(ran.err.matches("untrained").count(), 1, "{}", ran.err);
 }
 
 #[test]
-fn one_object_per_input_and_the_same_in_files() {
+fn json_output_equals_the_report_files() {
     let (folder, out) = (folder(), tempfile::tempdir().unwrap());
     let arguments = ["caption", "--json", "--sheet", "--out"].map(OsStr::new);
     let paths = [out.path().as_os_str(), folder.path().as_os_str()];
@@ -86,12 +87,16 @@ fn one_object_per_input_and_the_same_in_files() {
         assert_eq!(read_json(&path), *report, "{name}");
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o666 & !umask(), "{name}");
     }
-    assert_eq!(listing(out.path()), files, "nothing else, nothing half-written");
-    assert!(ran.errors().is_empty(), "errors are in the objects: {}", ran.err);
+    assert_eq!(listing(out.path()), files, "unexpected or partial files");
+    assert!(
+        ran.errors().is_empty(),
+        "errors on standard error although they are in the objects: {}",
+        ran.err
+    );
     assert!(reports[4]["warnings"][0].as_str().is_some_and(|w| w.contains("e_cut.mp4")), "{}", reports[4]);
 }
 
-/// What a new file is not allowed to have, as seen from a new file.
+/// Returns the umask, measured with a new file.
 fn umask() -> u32 {
     let folder = tempfile::tempdir().unwrap();
     let path = write(folder.path(), "new", b"");
@@ -103,7 +108,7 @@ fn only_code(report: &Value, code: &str) {
 }
 
 #[test]
-fn files_that_cannot_be_opened() {
+fn unreadable_files_are_io_errors() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe.mp4");
     run("mkfifo", &[&pipe.to_string_lossy()]);
@@ -122,9 +127,9 @@ fn files_that_cannot_be_opened() {
     assert_eq!(ran.err, expected);
 }
 
-/// A name is a stranger's text: it may be no Unicode, and it may not steer the terminal.
+/// File names are untrusted: they may be invalid UTF-8 and must not send control characters to the terminal.
 #[test]
-fn odd_names() {
+fn file_names_are_sanitised() {
     let folder = tempfile::tempdir().unwrap();
     let copy = |name: &OsStr| {
         std::fs::copy(clip("short"), folder.path().join(name)).unwrap();
@@ -145,7 +150,7 @@ fn odd_names() {
 }
 
 #[test]
-fn links_in_a_folder() {
+fn symbolic_links_in_a_folder_are_followed_once() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     symlink(clip("short"), at("a.mp4")).unwrap();

@@ -1,4 +1,4 @@
-//! A model directory that is not what it says does not load, and the error names the file or the tensor.
+//! An inconsistent model directory does not load, and the error names the file or the tensor.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use support::language_model::smollm2;
 
 use crate::program::{command, flamingo, listing, model, read_json, run};
 
-/// A copy of the untrained model without hashes, for `change` to break; what loading it then says.
+/// Applies `change` to a copy of the untrained model without hashes, loads it and checks the error.
 fn check(code: &str, says: &str, change: impl FnOnce(&Path, &mut Value)) {
     let folder = tempfile::tempdir().unwrap();
     let adapters = folder.path().join("adapters.safetensors");
@@ -18,7 +18,7 @@ fn check(code: &str, says: &str, change: impl FnOnce(&Path, &mut Value)) {
     let mut config = read_json(&model().join("config.json"));
     config["language"]["file"] = smollm2().to_string_lossy().into();
     for file in ["language", "adapters"] {
-        config[file].as_object_mut().unwrap().remove("sha256").expect("a new model is hashed");
+        config[file].as_object_mut().unwrap().remove("sha256").expect("a new model has hashes");
     }
     change(&adapters, &mut config);
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
@@ -32,7 +32,7 @@ fn check(code: &str, says: &str, change: impl FnOnce(&Path, &mut Value)) {
 fn edit(adapters: &Path, change: impl FnOnce(&mut HashMap<String, Tensor>)) {
     let mut tensors = safetensors::load(adapters, &Device::Cpu).unwrap();
     change(&mut tensors);
-    // The file may be mapped no more: it is another one.
+    // Another process may have mapped the old file: a new file replaces it.
     std::fs::remove_file(adapters).unwrap();
     safetensors::save(&tensors, adapters).unwrap();
 }
@@ -40,7 +40,7 @@ fn edit(adapters: &Path, change: impl FnOnce(&mut HashMap<String, Tensor>)) {
 const LATENTS: &str = "resampler.latents";
 
 #[test]
-fn hashes() {
+fn wrong_hashes_are_rejected() {
     let zeros = "0".repeat(64);
     check("bad_checkpoint", "adapters.safetensors: SHA-256 is ", |_, config| {
         config["adapters"]["sha256"] = zeros.as_str().into();
@@ -51,7 +51,7 @@ fn hashes() {
 }
 
 #[test]
-fn files() {
+fn broken_files_are_rejected() {
     check("bad_checkpoint", "adapters.safetensors: not a readable safetensors file", |adapters, _| {
         let bytes = std::fs::read(adapters).unwrap();
         std::fs::write(adapters, &bytes[..bytes.len() / 2]).unwrap();
@@ -70,7 +70,7 @@ fn files() {
 }
 
 #[test]
-fn tensors() {
+fn wrong_tensors_are_rejected() {
     check("bad_checkpoint", "tensor `resampler.latents` is missing", |adapters, _| {
         edit(adapters, |tensors| {
             tensors.remove(LATENTS).expect("the resampler has latents");
@@ -93,7 +93,7 @@ fn tensors() {
 }
 
 #[test]
-fn a_model_is_never_overwritten() {
+fn init_does_not_overwrite_a_model() {
     let before = std::fs::read(model().join("config.json")).unwrap();
     let language: PathBuf = smollm2();
     let mut init = command();

@@ -1,4 +1,4 @@
-//! A command that means nothing ends with 2 before any work, and says what is wrong with it.
+//! An invalid command exits with 2 before any work and names the invalid argument.
 
 use support::clips::clip;
 
@@ -11,11 +11,11 @@ fn check(arguments: &str, says: &str) {
     let words: Vec<String> = arguments.split(' ').map(word).collect();
     let ran = flamingo(&words).exits(2);
     assert!(ran.out.is_empty() && ran.err.starts_with("error: ") && ran.err.contains(says), "{ran:?}");
-    assert!(!ran.err.contains("untrained: "), "the model was loaded first: {ran:?}");
+    assert!(!ran.err.contains("untrained: "), "the model was loaded before the check: {ran:?}");
 }
 
 #[test]
-fn options() {
+fn invalid_options() {
     check("caption", "<INPUT>");
     check("caption CLIP --nonsense", "--nonsense");
     check("caption CLIP --beams 0", "0 is not in 1..=64");
@@ -30,7 +30,7 @@ fn options() {
 }
 
 #[test]
-fn moments() {
+fn invalid_times() {
     check("caption CLIP --window 0", "a window is at least a millisecond long");
     check("caption CLIP --window soon", "`soon` is not a time such as 8s");
     check("caption CLIP --fps 0", "fps is 0");
@@ -41,7 +41,7 @@ fn moments() {
 }
 
 #[test]
-fn questions_and_prompts() {
+fn invalid_questions_and_prompts() {
     check("ask CLIP", "--question");
     check("ask CLIP --question=", "a value is required");
     check("ask CLIP --question why --prompt <image>", "cannot be used with");
@@ -51,14 +51,14 @@ fn questions_and_prompts() {
 }
 
 #[test]
-fn places() {
+fn invalid_paths() {
     let folder = tempfile::tempdir().unwrap();
     check(&format!("caption {}", folder.path().display()), "no video or image found");
     check("caption CLIP --model nowhere", "nowhere: no such model directory; name one with --model");
 }
 
 #[test]
-fn benches() {
+fn invalid_benches() {
     check("bench --shape huge", "possible values: mini, 3b, 9b, 80b-layer");
     check("bench --rows speed", "possible values: encoder, resampler");
     check("bench --batch 1,0", "0 is not in 1..=1024");

@@ -1,4 +1,4 @@
-//! `flamingo bench` measures every row beside its floor, and refuses what cannot be measured before any work.
+//! `flamingo bench` prints every measurement with its lower bound, and rejects impossible requests before any work.
 
 use std::process::Command;
 
@@ -7,7 +7,7 @@ use support::clips::clip;
 
 use crate::program::{binary, flamingo, run};
 
-/// Small enough for a test; what is measured does not matter here.
+/// Small sizes; the test does not check the measured values.
 const SMALL: [&str; 6] = ["--seconds", "0.05", "--batch", "1,2", "--prompt-tokens", "8"];
 
 fn number(row: &Value, key: &str) -> f64 {
@@ -15,7 +15,7 @@ fn number(row: &Value, key: &str) -> f64 {
 }
 
 #[test]
-fn every_row_stands_beside_its_floor() {
+fn every_row_has_a_lower_bound() {
     let clip = clip("short").display().to_string();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("bench.json").display().to_string();
@@ -39,7 +39,7 @@ fn every_row_stands_beside_its_floor() {
         for key in ["value", "low", "high", "repetitions", "bytes", "floor"] {
             assert!(number(row, key) > 0.0, "{key} of {row}");
         }
-        // A floor is a floor; but on a busy machine the peaks may meet a bad moment that a row does not.
+        // The ratio to the bound is at most 1 in theory. On a busy machine the peak may be measured too low.
         assert!(number(row, "ratio") > 0.0 && number(row, "ratio") < 2.0, "{row}");
     }
     assert_eq!(report["parameters"]["language"], 134_515_008);
@@ -47,7 +47,7 @@ fn every_row_stands_beside_its_floor() {
 }
 
 #[test]
-fn a_model_directory_is_read_as_it_is_stored() {
+fn quantised_weights_are_read_as_stored() {
     let decode = |how| {
         let arguments = ["bench", "--rows", "decode,memory", "--json", "--quantize", how];
         let report = flamingo(&[&arguments, &SMALL[..]].concat()).exits(0).report();
@@ -59,7 +59,7 @@ fn a_model_directory_is_read_as_it_is_stored() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_before_it_is_made() {
+fn too_large_models_are_rejected_before_allocation() {
     let mut small = Command::new("sh");
     small.args(["-c", "ulimit -v 3000000; exec \"$0\" bench --shape 3b"]).arg(binary());
     let ran = run(&mut small).exits(1);

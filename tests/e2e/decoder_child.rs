@@ -1,4 +1,4 @@
-//! Video bytes are parsed in a child that holds nothing and outlives nobody.
+//! Video bytes are parsed in a child process that has no secrets and no sockets and ends with its parent.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,20 +12,20 @@ use support::clips::{clip, run};
 
 use crate::program::{QUICK, binary, command, quick};
 
-/// Far more than the pipe between child and parent holds: a child whose frames nobody takes stays.
+/// Requests more frames than the pipe holds: the child blocks until the parent reads them.
 fn request(name: &Path, process: ProcessLimits) -> DecodeRequest {
     let sampling = FrameSampling::fps(30.0);
     DecodeRequest { process, limits: VideoLimits::default(), ..DecodeRequest::new(name, sampling) }
 }
 
-/// The clip under a name of its own, to tell its child from those of the other tests.
+/// Copies the clip to a unique path, which identifies its child among those of other tests.
 fn own_copy(folder: &Path, from: &str) -> PathBuf {
     let path = folder.join("clip.mp4");
     std::fs::copy(clip(from), &path).unwrap();
     path
 }
 
-/// The decoder of `name`, if it runs.
+/// Returns the `/proc` folder of the decoder of `name`, if it runs.
 fn decoder_of(name: &Path) -> Option<PathBuf> {
     let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let is_it = |process: &PathBuf| {
@@ -36,12 +36,22 @@ fn decoder_of(name: &Path) -> Option<PathBuf> {
     processes.into_iter().find(is_it)
 }
 
-/// Whether the process has a filter of system calls.
+/// Returns whether the process has a seccomp filter.
 fn has_a_filter(process: &Path) -> bool {
     std::fs::read_to_string(process.join("status")).is_ok_and(|status| status.contains("Seccomp:\t2"))
 }
 
-/// Asks until there is an answer.
+/// Capacity of a pipe, in bytes.
+const PIPE: u64 = 64 << 10;
+
+/// Returns how many bytes a process has written.
+fn written(process: &Path) -> u64 {
+    let io = std::fs::read_to_string(process.join("io")).unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("wchar: "));
+    line.map_or(0, |bytes| bytes.trim().parse().unwrap())
+}
+
+/// Polls `ask` until it returns a value.
 #[track_caller]
 fn wait<T>(what: &str, seconds: u64, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
@@ -59,7 +69,7 @@ fn signal(name: &str, process: &Path) {
     run("sh", &["-c", &format!("kill -{name} {id}")]);
 }
 
-/// A program that works for seconds on ten frames a second of a clip, window by window.
+/// Starts a program that works for seconds: ten frames per second, window by window.
 fn busy(input: &Path, others: &[&OsStr]) -> Child {
     let mut program = command();
     program.arg("caption").arg(input).args(others).args(["--json", "--fps", "10", "--window", "500ms"]);
@@ -68,17 +78,20 @@ fn busy(input: &Path, others: &[&OsStr]) -> Child {
 }
 
 #[test]
-fn the_child_holds_nothing() {
+fn the_child_inherits_no_secrets_and_no_sockets() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let mut parent = busy(&input, &[]);
-    let child = wait("a decoder", 30, || decoder_of(&input));
-    assert_eq!(std::fs::read(child.join("environ")).unwrap(), b"", "its environment is empty");
+    let child = wait("a decoder", 60, || decoder_of(&input));
+    assert_eq!(std::fs::read(child.join("environ")).unwrap(), b"", "its environment is not empty");
     let secret = std::fs::read(format!("/proc/{}/environ", parent.id())).unwrap();
-    assert!(String::from_utf8_lossy(&secret).contains("hunter2"), "the parent's is not");
+    assert!(
+        String::from_utf8_lossy(&secret).contains("hunter2"),
+        "the environment of the parent has no secret"
+    );
     assert_eq!(std::fs::read_link(child.join("cwd")).unwrap(), Path::new("/"));
-    // It limits itself right after it started.
-    let limits = wait("limits", 5, || {
+    // It sets its limits right after its start.
+    let limits = wait("limits", 60, || {
         let limits = std::fs::read_to_string(child.join("limits")).unwrap();
         let limit = |name: &str| {
             let line = limits.lines().find(|line| line.starts_with(name)).expect("Linux knows it");
@@ -95,82 +108,106 @@ fn the_child_holds_nothing() {
     assert!(sockets.is_empty(), "{sockets:?}");
     parent.kill().unwrap();
     parent.wait().unwrap();
-    wait("the decoder to end", 5, || decoder_of(&input).is_none().then_some(()));
+    wait("the decoder to end", 60, || decoder_of(&input).is_none().then_some(()));
 }
 
 #[test]
-fn a_killed_child_is_an_error_of_its_video() {
+fn a_killed_child_fails_its_video_only() {
     let folder = tempfile::tempdir().unwrap();
     let (input, good) = (own_copy(folder.path(), "h264"), clip("short"));
     let parent = busy(&input, &[good.as_os_str()]);
-    let child = wait("a decoder", 30, || decoder_of(&input));
-    // Before that it has not begun, and no video is to blame.
-    wait("its sandbox", 5, || has_a_filter(&child).then_some(()));
-    std::thread::sleep(Duration::from_millis(100));
+    let child = wait("a decoder", 60, || decoder_of(&input));
+    // Until the parent has read the confinement message, the error is `decoder_not_started`. The parent has read it once
+    // the child has written more than the pipe holds.
+    wait("frames", 60, || (written(&child) > PIPE).then_some(()));
+    assert!(has_a_filter(&child));
     signal("KILL", &child);
     let output = parent.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let parse = |line: &str| serde_json::from_str::<Value>(line).unwrap();
     let reports: Vec<_> = std::str::from_utf8(&output.stdout).unwrap().lines().map(parse).collect();
-    let said =
+    let expected =
         format!("{}: the decoder was killed (SIGKILL, as by the kernel out of memory)", input.display());
-    assert_eq!(reports[0]["error"], serde_json::json!({"code": "decoder_killed", "message": said}));
+    assert_eq!(reports[0]["error"], serde_json::json!({"code": "decoder_killed", "message": expected}));
     assert_eq!((reports.len(), &reports[1]["status"]), (2, &"succeeded".into()));
     assert_eq!(decoder_of(&input), None);
 }
 
-/// A child that works for seconds without a word notices too that nobody listens.
+/// A child that decodes for seconds without output ends with its parent too. The test measures processor time, which does
+/// not depend on other programs.
 #[test]
 fn the_child_ends_with_its_parent() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "slow");
-    let started = Instant::now();
     let mut parent = Command::new(binary());
     parent.arg("frames").arg(&input).args(["--start", "2.9"]).stdout(Stdio::null()).stderr(Stdio::null());
-    assert!(parent.status().unwrap().success());
-    let alone = started.elapsed();
-    assert!(alone > Duration::from_millis(300), "the clip is not slow: {alone:?}");
+    let mut whole = parent.spawn().unwrap();
+    let all = work_until_the_end(&input, |_| ());
+    assert!(whole.wait().unwrap().success());
+    assert!(all > 20, "the clip is not slow: {all} ticks");
 
     let mut parent = parent.spawn().unwrap();
-    let started = Instant::now();
-    wait("a decoder", 30, || decoder_of(&input));
-    std::thread::sleep(alone / 8);
-    parent.kill().unwrap();
-    parent.wait().unwrap();
-    wait("the decoder to end", 30, || decoder_of(&input).is_none().then_some(()));
-    assert!(started.elapsed() < alone / 2, "it went on for {:?} of {alone:?}", started.elapsed());
+    let mut killed = false;
+    let done = work_until_the_end(&input, |ticks| {
+        if !killed && ticks >= all / 8 {
+            parent.kill().unwrap();
+            parent.wait().unwrap();
+            killed = true;
+        }
+    });
+    assert!(killed, "the child ended before its parent was killed");
+    assert!(done < all * 3 / 4, "the child worked for {done} of {all} ticks");
+}
+
+/// Waits until a decoder of `input` has started and ended. Returns its processor time in ticks and passes it to `watch`
+/// meanwhile.
+fn work_until_the_end(input: &Path, mut watch: impl FnMut(u64)) -> u64 {
+    let child = wait("a decoder", 60, || decoder_of(input));
+    let mut ticks = 0;
+    wait("the decoder to end", 120, || {
+        let stat = std::fs::read_to_string(child.join("stat")).unwrap_or_default();
+        // The fields follow the program name, which is in parentheses. A zombie has ended.
+        let fields: Vec<_> = stat.rsplit(')').next()?.split_whitespace().collect();
+        if fields.first().is_none_or(|state| *state == "Z") {
+            return Some(());
+        }
+        ticks = [11, 12].iter().map(|&i| fields[i].parse::<u64>().unwrap()).sum();
+        watch(ticks);
+        None
+    });
+    ticks
 }
 
 #[test]
-fn no_child_is_left_when_its_frames_are_not_wanted() {
+fn dropping_the_frames_ends_the_child() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let mut frames = decode(binary(), &input, request(&input, ProcessLimits::default())).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
-    let child = decoder_of(&input).expect("the child waits for its frames to be taken");
+    let child = decoder_of(&input).expect("the child does not wait for its frames to be read");
     drop(frames);
     assert!(!child.exists(), "neither running nor a zombie");
 }
 
-/// A child that says nothing for too long, here because it was stopped.
+/// A child without output for too long is killed; here it was stopped.
 #[test]
-fn a_deadline_ends_it() {
+fn a_silent_child_is_killed_at_its_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
     let mut frames = decode(binary(), &input, request(&input, limits)).unwrap();
     assert!(frames.next().is_some_and(|frame| frame.is_ok()));
-    signal("STOP", &decoder_of(&input).expect("the child waits for its frames to be taken"));
+    signal("STOP", &decoder_of(&input).expect("the child does not wait for its frames to be read"));
     let error = frames.find_map(Result::err).expect("the child was ended");
     assert_eq!(error.code(), "decoder_deadline");
-    let said = "clip.mp4: the decoder sent nothing for longer than the allowed 1 s";
-    assert!(error.to_string().ends_with(said), "{error}");
+    let expected = "clip.mp4: the decoder sent nothing for longer than the allowed 1 s";
+    assert!(error.to_string().ends_with(expected), "{error}");
     assert!(frames.next().is_none() && decoder_of(&input).is_none());
 }
 
-/// A model may think about a frame for as long as it likes.
+/// The deadline does not run while the parent processes a frame.
 #[test]
-fn a_busy_parent_is_no_silent_child() {
+fn a_slow_parent_does_not_trigger_the_deadline() {
     let folder = tempfile::tempdir().unwrap();
     let input = own_copy(folder.path(), "h264");
     let limits = ProcessLimits { silence_s: 1, ..ProcessLimits::default() };
@@ -181,10 +218,10 @@ fn a_busy_parent_is_no_silent_child() {
 }
 
 #[test]
-fn memory_is_limited() {
+fn memory_of_the_child_is_limited() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("wide.png");
-    // 75 MB once it is decoded.
+    // 75 MB after decoding.
     image::RgbImage::new(5000, 5000).save(&input).unwrap();
     let answered = |megabytes: u64| {
         let limits = ProcessLimits { memory: megabytes << 20, ..ProcessLimits::default() };
@@ -199,9 +236,9 @@ fn memory_is_limited() {
 }
 
 #[test]
-fn pixels_are_limited() {
+fn pixels_of_a_frame_are_limited() {
     let input = clip("huge");
     let ran = quick(&[OsStr::new("caption"), input.as_os_str()]).exits(1);
-    let said = "a frame of 8192x8192 has more than the 33177600 pixels that are allowed";
-    assert_eq!(ran.errors(), [format!("error[limit_pixels]: {}: {said}", input.display())]);
+    let expected = "a frame of 8192x8192 has more than the 33177600 pixels that are allowed";
+    assert_eq!(ran.errors(), [format!("error[limit_pixels]: {}: {expected}", input.display())]);
 }

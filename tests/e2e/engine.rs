@@ -1,7 +1,7 @@
-//! The engine: many questions at once are answered as each alone, and nobody is starved, forgotten or refused for another.
+//! The engine: concurrent requests get the same answers as single ones, and no request starves, is lost or fails because of
+//! another.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use candle_core::Device;
@@ -24,7 +24,7 @@ fn pipeline() -> Pipeline {
 
 const LIMITS: EngineLimits = EngineLimits { rows: 12, frames: 6, kv_bytes: 64 << 20, media_bytes: 1 << 20 };
 
-/// Frames of a colour that changes.
+/// Returns frames of a changing colour.
 fn frames(seed: usize, n: usize) -> Vec<Frame> {
     let pixel =
         |t: usize, x: u32, y: u32| [(40 * seed + 9 * t) as u8, (x * 5) as u8, (y * 3 + seed as u32) as u8];
@@ -38,9 +38,9 @@ fn ask(
     medium: &Medium,
     task: &Task,
     generation: &Generation,
-    turn: &RequestContext,
+    context: &RequestContext,
 ) -> Result<Answer, ModelError> {
-    model.ask(std::slice::from_ref(task), &[medium], generation, turn).remove(0)
+    model.ask(std::slice::from_ref(task), &[medium], generation, context).remove(0)
 }
 
 fn strategy(i: usize) -> Generation {
@@ -52,7 +52,7 @@ fn strategy(i: usize) -> Generation {
     Generation { strategy, max_new_tokens: 8 + i }
 }
 
-/// Captions have some ten tokens, answers one or two.
+/// Returns a task. Captions have about ten tokens, answers one or two.
 fn task(i: usize) -> Task {
     match i % 4 {
         0 => Task::Question { question: format!("What is this{}?", " and what is that".repeat(i % 5)) },
@@ -60,11 +60,11 @@ fn task(i: usize) -> Task {
     }
 }
 
-/// 16 requests of different lengths, media and strategies, at random moments.
+/// 16 requests of different lengths, media and strategies, at random times.
 #[test]
-fn a_batch_answers_what_each_alone_is_answered() {
+fn batched_answers_equal_single_answers() {
     let alone = pipeline();
-    let turn = RequestContext::default();
+    let context = RequestContext::default();
     let expected: Vec<(Answer, f64)> = (0..16)
         .map(|i| {
             let prepared = frames(i, 1 + i % 4).iter().map(|frame| alone.prepare(frame)).collect::<Vec<_>>();
@@ -75,18 +75,18 @@ fn a_batch_answers_what_each_alone_is_answered() {
         })
         .collect();
     let tokens = expected.iter().map(|(answer, _)| answer.completion_tokens).sum::<usize>();
-    assert!(tokens > 80, "answers of {tokens} tokens are hardly ever written side by side");
+    assert!(tokens > 80, "answers of {tokens} tokens hardly ever share a step");
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let rng = &mut StdRng::seed_from_u64(3);
     std::thread::scope(|scope| {
         for (i, (expected, likelihood)) in expected.iter().enumerate() {
             let delay = Duration::from_millis(rng.random_range(0..400));
-            let (engine, turn) = (&engine, &turn);
+            let (engine, context) = (&engine, &context);
             scope.spawn(move || {
                 std::thread::sleep(delay);
                 let prepared = frames(i, 1 + i % 4).iter().map(|frame| engine.prepare(frame)).collect();
-                let medium = engine.encode(prepared, turn).unwrap();
-                let answer = ask(engine, &medium, &task(i), &strategy(i), turn).unwrap();
+                let medium = engine.encode(prepared, context).unwrap();
+                let answer = ask(engine, &medium, &task(i), &strategy(i), context).unwrap();
                 assert_eq!((&answer.text, answer.finish), (&expected.text, expected.finish), "request {i}");
                 assert_eq!(answer.completion_tokens, expected.completion_tokens, "request {i}");
                 likelihood::assert_same(&format!("request {i}"), answer.log_likelihood, *likelihood);
@@ -101,7 +101,7 @@ fn a_batch_answers_what_each_alone_is_answered() {
     );
 }
 
-/// Waits until so much is said of the engine: an answer is told before its room is counted as free.
+/// Waits until the statistics of the engine match: it returns an answer before it counts its memory as free.
 fn until(engine: &Engine, true_of: impl Fn(&EngineSnapshot) -> bool) -> EngineSnapshot {
     let start = Instant::now();
     loop {
@@ -118,49 +118,49 @@ fn at_rest(load: &EngineSnapshot) -> bool {
     (load.rows, load.kv_bytes, load.encoder.waiting, load.generator.waiting) == (0, 0, 0, 0)
 }
 
-/// What could never be written is refused with its numbers; the others are answered.
+/// A request that can never fit is rejected with its numbers; the others are answered.
 #[test]
-fn what_cannot_fit_is_refused_and_the_others_go_on() {
+fn rejects_too_large_requests_and_answers_the_others() {
     let small = EngineLimits { kv_bytes: 8 << 20, ..LIMITS };
     let engine = Engine::start(pipeline(), small).unwrap();
-    let turn = RequestContext::default();
-    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let context = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &context).unwrap();
     let long =
         Generation { strategy: Strategy::Beam { beams: 16, length_penalty: 0.0 }, max_new_tokens: 200 };
-    let refused = ask(&engine, &medium, &Task::Caption {}, &long, &turn).unwrap_err();
+    let refused = ask(&engine, &medium, &Task::Caption {}, &long, &context).unwrap_err();
     let ModelError::Refused(error @ Error::OverBudget(_)) = &refused else { panic!("{refused}") };
     assert_eq!(error.code(), "over_budget");
     assert!(error.to_string().contains("16 rows of up to 200 more need"), "{error}");
     assert!(error.to_string().contains("engine.kv_bytes"), "{error}");
-    ask(&engine, &medium, &Task::Caption {}, &strategy(0), &turn).unwrap();
+    ask(&engine, &medium, &Task::Caption {}, &strategy(0), &context).unwrap();
 
     let none = EngineLimits { kv_bytes: 1, ..LIMITS };
-    assert!(Engine::start(pipeline(), none).is_err(), "an engine without memory answers nothing");
+    assert!(Engine::start(pipeline(), none).is_err(), "an engine without memory started");
 }
 
-/// An answer that nobody wants any more gives its room to one that waits for it.
+/// A cancelled request frees its memory for a waiting one.
 #[test]
-fn a_cancelled_answer_frees_its_memory() {
-    // Room for one of the two.
+fn cancelled_requests_free_their_memory() {
+    // Memory for one of the two requests.
     let block = pipeline().loaded().model.language().cache_shape().block_bytes() as u64;
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
-    let turn = RequestContext::default();
-    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &turn).unwrap();
+    let context = RequestContext::default();
+    let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &context).unwrap();
     let endless = Generation {
         strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
         max_new_tokens: 500,
     };
-    let unwanted = RequestContext { stop: StopFlag::default(), ..turn.clone() };
+    let unwanted = RequestContext { stop: StopFlag::default(), ..context.clone() };
     std::thread::scope(|scope| {
         let long = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &unwanted));
         let one = until(&engine, |load| load.rows == 1);
         let next = scope.spawn(|| {
             let wide =
                 Generation { strategy: Strategy::Beam { beams: 5, length_penalty: 0.0 }, max_new_tokens: 60 };
-            ask(&engine, &medium, &Task::Caption {}, &wide, &turn)
+            ask(&engine, &medium, &Task::Caption {}, &wide, &context)
         });
         let two = until(&engine, |load| load.generator.waiting == 1);
-        assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was room for both");
+        assert_eq!((two.rows, two.kv_bytes), (1, one.kv_bytes), "there was memory for both");
         unwanted.stop.set();
         assert!(matches!(long.join().unwrap(), Err(ModelError::Cancelled)));
         next.join().unwrap().unwrap();
@@ -168,31 +168,30 @@ fn a_cancelled_answer_frees_its_memory() {
     until(&engine, at_rest);
 }
 
-/// Hundred questions of one job are waiting when another job asks its first.
+/// 1000 requests of one job wait when another job sends its first. The answer comes while most of the 1000 still wait: a
+/// queue in order of arrival would answer it last. The test counts waiting requests, so it does not depend on the clock.
 #[test]
-fn a_small_job_is_not_starved_by_a_large_one() {
+fn a_large_job_does_not_starve_a_small_one() {
+    const QUESTIONS: usize = 1000;
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
-    let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 4 };
+    let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 24 };
     let large = RequestContext { job: "large".into(), ..RequestContext::default() };
     let small = RequestContext { job: "small".into(), ..RequestContext::default() };
     let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
-    let (answered, before) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
     std::thread::scope(|scope| {
-        for _ in 0..10 {
-            scope.spawn(|| {
-                let tasks = vec![Task::Caption {}; 10];
-                for answer in engine.ask(&tasks, &[&medium], &generation, &large) {
-                    answer.unwrap();
-                }
-                answered.fetch_add(10, Ordering::SeqCst);
-            });
-        }
-        scope.spawn(|| {
-            std::thread::sleep(Duration::from_millis(150));
-            ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();
-            before.store(answered.load(Ordering::SeqCst), Ordering::SeqCst);
-        });
+        let answers =
+            scope.spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[&medium], &generation, &large));
+        // The decoder is full, and all other requests wait.
+        until(&engine, |load| load.rows == LIMITS.rows && load.generator.waiting >= QUESTIONS * 3 / 4);
+        ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();
+        let waiting = engine.stats().snapshot().generator.waiting;
+        large.stop.set();
+        let answers = answers.join().unwrap();
+        assert!(
+            waiting >= QUESTIONS / 2,
+            "only {waiting} of {QUESTIONS} requests waited when the small job had its answer"
+        );
+        let cancelled = answers.iter().filter(|answer| matches!(answer, Err(ModelError::Cancelled))).count();
+        assert!(cancelled >= QUESTIONS / 4, "only {cancelled} requests were cancelled");
     });
-    let before = before.load(Ordering::SeqCst);
-    assert!(before <= 60, "{before} of 100 answers of the large job came before the one of the small");
 }

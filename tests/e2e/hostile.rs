@@ -1,7 +1,7 @@
-//! Files made to do harm: each is a typed error or an answer within seconds, reaches no network and no other file, and takes
-//! nothing down with it.
+//! Malicious files: each gives a typed error or an answer within seconds, reaches no network and no other file, and does
+//! not affect other files.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,33 +16,35 @@ use support::clips::{clip, run, write};
 
 use crate::program::binary;
 
-/// What the decoder may take of each file.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Upper bound of the time for one file: seconds on an idle machine, more on a busy one. The limits of the decoder end
+/// longer work, with an error that the tests do not accept.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// A server that wants to be asked, and counts.
-fn lure() -> (String, Arc<AtomicUsize>) {
+/// Starts a server for the malicious files. Returns its address and the addresses of its clients, in order.
+fn server() -> (String, Arc<Mutex<Vec<SocketAddr>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = asked.clone();
+    let clients: Arc<Mutex<Vec<SocketAddr>>> = Arc::default();
+    let connected = clients.clone();
     thread::spawn(move || {
-        for _ in listener.incoming() {
-            counted.fetch_add(1, Ordering::SeqCst);
+        for client in listener.incoming().flatten() {
+            connected.lock().unwrap().extend(client.peer_addr());
         }
     });
-    (address, asked)
+    (address, clients)
 }
 
-/// Decodes a file to its end, as every command does: its frames, or its error; and how long that took.
+/// Decodes a whole file, as every command does. Returns the number of frames or the error, and the time.
 fn frames(path: &Path) -> (Result<usize, DecoderError>, Duration) {
     let start = Instant::now();
-    let request = DecodeRequest::new(path, FrameSampling::fps(1.0));
+    let process = ProcessLimits { silence_s: TIME_LIMIT.as_secs(), cpu_s: 5, ..ProcessLimits::default() };
+    let request = DecodeRequest { process, ..DecodeRequest::new(path, FrameSampling::fps(1.0)) };
     let decoded =
         decode(binary(), path, request).and_then(|mut frames| frames.try_fold(0, |n, f| f.map(|_| n + 1)));
     (decoded, start.elapsed())
 }
 
-/// Files that name other files and servers.
+/// Writes files that refer to other files and to servers.
 fn pointers(folder: &Path, address: &str, secret: &Path) -> Vec<PathBuf> {
     let (host, port) = address.split_once(':').unwrap();
     let secret = secret.display();
@@ -78,7 +80,7 @@ fn pointers(folder: &Path, address: &str, secret: &Path) -> Vec<PathBuf> {
     texts.into_iter().map(|(name, text)| write(folder, &format!("{name}.mp4"), text.as_bytes())).collect()
 }
 
-/// A small file of many frames: bytes do not bound the work.
+/// Writes a small file with many frames.
 fn many_frames(folder: &Path) -> PathBuf {
     let path = folder.join("thousand_fps.mp4");
     let recipe = "-nostdin -v error -y -f lavfi -i color=s=64x48:r=1000 -t 120 -c:v libx264 -preset ultrafast -pix_fmt yuv420p";
@@ -89,17 +91,17 @@ fn many_frames(folder: &Path) -> PathBuf {
     path
 }
 
-/// On the kernels that the tests run on.
+/// The kernels that run the tests support the whole sandbox.
 #[test]
-fn decoders_are_confined() {
+fn decoders_are_fully_sandboxed() {
     let confined = confinement(binary(), ProcessLimits::default()).unwrap();
     assert!(confined.is_full(), "{confined}");
 }
 
 #[test]
-fn files_that_point_elsewhere_reach_nothing() {
+fn references_in_files_are_not_followed() {
     let folder = tempfile::tempdir().unwrap();
-    let (address, asked) = lure();
+    let (address, clients) = server();
     let secret = folder.path().join("secret.mp4");
     std::fs::copy(clip("short"), &secret).unwrap();
     for path in pointers(folder.path(), &address, &secret) {
@@ -107,16 +109,20 @@ fn files_that_point_elsewhere_reach_nothing() {
         let error = decoded.expect_err(&path.to_string_lossy());
         let code = error.code();
         assert!(["container_not_allowed", "unknown_container"].contains(&code), "{}: {code}", path.display());
-        assert!(took < PATIENCE, "{}: {took:?}", path.display());
+        assert!(took < TIME_LIMIT, "{}: {took:?}", path.display());
     }
-    // A connection that was made is counted a moment later.
-    thread::sleep(Duration::from_millis(200));
-    assert_eq!(asked.load(Ordering::SeqCst), 0, "somebody connected");
-    assert_eq!(frames(&secret).0.unwrap(), 1, "there was something to read");
+    // The server accepts connections in order. Once ours is accepted, all earlier ones are.
+    let ours = TcpStream::connect(&address).unwrap();
+    let ours = ours.local_addr().unwrap();
+    while !clients.lock().unwrap().contains(&ours) {
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(*clients.lock().unwrap(), [ours], "a decoder connected");
+    assert_eq!(frames(&secret).0.unwrap(), 1, "the referenced file has no frame");
 }
 
 #[test]
-fn bombs_go_off_in_the_hands_of_nobody() {
+fn decompression_bombs_are_limited() {
     let folder = tempfile::tempdir().unwrap();
     let huge = clip("huge");
     let fast = many_frames(folder.path());
@@ -126,7 +132,7 @@ fn bombs_go_off_in_the_hands_of_nobody() {
         (&huge, Some("limit_pixels")),
         (&empty, Some("empty_file")),
         (&wrong_magic, Some("malformed_video")),
-        // Two minutes of a thousand frames a second are 120 frames at one per second.
+        // Two minutes at 1000 frames per second are 120 frames at one per second.
         (&fast, None),
     ] {
         let (decoded, took) = frames(path);
@@ -135,11 +141,11 @@ fn bombs_go_off_in_the_hands_of_nobody() {
             (Err(error), Some(code)) => assert_eq!(error.code(), code, "{}: {error}", path.display()),
             (other, _) => panic!("{}: {other:?}, not {wanted:?}", path.display()),
         }
-        assert!(took < PATIENCE, "{}: {took:?}", path.display());
+        assert!(took < TIME_LIMIT, "{}: {took:?}", path.display());
     }
 }
 
-/// A copy with a few bytes changed, cut out, doubled or moved, or its end cut off.
+/// Returns a copy with a few bytes changed, removed, repeated or moved, or with its end cut off.
 fn mutated(bytes: &[u8], seed: u64) -> Vec<u8> {
     let rng = &mut StdRng::seed_from_u64(seed);
     let mut bytes = bytes.to_vec();
@@ -160,9 +166,9 @@ fn mutated(bytes: &[u8], seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// Good files, broken at random: an answer, or the error of that file.
+/// Randomly broken files give an answer or an error of that file.
 #[test]
-fn broken_files_are_errors_of_their_own() {
+fn randomly_broken_files_are_answered_or_rejected() {
     const MUTATIONS: u64 = 200;
     let sources = ["short", "one_frame", "vp9", "av1_aom", "mpeg4", "mjpeg", "three_streams", "small"];
     let sources: Vec<(PathBuf, Vec<u8>)> =
@@ -185,7 +191,7 @@ fn broken_files_are_errors_of_their_own() {
                     let extension = source.extension().unwrap().to_string_lossy();
                     let path = write(folder.path(), &format!("{seed}.{extension}"), &mutated(bytes, seed));
                     let (decoded, took) = frames(&path);
-                    assert!(took < PATIENCE, "{seed}: {took:?}");
+                    assert!(took < TIME_LIMIT, "{seed}: {took:?}");
                     ended.lock().unwrap().push(match decoded {
                         Ok(_) => "answered",
                         Err(DecoderError::Video { .. }) => "refused",
@@ -206,6 +212,6 @@ fn broken_files_are_errors_of_their_own() {
     );
     assert_eq!(ended.len() as u64, MUTATIONS);
     assert!(of("crashed") <= 10, "{ended:?}");
-    // Both ends are seen, or the mutations are too weak or too strong to say anything.
+    // Both results must occur; else the mutations are too weak or too strong.
     assert!(of("answered") >= 20 && of("refused") >= 20, "{ended:?}");
 }

@@ -1,4 +1,4 @@
-//! The built program from the outside: one file per promise.
+//! End-to-end tests of the built program: one file per promise.
 
 mod program;
 

@@ -1,4 +1,4 @@
-//! flamingo-mini, the model that ships: it opens strictly, and knows what its card says.
+//! flamingo-mini, the model in the repository: it loads strictly and reaches the scores of its model card.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,19 +20,21 @@ fn json(path: &Path) -> Value {
 }
 
 #[test]
-fn it_opens_and_sees() {
+fn the_model_loads_with_open_gates() {
     let inspected =
         run(command().args(["model", "inspect", "--json", "--model"]).arg(mini())).exits(0).report();
     assert_eq!(inspected["about"]["name"], "flamingo-mini");
     assert_eq!(inspected["about"]["gates_open"], true);
     let bytes = fs::metadata(mini().join("adapters.safetensors")).unwrap().len();
-    assert!(bytes <= 32 << 20, "{bytes} bytes stay in every clone for ever");
+    assert!(bytes <= 32 << 20, "{bytes} bytes are too many for the repository");
 }
 
-/// Greedy answers are the same everywhere but where two words are all but equally likely.
+/// Greedy answers can differ between processors only where two tokens are almost equally likely. Measured: all 111 answers
+/// are equal with AVX2 and AVX-512 products and with one and two threads.
 #[test]
-fn it_knows_what_its_card_says() {
-    const LEEWAY: i64 = 2;
+fn scores_equal_the_model_card() {
+    /// Differences of all kinds together.
+    const TOLERANCE: i64 = 2;
     let metrics = json(&mini().join("metrics.json"));
     let sample = &metrics["sample"];
     let clips = sample["clips"].to_string();
@@ -42,24 +44,26 @@ fn it_knows_what_its_card_says() {
     let scores = run(eval.arg(config).arg("--model").arg(mini())).exits(0).report();
     let kinds = sample["scores"].as_object().unwrap();
     assert!(kinds.len() >= 7, "{kinds:?}");
+    let mut difference = 0;
     for (kind, expected) in kinds {
         let found = &scores[kind];
         assert_eq!(found["asked"], expected["asked"], "{kind}");
         let [found, expected] = [found, expected].map(|score| score["right"].as_i64().unwrap());
-        assert!((found - expected).abs() <= LEEWAY, "{kind}: {found} right, the card says {expected}");
+        difference += (found - expected).abs();
     }
+    assert!(difference <= TOLERANCE, "{difference} of the scores {scores} differ from the card: {kinds:?}");
 }
 
-/// The kinds of question that the card says it can answer.
+/// Kinds of question that the model card lists as answerable.
 const KNOWN: [&str; 5] = ["what", "what it does", "which way", "where", "when"];
 
-/// The clips of the demo, as files: decoded, sampled and asked like anybody's.
+/// Answers about the clips of the demo, decoded and sampled from files.
 #[test]
-fn it_is_right_about_the_clips_of_the_demo() {
+fn answers_about_the_demo_clips_are_right() {
     let folder = root().join("samples/spriteworld");
-    let told = fs::read_to_string(folder.join("clips.jsonl")).unwrap();
+    let clips = fs::read_to_string(folder.join("clips.jsonl")).unwrap();
     let (mut asked, mut wrong) = (0, Vec::new());
-    for line in told.lines() {
+    for line in clips.lines() {
         let clip: Value = serde_json::from_str(line).unwrap();
         let questions = clip["questions"].as_array().unwrap().iter();
         let questions: Vec<_> = questions.filter(|q| KNOWN.iter().any(|kind| q["kind"] == *kind)).collect();

@@ -1,4 +1,4 @@
-//! The program as people run it, and the untrained model that it runs on.
+//! The built program and the untrained model of the tests.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use std::time::SystemTime;
 use serde_json::Value;
 use support::language_model::smollm2;
 
-/// For tests to which the words of an answer do not matter.
+/// Options for tests that do not check the text of an answer.
 pub const QUICK: [&str; 4] = ["--beams", "1", "--max-new-tokens", "3"];
 
-/// What a run left behind.
+/// Exit status and output of a run.
 #[derive(Debug)]
 pub struct Ran {
     pub code: Option<i32>,
@@ -21,21 +21,21 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// The run ended with this exit status.
+    /// Asserts the exit status.
     #[track_caller]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{self:?}");
         self
     }
 
-    /// Standard output as one JSON object per line.
+    /// Returns standard output, parsed as one JSON object per line.
     #[track_caller]
     pub fn reports(&self) -> Vec<Value> {
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
         self.out.lines().map(parse).collect()
     }
 
-    /// The only JSON object.
+    /// Returns the only JSON object.
     #[track_caller]
     pub fn report(&self) -> Value {
         let mut reports = self.reports();
@@ -43,7 +43,7 @@ impl Ran {
         reports.remove(0)
     }
 
-    /// The lines of standard error that say what went wrong.
+    /// Returns the lines of standard error that are errors.
     pub fn errors(&self) -> Vec<&str> {
         self.err.lines().filter(|line| line.starts_with("error")).collect()
     }
@@ -54,7 +54,7 @@ pub fn flamingo<S: AsRef<OsStr>>(arguments: &[S]) -> Ran {
     run(command().args(arguments))
 }
 
-/// `flamingo COMMAND INPUT... --beams 1 ...`
+/// Runs `flamingo COMMAND INPUT... --beams 1 ...`.
 pub fn quick<S: AsRef<OsStr>>(arguments: &[S]) -> Ran {
     run(command().args(arguments).args(QUICK))
 }
@@ -65,14 +65,14 @@ pub fn run(command: &mut Command) -> Ran {
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// `flamingo` with the untrained model as its default.
+/// Returns a command for `flamingo` with the untrained model as its default.
 pub fn command() -> Command {
     let mut command = Command::new(binary());
     command.env("FLAMINGO_MODEL", model()).stdin(Stdio::null());
     command
 }
 
-/// The program that was built beside this test.
+/// Returns the path of the program in the build folder of this test.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
@@ -88,7 +88,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// When the newest of the files that cargo lists as the program's source was written.
+/// Returns the time of the newest source file of the program, as cargo lists them.
 fn newest_source(list: &Path) -> SystemTime {
     let text = std::fs::read_to_string(list).unwrap_or_else(|e| panic!("{}: {e}", list.display()));
     let (_, files) = text.split_once(": ").expect("a rule of make");
@@ -96,7 +96,7 @@ fn newest_source(list: &Path) -> SystemTime {
     files.split_whitespace().filter_map(written).max().expect("the program has a source")
 }
 
-/// The untrained model, made once per run of the tests.
+/// Returns the untrained model, made once per run of the tests.
 pub fn model() -> &'static Path {
     static MODEL: OnceLock<PathBuf> = OnceLock::new();
     MODEL.get_or_init(|| {
@@ -109,7 +109,7 @@ pub fn model() -> &'static Path {
     })
 }
 
-/// The names in a folder, sorted.
+/// Returns the names in a folder, sorted.
 pub fn listing(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let mut names: Vec<_> = entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();

@@ -1,4 +1,4 @@
-//! `model trace` and `model inspect`: what a model is and does, stage by stage.
+//! `model trace` and `model inspect`: the stages and the description of a model.
 
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -25,7 +25,7 @@ fn bytes(tensor: &Tensor) -> Vec<u8> {
 
 /// Two media of 3 frames and 1 frame; mini: 128 pixels, 64 visual tokens of width 192.
 #[test]
-fn stages_and_pixels() {
+fn traces_of_files_and_of_pixels_are_equal() {
     let folder = tempfile::tempdir().unwrap();
     let media = ["three_streams", "one_frame"].map(|name| clip(name).display().to_string());
     let prompt = "<video>A test.<EOC><image>Output:";
@@ -45,7 +45,7 @@ fn stages_and_pixels() {
     for path in [&first, &model().join("adapters.safetensors")] {
         let mode = path.metadata().unwrap().mode();
         let plain = model().join("config.json").metadata().unwrap().mode();
-        assert_eq!(mode, plain, "{} is for others to read", path.display());
+        assert_eq!(mode, plain, "{} has another mode", path.display());
     }
 
     let pixels = first.display().to_string();
@@ -57,10 +57,10 @@ fn stages_and_pixels() {
         assert!(bytes(&again[name]) == bytes(tensor), "{name} differs");
     }
     let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
-    assert_eq!(names.len(), 2, "nothing half-written: {names:?}");
+    assert_eq!(names.len(), 2, "partial files: {names:?}");
 }
 
-/// Words of a prompt stay words, even those that stand for something else in the model's vocabulary.
+/// Special tokens in a prompt are encoded as plain text.
 #[test]
 fn text_cannot_forge_special_tokens() {
     let folder = tempfile::tempdir().unwrap();
@@ -81,7 +81,7 @@ fn text_cannot_forge_special_tokens() {
 }
 
 #[test]
-fn inspect() {
+fn inspect_prints_shapes_and_parameters() {
     let about = flamingo(&["model", "inspect", "--json"]).exits(0).report();
     assert_eq!(
         (about["about"]["gates_open"].as_bool(), about["about"]["family"].as_str()),

@@ -1,4 +1,4 @@
-//! `flamingo train` and `flamingo eval`: small runs from the first stage to a model that answers.
+//! `flamingo train` and `flamingo eval`: small runs through all stages.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,12 +8,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
 use support::icons::icon_sets;
 use support::language_model::{all_minilm, smollm2};
 
 use crate::program::{command, run};
 
-/// A world of one moving thing, four of them in all, and a model that sees 64 x 64 pixels.
+/// Writes a configuration: clips of one of four moving things, and a model with inputs of 64 x 64 pixels.
 fn config(folder: &Path, stages: &str) -> PathBuf {
     let icons = icon_sets();
     let text = format!(
@@ -55,20 +56,20 @@ fn finish(mut child: Child) {
     assert!(child.wait().unwrap().success());
 }
 
-/// Every column of the stage's record but the last, which is the seconds.
+/// Returns every column of the record of a stage but the last, the seconds.
 fn record(out: &Path, stage: &str) -> Vec<String> {
     let text = fs::read_to_string(out.join(format!("{stage}.csv"))).unwrap();
     text.lines().map(|line| line.rsplit_once(',').unwrap().0.to_string()).collect()
 }
 
-/// Kills the training as soon as the stage's record has so many updates; with none, before the first is done.
+/// Kills the training once the record of the stage has `updates` updates; with 0, before the first.
 fn kill_at(mut child: Child, out: &Path, stage: &str, updates: usize) {
     let path = out.join(format!("{stage}.csv"));
     let start = Instant::now();
     let begun = |text: String| updates == 0 || text.lines().count() > updates;
     while !fs::read_to_string(&path).is_ok_and(begun) {
         assert!(child.try_wait().unwrap().is_none(), "the training ended before it could be killed");
-        assert!(start.elapsed() < Duration::from_secs(300), "{stage} does not come to update {updates}");
+        assert!(start.elapsed() < Duration::from_secs(300), "{stage} does not reach update {updates}");
         sleep(Duration::from_millis(20));
     }
     child.kill().unwrap();
@@ -76,7 +77,7 @@ fn kill_at(mut child: Child, out: &Path, stage: &str, updates: usize) {
 }
 
 #[test]
-fn a_killed_training_goes_on_as_if_nothing_had_happened() {
+fn a_killed_training_resumes_bit_for_bit() {
     const STAGES: &str = r#"
 [contrastive]
 batch = 6
@@ -123,14 +124,14 @@ near_misses = 2
     let weights = |out: &Path| fs::read(out.join("model/adapters.safetensors")).unwrap();
     assert!(weights(&killed) == weights(&unbroken), "the models differ");
 
-    // Nor do two run in one folder: the second would overwrite what the first writes.
+    // A second training in the same folder is rejected: it would overwrite the files of the first.
     let lock = fs::File::open(killed.join("lock")).unwrap();
     lock.lock().unwrap();
     let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
     assert!(refused.errors()[0].contains("another training run uses this folder"), "{refused:?}");
     drop(lock);
 
-    // Another configuration does not go on from these checkpoints.
+    // Another configuration does not resume from these checkpoints.
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("seed = 3", "seed = 4")).unwrap();
     let refused = run(command().args(["train", "--config"]).arg(&config).arg("--out").arg(&killed)).exits(1);
@@ -141,40 +142,67 @@ near_misses = 2
     assert!(refused.errors()[0].contains("`step`") || refused.err.contains("steps"), "{refused:?}");
 }
 
-/// Eight clips are learnt by heart; what is frozen stays as it was, to the bit.
+/// Numbers of updates of the last stage. The rounding of the processor decides which clip is learnt last, so a run that has
+/// not learnt all eight clips is followed by a longer one, with the same encoder.
+const UPDATES: [u64; 3] = [100, 200, 400];
+
+/// A small model overfits eight clips completely, and the frozen parameters keep every bit.
+///
+/// Measured with 100 updates: 37 of 37 answers are right with AVX2 products, 35 of 37 with AVX-512 products. With the labels
+/// of other clips the loss is the same, but no caption is right.
 #[test]
-fn eight_clips_are_learnt_without_an_error() {
-    const STAGES: &str = r#"
+fn overfits_eight_clips_and_keeps_frozen_parameters() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("run");
+    let model = out.join("model");
+    let mut tried = Vec::new();
+    for updates in UPDATES {
+        let stages = format!(
+            r#"
 [contrastive]
 batch = 24
 steps = 40
-optimiser = { rate = 2e-3, warm_up = 5, adaptive_clip = 0.02 }
+optimiser = {{ rate = 2e-3, warm_up = 5, adaptive_clip = 0.02 }}
 [warm_up]
 batch = 8
 steps = 60
 near_misses = 4
-optimiser = { rate = 2e-3, warm_up = 5 }
+optimiser = {{ rate = 2e-3, warm_up = 5 }}
 [answers]
 clips = 4
 questions = 1
-steps = 100
-optimiser = { rate = 2e-3, warm_up = 5, gate_rate = 5.0 }
-"#;
-    let folder = tempfile::tempdir().unwrap();
-    let config = config(folder.path(), STAGES);
-    let out = folder.path().join("run");
-    finish(train(&config, &out));
-    let model = out.join("model");
-    let mut eval = command();
-    eval.args(["eval", "spriteworld", "--split", "train", "--clips", "8", "--json", "--config"]).arg(&config);
-    let scores = run(eval.arg("--model").arg(&model)).exits(0).report();
-    let scores = scores.as_object().unwrap();
-    assert!(scores.len() >= 4, "{scores:?}");
-    for (kind, score) in scores {
-        assert_eq!(score["right"], score["asked"], "{kind}: {scores:?}");
+steps = {updates}
+optimiser = {{ rate = 2e-3, warm_up = 5, gate_rate = 5.0 }}
+"#
+        );
+        let config = config(folder.path(), &stages);
+        // The trainer would reject the checkpoint of another schedule.
+        let _ = fs::remove_file(out.join("answers.safetensors"));
+        finish(train(&config, &out));
+        let scores = scores_of_eight_clips(&config, &model, "as-is");
+        println!("{updates} updates: {scores:?}");
+        if scores.values().all(|score| score["right"] == score["asked"]) {
+            // The answers come from the frames: without them the best guess is right three times.
+            let guessed = &scores_of_eight_clips(&config, &model, "blank")["caption"];
+            assert!(guessed["right"].as_i64().unwrap() <= 4, "captions of grey frames: {guessed}");
+            frozen_parts_are_unchanged(&out, &model);
+            assert!(out.join("curves.svg").is_file());
+            return;
+        }
+        tried.push(scores);
     }
-    frozen_parts_are_unchanged(&out, &model);
-    assert!(out.join("curves.svg").is_file());
+    panic!("some answers are wrong after {UPDATES:?} updates: {tried:#?}");
+}
+
+/// Returns the scores on the training clips, by kind of question.
+fn scores_of_eight_clips(config: &Path, model: &Path, show: &str) -> BTreeMap<String, Value> {
+    let mut eval = command();
+    eval.args(["eval", "spriteworld", "--split", "train", "--clips", "8", "--json"]);
+    eval.args(["--show", show, "--config"]).arg(config);
+    let report = run(eval.arg("--model").arg(model)).exits(0).report();
+    let scores: BTreeMap<_, _> = report.as_object().unwrap().clone().into_iter().collect();
+    assert!(scores.len() >= 4 && scores.values().all(|score| score["asked"] != 0), "{scores:?}");
+    scores
 }
 
 fn frozen_parts_are_unchanged(out: &Path, model: &Path) {
@@ -193,7 +221,7 @@ fn frozen_parts_are_unchanged(out: &Path, model: &Path) {
         }
     }
     assert!(frozen > 50, "{frozen} tensors of the encoder");
-    // A quantised language model would have let no gradient through, and said nothing.
+    // A quantised language model has no gradient and gives no error; then the gates stay closed.
     let gates: Vec<_> = trained.iter().filter(|(name, _)| name.ends_with("_gate")).collect();
     assert_eq!(gates.len(), 10);
     for (name, gate) in gates {
@@ -203,6 +231,6 @@ fn frozen_parts_are_unchanged(out: &Path, model: &Path) {
     let latents = "resampler.latents";
     assert!(
         bits(&trained[latents]) != bits(&resampler[&format!("parameter.{latents}")]),
-        "stage 2 trains it"
+        "stage 2 did not train the latents"
     );
 }

@@ -1,4 +1,4 @@
-//! Long videos: consecutive windows with an answer and a time range each, or the frames of all of it at once.
+//! Long videos: consecutive windows with an answer and a time range each, or one answer about all frames.
 
 use support::clips::clip;
 
@@ -14,7 +14,7 @@ fn ranges(report: &serde_json::Value) -> Vec<(f64, f64, Vec<f64>)> {
     report["answers"].as_array().unwrap().iter().map(range).collect()
 }
 
-/// Nine seconds, as `options` cut them: start, end and frames of each window.
+/// Checks start, end and frames of each window of a clip of nine seconds.
 #[track_caller]
 fn check(options: &[&str], expected: &[(f64, f64, &[f64])]) {
     let path = clip("h264_refresh").display().to_string();
@@ -40,13 +40,13 @@ fn windows_cover_the_video() {
 }
 
 #[test]
-fn a_range_is_cut_from_where_it_begins() {
+fn windows_start_at_the_start_of_the_range() {
     check(&["--start", "1s", "--end", "3"], &[(1.0, 3.0, &[1.0, 2.0])]);
     check(
         &["--start", "3", "--end", "8s", "--window", "3s"],
         &[(3.0, 6.0, &[3.0, 4.0, 5.0]), (6.0, 8.0, &[6.0, 7.0])],
     );
-    // A window without a frame has no answer.
+    // Windows without frames have no answer.
     check(
         &["--fps", "0.25", "--window", "2s"],
         &[(0.0, 2.0, &[0.0]), (4.0, 6.0, &[4.0]), (8.0, 9.0, &[8.0])],
@@ -54,7 +54,7 @@ fn a_range_is_cut_from_where_it_begins() {
 }
 
 #[test]
-fn web_vtt() {
+fn windows_are_written_as_webvtt() {
     let out = tempfile::tempdir().unwrap();
     let (path, folder) = (clip("h264_refresh").display().to_string(), out.path().display().to_string());
     let ran = quick(&["caption", &path, "--window", "4s", "--out", &folder]).exits(0);
@@ -73,7 +73,7 @@ fn web_vtt() {
 }
 
 #[test]
-fn a_cue_of_an_image_lasts() {
+fn the_cue_of_an_image_has_a_duration() {
     let folder = tempfile::tempdir().unwrap();
     let picture = folder.path().join("a.png");
     image::RgbImage::new(9, 7).save(&picture).unwrap();
@@ -83,9 +83,9 @@ fn a_cue_of_an_image_lasts() {
     assert!(text.starts_with("WEBVTT\n\n00:00:00.000 --> 00:00:00.001\n"), "{text}");
 }
 
-/// The model learned times of 8 frames.
+/// The model was trained with up to 8 frames.
 #[test]
-fn more_frames_than_were_trained() {
+fn accepts_more_frames_than_were_trained() {
     let path = clip("h264_refresh").display().to_string();
     let ran = quick(&["caption", &path, "--json", "--fps", "4"]).exits(0);
     assert_eq!(ranges(&ran.report())[0].2.len(), 36);
@@ -103,7 +103,7 @@ fn more_frames_than_were_trained() {
 }
 
 #[test]
-fn nothing_in_the_range() {
+fn an_empty_range_is_an_error() {
     let path = clip("short").display().to_string();
     for command in [&["caption", &path][..], &["ask", &path, "--prompt", "<video>"]] {
         let ran = flamingo(&[command, &["--start", "100"]].concat()).exits(1);

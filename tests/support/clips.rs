@@ -1,4 +1,4 @@
-//! Sample clips of every codec and oddity, made with the `ffmpeg` command and kept in `target/clips`.
+//! Sample clips of every codec and container quirk, made with the `ffmpeg` command and cached in `target/clips`.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::repository;
 
 /// Name, extension, arguments of `ffmpeg` before the output file. `{name}` is the path of another clip.
-/// All sizes differ, so that no two can be mistaken for each other.
+/// All sizes differ, so that a test cannot confuse two clips.
 const CLIPS: &[(&str, &str, &str)] = &[
     (
         "h264",
@@ -114,21 +114,21 @@ const CLIPS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// The path of a clip of the table, made if it is not there yet.
+/// Returns the path of a clip of the table; makes the clip if it is absent.
 pub fn clip(name: &str) -> PathBuf {
     static MADE: Mutex<Option<HashMap<String, PathBuf>>> = Mutex::new(None);
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
     make(name, made.get_or_insert_default())
 }
 
-/// A changed copy of a clip, or any other file, in a directory of the caller's.
+/// Writes a file into `directory` and returns its path.
 pub fn write(directory: &Path, name: &str, bytes: &[u8]) -> PathBuf {
     let path = directory.join(name);
     fs::write(&path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     path
 }
 
-/// Runs `ffmpeg` or `ffprobe`; the tests cannot do without, so a missing one is a failure.
+/// Runs `ffmpeg` or `ffprobe`. Panics if the command is missing or fails.
 pub fn run(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|e| {
         panic!("the tests need the `{program}` command (Debian: apt-get install ffmpeg), and it did not start: {e}")
@@ -146,7 +146,7 @@ fn make(name: &str, made: &mut HashMap<String, PathBuf>) -> PathBuf {
         panic!("no clip is called `{name}`")
     };
     let arguments: Vec<String> = recipe.split_whitespace().map(|word| fill(word, made)).collect();
-    // The recipe is part of the name: a changed recipe makes a new clip.
+    // The hash of the recipe is part of the name: a changed recipe makes a new clip.
     let mut hash = DefaultHasher::new();
     arguments.hash(&mut hash);
     let directory = repository::root().join("target/clips");

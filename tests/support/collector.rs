@@ -1,4 +1,4 @@
-//! A collector of OpenTelemetry: takes spans over OTLP/HTTP and keeps them.
+//! An OpenTelemetry collector: receives spans over OTLP/HTTP and stores them.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::{self as wire, status::StatusCode};
 use prost::Message;
 use serde_json::Value;
 
-/// Listens until the program ends.
+/// Collector that listens until the process ends.
 pub struct Collector {
     addr: SocketAddr,
     taken: Arc<Mutex<Taken>>,
@@ -20,13 +20,13 @@ pub struct Collector {
 
 #[derive(Default)]
 struct Taken {
-    /// Of all requests, one after the other.
+    /// Heads of all requests, joined.
     heads: String,
     bodies: Vec<u8>,
     spans: Vec<Span>,
 }
 
-/// A span as it came.
+/// Span as it was received.
 #[derive(Debug, Clone)]
 pub struct Span {
     pub service: Value,
@@ -34,7 +34,7 @@ pub struct Span {
     pub kind: Kind,
     pub trace: Vec<u8>,
     pub id: Vec<u8>,
-    /// Empty: it has none.
+    /// Empty for a root span.
     pub parent: Vec<u8>,
     pub attributes: BTreeMap<String, Value>,
     pub events: Vec<String>,
@@ -44,18 +44,18 @@ pub struct Span {
 pub use wire::span::SpanKind as Kind;
 
 impl Span {
-    /// An attribute; null without.
-    pub fn says(&self, attribute: &str) -> Value {
-        self.attributes.get(attribute).cloned().unwrap_or_default()
+    /// Returns an attribute, or null.
+    pub fn attribute(&self, name: &str) -> Value {
+        self.attributes.get(name).cloned().unwrap_or_default()
     }
 }
 
 impl Collector {
     /// # Panics
-    /// Nothing can listen on this machine.
+    /// Panics if no port is free.
     pub fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-        let addr = listener.local_addr().expect("it has an address");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no port is free");
+        let addr = listener.local_addr().expect("a bound listener has an address");
         let taken: Arc<Mutex<Taken>> = Arc::default();
         let shared = taken.clone();
         thread::spawn(move || {
@@ -67,7 +67,7 @@ impl Collector {
         Self { addr, taken }
     }
 
-    /// For `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// Returns the value for `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -76,19 +76,19 @@ impl Collector {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).spans.clone()
     }
 
-    /// What was said before the bodies: request lines and headers.
+    /// Returns the request lines and headers of all requests.
     pub fn heads(&self) -> String {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).heads.clone()
     }
 
-    /// Whether the bytes of a text were anywhere in what came.
-    pub fn heard(&self, text: &str) -> bool {
+    /// Returns whether any body contains the bytes of `text`.
+    pub fn received(&self, text: &str) -> bool {
         let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.bodies.windows(text.len()).any(|part| part == text.as_bytes())
     }
 }
 
-/// One request after the other. A client that goes away in the middle of one has said nothing.
+/// Answers the requests of one connection. Ignores a request that ends early.
 fn answer(stream: TcpStream, taken: &Mutex<Taken>) -> io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut stream = stream;
@@ -119,10 +119,10 @@ fn answer(stream: TcpStream, taken: &Mutex<Taken>) -> io::Result<()> {
 
 fn spans(request: ExportTraceServiceRequest) -> Vec<Span> {
     let mut found = Vec::new();
-    for resource in request.resource_spans {
-        let about = attributes(resource.resource.unwrap_or_default().attributes);
-        let service = about.get("service.name").cloned().unwrap_or_default();
-        for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+    for spans in request.resource_spans {
+        let resource = attributes(spans.resource.unwrap_or_default().attributes);
+        let service = resource.get("service.name").cloned().unwrap_or_default();
+        for span in spans.scope_spans.into_iter().flat_map(|scope| scope.spans) {
             found.push(Span {
                 service: service.clone(),
                 kind: span.kind(),

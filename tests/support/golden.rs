@@ -1,4 +1,4 @@
-//! Goldens: tensors that a reference computed, compared stage by stage in causal order.
+//! Goldens: tensors of a reference implementation, compared stage by stage in causal order.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ pub struct Golden {
     tensors: HashMap<String, Tensor>,
 }
 
-/// The folder of the goldens and of the scripts that made them.
+/// Returns the folder of the goldens and of their generator scripts.
 pub fn folder() -> PathBuf {
     repository::root().join("tests/parity/golden")
 }
@@ -21,7 +21,7 @@ impl Golden {
     /// Reads `parity/golden/{name}.safetensors`.
     ///
     /// # Panics
-    /// When the file is missing or unreadable: a golden is part of the repository.
+    /// Panics if the file is missing or unreadable: a golden is part of the repository.
     pub fn load(name: &str) -> Golden {
         let path = folder().join(format!("{name}.safetensors"));
         let tensors = candle_core::safetensors::load(&path, &Device::Cpu)
@@ -29,20 +29,20 @@ impl Golden {
         Golden { name: name.to_owned(), tensors }
     }
 
-    /// A tensor of the file.
+    /// Returns a tensor of the file.
     ///
     /// # Panics
-    /// When the golden has no tensor of this name.
+    /// Panics if the golden has no tensor of this name.
     pub fn tensor(&self, stage: &str) -> &Tensor {
         self.tensors.get(stage).unwrap_or_else(|| panic!("golden {} has no tensor `{stage}`", self.name))
     }
 
-    /// Whether the file has a tensor of this name.
+    /// Returns whether the file has a tensor of this name.
     pub fn has(&self, stage: &str) -> bool {
         self.tensors.contains_key(stage)
     }
 
-    /// The names of all tensors, in no order.
+    /// Returns the names of all tensors, unordered.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
@@ -50,7 +50,7 @@ impl Golden {
     /// Compares `(stage, computed, tolerance)` in the order given and prints the relative error of each stage.
     ///
     /// # Panics
-    /// Names the first stage whose relative error, max|a-b| / max|b|, is above its tolerance.
+    /// Panics with the first stage whose relative error, max|a-b| / max|b|, is above its tolerance.
     pub fn compare(&self, stages: &[(&str, &Tensor, f64)]) {
         let mut first_bad = None;
         for (stage, got, tolerance) in stages {
@@ -73,7 +73,7 @@ impl Golden {
     }
 }
 
-/// max|a-b| / max|b| over tensors of one shape, in f64. NaN when either holds one.
+/// Returns max|a-b| / max|b| over tensors of one shape, in f64. NaN if either tensor contains NaN.
 pub fn relative_error(a: &Tensor, b: &Tensor) -> f64 {
     let flat = |t: &Tensor| {
         t.to_device(&Device::Cpu)

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::repository;
 
-/// The three icon sets.
+/// Returns the paths of the three icon sets.
 ///
 /// # Panics
 /// A file is missing: a test that needs it fails, it never skips.

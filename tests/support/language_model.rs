@@ -1,4 +1,4 @@
-//! The pretrained models that lie beside the repository, and passes through any language model.
+//! Paths of the pretrained models, and forward passes through any language model.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use flamingo::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 
 use crate::{repository, target};
 
-/// SmolLM2-135M-Instruct in 4 bits.
+/// Returns the path of SmolLM2-135M-Instruct in 4 bits.
 ///
 /// # Panics
-/// When it has not been fetched: a test that needs it fails, it never skips.
+/// Panics if the file is absent: a test that needs the model fails, it never skips.
 pub fn smollm2() -> PathBuf {
     fetched("language", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
-/// The folder of all-MiniLM-L6-v2, the text tower.
+/// Returns the folder of all-MiniLM-L6-v2, the text tower.
 ///
 /// # Panics
-/// When it has not been fetched.
+/// Panics if the folder is absent.
 pub fn all_minilm() -> PathBuf {
     fetched("text", "all-MiniLM-L6-v2")
 }
@@ -31,7 +31,7 @@ fn fetched(name: &str, place: &str) -> PathBuf {
     path
 }
 
-/// One packed pass over all layers: hidden states after the embedding and after every layer, then the logits.
+/// Runs one packed pass. Returns the hidden states after the embedding and after every layer, then the logits.
 pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Vec<Tensor>> {
     let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
     let rows =
@@ -45,12 +45,12 @@ pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> f
     Ok(stages)
 }
 
-/// The logits of one packed pass: (n, vocabulary).
+/// Returns the logits of one packed pass: (n, vocabulary).
 pub fn logits(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Tensor> {
     Ok(stages(model, rows)?.pop().expect("logits are the last stage"))
 }
 
-/// `n` most likely tokens after `prompt`, one by one.
+/// Generates `n` tokens after `prompt` greedily.
 pub fn greedy(model: &dyn LanguageModel, prompt: &[u32], n: usize) -> flamingo::Result<Vec<u32>> {
     let pool = KvPool::new(&model.cache_shape(), blocks_for(prompt.len() + n))?;
     let mut cache = KvCache::new(&pool);
@@ -64,12 +64,12 @@ pub fn greedy(model: &dyn LanguageModel, prompt: &[u32], n: usize) -> flamingo::
     Ok(ids.split_off(prompt.len()))
 }
 
-/// The most likely id of every row of `logits`.
+/// Returns the most likely id of every row of `logits`.
 pub fn best(logits: &Tensor) -> Result<Vec<u32>> {
     logits.argmax(D::Minus1)?.to_vec1()
 }
 
-/// The log-likelihood of each of `ids` after those before it, from the logits of all but the last.
+/// Returns the log-likelihood of each id but the first, from the logits of all ids but the last.
 pub fn log_likelihoods(logits: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
     let scored = logits.narrow(0, 0, ids.len() - 1)?;
     let next = Tensor::new(&ids[1..], logits.device())?.unsqueeze(1)?;

@@ -1,4 +1,4 @@
-//! What the test binaries share: sample clips, goldens, tiny checkpoints, servers. One file per kind.
+//! Code that the test binaries share: sample clips, goldens, tiny checkpoints, servers. One file per kind.
 
 pub mod repository;
 pub mod clips;
@@ -8,6 +8,6 @@ pub mod icons;
 pub mod language_model;
 pub mod likelihood;
 pub mod random_weights;
-pub mod relay;
+pub mod proxy;
 pub mod servers;
 pub mod target;

@@ -1,7 +1,7 @@
-//! When two log-likelihoods of one answer are the same.
+//! Equality of two log-likelihoods of one answer.
 
-/// Within 1e-5, relative, of each other; of one nat where they are less. A likely answer's is a small difference of large
-/// logits: with these near 20, f32 itself has no step finer than 1.9e-6.
+/// Asserts a relative difference of at most 1e-5; below one nat, an absolute difference. The log-likelihood of a likely
+/// answer is a small difference of large logits: near 20, the step of f32 is 1.9e-6.
 #[track_caller]
 pub fn assert_same(what: &str, a: f64, b: f64) {
     let error = (a - b).abs() / b.abs().max(1.0);

@@ -1,4 +1,4 @@
-//! Weights that need no file: the same numbers here and in `parity/golden/rule.py`.
+//! Deterministic weights without a file: the same numbers here and in `parity/golden/rule.py`.
 //!
 //! `value[i] = centre + (2 u - 1) * half`, `u = (splitmix64(fnv1a64(name) + i) >> 40) / 2^24`, in f32 after `u`,
 //! so both sides agree bit for bit.
@@ -19,7 +19,7 @@ fn splitmix64(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// (centre, half width) of a parameter: activations stay of order one and no parameter is idle.
+/// Returns (centre, half width) of a parameter. Activations stay of order one, and every parameter has an effect.
 fn scale(name: &str, shape: &[usize]) -> (f32, f32) {
     let last = name.rsplit('.').next().unwrap_or(name);
     let fan_in: usize = shape.iter().skip(1).product();
@@ -36,14 +36,14 @@ fn scale(name: &str, shape: &[usize]) -> (f32, f32) {
     }
 }
 
-/// The parameter of this name and shape, on the CPU.
+/// Returns the parameter of this name and shape, on the CPU.
 pub fn tensor(name: &str, shape: impl Into<Shape>) -> Result<Tensor> {
     let shape = shape.into();
     let (centre, half) = scale(name, shape.dims());
     values(name, shape, centre, half)
 }
 
-/// Numbers with a stated centre and half width: inputs.
+/// Returns numbers with a given centre and half width, for inputs.
 pub fn values(name: &str, shape: impl Into<Shape>, centre: f32, half: f32) -> Result<Tensor> {
     let shape = shape.into();
     let seed = fnv1a64(name);
@@ -56,7 +56,7 @@ pub fn values(name: &str, shape: impl Into<Shape>, centre: f32, half: f32) -> Re
     Tensor::from_vec(flat, shape, &Device::Cpu)
 }
 
-/// Every tensor of a list of names and shapes.
+/// Returns every tensor of a list of names and shapes.
 pub fn tensors(list: &[(String, Vec<usize>)]) -> Result<HashMap<String, Tensor>> {
     list.iter().map(|(name, shape)| Ok((name.clone(), tensor(name, shape.as_slice())?))).collect()
 }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_as_the_python_side() {
+    fn equals_the_python_numbers() {
         // From rule.py: fnv1a64("stem.conv1.weight"), uniform("stem.conv1.weight", 3).
         assert_eq!(fnv1a64("stem.conv1.weight"), 17474677199926574219);
         let got = values("stem.conv1.weight", 3, 0.0, 1.0).unwrap().to_vec1::<f32>().unwrap();

@@ -1,9 +1,9 @@
-//! Where the repository lies.
+//! The root folder of the repository.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-/// Where the tests were built, or where `FLAMINGO_TEST_ROOT` says, for tests that were carried to another machine.
+/// Returns the folder that the tests were built in, or `FLAMINGO_TEST_ROOT` for tests that run on another machine.
 pub fn root() -> &'static Path {
     static ROOT: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os("FLAMINGO_TEST_ROOT") {
         Some(root) => root.into(),

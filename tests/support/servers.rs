@@ -1,4 +1,4 @@
-//! RabbitMQ, Postgres and S3 for tests: those that all tests share, and private ones that a test may break.
+//! RabbitMQ, Postgres and S3 for tests: shared servers, and private servers that a test may stop or kill.
 
 use std::env;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub enum Kind {
     S3,
 }
 
-/// A server of the test's own, stopped when it is dropped.
+/// Private server of one test. It is stopped when it is dropped.
 pub struct Server {
     kind: Kind,
     folder: PathBuf,
@@ -21,10 +21,10 @@ pub struct Server {
     env: Vec<(String, String)>,
 }
 
-/// The environment through which programs reach the server that all tests share.
+/// Returns the environment variables that describe the shared server.
 ///
 /// # Panics
-/// When nobody started it: a test that needs a server fails, it never skips.
+/// Panics if the server is not running: a test that needs a server fails, it never skips.
 pub fn shared(kind: Kind) -> Vec<(String, String)> {
     let value = |name: &&str| Some(((*name).to_owned(), env::var(name).ok()?));
     let found: Option<Vec<_>> = kind.variables().iter().map(value).collect();
@@ -33,16 +33,16 @@ pub fn shared(kind: Kind) -> Vec<(String, String)> {
 }
 
 impl Server {
-    /// Starts a server below `target/servers/` and waits until it answers. What an earlier run left there is removed;
-    /// two tests that run at once must not choose the same name.
+    /// Starts a server below `target/servers/` and waits until it answers. Removes the files of an earlier run. Concurrent
+    /// tests must choose different names.
     ///
     /// # Panics
-    /// Like all other methods, when scripts/server.sh fails: it has said why on the standard error.
+    /// Panics, as all other methods do, if scripts/server.sh fails; the message has its standard error.
     pub fn start(kind: Kind, name: &str) -> Self {
         Self::start_with(kind, name, &[])
     }
 
-    /// The same with options of the server's script, such as `RABBITMQ_CONSUMER_TIMEOUT_MS`.
+    /// Starts a server with options of its script, such as `RABBITMQ_CONSUMER_TIMEOUT_MS`.
     pub fn start_with(kind: Kind, name: &str, options: &[(&str, &str)]) -> Self {
         let folder = root().join("target/servers").join(name);
         let options = options.iter().map(|&(name, value)| (name.into(), value.into())).collect();
@@ -52,9 +52,20 @@ impl Server {
         server
     }
 
-    /// The environment through which programs reach it; the same after every restart.
+    /// Returns the environment variables that describe the server; a restart does not change them.
     pub fn env(&self) -> Vec<(String, String)> {
         self.env.clone()
+    }
+
+    /// Returns its log, which starts with its creation.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.folder.join("log")).expect("a server that was started has a log");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Returns the path of its pid file, which exists while the server runs.
+    pub fn pid_file(&self) -> PathBuf {
+        self.folder.join("pid")
     }
 
     /// Stops it gracefully.
@@ -62,13 +73,13 @@ impl Server {
         self.script("stop");
     }
 
-    /// Ends it as a crash does. RabbitMQ 3.10 takes a while to save that a quorum queue exists: one that is killed
-    /// within a second of the declaration starts again with a queue that never answers.
+    /// Kills it, as a crash does. RabbitMQ 3.10 saves a new quorum queue late: a broker that is killed within a second of
+    /// the declaration restarts with a queue that never answers.
     pub fn kill(&self) {
         self.script("kill");
     }
 
-    /// Starts it after a stop or a kill, with its data, ports and password of before.
+    /// Starts it after a stop or a kill, with the same data, ports and password.
     pub fn start_again(&mut self) {
         self.env = parse(&self.script("start"));
     }
@@ -78,7 +89,7 @@ impl Server {
         self.start_again();
     }
 
-    /// Runs the script; what it printed.
+    /// Runs the script and returns its standard output.
     fn script(&self, verb: &str) -> String {
         let mut command = Command::new(root().join("scripts/server.sh"));
         command.arg(verb);
@@ -95,13 +106,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The test may be failing already, and its own message is the one to read.
+        // A failing test must keep its own panic message.
         let _ = Command::new(root().join("scripts/server.sh")).arg("stop").arg(&self.folder).status();
     }
 }
 
 impl Kind {
-    /// Its name for scripts/server.sh.
+    /// Returns its name for scripts/server.sh.
     fn word(self) -> &'static str {
         match self {
             Self::RabbitMq => "rabbitmq",
@@ -110,7 +121,7 @@ impl Kind {
         }
     }
 
-    /// What scripts/server.sh prints for it.
+    /// Returns the names of the variables that scripts/server.sh prints.
     fn variables(self) -> &'static [&'static str] {
         match self {
             Self::RabbitMq => &["FLAMINGO_TEST_AMQP", "FLAMINGO_TEST_RABBITMQ_API"],
@@ -127,7 +138,7 @@ impl Kind {
     }
 }
 
-/// The lines `NAME=value`.
+/// Parses lines of the form `NAME=value`.
 fn parse(text: &str) -> Vec<(String, String)> {
     text.lines().filter_map(|line| line.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect()
 }
@@ -136,39 +147,25 @@ fn parse(text: &str) -> Vec<(String, String)> {
 mod tests {
     use super::*;
 
-    fn check(kind: Kind) {
-        let name = format!("self-test-{}", kind.word());
-        let mut server = Server::start(kind, &name);
-        let first = server.env();
-        let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, kind.variables());
-        server.restart();
-        server.kill();
-        server.kill();
-        server.start_again();
-        assert_eq!(server.env(), first);
-        let pid = server.folder.join("pid");
-        assert!(pid.exists());
-        drop(server);
-        assert!(!pid.exists(), "the server outlived its test");
-        assert_eq!(shared(kind).len(), first.len());
-    }
-
+    /// The test of a restarting broker checks the same of RabbitMQ, which starts slowest.
     #[test]
-    #[ignore = "needs RabbitMQ"]
-    fn a_private_rabbitmq_starts_again() {
-        check(Kind::RabbitMq);
-    }
-
-    #[test]
-    #[ignore = "needs Postgres"]
-    fn a_private_postgres_starts_again() {
-        check(Kind::Postgres);
-    }
-
-    #[test]
-    #[ignore = "needs S3"]
-    fn a_private_s3_starts_again() {
-        check(Kind::S3);
+    #[ignore = "needs Postgres and S3"]
+    fn private_servers_restart() {
+        for kind in [Kind::Postgres, Kind::S3] {
+            let mut server = Server::start(kind, &format!("self-test-{}", kind.word()));
+            let first = server.env();
+            let names: Vec<&str> = first.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(names, kind.variables());
+            server.restart();
+            server.kill();
+            server.kill();
+            server.start_again();
+            assert_eq!(server.env(), first);
+            let pid = server.pid_file();
+            assert!(pid.exists());
+            drop(server);
+            assert!(!pid.exists(), "{kind:?} still runs after its test");
+            assert_eq!(shared(kind).len(), first.len());
+        }
     }
 }

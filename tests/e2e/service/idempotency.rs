@@ -1,4 +1,4 @@
-//! The same key and the same request are the same job; the same key and another request are an error.
+//! Equal keys and equal requests are one job; equal keys and different requests are a conflict.
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -8,8 +8,8 @@ use super::world::World;
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_same_key_again() {
-    let world = World::new("again");
+fn equal_keys_are_one_job_or_a_conflict() {
+    let world = World::new("idempotency");
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8")]);
     let worker = world.worker("worker");
     let keyed = |id: &str, over: Value| {
@@ -20,9 +20,9 @@ fn the_same_key_again() {
     let first = world.submit(&[keyed("first", json!({}))]).exits(0);
     assert_eq!(first.out.trim(), "first");
     world.check_whole("first", "succeeded", 2, 0);
-    // Under another name, and told to tell somebody: what is asked for is the same.
-    let again = world.submit(&[keyed("second", json!({ "reply_to": "somebody" }))]).exits(0);
-    assert_eq!(again.out.trim(), "first", "the job that there is");
+    // Another id and a `reply_to` do not change the request.
+    let again = world.submit(&[keyed("second", json!({ "reply_to": "replies" }))]).exits(0);
+    assert_eq!(again.out.trim(), "first", "not the existing job");
 
     let other = world
         .submit(&[keyed("third", json!({ "tasks": [{ "kind": "question", "question": "Why?" }] }))])
@@ -31,10 +31,10 @@ fn the_same_key_again() {
     let same_name = world.submit(&[world.job("first", json!({ "max_frames": 7 }))]).exits(1);
     assert!(same_name.errors()[0].starts_with("error[idempotency_conflict]"), "{same_name:?}");
 
-    // And so for those who send messages without our program.
+    // The same holds for messages from other programs.
     let broker = Broker::of(&world);
     let reply_to = format!("{}.mine", world.name);
-    broker.listen(&reply_to, None);
+    broker.subscribe(&reply_to, None);
     let properties = || BasicProperties::default().with_reply_to(reply_to.as_str().into());
     broker.send(keyed("fourth", json!({ "max_frames": 8 })).to_string().as_bytes(), properties());
     assert_eq!(broker.take_dead().header("x-reason-code").as_deref(), Some("idempotency_conflict"));
@@ -44,8 +44,8 @@ fn the_same_key_again() {
     assert_eq!(fresh.out.trim(), "fresh");
     world.check_whole("fresh", "succeeded", 2, 0);
 
-    let claims = worker.log().lines().filter(|line| line.contains("step=Claimed")).count();
-    assert_eq!(claims, 4, "two jobs of two videos, each done once");
+    let claims = worker.logged("step=Claimed");
+    assert_eq!(claims, 4, "not every video of the two jobs was claimed once");
     let listed = world.flamingo(&["jobs", "list", "--json"]).exits(0).reports();
     assert_eq!(listed.iter().map(|job| &job["job_id"]).collect::<Vec<_>>(), ["fresh", "first"]);
 }

@@ -1,4 +1,4 @@
-//! What cannot be a job becomes a dead letter with its reason, and its sender is told. One bad video spoils no batch.
+//! An invalid message becomes a dead letter with a reason, and its sender gets an event. One bad video does not fail a batch.
 
 use lapin::BasicProperties;
 use serde_json::{Value, json};
@@ -8,47 +8,47 @@ use super::world::World;
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn one_unreadable_video_among_others() {
-    let world = World::new("spoiled");
+fn one_bad_video_does_not_fail_the_others() {
+    let world = World::new("one-bad");
     world.upload_clips(&[("a.mp4", "short"), ("c.webm", "vp8")]);
     world.upload("b.mp4", b"this is no video at all, whatever its name says".to_vec());
     let _worker = world.worker("worker");
     let broker = Broker::of(&world);
-    broker.listen(&format!("{}.ends", world.name), Some("job.*"));
+    broker.subscribe(&format!("{}.ends", world.name), Some("job.*"));
     let reply_to = format!("{}.mine", world.name);
-    broker.listen(&reply_to, None);
+    broker.subscribe(&reply_to, None);
     let over = json!({ "reply_to": reply_to, "correlation_id": "my number 7" });
-    world.submit(&[world.job("spoiled", over)]).exits(0);
+    world.submit(&[world.job("one-bad", over)]).exits(0);
 
-    world.check_whole("spoiled", "partially_succeeded", 2, 1);
-    let errors = world.result_lines("spoiled/errors.jsonl");
+    world.check_whole("one-bad", "partially_succeeded", 2, 1);
+    let errors = world.result_lines("one-bad/errors.jsonl");
     assert_eq!(
         (&errors[0]["item_id"], &errors[0]["error"]["code"]),
         (&json!("b.mp4"), &json!("unknown_container"))
     );
-    assert_eq!(world.result_json("spoiled/items/b.mp4.json")["status"], "failed");
+    assert_eq!(world.result_json("one-bad/items/b.mp4.json")["status"], "failed");
     let dead = broker.take_dead();
     assert_eq!(dead.header("x-reason-code").as_deref(), Some("unknown_container"));
-    for told in [broker.take(&format!("{}.ends", world.name)), broker.take(&reply_to)] {
-        let event = told.json();
+    for message in [broker.take(&format!("{}.ends", world.name)), broker.take(&reply_to)] {
+        let event = message.json();
         assert_eq!(
             (&event["event"], &event["counts"]["failed"]),
             (&json!("job.partially_succeeded"), &json!(1))
         );
-        let correlation = told.properties.correlation_id().as_ref().map(ToString::to_string);
+        let correlation = message.properties.correlation_id().as_ref().map(ToString::to_string);
         assert_eq!(correlation.as_deref(), Some("my number 7"));
     }
 }
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn what_is_no_job() {
+fn invalid_jobs_become_dead_letters() {
     let world = World::new("refused");
-    // It makes the queues.
+    // The worker declares the queues.
     let _worker = world.worker("worker");
     let broker = Broker::of(&world);
     let reply_to = format!("{}.mine", world.name);
-    broker.listen(&reply_to, None);
+    broker.subscribe(&reply_to, None);
     let job = |over: Value| world.job("j", over).to_string().into_bytes();
     let cases: [(&str, Vec<u8>, &str); 9] = [
         ("malformed_message", b"{\"schema\": \"flamingo.job/1\", ".to_vec(), "EOF while parsing"),
@@ -74,22 +74,22 @@ fn what_is_no_job() {
         assert_eq!(dead.header("x-reason-code").as_deref(), Some(code), "case {n}");
         let reason = dead.header("x-reason").unwrap();
         assert!(reason.contains(said), "case {n}: {reason}");
-        assert!(dead.body == body, "case {n}: the dead letter is another");
-        let told = broker.take(&reply_to).json();
+        assert!(dead.body == body, "case {n}: the dead letter has another body");
+        let event = broker.take(&reply_to).json();
         assert_eq!(
-            (&told["event"], &told["error"]["code"]),
+            (&event["event"], &event["error"]["code"]),
             (&json!("job.refused"), &json!(code)),
             "case {n}"
         );
-        assert_eq!(told["message_id"], format!("case {n}"));
+        assert_eq!(event["message_id"], format!("case {n}"));
     }
 }
 
-/// A job whose inputs are not there, or not allowed, fails as a job: nothing is left hanging.
+/// A job with missing or forbidden inputs fails as a whole.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_job_that_cannot_be_done() {
-    let world = World::new("hopeless");
+fn jobs_without_usable_inputs_fail() {
+    let world = World::new("no-inputs");
     let _worker = world.worker("worker");
     let videos = world.videos();
     world.upload(
@@ -114,7 +114,7 @@ fn a_job_that_cannot_be_done() {
         let manifest = world.result_json(&format!("{id}/manifest.json"));
         assert_eq!(manifest["error"]["code"], code);
     }
-    // A video that is not there is its item's failure.
+    // A missing video fails its item.
     world
         .submit(&[world.job("gone", json!({ "input": { "video": format!("{videos}/gone.mp4") } }))])
         .exits(0);
@@ -122,10 +122,10 @@ fn a_job_that_cannot_be_done() {
     assert_eq!(world.result_lines("gone/errors.jsonl")[0]["error"]["code"], "not_found");
 }
 
-/// Each line of a manifest has its own name and its own question.
+/// Each line of a manifest has its own id and its own questions.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_manifest_with_its_own_questions() {
+fn manifest_lines_have_their_own_questions() {
     let world = World::new("manifest");
     world.upload_clips(&[("a.mp4", "short")]);
     let videos = world.videos();

@@ -1,9 +1,11 @@
-//! The service from the outside, on real servers: RabbitMQ, Postgres and S3. One file per promise.
+//! End-to-end tests of the service on real servers: RabbitMQ, Postgres and S3. One file per promise.
 
 mod broker;
 mod world;
 
+mod admission;
 mod batch;
+mod cache;
 mod changes;
 mod crashes;
 mod deployed;
@@ -13,8 +15,6 @@ mod messages;
 mod outages;
 mod pages;
 mod poison;
-mod recall;
-mod room;
 mod secrets;
 mod shutdown;
 mod slow_store;

@@ -1,15 +1,15 @@
-//! What the service stands on goes away and comes back: jobs wait, and finish.
+//! Broker, database or store go away and come back: jobs wait and finish.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
-use support::relay::Relay;
+use support::proxy::Proxy;
 use support::servers::{Kind, Server, shared};
 
-use super::world::{CLIPS, WorkerProcess, World, wait};
+use super::world::{CLIPS, WorkerProcess, World, wait, wait_for};
 
-/// `host:port` of a URL.
+/// Returns `host:port` of a URL.
 pub fn address(url: &str) -> SocketAddr {
     let rest = url.rsplit_once('@').or(url.split_once("//")).unwrap().1;
     rest.split('/').next().unwrap().parse().unwrap_or_else(|e| panic!("{e}: {rest}"))
@@ -19,34 +19,35 @@ pub fn variable(env: &[(String, String)], name: &str) -> String {
     env.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
 }
 
-/// How often the worker has claimed something.
+/// Returns the number of claims in the log.
 fn claims(worker: &WorkerProcess) -> usize {
-    worker.log().matches("step=Claimed").count()
+    worker.logged("step=Claimed")
 }
 
-/// A job is begun within so much time after it was submitted.
-fn begins_within(world: &World, worker: &WorkerProcess, id: &str, patience: Duration) {
+/// Upper bound of the time until a worker consumes again: seconds on an idle machine, more on a busy one.
+const RECONNECT: Duration = Duration::from_secs(60);
+
+/// Submits a job and waits until the worker claims it.
+fn is_claimed(world: &World, worker: &WorkerProcess, id: &str) {
     let before = claims(worker);
     world.submit(&[world.job(id, json!({}))]).exits(0);
-    let start = Instant::now();
-    wait("a claim", || (claims(worker) > before).then_some(()));
-    assert!(start.elapsed() < patience, "it took {:?}", start.elapsed());
+    wait_for("a claim", RECONNECT, &mut || (claims(worker) > before).then_some(()));
 }
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_connection_is_cut() {
+fn reconnects_after_a_cut() {
     let url = variable(&shared(Kind::RabbitMq), "FLAMINGO_TEST_AMQP");
-    let relay = Relay::to(address(&url));
-    let through = url.replace(&address(&url).to_string(), &relay.addr().to_string());
-    let world = World::with("cut", &[("FLAMINGO_TEST_AMQP".into(), through)]);
+    let proxy = Proxy::to(address(&url));
+    let through = url.replace(&address(&url).to_string(), &proxy.addr().to_string());
+    let world = World::with_variables_and_trace_log("cut", &[("FLAMINGO_TEST_AMQP".into(), through)]);
     world.upload_clips(&CLIPS[..2]);
     let worker = world.worker("worker");
-    begins_within(&world, &worker, "before", Duration::from_secs(30));
-    // Twice: a connection that was made anew is cut as well.
+    is_claimed(&world, &worker, "before");
+    // The second cut hits a new connection.
     for id in ["after", "after-again"] {
-        relay.cut();
-        begins_within(&world, &worker, id, Duration::from_secs(10));
+        proxy.cut();
+        is_claimed(&world, &worker, id);
     }
     for id in ["before", "after", "after-again"] {
         world.check_whole(id, "succeeded", 2, 0);
@@ -55,32 +56,44 @@ fn the_connection_is_cut() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_broker_restarts() {
+fn survives_broker_restarts() {
     let mut broker = Server::start(Kind::RabbitMq, "broker-restarts");
-    let world = World::with("restart", &broker.env());
+    let reached = broker.env();
+    assert_eq!(reached.len(), shared(Kind::RabbitMq).len());
+    let world = World::with("restart", &reached);
     world.upload_clips(&CLIPS);
     let worker = world.worker("worker");
     world.submit(&[world.job("during", json!({}))]).exits(0);
     wait("a claim", || (claims(&worker) > 0).then_some(()));
     broker.restart();
-    begins_within(&world, &worker, "after", Duration::from_secs(30));
+    assert_eq!(broker.env(), reached);
+    is_claimed(&world, &worker, "after");
     world.check_whole("during", "succeeded", CLIPS.len(), 0);
     world.check_whole("after", "succeeded", CLIPS.len(), 0);
 
-    // As a crash does it; what was confirmed is there afterwards.
+    // Confirmed messages survive a crash of the broker.
     drop(worker);
     world.submit(&[world.job("waiting", json!({}))]).exits(0);
     broker.kill();
+    broker.kill();
     broker.start_again();
-    let _worker = world.worker("another");
+    assert_eq!(broker.env(), reached);
+    let worker = world.worker("another");
     world.check_whole("waiting", "succeeded", CLIPS.len(), 0);
+
+    // The broker ends with its test.
+    drop(worker);
+    let pid = broker.pid_file();
+    assert!(pid.exists());
+    drop(broker);
+    assert!(!pid.exists(), "the broker still runs after its test");
 }
 
-/// A worker that is too slow for the broker loses its messages, not its mind: it goes on consuming.
+/// A worker that holds a message for too long loses it to the broker and keeps consuming.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_consumer_timeout_fires() {
-    let options = [("RABBITMQ_CONSUMER_TIMEOUT_MS", "4000")];
+fn survives_the_consumer_timeout() {
+    let options = [("RABBITMQ_CONSUMER_TIMEOUT_MS", "3000")];
     let broker = Server::start_with(Kind::RabbitMq, "consumer-timeout", &options);
     let world = World::with("timeout", &broker.env());
     world.upload_clips(&CLIPS);
@@ -88,25 +101,32 @@ fn the_consumer_timeout_fires() {
     world.submit(&[world.job("slow", json!({}))]).exits(0);
     wait("a claim", || (claims(&worker) > 0).then_some(()));
     worker.signal("STOP");
-    std::thread::sleep(Duration::from_secs(9));
+    let timeouts = || broker.log().matches("delivery acknowledgement on channel").count();
+    let before = timeouts();
+    wait("the broker to take its messages back", || (timeouts() > before).then_some(()));
     worker.signal("CONT");
     worker.wait_for_log("step=AcknowledgementLost");
     world.check_whole("slow", "succeeded", CLIPS.len(), 0);
-    begins_within(&world, &worker, "after", Duration::from_secs(10));
+    is_claimed(&world, &worker, "after");
     world.check_whole("after", "succeeded", CLIPS.len(), 0);
 }
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_database_is_away() {
+fn survives_a_database_outage() {
     let mut database = Server::start(Kind::Postgres, "database-away");
-    let world = World::with("no-database", &database.env());
+    let mut world = World::with("no-database", &database.env());
+    world.set("FLAMINGO__WORKER__LEASE", "2s");
+    world.set("FLAMINGO__WORKER__HEARTBEAT", "500ms");
     world.upload_clips(&CLIPS);
     let mut worker = world.worker("worker");
     world.submit(&[world.job("waits", json!({}))]).exits(0);
     wait("a claim", || (claims(&worker) > 0).then_some(()));
     database.stop();
-    std::thread::sleep(Duration::from_secs(20));
+    // The outage is longer than a lease: every sweep (500 ms) fails.
+    let sweeps = || worker.logged("a sweep has failed");
+    let before = sweeps();
+    wait("failed sweeps", || (sweeps() >= before + 8).then_some(()));
     database.start_again();
     world.check_whole("waits", "succeeded", CLIPS.len(), 0);
     worker.signal("TERM");
@@ -115,14 +135,14 @@ fn the_database_is_away() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn the_store_answers_503() {
+fn survives_503_from_the_store() {
     let endpoint = variable(&shared(Kind::S3), "AWS_ENDPOINT_URL");
-    let relay = Relay::to(address(&endpoint));
+    let proxy = Proxy::to(address(&endpoint));
     let mut world = World::new("no-store");
     world.upload_clips(&CLIPS);
-    world.set("AWS_ENDPOINT_URL", &format!("http://{}", relay.addr()));
+    world.set("AWS_ENDPOINT_URL", &format!("http://{}", proxy.addr()));
     let worker = world.worker("worker");
-    relay.answer_503(true);
+    proxy.answer_503(true);
     world
         .submit(&[world.job(
             "waits",
@@ -134,8 +154,10 @@ fn the_store_answers_503() {
         )])
         .exits(0);
     wait("a claim", || (claims(&worker) > 0).then_some(()));
-    std::thread::sleep(Duration::from_secs(8));
-    assert_eq!(world.show("waits")["counts"]["succeeded"], 0);
-    relay.answer_503(false);
+    // The worker repeats its requests for the three videos.
+    let before = proxy.accepted();
+    wait("rejected requests", || (proxy.accepted() >= before + 15).then_some(()));
+    assert_eq!(world.counts("waits").succeeded, 0);
+    proxy.answer_503(false);
     world.check_whole("waits", "succeeded", 3, 0);
 }

@@ -1,5 +1,5 @@
-//! The pages of a worker, over plain HTTP and in a browser: what a person looks for is there, what a stranger wrote is only
-//! text, and nothing changes without the token.
+//! The pages of a worker, over plain HTTP and in a browser: they show jobs, answers and errors, escape untrusted text, and
+//! change nothing without the token.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use serde_json::json;
 use super::broker::Broker;
 use super::world::{World, wait};
 
-/// As check_secrets.sh knows secrets.
+/// A secret in the form that check_secrets.sh searches for.
 const TOKEN: &str = "hunter2-00112233445566778899aabb";
 const HOSTILE: &str = "<script>alert(1)</script>";
 const ESCAPED: &str = "&lt;script&gt;alert(1)&lt;/script&gt;";
@@ -22,13 +22,13 @@ struct Site {
     port: u16,
 }
 
-/// An answer, head and body apart.
-struct Got {
+/// HTTP response.
+struct Response {
     head: String,
     body: Vec<u8>,
 }
 
-impl Got {
+impl Response {
     fn text(&self) -> String {
         String::from_utf8(self.body.clone()).unwrap()
     }
@@ -40,7 +40,7 @@ impl Got {
     }
 
     #[track_caller]
-    fn says(self, wanted: &[&str]) -> Self {
+    fn contains(self, wanted: &[&str]) -> Self {
         let text = self.text();
         for wanted in wanted {
             assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
@@ -51,24 +51,24 @@ impl Got {
 }
 
 impl Site {
-    fn send(&self, request: &str) -> Got {
+    fn send(&self, request: &str) -> Response {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let end = answer.windows(4).position(|w| w == b"\r\n\r\n").expect("an answer has a head");
-        Got {
+        Response {
             head: String::from_utf8_lossy(&answer[..end]).to_lowercase().replacen("http", "HTTP", 1),
             body: answer[end + 4..].to_vec(),
         }
     }
 
-    fn get(&self, path: &str) -> Got {
+    fn get(&self, path: &str) -> Response {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n"))
     }
 
-    /// The form of the dead letters, with more lines for its head.
-    fn post(&self, form: &str, head: &str) -> Got {
+    /// Posts the form of the dead letters, with additional header lines.
+    fn post(&self, form: &str, head: &str) -> Response {
         let length = form.len();
         self.send(&format!(
             "POST /dead/redrive HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n{head}Content-Length: {length}\r\n\
@@ -81,9 +81,8 @@ impl Site {
     }
 }
 
-/// A world with pages, and where they are.
-fn world() -> (World, Site) {
-    let mut world = World::new("pages");
+/// Enables the pages of a world. Returns it with the site.
+fn with_pages(mut world: World) -> (World, Site) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     world.set("FLAMINGO__STATUS__ADDRESS", &format!("127.0.0.1:{port}"));
     world.set("FLAMINGO__STATUS__TOKEN", TOKEN);
@@ -93,21 +92,21 @@ fn world() -> (World, Site) {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_job_is_seen_with_its_answers_and_its_errors() {
-    let (world, site) = world();
+fn pages_show_a_job_with_answers_and_errors() {
+    let (world, site) = with_pages(World::new("pages"));
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8")]);
     world.upload("<script>bad.mp4", b"no video".to_vec());
-    let _worker = world.worker("seen-worker");
+    let _worker = world.worker("shown-worker");
     let tasks = json!([{ "kind": "caption" }, { "kind": "question", "question": HOSTILE }]);
-    world.submit(&[world.job("seen", json!({ "tasks": tasks }))]).exits(0);
-    let shown = world.ended("seen");
+    world.submit(&[world.job("shown", json!({ "tasks": tasks }))]).exits(0);
+    let shown = world.ended("shown");
     assert_eq!(shown["status"], "partially_succeeded", "{shown:#}");
     let items = shown["items"].as_array().unwrap();
     let bad = items.iter().find(|item| item["status"] == "failed").unwrap()["item_id"].as_str().unwrap();
 
-    let first = site.get("/").is(200).says(&[
-        "seen-worker",
-        "href=\"/jobs/seen\"",
+    let first = site.get("/").is(200).contains(&[
+        "shown-worker",
+        "href=\"/jobs/shown\"",
         "partially succeeded",
         "2 of 3 videos, 1 failed",
     ]);
@@ -119,12 +118,12 @@ fn a_job_is_seen_with_its_answers_and_its_errors() {
     ] {
         assert!(first.head.contains(line), "{line} is not in\n{}", first.head);
     }
-    assert!(!first.text().contains("http-equiv"), "nothing is open, so nothing changes");
-    let answers = world.result_json("seen/items/a.mp4.json");
+    assert!(!first.text().contains("http-equiv"), "a page of ended jobs refreshes itself");
+    let answers = world.result_json("shown/items/a.mp4.json");
     let caption = answers["answers"][0]["text"].as_str().unwrap();
     let caption =
         caption.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
-    site.get("/jobs/seen").is(200).says(&[
+    site.get("/jobs/shown").is(200).contains(&[
         "100 %",
         "a.mp4",
         "b.webm",
@@ -132,33 +131,33 @@ fn a_job_is_seen_with_its_answers_and_its_errors() {
         ESCAPED,
         &caption,
     ]);
-    site.get("/jobs/seen?after=b.webm").is(200);
-    site.get("/jobs/seen?after=nobody").is(404);
-    site.get("/jobs/unknown").is(404).says(&["no such job"]);
+    site.get("/jobs/shown?after=b.webm").is(200);
+    site.get("/jobs/shown?after=unknown").is(404);
+    site.get("/jobs/unknown").is(404).contains(&["no such job"]);
     site.get("/jobs/%3Cscript%3E").is(404);
     site.get("/nowhere").is(404);
 
-    site.get("/jobs/seen/items/a.mp4").is(200).says(&[
+    site.get("/jobs/shown/items/a.mp4").is(200).contains(&[
         ESCAPED,
         &caption,
-        "/jobs/seen/items/a.mp4/sheet.jpg",
+        "/jobs/shown/items/a.mp4/sheet.jpg",
         "decode",
-        "seen-worker",
+        "shown-worker",
     ]);
-    let sheet = site.get("/jobs/seen/items/a.mp4/sheet.jpg").is(200);
+    let sheet = site.get("/jobs/shown/items/a.mp4/sheet.jpg").is(200);
     assert!(sheet.head.contains("content-type: image/jpeg"), "{}", sheet.head);
     let picture = image::load_from_memory_with_format(&sheet.body, ImageFormat::Jpeg).unwrap();
     assert!(picture.width() > 100 && colours(&picture.to_rgb8()) > 8);
-    site.get(&format!("/jobs/seen/items/{bad}"))
+    site.get(&format!("/jobs/shown/items/{bad}"))
         .is(200)
-        .says(&["unknown_container", "&lt;script&gt;bad.mp4"]);
-    site.get(&format!("/jobs/seen/items/{bad}/sheet.jpg")).is(404);
-    site.get("/jobs/seen/items/nobody").is(404);
+        .contains(&["unknown_container", "&lt;script&gt;bad.mp4"]);
+    site.get(&format!("/jobs/shown/items/{bad}/sheet.jpg")).is(404);
+    site.get("/jobs/shown/items/unknown").is(404);
 
     for (name, path, wanted) in [
         ("overview", "/", "partially succeeded"),
-        ("job", "/jobs/seen", "unknown_container"),
-        ("item", "/jobs/seen/items/a.mp4", "sheet.jpg"),
+        ("job", "/jobs/shown", "unknown_container"),
+        ("item", "/jobs/shown/items/a.mp4", "sheet.jpg"),
         ("dead", "/dead", "Send again"),
     ] {
         let picture = screenshot(&world, name, &site.url(path));
@@ -172,37 +171,37 @@ fn a_job_is_seen_with_its_answers_and_its_errors() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_dead_letter_is_sent_again_by_who_knows_the_token() {
-    let (world, site) = world();
+fn redriving_a_dead_letter_needs_the_token() {
+    let (world, site) = with_pages(World::with_trace_log("pages"));
     let worker = world.worker("worker");
     let named = BasicProperties::default().with_message_id(HOSTILE.into());
     Broker::of(&world).send(b"{\"schema\": \"flamingo.job/1\", ", named);
     let listed = wait("a dead letter", || {
         Some(site.get("/dead").is(200)).filter(|page| page.text().contains("malformed_message"))
     });
-    listed.says(&[ESCAPED, "Send again", "type=\"password\""]);
+    listed.contains(&[ESCAPED, "Send again", "type=\"password\""]);
 
     let letter = "letter=%3Cscript%3Ealert%281%29%3C%2Fscript%3E";
     let right = format!("{letter}&token={TOKEN}");
     site.post(letter, "").is(403);
-    site.post(&format!("{letter}&token=hunter2"), "").is(403).says(&["The token is wrong"]);
-    site.post(&right, "Origin: http://elsewhere\r\n").is(403).says(&["another site"]);
+    site.post(&format!("{letter}&token=hunter2"), "").is(403).contains(&["The token is wrong"]);
+    site.post(&right, "Origin: http://elsewhere\r\n").is(403).contains(&["another site"]);
     site.post(&right, "Origin: null\r\n").is(403);
-    site.post(&format!("letter=nobody&token={TOKEN}"), "").is(404);
-    let refused = || worker.log().matches("malformed_message").count();
+    site.post(&format!("letter=unknown&token={TOKEN}"), "").is(404);
+    let refused = || worker.logged("malformed_message");
     let before = refused();
-    site.post(&right, "Origin: http://worker\r\n").is(200).says(&[ESCAPED, "was sent again"]);
-    wait("it to be refused again", || (refused() > before).then_some(()));
+    site.post(&right, "Origin: http://worker\r\n").is(200).contains(&[ESCAPED, "was sent again"]);
+    wait("the second refusal", || (refused() > before).then_some(()));
 
-    assert!(!worker.log().contains(TOKEN), "the token stands in the log");
+    assert!(!worker.log().contains(TOKEN), "the token is in the log");
     let config = world.flamingo(&["config"]).exits(0).out;
     assert!(config.contains("status.token") && !config.contains(TOKEN), "{config}");
 }
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn without_pages_there_is_health_only_and_without_a_database_a_sentence() {
-    let (mut world, site) = world();
+fn pages_can_be_disabled_and_report_a_missing_database() {
+    let (mut world, site) = with_pages(World::new("pages"));
     let off = world.spawn("off", world.command().args(["work", "--set", "status.pages=false"]));
     wait("a listener", || TcpStream::connect(("127.0.0.1", site.port)).ok());
     site.get("/live").is(200);
@@ -211,15 +210,15 @@ fn without_pages_there_is_health_only_and_without_a_database_a_sentence() {
     }
     drop(off);
 
-    // The flag is over the variable.
+    // The flag overrides the variable.
     let address = world.env.iter().rfind(|(name, _)| name == "FLAMINGO__STATUS__ADDRESS").unwrap().1.clone();
     world.set("FLAMINGO__STATUS__ADDRESS", "");
-    world.set("FLAMINGO__DATABASE__URL", "postgres://nobody@127.0.0.1:1/none");
+    world.set("FLAMINGO__DATABASE__URL", "postgres://user@127.0.0.1:1/none");
     let _waiting = world.spawn("waiting", world.command().args(["work", "--status-addr", &address]));
     wait("a listener", || TcpStream::connect(("127.0.0.1", site.port)).ok());
-    wait("what is missing", || site.get("/").text().contains("database: ").then_some(()));
-    site.get("/").is(503).says(&["not ready", "ledger: "]);
-    site.get("/jobs/any").is(503).says(&["ledger: "]);
+    wait("the missing database", || site.get("/").text().contains("database: ").then_some(()));
+    site.get("/").is(503).contains(&["not ready", "ledger: "]);
+    site.get("/jobs/any").is(503).contains(&["ledger: "]);
 }
 
 fn colours(picture: &image::RgbImage) -> usize {
@@ -232,7 +231,7 @@ fn screenshot(world: &World, name: &str, url: &str) -> PathBuf {
     file
 }
 
-/// What Chromium says on standard output.
+/// Runs Chromium and returns its standard output.
 fn browse(world: &World, arguments: &[&str]) -> String {
     let profile = tempfile::tempdir().unwrap();
     let user = format!("--user-data-dir={}", profile.path().display());
@@ -243,8 +242,8 @@ fn browse(world: &World, arguments: &[&str]) -> String {
         .args(arguments)
         .stdin(Stdio::null());
     let output = browser.output().expect("Chromium: scripts/install_packages.sh servers brings it");
-    let said = String::from_utf8_lossy(&output.stderr);
-    std::fs::write(world.folder.join("chromium.log"), said.as_bytes()).unwrap();
-    assert!(output.status.success(), "{said}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    std::fs::write(world.folder.join("chromium.log"), log.as_bytes()).unwrap();
+    assert!(output.status.success(), "{log}");
     String::from_utf8(output.stdout).unwrap()
 }

@@ -1,4 +1,4 @@
-//! No password and no key is said, whatever goes wrong and however much is logged.
+//! No output and no log contains a password or a key, at any log level and after any error.
 
 use serde_json::json;
 
@@ -7,8 +7,8 @@ use crate::program::run;
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn nothing_that_is_said_is_a_secret() {
-    let mut world = World::new("secrets");
+fn no_output_contains_a_secret() {
+    let mut world = World::with_trace_log("secrets");
     world.upload_clips(&[("a.mp4", "short")]);
     world.set("FLAMINGO__WORKER__PATIENCE", "1s");
     let secrets = secrets(&world);
@@ -16,10 +16,10 @@ fn nothing_that_is_said_is_a_secret() {
     let worker = world.worker("worker");
     world.submit(&[world.job("job", json!({}))]).exits(0);
     world.check_whole("job", "succeeded", 1, 0);
-    let mut said = vec![worker.log(), world.flamingo(&["config"]).exits(0).out];
+    let mut outputs = vec![worker.log().to_owned(), world.flamingo(&["config"]).exits(0).out];
     drop(worker);
 
-    // Wrong in many ways, each with the secret in it.
+    // Each of these settings is wrong and contains a secret.
     let url = |name: &str| world.env.iter().rfind(|(known, _)| known == name).unwrap().1.clone();
     let (queue, database) = (url("FLAMINGO__QUEUE__URL"), url("FLAMINGO__DATABASE__URL"));
     for (setting, value) in [
@@ -35,27 +35,31 @@ fn nothing_that_is_said_is_a_secret() {
         let ran = world.flamingo(&["work", "--set", &format!("{setting}={value}")]);
         assert!(ran.code == Some(1) || ran.code == Some(2), "{setting}: {:?}", ran.code);
         assert!(!ran.errors().is_empty(), "{setting}: {}", ran.err);
-        said.push(ran.err);
+        outputs.push(ran.err);
     }
-    // In the wrong place: the whole table, and a file that is not what it should be.
+    // The secret is in the wrong place: in place of a table, and in an invalid file.
     let mut misplaced = world.command();
-    said.push(run(misplaced.arg("config").env("FLAMINGO__QUEUE", &queue)).exits(2).err);
+    outputs.push(run(misplaced.arg("config").env("FLAMINGO__QUEUE", &queue)).exits(2).err);
     let file = world.folder.join("bad.toml");
     for text in [format!("queue = \"{queue}\""), format!("[queue]\nurl = \"{queue}")] {
         std::fs::write(&file, text).unwrap();
-        said.push(world.flamingo(&["config", "--config", file.to_str().unwrap()]).exits(2).err);
+        outputs.push(world.flamingo(&["config", "--config", file.to_str().unwrap()]).exits(2).err);
     }
     let bare = database.split_once("://").unwrap().1;
-    said.push(world.flamingo(&["config", "--set", &format!("database.url={bare}")]).exits(0).out);
-    for text in &said {
+    outputs.push(world.flamingo(&["config", "--set", &format!("database.url={bare}")]).exits(0).out);
+    for text in &outputs {
         for secret in &secrets {
             let at = text.find(secret.as_str());
-            assert!(at.is_none(), "a secret is in: {}", &text[at.unwrap().saturating_sub(200)..at.unwrap()]);
+            assert!(
+                at.is_none(),
+                "a secret follows: {}",
+                &text[at.unwrap().saturating_sub(200)..at.unwrap()]
+            );
         }
     }
 }
 
-/// The passwords of broker and database, and the key of the store.
+/// Returns the passwords of broker and database and the key of the store.
 fn secrets(world: &World) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in &world.env {

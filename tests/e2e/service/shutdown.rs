@@ -1,4 +1,4 @@
-//! A worker that is told to end ends: with nothing lost, nothing done twice, and exit status 0.
+//! On SIGTERM a worker ends with exit status 0; no item is lost or done twice.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -9,34 +9,34 @@ use super::world::{CLIPS, World, wait};
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn what_is_in_flight_is_finished_or_given_back() {
-    for (grace, id) in [("30s", "finished"), ("1ms", "given-back")] {
-        let mut world = World::new("told-to-end");
+fn items_in_flight_are_finished_or_released() {
+    for (grace, id) in [("30s", "finished"), ("1ms", "released")] {
+        let mut world = World::new("shutdown");
         world.set("FLAMINGO__WORKER__GRACE", grace);
         world.upload_clips(&CLIPS);
         let mut worker = world.worker("first");
         world.submit(&[world.job(id, json!({ "sampling": { "fps": { "fps": 4.0 } } }))]).exits(0);
-        wait("a claim", || worker.log().contains("step=Claimed").then_some(()));
+        worker.wait_for_log("step=Claimed");
         worker.signal("TERM");
         assert_eq!(worker.wait(), Some(0), "{}", worker.log());
         let shown = world.show(id);
         let done = shown["counts"]["succeeded"].as_u64().unwrap();
-        assert!(done < CLIPS.len() as u64, "there was nothing left to take over");
+        assert!(done < CLIPS.len() as u64, "no item was left for the second worker");
         assert_eq!(shown["counts"]["running"], 0, "{shown:#}");
 
-        let _heir = world.worker("heir");
+        let _second = world.worker("second");
         world.check_whole(id, "succeeded", CLIPS.len(), 0);
         let shown = world.show(id);
         let attempts: Vec<_> =
             shown["items"].as_array().unwrap().iter().map(|item| &item["attempts"]).collect();
-        assert!(attempts.iter().all(|n| **n == 1), "an attempt was counted or repeated: {attempts:?}");
+        assert!(attempts.iter().all(|n| **n == 1), "an item was attempted twice: {attempts:?}");
     }
 }
 
-/// Alive from the first moment; ready when it can work, and no longer when it ends.
+/// The worker is live from its start, and ready while it can work.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn health_and_metrics() {
+fn reports_health_and_metrics() {
     let mut world = World::new("health");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     world.set("FLAMINGO__STATUS__ADDRESS", &format!("127.0.0.1:{port}"));
@@ -72,19 +72,19 @@ fn health_and_metrics() {
     assert!(metrics.trim_end().ends_with("# EOF"), "{metrics}");
     drop(worker);
 
-    // Without a database it lives, says what is missing, and is not ready.
-    world.set("FLAMINGO__DATABASE__URL", "postgres://nobody@127.0.0.1:1/none");
+    // Without a database it is live, not ready, and names the missing part.
+    world.set("FLAMINGO__DATABASE__URL", "postgres://user@127.0.0.1:1/none");
     let _waiting = world.spawn("waiting", world.command().arg("work"));
     wait("a listener", || TcpStream::connect(("127.0.0.1", port)).ok());
     assert!(get(port, "/live").starts_with("HTTP/1.1 200"));
-    wait("what is missing", || {
+    wait("the missing database", || {
         let ready = get(port, "/ready");
         assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
         ready.contains("database: ").then_some(())
     });
 }
 
-/// The answer to a request, head and body.
+/// Sends a request and returns head and body of the response.
 pub(super) fn get(port: u16, path: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     write!(stream, "GET {path} HTTP/1.1\r\nHost: worker\r\nConnection: close\r\n\r\n").unwrap();

@@ -1,54 +1,40 @@
-//! Everything at once, for long: small here, in full by `make soak`.
+//! Long tests with all faults at once: small sizes here, full sizes in `make soak`.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::clips::clip;
-use support::relay::Relay;
+use support::proxy::Proxy;
 use support::servers::{Kind, Server};
 
+use super::outages::{address, variable};
 use super::world::{WorkerProcess, World, wait_for};
 
-/// Sizes: what every run of the tests does, and what `make soak` does.
+/// Returns the size for this run: small for `make test`, full for `make soak`.
 fn size<T>(small: T, full: T) -> T {
     if std::env::var_os("FLAMINGO_SOAK").is_some() { full } else { small }
 }
 
-fn variable(env: &[(String, String)], name: &str) -> String {
-    env.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no {name}")).1.clone()
+/// Returns the number of ended jobs.
+fn ended(world: &World, jobs: usize) -> usize {
+    world.records(jobs as u32 + 1).iter().filter(|job| job.state.is_end()).count()
 }
 
-/// The jobs that have ended, by name, as `jobs list` says.
-fn ended(world: &World, jobs: usize) -> BTreeMap<String, Value> {
-    let listed =
-        world.flamingo(&["jobs", "list", "--json", "--limit", &(jobs + 1).to_string()]).exits(0).reports();
-    let name = |job: &Value| job["job_id"].as_str().unwrap().to_owned();
-    let open = ["accepted", "validating", "queued", "running", "finalizing"];
-    listed
-        .into_iter()
-        .filter(|job| !open.contains(&job["status"].as_str().unwrap()))
-        .map(|job| (name(&job), job))
-        .collect()
-}
-
-/// Workers are killed, connections cut and the broker restarted at random while jobs are done. What is true afterwards is
-/// read from the outside: from queue, store and ledger.
+/// Workers are killed, connections cut and the broker restarted at random while jobs run. The test then reads store and
+/// ledger from the outside.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn nothing_is_lost_and_nothing_is_there_twice() {
+fn no_item_is_lost_or_reported_twice() {
     let jobs = size(10, 300);
     let restarts = size(1, 4);
     let mut broker = Server::start(Kind::RabbitMq, "soak");
     let url = variable(&broker.env(), "FLAMINGO_TEST_AMQP");
-    let address = url.rsplit_once('@').unwrap().1.split('/').next().unwrap();
-    let relay = Relay::to(address.parse::<SocketAddr>().unwrap());
-    let through = url.replace(address, &relay.addr().to_string());
-    let world = World::with("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
+    let proxy = Proxy::to(address(&url));
+    let through = url.replace(&address(&url).to_string(), &proxy.addr().to_string());
+    let world = World::with_variables_and_trace_log("soak", &[("FLAMINGO_TEST_AMQP".into(), through)]);
     let clips = [("a.mp4", "short"), ("b.mp4", "one_frame"), ("c.mkv", "three_streams")];
     world.upload_clips(&clips);
     let lines: Vec<_> = (0..jobs).map(|n| world.job(&format!("job-{n:03}"), json!({}))).collect();
@@ -61,7 +47,7 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
     let start = Instant::now();
     let patience = Duration::from_secs(size(400, 5400));
     loop {
-        let done = ended(&world, jobs).len();
+        let done = ended(&world, jobs);
         if done == jobs && restarted >= restarts {
             break;
         }
@@ -74,13 +60,13 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
         match event {
             0..5 if done < jobs => {
                 let victim = rng.random_range(0..workers.len());
-                fenced += workers[victim].log().matches("step=StaleClaim").count();
-                // Dropped, the old one is killed with -9.
+                fenced += workers[victim].logged("step=StaleClaim");
+                // Drop kills the old worker with SIGKILL.
                 workers[victim] = world.spawn(&format!("w{born}"), world.command().arg("work"));
                 (kills, born) = (kills + 1, born + 1);
             }
             5..9 => {
-                relay.cut();
+                proxy.cut();
                 cuts += 1;
             }
             _ if restarted < restarts => {
@@ -109,10 +95,10 @@ fn nothing_is_lost_and_nothing_is_there_twice() {
          {cuts} times cut off, {restarted} restarts of the broker, in {:.0} s",
         start.elapsed().as_secs_f64()
     );
-    assert!(kills > 0 && cuts > 0, "nothing happened to the workers");
+    assert!(kills > 0 && cuts > 0, "no worker was killed or cut off");
 }
 
-/// Resident memory in KiB.
+/// Returns the resident memory in KiB.
 fn resident(worker: &WorkerProcess) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", worker.pid())).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
@@ -125,12 +111,12 @@ fn files_below(folder: &Path) -> usize {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn memory_stays_and_nothing_is_left_behind() {
+fn memory_does_not_grow_and_no_file_is_left() {
     let videos = size(60, 1000);
     let mut world = World::new("flat");
     let temporary = tempfile::tempdir().unwrap();
     world.set("FLAMINGO__WORKER__TEMPORARY", temporary.path().to_str().unwrap());
-    // What is kept on purpose has a budget of its own, and would hide what is not.
+    // Caches have their own budgets and would hide a leak.
     world.set("FLAMINGO__CACHE__MEMORY", "0");
     world.set("FLAMINGO__ENGINE__MEDIA_BYTES", "1048576");
     let bytes = std::fs::read(clip("short")).unwrap();
@@ -139,7 +125,7 @@ fn memory_stays_and_nothing_is_left_behind() {
     }
     let worker = world.worker("worker");
     world.submit(&[world.job("many", json!({}))]).exits(0);
-    let done = || world.show("many")["counts"]["succeeded"].as_u64().unwrap() as usize;
+    let done = || world.counts("many").succeeded as usize;
     wait_for("a third of them", Duration::from_secs(3600), &mut || (done() >= videos / 3).then_some(()));
     let before = resident(&worker);
     wait_for("all of them", Duration::from_secs(3600), &mut || (done() >= videos).then_some(()));

@@ -1,4 +1,4 @@
-//! A job is one trace, from whoever submitted it to the last stage of its last video; and nothing in it is anybody's secret.
+//! A job is one trace, from `submit` to the last stage of its last video, and contains no secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -11,19 +11,19 @@ use super::broker::Broker;
 use super::world::World;
 
 const QUESTION: &str = "Which zebrafinch is this?";
-/// As all secrets of the tests begin, so that `check_secrets.sh` looks for it too.
+/// A secret in the form that `check_secrets.sh` searches for.
 const SECRET: &str = "hunter2-0123456789abcdef01234567";
 
-/// Jobs that are done, tried in vain, and found by the sweep; what was said of them, and the worker's log.
+/// Runs jobs that succeed, fail and lose their message. Returns the world and the log of the worker.
 fn traced(collector: &Collector) -> (World, String) {
-    let mut world = World::new("tracing");
+    let mut world = World::with_trace_log("tracing");
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8")]);
     world.upload("broken.mp4", b"no video".to_vec());
     for (name, value) in [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url()),
         ("OTEL_EXPORTER_OTLP_HEADERS", format!("authorization=Bearer {SECRET}")),
         ("FLAMINGO_LOG_FORMAT", "json".into()),
-        // Nothing is sent twice but what this test loses.
+        // Only the message that this test purges is sent twice.
         ("FLAMINGO__WORKER__LEASE", "60s".into()),
         ("FLAMINGO__WORKER__FORGOTTEN", "60s".into()),
     ] {
@@ -31,7 +31,7 @@ fn traced(collector: &Collector) -> (World, String) {
     }
     let one = json!({ "input": { "video": format!("{}/b.webm", world.videos()) } });
     world.submit(&[world.job("lost", one.clone())]).exits(0);
-    Broker::of(&world).lose("jobs");
+    Broker::of(&world).purge("jobs");
     let mut worker = world.worker("worker");
     world.check_whole("lost", "succeeded", 1, 0);
     let job = json!({
@@ -47,24 +47,25 @@ fn traced(collector: &Collector) -> (World, String) {
     world.check_whole("retried", "failed", 0, 1);
     worker.signal("TERM");
     assert_eq!(worker.wait(), Some(0));
-    let log = worker.log();
+    let log = worker.log().to_owned();
     (world, log)
 }
 
-/// The trace that a job's items are done in: its spans by their ids.
+/// Returns the spans of the only trace of a job, by their ids.
 fn trace_of<'s>(spans: &'s [Span], job: &str) -> BTreeMap<&'s [u8], &'s Span> {
-    let traces: BTreeSet<_> = spans.iter().filter(|s| s.says("job.id") == job).map(|s| &s.trace).collect();
+    let traces: BTreeSet<_> =
+        spans.iter().filter(|s| s.attribute("job.id") == job).map(|s| &s.trace).collect();
     assert_eq!(traces.len(), 1, "{job} has one trace");
     spans.iter().filter(|s| traces.contains(&s.trace)).map(|s| (&s.id[..], s)).collect()
 }
 
-/// Every span as its name after those that it stands under, and how many there are.
+/// Returns the path of every span from its root, with its count.
 fn paths(trace: &BTreeMap<&[u8], &Span>, queue: &str) -> BTreeMap<String, usize> {
     let mut paths = BTreeMap::new();
     for span in trace.values() {
         let (mut path, mut child) = (span.name.clone(), *span);
         while !child.parent.is_empty() {
-            child = trace.get(&child.parent[..]).unwrap_or_else(|| panic!("{path} has lost its parent"));
+            child = trace.get(&child.parent[..]).unwrap_or_else(|| panic!("the parent of {path} is missing"));
             path = format!("{} > {path}", child.name);
         }
         *paths.entry(path.replace(queue, "Q")).or_insert(0) += 1;
@@ -110,26 +111,28 @@ fn a_job_is_one_trace() {
             (&format!("{item} > gather results > send Q.events"), 1),
         ],
     );
-    says_by_convention(&job, &world, &model);
+    check_conventions(&job, &world, &model);
 
-    // Each attempt stands where the first one did.
+    // Every attempt has the same parent span.
     let retried = paths(&trace_of(&spans, "retried"), queue);
     assert_eq!((retried[&item], retried[&format!("{item} > write report")]), (3, 1), "{retried:#?}");
-    let attempts = trace_of(&spans, "retried").into_values().filter(|s| s.says("item.id") != Value::Null);
-    let attempts: BTreeSet<_> = attempts.map(|s| (s.says("item.attempt").as_i64(), s.failed)).collect();
+    let attempts =
+        trace_of(&spans, "retried").into_values().filter(|s| s.attribute("item.id") != Value::Null);
+    let attempts: BTreeSet<_> = attempts.map(|s| (s.attribute("item.attempt").as_i64(), s.failed)).collect();
     assert_eq!(attempts, [1, 2, 3].map(|n| (Some(n), true)).into());
-    // Its message was lost: the one that the sweep has sent belongs there too.
+    // The sweep sent a second message in the same trace.
     let lost = paths(&trace_of(&spans, "lost"), queue);
     assert_eq!((lost["submit job > send Q.jobs"], lost[&item]), (2, 1), "{lost:#?}");
 
-    tells_no_secret(&collector, &world, &log);
-    logs_in_json(&log, &job);
+    check_secrets(&collector, &world, &log);
+    check_json_log(&log, &job);
 }
 
-fn says_by_convention(trace: &BTreeMap<&[u8], &Span>, world: &World, model: &str) {
+fn check_conventions(trace: &BTreeMap<&[u8], &Span>, world: &World, model: &str) {
     let find = |name: &str, id: &str| {
-        let is =
-            |span: &&&Span| span.name == name && (id.is_empty() || span.says("messaging.message.id") == id);
+        let is = |span: &&&Span| {
+            span.name == name && (id.is_empty() || span.attribute("messaging.message.id") == id)
+        };
         *trace.values().find(is).unwrap_or_else(|| panic!("no {name} {id}"))
     };
     let queue = &world.name;
@@ -146,18 +149,18 @@ fn says_by_convention(trace: &BTreeMap<&[u8], &Span>, world: &World, model: &str
             ("messaging.destination.name", json!(destination)),
             ("messaging.rabbitmq.destination.routing_key", json!("items")),
         ] {
-            assert_eq!(span.says(name), value, "{name} of {span:?}");
+            assert_eq!(span.attribute(name), value, "{name} of {span:?}");
         }
-        let size = span.says("messaging.message.body.size");
+        let size = span.attribute("messaging.message.body.size");
         assert!(size.as_i64().is_some_and(|size| size > 100), "{size:?} of {span:?}");
     }
-    // What failed says why, in a word.
+    // A failed span has its error code.
     let failed = find(&format!("process {queue}.items"), "job/broken.mp4");
     let decode = trace.values().find(|s| s.name == "decode" && s.parent == failed.id);
     let decode = decode.unwrap_or_else(|| panic!("no decode under {failed:?} in {trace:#?}"));
     let code = &world.result_lines("job/errors.jsonl")[0]["error"]["code"];
     assert!(failed.failed && decode.failed);
-    assert_eq!((&failed.says("error.type"), &decode.says("error.type")), (code, code));
+    assert_eq!((&failed.attribute("error.type"), &decode.attribute("error.type")), (code, code));
 
     let report = world.result_json("job/items/a.mp4.json");
     let answer = find(&format!("generate_content {model}"), "");
@@ -170,51 +173,51 @@ fn says_by_convention(trace: &BTreeMap<&[u8], &Span>, world: &World, model: &str
         ("gen_ai.usage.output_tokens", report["answers"][0]["completion_tokens"].clone()),
         ("gen_ai.response.finish_reasons", json!([report["answers"][0]["finish"]])),
     ] {
-        assert_eq!(answer.says(name), value, "{name}");
+        assert_eq!(answer.attribute(name), value, "{name}");
     }
     assert_eq!(answer.events, ["model.turn"]);
 }
 
-/// What was asked and answered, and every password and key, is the collector's as little as the log's.
-fn tells_no_secret(collector: &Collector, world: &World, log: &str) {
-    assert!(collector.heads().contains(SECRET), "the collector knows its own key");
+/// Checks that neither spans nor log contain questions, answers, passwords or keys.
+fn check_secrets(collector: &Collector, world: &World, log: &str) {
+    assert!(collector.heads().contains(SECRET), "the collector received no key");
     let report = world.result_json("job/items/a.mp4.json");
     let answer = report["answers"][0]["text"].as_str().unwrap().trim().to_owned();
-    assert!(answer.len() > 8, "{answer:?} may stand anywhere");
+    assert!(answer.len() > 8, "{answer:?} is too short to search for");
     for text in ["zebrafinch", &answer, "hunter2-", "X-Amz-", "s3://"] {
-        assert!(!collector.heard(text), "{text:?} was exported");
+        assert!(!collector.received(text), "{text:?} was exported");
     }
     for text in ["zebrafinch", &answer, "hunter2-"] {
         assert!(!log.contains(text), "{text:?} was logged");
     }
 }
 
-/// Every line is an object, and those about an item say which one and belong to its job's trace.
-fn logs_in_json(log: &str, trace: &BTreeMap<&[u8], &Span>) {
+/// Checks that every line is an object, and that lines about an item name it and the trace of its job.
+fn check_json_log(log: &str, trace: &BTreeMap<&[u8], &Span>) {
     let lines: Vec<Value> = log
         .lines()
         .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
         .collect();
-    let about = lines.iter().filter(|line| line["job"] == "job" && line["item"] == "a.mp4");
-    let about: Vec<_> = about.filter(|line| line["step"] == "ReportWritten").collect();
-    assert_eq!(about.len(), 1, "{about:?}");
+    let matching = lines.iter().filter(|line| line["job"] == "job" && line["item"] == "a.mp4");
+    let matching: Vec<_> = matching.filter(|line| line["step"] == "ReportWritten").collect();
+    assert_eq!(matching.len(), 1, "{matching:?}");
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let span = trace.values().find(|s| s.says("item.id") == "a.mp4").unwrap();
+    let span = trace.values().find(|s| s.attribute("item.id") == "a.mp4").unwrap();
     for (name, value) in [
         ("trace_id", hex(&span.trace)),
         ("span_id", hex(&span.id)),
         ("level", "DEBUG".into()),
         ("target", "video_worker::http::health".into()),
     ] {
-        assert_eq!(about[0][name], value, "{:#}", about[0]);
+        assert_eq!(matching[0][name], value, "{:#}", matching[0]);
     }
-    assert!(about[0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    assert!(matching[0]["timestamp"].as_str().unwrap().ends_with('Z'));
 }
 
-/// One that takes connections and never answers is the worst that a collector can be.
+/// The worst collector accepts connections and never answers.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_collector_that_does_not_answer_changes_nothing() {
+fn a_silent_collector_does_not_affect_jobs() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut world = World::new("untraced");
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8")]);

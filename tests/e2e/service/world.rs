@@ -1,10 +1,16 @@
-//! A deployment of its own for each test: a queue, a database and a folder of the store that nobody else uses, on servers
-//! that all share or that the test has for itself.
+//! A separate deployment for each test: its own queue, database and folder of the store, on shared or private servers.
 
+use std::cell::{Ref, RefCell};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use jobs::JobId;
+use jobs::ledger::{JobRecord, Ledger, LedgerSettings};
+use jobs::secret_url::SecretUrl;
+use jobs::state::Counts;
 use jobs::store::{Store, StoreSettings};
 use serde_json::{Value, json};
 use support::clips::clip;
@@ -12,10 +18,10 @@ use support::servers::{Kind, shared};
 
 use crate::program::{Ran, command, run};
 
-/// How long anything may take on a machine that is busy with everything at once.
+/// Upper bound of every wait on a busy machine.
 const LONG: Duration = Duration::from_secs(300);
 
-/// Names of videos, and the sample clips that they are copies of.
+/// Names of videos and of their sample clips.
 pub const CLIPS: [(&str, &str); 6] = [
     ("a.mp4", "short"),
     ("b.webm", "vp8"),
@@ -27,47 +33,85 @@ pub const CLIPS: [(&str, &str); 6] = [
 
 pub struct World {
     pub name: String,
-    /// Where the logs of its programs go.
+    /// Folder for the logs of its programs.
     pub folder: PathBuf,
     pub env: Vec<(String, String)>,
     runtime: tokio::runtime::Runtime,
+    ledger: Ledger,
     inputs: Store,
     results: Store,
 }
 
-/// A worker that runs. Dropped, it is killed.
+/// Running worker. It is killed on drop.
 pub struct WorkerProcess {
     child: Child,
-    log: PathBuf,
+    log: RefCell<Log>,
     name: String,
 }
 
-/// Waits until `seen` sees something.
+/// Growing log file. Each part of it is read once.
+struct Log {
+    path: PathBuf,
+    file: File,
+    text: String,
+    /// Bytes of an incomplete character at the end.
+    rest: Vec<u8>,
+}
+
+impl Log {
+    fn read(&mut self) {
+        self.file.read_to_end(&mut self.rest).unwrap();
+        let whole = std::str::from_utf8(&self.rest).map_or_else(|e| e.valid_up_to(), str::len);
+        let part = self.rest.drain(..whole).collect();
+        self.text.push_str(&String::from_utf8(part).expect("this part is valid UTF-8"));
+    }
+}
+
+/// Default log filter: the steps of every worker, which tests wait for.
+const STEPS: &str = "info,jobs=debug,video_worker=debug";
+/// Log filter of tests that search logs for secrets.
+const EVERYTHING: &str = "trace";
+
+/// Polls `poll` until it returns a value.
 #[track_caller]
-pub fn wait<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
-    wait_for(what, LONG, &mut seen)
+pub fn wait<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+    wait_for(what, LONG, &mut poll)
 }
 
 #[track_caller]
-pub fn wait_for<T>(what: &str, patience: Duration, seen: &mut dyn FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, limit: Duration, poll: &mut dyn FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        if let Some(thing) = seen() {
-            return thing;
+        if let Some(value) = poll() {
+            return value;
         }
-        assert!(start.elapsed() < patience, "waited {patience:?} for {what}");
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
 impl World {
-    /// On the servers that all tests share.
+    /// Makes a deployment on the shared servers.
     pub fn new(name: &str) -> Self {
         Self::with(name, &[])
     }
 
-    /// The same, but some variables lead elsewhere.
+    /// Makes a deployment whose programs log at the level `trace`. Such logs are slow; use it only to search for secrets.
+    pub fn with_trace_log(name: &str) -> Self {
+        Self::make(name, &[], EVERYTHING)
+    }
+
+    /// Makes a deployment with some variables of the servers replaced.
     pub fn with(name: &str, over: &[(String, String)]) -> Self {
+        Self::make(name, over, STEPS)
+    }
+
+    /// Makes a deployment with replaced variables and the level `trace`.
+    pub fn with_variables_and_trace_log(name: &str, over: &[(String, String)]) -> Self {
+        Self::make(name, over, EVERYTHING)
+    }
+
+    fn make(name: &str, over: &[(String, String)], log: &str) -> Self {
         let name = format!("{name}-{:08x}", rand::random::<u32>());
         let mut env: Vec<_> =
             [Kind::RabbitMq, Kind::Postgres, Kind::S3].into_iter().flat_map(shared).collect();
@@ -85,7 +129,7 @@ impl World {
             ("FLAMINGO__QUEUE__URL", variable("FLAMINGO_TEST_AMQP")),
             ("FLAMINGO__QUEUE__NAME", name.clone()),
             ("FLAMINGO__QUEUE__RETRY_DELAYS", "1s,5s".into()),
-            ("FLAMINGO__DATABASE__URL", database),
+            ("FLAMINGO__DATABASE__URL", database.clone()),
             ("FLAMINGO__STORE__URL", format!("{bucket}/{name}/results")),
             ("FLAMINGO__INPUTS__ALLOW", format!("{bucket}/{name}")),
             ("FLAMINGO__INPUTS__PAGE", "7".into()),
@@ -96,8 +140,7 @@ impl World {
             ("FLAMINGO__WORKER__BACKOFF_FIRST", "200ms".into()),
             ("FLAMINGO__WORKER__BACKOFF_MOST", "2s".into()),
             ("FLAMINGO__STATUS__ADDRESS", String::new()),
-            // Everything that could say a secret says it.
-            ("FLAMINGO_LOG", "trace".into()),
+            ("FLAMINGO_LOG", log.into()),
         ];
         env.extend(settings.into_iter().map(|(name, value)| (name.to_owned(), value)));
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -106,12 +149,15 @@ impl World {
         let (inputs, results) = (open("videos"), open("results"));
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e/service").join(&name);
         std::fs::create_dir_all(&folder).unwrap();
-        let world = Self { name, folder, env, runtime, inputs, results };
+        let url = SecretUrl::new(database);
+        let settings = LedgerSettings { connections: 1, ..LedgerSettings::default() };
+        let ledger = runtime.block_on(Ledger::open(&url, &settings)).unwrap();
+        let world = Self { name, folder, env, runtime, ledger, inputs, results };
         world.flamingo(&["migrate"]).exits(0);
         world
     }
 
-    /// Where the videos of this test are.
+    /// Returns the URL of the videos.
     pub fn videos(&self) -> String {
         let bucket = self.env.iter().find(|(name, _)| name == "FLAMINGO_TEST_S3").unwrap().1.clone();
         format!("{bucket}/{}/videos", self.name)
@@ -127,7 +173,7 @@ impl World {
         command
     }
 
-    /// Runs the program; what it says on standard error is kept as a log too.
+    /// Runs the program. Saves its standard error as a log.
     pub fn flamingo(&self, arguments: &[&str]) -> Ran {
         let ran = run(self.command().args(arguments));
         let log = self.folder.join(format!("{}-{:08x}.log", arguments[0], rand::random::<u32>()));
@@ -135,39 +181,41 @@ impl World {
         ran
     }
 
-    /// Starts a worker, and waits until it takes messages.
+    /// Starts a worker and waits until it consumes messages.
     pub fn worker(&self, name: &str) -> WorkerProcess {
         let worker = self.spawn(name, self.command().arg("work"));
         worker.wait_for_log("worker started");
         worker
     }
 
-    /// Starts a program whose log is kept.
+    /// Starts a program and saves its log.
     pub fn spawn(&self, name: &str, command: &mut Command) -> WorkerProcess {
         let log = self.folder.join(format!("{name}-{:08x}.log", rand::random::<u32>()));
         let child = command
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .env("FLAMINGO__WORKER__NAME", name)
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap())
+            .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let file = File::open(&log).unwrap();
+        let log = RefCell::new(Log { path: log, file, text: String::new(), rest: Vec::new() });
         WorkerProcess { child, log, name: name.into() }
     }
 
-    /// Puts a file among the videos.
+    /// Uploads a video.
     pub fn upload(&self, key: &str, bytes: Vec<u8>) {
         self.runtime.block_on(self.inputs.put(key, bytes.into())).unwrap();
     }
 
-    /// Puts sample clips among the videos.
+    /// Uploads sample clips as videos.
     pub fn upload_clips(&self, clips: &[(&str, &str)]) {
         for (key, name) in clips {
             self.upload(key, std::fs::read(clip(name)).unwrap());
         }
     }
 
-    /// A job that asks little of the model, with any fields set otherwise.
+    /// Returns a cheap job; `over` replaces some of its fields.
     pub fn job(&self, id: &str, over: Value) -> Value {
         let mut job = json!({
             "schema": "flamingo.job/1",
@@ -182,7 +230,7 @@ impl World {
         job
     }
 
-    /// Submits jobs as a file.
+    /// Submits jobs from a file.
     pub fn submit(&self, jobs: &[Value]) -> Ran {
         let file = self.folder.join(format!("jobs-{:08x}.jsonl", rand::random::<u32>()));
         let lines: String = jobs.iter().map(|job| format!("{job}\n")).collect();
@@ -190,49 +238,70 @@ impl World {
         self.flamingo(&["submit", file.to_str().unwrap()])
     }
 
-    /// What `jobs show` says.
+    /// Returns the output of `jobs show`.
     pub fn show(&self, job: &str) -> Value {
         let ran = self.flamingo(&["jobs", "show", job, "--json"]).exits(0);
         serde_json::from_str(&ran.out).unwrap_or_else(|e| panic!("{e}: {ran:?}"))
     }
 
-    /// Waits until a job has ended; what `jobs show` says then.
+    /// Waits until a job has ended. Returns the output of `jobs show`.
     #[track_caller]
     pub fn ended(&self, job: &str) -> Value {
-        let ends = ["succeeded", "partially_succeeded", "failed", "cancelled", "expired"];
-        wait(&format!("the end of {job}"), || {
-            let shown = self.show(job);
-            ends.iter().any(|end| shown["status"] == **end).then_some(shown)
-        })
+        self.ended_within(job, LONG)
     }
 
-    /// An object among the results.
+    #[track_caller]
+    pub fn ended_within(&self, job: &str, limit: Duration) -> Value {
+        wait_for(&format!("the end of {job}"), limit, &mut || {
+            self.record(job).is_some_and(|record| record.state.is_end()).then_some(())
+        });
+        self.show(job)
+    }
+
+    /// Returns a job of the ledger; `None` also if the ledger is unreachable.
+    pub fn record(&self, job: &str) -> Option<JobRecord> {
+        let id = JobId::try_from(job.to_owned()).unwrap();
+        self.runtime.block_on(self.ledger.job(&id)).unwrap_or_default()
+    }
+
+    /// Returns the number of items per state; zeros if the ledger is unreachable.
+    pub fn counts(&self, job: &str) -> Counts {
+        let id = JobId::try_from(job.to_owned()).unwrap();
+        self.runtime.block_on(self.ledger.counts(&id)).unwrap_or_default()
+    }
+
+    /// Returns the newest jobs of the ledger.
+    pub fn records(&self, most: u32) -> Vec<JobRecord> {
+        self.runtime.block_on(self.ledger.jobs(None, most)).unwrap_or_default()
+    }
+
+    /// Returns an object of the results.
     pub fn result(&self, key: &str) -> Option<Vec<u8>> {
         self.runtime.block_on(self.results.get(key, 1 << 26)).unwrap().map(|bytes| bytes.to_vec())
     }
 
     #[track_caller]
     pub fn result_json(&self, key: &str) -> Value {
-        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is not there"));
+        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is missing"));
         serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{key}: {e}"))
     }
 
-    /// The lines of a JSONL object among the results.
+    /// Returns the lines of a JSONL object of the results.
     #[track_caller]
     pub fn result_lines(&self, key: &str) -> Vec<Value> {
-        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is not there"));
+        let bytes = self.result(key).unwrap_or_else(|| panic!("{key} is missing"));
         let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
-    /// The keys of everything that a job left in the store, without the job's own folder.
+    /// Returns the keys of all results of a job, relative to the folder of the job.
     pub fn results(&self, job: &str) -> Vec<String> {
         let page = self.runtime.block_on(self.results.page(job, None, 10_000)).unwrap();
         let strip = |key: &str| key.strip_prefix(&format!("{job}/")).unwrap_or(key).to_owned();
         page.iter().map(|object| strip(&object.key)).collect()
     }
 
-    /// A job has ended as it should: one report for each of its items and nothing else, gathered, and nothing is open.
+    /// Waits for the end of a job and checks its results: one report per item, results, errors and manifest, and no others.
     #[track_caller]
     pub fn check_whole(&self, job: &str, status: &str, succeeded: usize, failed: usize) {
         let shown = self.ended(job);
@@ -257,7 +326,7 @@ impl World {
     }
 }
 
-/// Postgres can make databases, and one for each test keeps them apart.
+/// Makes a database for one test.
 fn own_database(server: &str, name: &str) -> String {
     let database = name.replace('-', "_");
     let made =
@@ -269,14 +338,22 @@ fn own_database(server: &str, name: &str) -> String {
 }
 
 impl WorkerProcess {
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap()
+    /// Returns its log so far.
+    pub fn log(&self) -> Ref<'_, str> {
+        self.log.borrow_mut().read();
+        Ref::map(self.log.borrow(), |log| log.text.as_str())
+    }
+
+    /// Returns the number of occurrences of a text in its log.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log().matches(text).count()
     }
 
     #[track_caller]
     pub fn wait_for_log(&self, text: &str) {
-        wait(&format!("{text:?} in the log of {} ({})", self.name, self.log.display()), || {
-            self.log().contains(text).then_some(())
+        let path = self.log.borrow().path.display().to_string();
+        wait(&format!("{text:?} in the log of {} ({path})", self.name), || {
+            (self.logged(text) > 0).then_some(())
         });
     }
 
@@ -289,7 +366,7 @@ impl WorkerProcess {
         assert!(sent.unwrap().success());
     }
 
-    /// Its exit status; `None`: a signal ended it.
+    /// Waits for its end. Returns the exit status, or `None` if a signal ended it.
     #[track_caller]
     pub fn wait(&mut self) -> Option<i32> {
         let name = self.name.clone();
@@ -304,7 +381,7 @@ impl Drop for WorkerProcess {
     }
 }
 
-/// Equal to the last letter; likelihoods within what the company of other answers in a batch may change.
+/// Asserts equal answers. Log-likelihoods may differ by the rounding of another batch.
 #[track_caller]
 pub fn same_answers(one: &Value, other: &Value) {
     let (mut one, mut other) = (one.clone(), other.clone());

@@ -1,11 +1,11 @@
-//! A worker has so much disk and so much memory: what does not fit waits or is refused, and a disk that is full ends it.
+//! Disk and memory of a worker are limited: videos wait or are rejected, and a full disk ends the worker.
 
 use std::process::Command;
 
 use serde_json::{Value, json};
 
 use super::shutdown::get;
-use super::slow_store::{behind_a_relay, check_failed, padded};
+use super::slow_store::{behind_a_proxy, check_failed, padded};
 use super::world::{World, wait};
 use crate::program::binary;
 
@@ -14,7 +14,7 @@ fn attempts(world: &World, job: &str) -> Vec<Value> {
     shown["items"].as_array().unwrap().iter().map(|item| item["attempts"].clone()).collect()
 }
 
-fn listen(world: &mut World) -> u16 {
+fn set_status_address(world: &mut World) -> u16 {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     world.set("FLAMINGO__STATUS__ADDRESS", &format!("127.0.0.1:{port}"));
     port
@@ -25,30 +25,32 @@ fn wait_for_metric(port: u16, line: &str) {
     wait(line, || get(port, "/metrics").lines().any(|found| found.starts_with(line)).then_some(()));
 }
 
-/// One video is half fetched, and there is no room for another beside it.
+/// One video is partly fetched, and there is no disk space for a second one.
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn videos_wait_for_room_on_the_disk() {
-    let (mut world, relay) = behind_a_relay("disk-room");
+fn videos_wait_for_disk_space() {
+    let (mut world, proxy) = behind_a_proxy("disk-space");
     world.set("FLAMINGO__WORKER__TEMPORARY_BYTES", "500000");
     world.set("FLAMINGO__WORKER__PATIENCE", "3s");
-    let port = listen(&mut world);
+    // The held download must not time out before the metrics are read.
+    world.set("FLAMINGO__STORE__READ_TIMEOUT", "300s");
+    let port = set_status_address(&mut world);
     for (key, bytes) in [("a.mp4", 400_000), ("b.mp4", 300_000), ("c.mp4", 500_001)] {
         world.upload(key, padded("short", bytes));
     }
     let _worker = world.worker("worker");
     let videos = world.videos();
     let path = videos.strip_prefix("s3://").unwrap();
-    relay.hold(&format!("GET /{path}/a.mp4"));
+    proxy.hold(&format!("GET /{path}/a.mp4"));
     let only = |key: &str| json!({ "input": { "video": format!("{videos}/{key}") } });
     world.submit(&[world.job("a", only("a.mp4"))]).exits(0);
-    wait("the request for the video", || (relay.held() > 0).then_some(()));
+    wait("the request for the video", || (proxy.held() > 0).then_some(()));
     world.submit(&[world.job("b", only("b.mp4"))]).exits(0);
     wait_for_metric(port, "flamingo_videos_waiting{resource=\"disk\",of=\"disk\"} 1");
     wait_for_metric(port, "flamingo_reserved_bytes{resource=\"disk\",of=\"disk\"} 400000");
-    // Somebody else may have room for it.
+    // The message goes back: another worker may have space.
     wait_for_metric(port, "flamingo_item_retries_total{code=\"no_room\"}");
-    relay.let_go();
+    proxy.release();
     world.check_whole("a", "succeeded", 1, 0);
     world.check_whole("b", "succeeded", 1, 0);
     assert_eq!((attempts(&world, "a"), attempts(&world, "b")), (vec![json!(1)], vec![json!(1)]));
@@ -63,8 +65,8 @@ fn videos_wait_for_room_on_the_disk() {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_job_that_asks_for_too_much_memory_is_refused() {
-    let mut world = World::new("memory-room");
+fn rejects_jobs_that_need_too_much_memory() {
+    let mut world = World::new("memory-limit");
     world.set("FLAMINGO__WORKER__MEMORY", "268435456");
     world.upload_clips(&[("a.mp4", "short"), ("b.webm", "vp8"), ("c.avi", "mjpeg")]);
     let _worker = world.worker("worker");
@@ -72,14 +74,14 @@ fn a_job_that_asks_for_too_much_memory_is_refused() {
     world.check_whole("greedy", "failed", 0, 3);
     let said = "no memory for up to 4097 frames of one answer (worker.memory): needs ";
     check_failed(&world, "greedy", "a.mp4", "limit_memory", said);
-    // Only one at a time of these fits, of two in flight.
+    // Memory is enough for one of these at a time; two are in flight.
     world.submit(&[world.job("modest", json!({ "max_frames": 2000 }))]).exits(0);
     world.check_whole("modest", "succeeded", 3, 0);
     assert_eq!(attempts(&world, "modest"), [1, 1, 1].map(|n| json!(n)));
 }
 
-/// A disk of one page for fetched videos, around a worker: a file system of its own where this user may mount one,
-/// otherwise the limit that the kernel puts on what a process writes to a file. Both refuse the write itself.
+/// Returns a worker command whose temporary folder holds one page: a separate file system if this user may mount one, else
+/// the kernel's limit on the size of written files. Both fail the write itself.
 fn on_a_full_disk(world: &World, folder: &str) -> Command {
     let mount = format!("mount -t tmpfs -o size=4k tmpfs '{folder}' && exec \"$0\" work");
     let may_mount = |unshare: &[&str]| {
@@ -95,7 +97,7 @@ fn on_a_full_disk(world: &World, folder: &str) -> Command {
             command
         }
         None => {
-            // The log goes through a process that may write.
+            // The log goes through a process without the limit.
             let limited = "trap '' XFSZ; exec 2> >(cat >&2); ulimit -f 4; exec \"$0\" work";
             let mut command = Command::new("bash");
             command.args(["-c", limited]);
@@ -111,7 +113,7 @@ fn on_a_full_disk(world: &World, folder: &str) -> Command {
 
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
-fn a_worker_whose_disk_is_full_ends_and_another_answers() {
+fn a_worker_with_a_full_disk_exits_and_another_answers() {
     let mut world = World::new("full-disk");
     let folder = world.folder.join("full");
     std::fs::create_dir(&folder).unwrap();

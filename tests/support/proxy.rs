@@ -1,4 +1,4 @@
-//! A TCP relay between a client and its server, which can break or slow the line between them on command.
+//! A TCP proxy between a client and its server. It can cut, slow, delay or refuse connections on command.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,27 +7,27 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// What S3 says when it has too much to do.
+/// The answer of an overloaded S3 server.
 const SLOW_DOWN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
     <Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
 
-/// The most bytes that a request's head may have.
+/// Upper bound of the head of a request, in bytes.
 const HEAD: usize = 64 << 10;
 
-/// The most bytes that are passed on at once.
+/// Upper bound of one forwarded chunk, in bytes.
 const CHUNK: usize = 64 << 10;
 
-/// How slowly bytes are passed on, in both directions.
+/// Speed limit of both directions.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
-    /// Before every chunk of at most 64 KiB.
+    /// Delay before every chunk of at most 64 KiB.
     pub latency: Duration,
-    /// No limit without.
+    /// `None`: no limit.
     pub bytes_per_s: Option<u32>,
 }
 
 impl Pace {
-    /// How long so many bytes take.
+    /// Returns the time that `bytes` bytes take.
     fn of(self, bytes: usize) -> Duration {
         let rate = self
             .bytes_per_s
@@ -36,144 +36,144 @@ impl Pace {
     }
 }
 
-/// Relays every connection to one server until it is dropped.
-pub struct Relay {
+/// Forwards every connection to one server until it is dropped.
+pub struct Proxy {
     addr: SocketAddr,
-    line: Arc<Line>,
+    shared: Arc<Shared>,
 }
 
-/// What the threads of a relay share.
-struct Line {
+/// State that the threads of a proxy share.
+struct Shared {
     server: SocketAddr,
-    /// Both ends of what is relayed or held now.
+    /// Both ends of every open connection.
     open: Mutex<Vec<(usize, TcpStream)>>,
     accepted: AtomicUsize,
-    relayed: AtomicUsize,
+    forwarded: AtomicUsize,
     refuse: AtomicBool,
     answer_503: AtomicBool,
     hang: AtomicBool,
     pace: Mutex<Pace>,
-    /// Bytes of one answer after which the line is cut, once; 0: never.
+    /// Number of bytes of one answer after which its connection is cut, once; 0: never.
     cut_after: AtomicUsize,
-    broken_off: AtomicUsize,
-    /// What requests must not contain.
-    held_back: Mutex<Option<String>>,
-    let_go: Condvar,
+    truncated: AtomicUsize,
+    /// Requests that contain this text are held.
+    hold_pattern: Mutex<Option<String>>,
+    released: Condvar,
     held: AtomicUsize,
     ended: AtomicBool,
 }
 
-impl Relay {
-    /// A relay to `server` on a free port of this machine.
+impl Proxy {
+    /// Starts a proxy to `server` on a free port of this machine.
     ///
     /// # Panics
-    /// When no port can be had.
+    /// Panics if no port is free.
     pub fn to(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port for the relay");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("no port is free");
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let line = Arc::new(Line {
+        let shared = Arc::new(Shared {
             server,
             open: Mutex::default(),
             accepted: AtomicUsize::new(0),
-            relayed: AtomicUsize::new(0),
+            forwarded: AtomicUsize::new(0),
             refuse: AtomicBool::new(false),
             answer_503: AtomicBool::new(false),
             hang: AtomicBool::new(false),
             pace: Mutex::default(),
             cut_after: AtomicUsize::new(0),
-            broken_off: AtomicUsize::new(0),
-            held_back: Mutex::default(),
-            let_go: Condvar::new(),
+            truncated: AtomicUsize::new(0),
+            hold_pattern: Mutex::default(),
+            released: Condvar::new(),
             held: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
-        let shared = line.clone();
-        thread::spawn(move || shared.accept(&listener));
-        Self { addr, line }
+        let acceptor = shared.clone();
+        thread::spawn(move || acceptor.accept(&listener));
+        Self { addr, shared }
     }
 
-    /// Where clients connect.
+    /// Returns the address that clients connect to.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Closes every connection that is open now; new ones are served.
+    /// Closes every open connection; new connections are served.
     pub fn cut(&self) {
-        for (_, stream) in self.line.open().drain(..) {
+        for (_, stream) in self.shared.open().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// New connections are closed at once.
+    /// Closes new connections at once.
     pub fn refuse(&self, yes: bool) {
-        self.line.refuse.store(yes, Ordering::SeqCst);
+        self.shared.refuse.store(yes, Ordering::SeqCst);
     }
 
-    /// New connections have their first HTTP request answered with 503, as S3 says it, and are closed.
+    /// Answers the first HTTP request of each new connection with 503, as S3 does, and closes the connection.
     pub fn answer_503(&self, yes: bool) {
-        self.line.answer_503.store(yes, Ordering::SeqCst);
+        self.shared.answer_503.store(yes, Ordering::SeqCst);
     }
 
-    /// New connections are held open, and nothing comes of them, until they are cut.
+    /// Keeps new connections open without an answer until they are cut.
     pub fn hang(&self, yes: bool) {
-        self.line.hang.store(yes, Ordering::SeqCst);
+        self.shared.hang.store(yes, Ordering::SeqCst);
     }
 
-    /// From now on, on connections that are open too.
-    pub fn slow(&self, pace: Pace) {
-        *lock(&self.line.pace) = pace;
+    /// Sets the speed limit of new and open connections.
+    pub fn set_pace(&self, pace: Pace) {
+        *lock(&self.shared.pace) = pace;
     }
 
-    /// The next answer that is longer breaks off after so many bytes, its head among them; those after it are whole.
+    /// Cuts the next answer that is longer than `bytes` (head included) after `bytes` bytes; later answers stay whole.
     pub fn cut_after(&self, bytes: usize) {
-        self.line.cut_after.store(bytes, Ordering::SeqCst);
+        self.shared.cut_after.store(bytes, Ordering::SeqCst);
     }
 
-    /// How many answers broke off.
-    pub fn broken_off(&self) -> usize {
-        self.line.broken_off.load(Ordering::SeqCst)
+    /// Returns the number of answers that were cut.
+    pub fn truncated(&self) -> usize {
+        self.shared.truncated.load(Ordering::SeqCst)
     }
 
-    /// Requests that contain `text` wait on their way, until [`let_go`](Self::let_go).
+    /// Holds requests that contain `text` until [`release`](Self::release).
     pub fn hold(&self, text: &str) {
-        *lock(&self.line.held_back) = Some(text.into());
+        *lock(&self.shared.hold_pattern) = Some(text.into());
     }
 
-    /// Whatever waits goes on.
-    pub fn let_go(&self) {
-        *lock(&self.line.held_back) = None;
-        self.line.let_go.notify_all();
+    /// Forwards all held requests.
+    pub fn release(&self) {
+        *lock(&self.shared.hold_pattern) = None;
+        self.shared.released.notify_all();
     }
 
-    /// How many requests have waited or wait.
+    /// Returns the number of requests that were ever held.
     pub fn held(&self) -> usize {
-        self.line.held.load(Ordering::SeqCst)
+        self.shared.held.load(Ordering::SeqCst)
     }
 
-    /// How many connections clients have made.
+    /// Returns the number of connections from clients.
     pub fn accepted(&self) -> usize {
-        self.line.accepted.load(Ordering::SeqCst)
+        self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// How many of them reached the server.
-    pub fn relayed(&self) -> usize {
-        self.line.relayed.load(Ordering::SeqCst)
+    /// Returns the number of connections that reached the server.
+    pub fn forwarded(&self) -> usize {
+        self.shared.forwarded.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Relay {
+impl Drop for Proxy {
     fn drop(&mut self) {
-        self.line.ended.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts, and waits until the port is free again.
+        self.shared.ended.store(true, Ordering::SeqCst);
+        // This wakes the accepting thread and waits until it has closed the port.
         if let Ok(mut last) = TcpStream::connect(self.addr) {
             let _ = last.read(&mut [0]);
         }
-        self.let_go();
+        self.release();
         self.cut();
     }
 }
 
-impl Line {
+impl Shared {
     fn accept(self: Arc<Self>, listener: &TcpListener) {
         for (id, client) in listener.incoming().enumerate() {
             if self.ended.load(Ordering::SeqCst) {
@@ -181,9 +181,9 @@ impl Line {
             }
             let Ok(client) = client else { continue };
             self.accepted.fetch_add(1, Ordering::SeqCst);
-            let line = self.clone();
-            // A connection that fails is the client's to notice.
-            thread::spawn(move || line.serve(id, client));
+            let shared = self.clone();
+            // The client notices a failed connection.
+            thread::spawn(move || shared.serve(id, client));
         }
     }
 
@@ -192,22 +192,22 @@ impl Line {
             return client.shutdown(Shutdown::Both);
         }
         if self.answer_503.load(Ordering::SeqCst) {
-            return slow_down(client);
+            return answer_slow_down(client);
         }
-        self.keep(id, &client)?;
+        self.register(id, &client)?;
         if self.hang.load(Ordering::SeqCst) {
             return Ok(());
         }
         let server = TcpStream::connect(self.server).inspect_err(|_| self.close(id))?;
-        self.relayed.fetch_add(1, Ordering::SeqCst);
-        self.keep(id, &server)?;
+        self.forwarded.fetch_add(1, Ordering::SeqCst);
+        self.register(id, &server)?;
         let (from, to) = (client.try_clone()?, server.try_clone()?);
-        // Bytes of the answer that is on its way.
+        // Bytes of the current answer.
         let answered = Arc::new(AtomicUsize::new(0));
-        let (line, asked) = (self.clone(), answered.clone());
+        let (shared, asked) = (self.clone(), answered.clone());
         let up = thread::spawn(move || {
             pump(from, to, |chunk| {
-                line.wait(chunk);
+                shared.delay(chunk);
                 asked.store(0, Ordering::SeqCst);
                 chunk.len()
             })
@@ -221,35 +221,35 @@ impl Line {
         Ok(())
     }
 
-    /// A request waits as long as it has to.
-    fn wait(&self, request: &[u8]) {
+    /// Delays a request as the speed limit and `hold` ask.
+    fn delay(&self, request: &[u8]) {
         thread::sleep(lock(&self.pace).of(request.len()));
-        let mut held_back = lock(&self.held_back);
+        let mut hold_pattern = lock(&self.hold_pattern);
         let contains = |text: &String| request.windows(text.len()).any(|part| part == text.as_bytes());
-        if held_back.as_ref().is_some_and(contains) {
+        if hold_pattern.as_ref().is_some_and(contains) {
             self.held.fetch_add(1, Ordering::SeqCst);
-            while held_back.is_some() {
-                held_back = self.let_go.wait(held_back).unwrap_or_else(PoisonError::into_inner);
+            while hold_pattern.is_some() {
+                hold_pattern = self.released.wait(hold_pattern).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
-    /// How many of the next `bytes` of an answer are passed on.
+    /// Returns how many of the next `bytes` of an answer to forward.
     fn allowed(&self, answered: &AtomicUsize, bytes: usize) -> usize {
         let before = answered.fetch_add(bytes, Ordering::SeqCst);
         let limit = self.cut_after.load(Ordering::SeqCst);
-        // Whoever takes the limit away is the one that is cut.
+        // The thread that resets the limit cuts its connection; so one answer is cut.
         let cut = limit > 0
             && before + bytes > limit
             && self.cut_after.compare_exchange(limit, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
         if !cut {
             return bytes;
         }
-        self.broken_off.fetch_add(1, Ordering::SeqCst);
+        self.truncated.fetch_add(1, Ordering::SeqCst);
         limit.saturating_sub(before)
     }
 
-    fn keep(&self, id: usize, stream: &TcpStream) -> io::Result<()> {
+    fn register(&self, id: usize, stream: &TcpStream) -> io::Result<()> {
         self.open().push((id, stream.try_clone()?));
         Ok(())
     }
@@ -269,8 +269,8 @@ fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Copies until one side ends, then tells the other. Of each chunk as much as `allowed` says; less than all of it breaks the
-/// line.
+/// Copies until one side ends, then closes the other side. Forwards of each chunk as much as `allowed` returns; cuts the
+/// connection if that is less than the chunk.
 fn pump(mut from: TcpStream, mut to: TcpStream, mut allowed: impl FnMut(&[u8]) -> usize) {
     let mut block = vec![0; CHUNK];
     while let Ok(n @ 1..) = from.read(&mut block) {
@@ -283,8 +283,8 @@ fn pump(mut from: TcpStream, mut to: TcpStream, mut allowed: impl FnMut(&[u8]) -
     let _ = to.shutdown(Shutdown::Write);
 }
 
-fn slow_down(mut client: TcpStream) -> io::Result<()> {
-    // A client that says nothing must not hold the thread for ever.
+fn answer_slow_down(mut client: TcpStream) -> io::Result<()> {
+    // A silent client must not hold the thread for ever.
     client.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut head = Vec::new();
     let mut block = [0; 4096];
@@ -301,7 +301,7 @@ fn slow_down(mut client: TcpStream) -> io::Result<()> {
          Content-Length: {length}\r\nConnection: close\r\n\r\n{SLOW_DOWN}"
     )?;
     client.shutdown(Shutdown::Write)?;
-    // Closing while the body is still on its way would reset the line, and the client would lose the answer.
+    // Closing before the body has arrived would reset the connection, and the client would lose the answer.
     io::copy(&mut client, &mut io::sink())?;
     Ok(())
 }
