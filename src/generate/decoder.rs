@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::reservation::{KvReservation, check_length, describe};
-use super::scores::{Scores, log_probabilities, target_scores};
+use super::scores::{RowId, Scores, log_probabilities, target_scores};
 use crate::error::{Error, Result};
 use crate::language::KvPool;
 use crate::language::kv_cache::BLOCK;
@@ -15,10 +15,6 @@ use crate::model::{BatchedMediaKv, Flamingo, MediaKv, RowInput, RowState};
 /// Tokens of one prefill chunk: bounds the memory of its attention scores. All chunks of one step fit into this number
 /// together, so that a long prompt does not delay rows in decode.
 const PREFILL_CHUNK: usize = 512;
-
-/// Identity of a row of a [`Decoder`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RowId(u64);
 
 /// A batch of rows over one model, with their KV pool. Rows may share a prefix, which is processed once.
 pub struct Decoder<'m> {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::model::{Flamingo, MediaKv};
 
-pub mod decoder;
 pub mod reservation;
 pub mod scores;
+pub mod decoder;
 mod beam;
 mod sample;
 mod score;
@@ -21,9 +21,9 @@ pub mod sequence;
 pub mod batch;
 
 pub use batch::{run, run_until};
-pub use decoder::{Decoder, PrefixId, RowId};
+pub use decoder::{Decoder, PrefixId};
 pub use reservation::{KvReservation, check_length, describe};
-pub use scores::Scores;
+pub use scores::{RowId, Scores};
 pub use sequence::{Goal, Output, Sequence, SequenceRequest};
 
 /// Settings of generation: how to choose the next token, and when to stop.

@@ -1,9 +1,8 @@
 //! Scores of given continuations: a kind of sequence in the same batches as generation.
 
-use super::decoder::{Decoder, RowId};
+use super::decoder::Decoder;
 use super::reservation::KvReservation;
-use super::scores::Scores;
-use super::sequence::find;
+use super::scores::{RowId, Scores, find};
 use crate::error::{Error, Result};
 use crate::model::Flamingo;
 

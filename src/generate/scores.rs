@@ -5,9 +5,12 @@ use std::ops::Range;
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
-use super::decoder::RowId;
 use crate::error::Result;
 use crate::model::Flamingo;
+
+/// Identity of a row of a [`Decoder`](super::Decoder).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowId(pub(super) u64);
 
 /// Scores of the next token of one row.
 pub struct Scores {
@@ -15,8 +18,13 @@ pub struct Scores {
     pub row: RowId,
     /// Log-probability of every token of the vocabulary. Empty for a row with targets.
     pub log_probs: Vec<f32>,
-    /// Log-probability of each target of [`Decoder::push_scored`] that the step has scored.
+    /// Log-probability of each target of [`Decoder::push_scored`](super::Decoder::push_scored) that the step has scored.
     pub targets: Vec<f32>,
+}
+
+/// Returns the scores of one row; `scores` are sorted by row.
+pub(super) fn find(scores: &[Scores], row: RowId) -> Option<&Scores> {
+    scores.binary_search_by_key(&row, |s| s.row).ok().map(|i| &scores[i])
 }
 
 /// Scores the targets of rows, whose hidden states are at the given positions of `hidden` (n, d).

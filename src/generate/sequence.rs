@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::beam::BeamSearch;
-use super::decoder::{Decoder, PrefixId, RowId};
+use super::decoder::{Decoder, PrefixId};
 use super::reservation::{KvReservation, check_length};
 use super::sample::Sampler;
 use super::score::Scoring;
-use super::scores::Scores;
+use super::scores::{RowId, Scores, find};
 use super::{Completion, Generation, StopCriteria, Strategy};
 use crate::error::Result;
 use crate::model::{Flamingo, MediaKv};
@@ -231,11 +231,6 @@ impl DecodingState {
             }
         }
     }
-}
-
-/// Returns the scores of one row; `scores` are sorted by row.
-pub(super) fn find(scores: &[Scores], row: RowId) -> Option<&Scores> {
-    scores.binary_search_by_key(&row, |s| s.row).ok().map(|i| &scores[i])
 }
 
 /// Returns the rows of the next step: beam i continues row `parents[i]`. A row is forked only for its second and later

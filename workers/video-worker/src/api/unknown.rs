@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rejects_unknown_fields_beside_flattened_ones() {
+    fn rejects_unknown_fields_next_to_flattened_ones() {
         let job = r#"{"schema": "flamingo.job/1", "job_id": "a", "tasks": [{"kind": "caption"}], "input": {"video": "a.mp4"}"#;
         let parse = |more: &str| serde_json::from_str::<JobMessage>(&format!("{job}{more}}}"));
         assert_eq!(parse("").unwrap().rest, NoUnknownFields);

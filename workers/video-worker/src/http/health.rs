@@ -132,7 +132,7 @@ impl Status {
         Lane::ALL.into_iter().zip(join_all(lanes).await).collect()
     }
 
-    /// What is missing for work, one line each.
+    /// Lists the backends that are missing for work, one line each.
     pub async fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         let mut note = |what: &str, result: Result<(), String>| {

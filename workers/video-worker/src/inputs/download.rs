@@ -11,7 +11,7 @@ use super::{FetchError, Inputs, Location, not_found};
 use crate::admission::Reservation;
 use crate::api::{InputInfo, Priority};
 
-/// How often an object may change between HEAD and GET before the download is given up.
+/// Number of changes of an object between HEAD and GET after which the download fails.
 const MAX_REPLACEMENTS: usize = 5;
 
 /// A video on the local disk.

@@ -35,7 +35,7 @@ pub struct Disk {
     pub folder: PathBuf,
     /// Budget of all downloads together.
     pub room: Budget,
-    /// How long a download waits for room.
+    /// Time that a download waits for disk space.
     pub timeout: Duration,
 }
 

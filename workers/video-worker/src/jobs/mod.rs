@@ -57,7 +57,7 @@ pub struct VideoService {
     pub memory: Budget,
     /// Bytes of a prepared frame.
     pub frame_bytes: u64,
-    /// How long a video waits for memory.
+    /// Time that a video waits for memory.
     pub retry_timeout: Duration,
     pub max_manifest_bytes: u64,
     /// Whether to store a contact sheet with each report.
