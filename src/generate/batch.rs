@@ -97,7 +97,7 @@ impl<'a> Batch<'a> {
     }
 
     fn run(mut self, outputs: &mut [Option<Result<Output>>], stop: &dyn Fn() -> bool) -> Result<()> {
-        while !(self.waiting.is_empty() && self.running.is_empty()) && !stop() {
+        while (!self.waiting.is_empty() || !self.running.is_empty()) && !stop() {
             self.begin(outputs)?;
             let scores = self.decoder.step()?;
             let mut running = Vec::with_capacity(self.running.len());

@@ -152,10 +152,10 @@ fn the_child_ends_with_its_parent() {
     let done = work_until_the_end(&input, |ticks| {
         if !killed && ticks >= all / 8 {
             parent.kill().unwrap();
-            parent.wait().unwrap();
             killed = true;
         }
     });
+    parent.wait().unwrap();
     assert!(killed, "the child ended before its parent was killed");
     assert!(done < all * 3 / 4, "the child worked for {done} of {all} ticks");
 }

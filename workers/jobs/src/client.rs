@@ -33,7 +33,7 @@ pub enum Notification {
 #[derive(Debug)]
 pub enum Submitted {
     /// The ledger has the job. It is not new if the same request was submitted before.
-    Accepted { record: JobRecord, is_new: bool, notification: Notification },
+    Accepted { record: Box<JobRecord>, is_new: bool, notification: Notification },
     /// Another job has its id or key.
     Conflict(Failure),
 }
@@ -72,7 +72,7 @@ impl Client {
         };
         let notification =
             if record.state.is_end() { Notification::NotNeeded } else { self.notify(&record).await };
-        Ok(Submitted::Accepted { record, is_new, notification })
+        Ok(Submitted::Accepted { record: Box::new(record), is_new, notification })
     }
 
     /// Cancels a job that has neither ended nor begun to finalize, and notifies the workers, so that they gather its results
@@ -150,7 +150,7 @@ mod tests {
 
     async fn submitted(client: &Client, job: &NewJob) -> (JobRecord, bool) {
         match client.submit(job).await.unwrap() {
-            Submitted::Accepted { record, is_new, .. } => (record, is_new),
+            Submitted::Accepted { record, is_new, .. } => (*record, is_new),
             Submitted::Conflict(failure) => panic!("{failure}"),
         }
     }
