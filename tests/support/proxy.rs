@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// The answer of an overloaded S3 server.
@@ -40,6 +40,8 @@ impl Pace {
 pub struct Proxy {
     addr: SocketAddr,
     shared: Arc<Shared>,
+    /// Owns the listener: it is closed when this thread has ended.
+    acceptor: Option<JoinHandle<()>>,
 }
 
 /// State that the threads of a proxy share.
@@ -87,9 +89,9 @@ impl Proxy {
             held: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
         });
-        let acceptor = shared.clone();
-        thread::spawn(move || acceptor.accept(&listener));
-        Self { addr, shared }
+        let accepting = shared.clone();
+        let acceptor = Some(thread::spawn(move || accepting.accept(&listener)));
+        Self { addr, shared, acceptor }
     }
 
     /// Returns the address that clients connect to.
@@ -164,9 +166,11 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::SeqCst);
-        // This wakes the accepting thread and waits until it has closed the port.
-        if let Ok(mut last) = TcpStream::connect(self.addr) {
-            let _ = last.read(&mut [0]);
+        // This wakes the accepting thread.
+        if TcpStream::connect(self.addr).is_ok()
+            && let Some(acceptor) = self.acceptor.take()
+        {
+            let _ = acceptor.join();
         }
         self.release();
         self.cut();

@@ -61,7 +61,7 @@ fn invalid_jobs_become_dead_letters() {
             "1048576 are allowed",
         ),
         ("unknown_schema", job(json!({ "schema": "flamingo.jobs" })), "flamingo.jobs"),
-        ("bad_request", job(json!({ "tasks": [] })), "1 to 64 tasks"),
+        ("bad_request", job(json!({ "tasks": [] })), "between 1 and 64 tasks"),
         ("bad_location", job(json!({ "input": { "video": "http://169.254.169.254/" } })), "s3://"),
         ("bad_request", job(json!({ "sampling": { "fps": { "fps": -1.0 } } })), "fps"),
     ];

@@ -152,7 +152,7 @@ fn check_conventions(trace: &BTreeMap<&[u8], &Span>, world: &World, model: &str)
             assert_eq!(span.attribute(name), value, "{name} of {span:?}");
         }
         let size = span.attribute("messaging.message.body.size");
-        assert!(size.as_i64().is_some_and(|size| size > 100), "{size:?} of {span:?}");
+        assert!(size.as_i64().is_some_and(|size| size > 50), "{size:?} of {span:?}");
     }
     // A failed span has its error code.
     let failed = find(&format!("process {queue}.items"), "job/broken.mp4");

@@ -188,7 +188,9 @@ mod tests {
     /// Makes a message of the lane a dead letter and redrives it.
     async fn redriven(client: &Client, lane: Lane, id: &str) -> Redriven {
         client.queue.send(lane, &Message::new(id.into(), "any", "body")).await.unwrap();
-        let delivery = client.queue.consumer(lane).await.next().await;
+        // A consumer that is dropped requeues what it has delivered.
+        let mut consumer = client.queue.consumer(lane).await;
+        let delivery = consumer.next().await;
         delivery.dead_letter(&Failure::new("bad", "bad")).await.unwrap();
         let letter = client.queue.dead_letters(1).await.unwrap().remove(0);
         client.redrive(letter).await.unwrap()

@@ -78,7 +78,7 @@ pub enum Input {
         #[serde(default = "every_file")]
         glob: String,
     },
-    /// A JSONL file of [`ManifestLine`]s.
+    /// A JSONL file of [`ManifestLine`](super::ManifestLine)s.
     Manifest(String),
     /// Failed and cancelled items of a finished job, each with the tasks it had there.
     UnfinishedOf(JobId),

@@ -50,7 +50,7 @@ mod tests {
         assert_eq!(parse(r#", "window": 2"#).unwrap().spec.window, Some(2.0));
         for (more, expected) in [
             (r#", "windows": 2"#, "unknown field `windows`"),
-            (r#", "sampling": {"fps": 1, "every": 2}"#, "unknown field"),
+            (r#", "sampling": {"fps": {"fps": 1, "every": 2}}"#, "unknown field `every`"),
             (r#", "tasks": []"#, "duplicate field `tasks`"),
         ] {
             let error = parse(more).unwrap_err().to_string();

@@ -156,7 +156,7 @@ fn job_named(id: &str, key: &str, request: &str) -> NewJob {
 }
 
 fn clips(numbers: std::ops::Range<usize>) -> Vec<NewItem> {
-    let lane = |n: usize| if n % 2 == 0 { Lane::Items } else { Lane::Urgent };
+    let lane = |n: usize| if n.is_multiple_of(2) { Lane::Items } else { Lane::Urgent };
     let item = |n| NewItem { id: item_id(n), lane: lane(n), message: format!("message {n}") };
     numbers.map(item).collect()
 }
