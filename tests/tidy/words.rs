@@ -174,8 +174,11 @@ fn words(code: &str) -> Vec<(&str, String)> {
     found
 }
 
+/// Lines with their numbers.
+type NumberedLines = Vec<(usize, String)>;
+
 /// `(line, text)` of all code without its string and character literals, and of all comments.
-fn split(text: &str) -> (Vec<(usize, String)>, Vec<(usize, String)>) {
+fn split(text: &str) -> (NumberedLines, NumberedLines) {
     let (mut code, mut comments) = (vec![(1, String::new())], Vec::new());
     let mut line = 1;
     let mut rest = text;

@@ -194,7 +194,8 @@ fn every_kind_equals_plain_reference() {
         (c.feed_forward, c.activation, c.feed_forward_width) =
             (FeedForwardKind::Gated, Activation::Silu, Some(13));
     };
-    let cases: [(&str, Box<dyn Fn(&mut CrossAttentionConfig)>); 10] = [
+    type Change = Box<dyn Fn(&mut CrossAttentionConfig)>;
+    let cases: [(&str, Change); 10] = [
         ("paper", Box::new(|_| ())),
         ("gelu", Box::new(|c| c.activation = Activation::Gelu)),
         ("rms norm", Box::new(|c| (c.norm, c.norm_eps) = (NormKind::RmsNorm, 1e-3))),
