@@ -175,7 +175,7 @@ fn check_conventions(trace: &BTreeMap<&[u8], &Span>, world: &World, model: &str)
     ] {
         assert_eq!(answer.attribute(name), value, "{name}");
     }
-    assert_eq!(answer.events, ["model.turn"]);
+    assert_eq!(answer.events, ["model.scheduled"]);
 }
 
 /// Checks that neither spans nor log contain questions, answers, passwords or keys.
