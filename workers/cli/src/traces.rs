@@ -42,6 +42,7 @@ where
     if !is_configured() {
         return Ok(None);
     }
+    jobs::tls::install();
     // The original error quotes the URL, which may contain a password.
     let exporter = SpanExporter::builder().with_http().build();
     let exporter = exporter

@@ -10,6 +10,7 @@ pub mod failure;
 pub mod disposition;
 pub mod id;
 pub mod secret_url;
+pub mod tls;
 pub mod trace;
 pub mod state;
 pub mod job;

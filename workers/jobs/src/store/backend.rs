@@ -7,6 +7,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::{ClientOptions, RetryConfig};
 
 use super::StoreSettings;
+use crate::tls;
 
 /// Builds an S3 backend with the settings of the `AWS_*` variables. The builder's `Debug` shows secrets, so it stays here.
 pub(super) fn s3(
@@ -14,6 +15,7 @@ pub(super) fn s3(
     settings: &StoreSettings,
     environment: impl Iterator<Item = (String, String)>,
 ) -> Result<AmazonS3, object_store::Error> {
+    tls::install();
     let mut builder = AmazonS3Builder::new();
     // The builder replaces all client options at once, so those of the environment are collected first.
     let mut client = ClientOptions::new();
