@@ -22,6 +22,8 @@
 //! Axis letters, everywhere: b batch · m media · t frames · s patches · q visual tokens per medium ·
 //! l text positions · h heads · d width.
 
+#![deny(missing_docs)]
+
 pub mod error;
 pub mod atomic_file;
 pub mod weights;
