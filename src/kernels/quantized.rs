@@ -32,6 +32,8 @@ const ROWS_PER_TASK: usize = 32;
 /// Largest number of activation rows for which one product per core, in its cache, is faster than one on all
 /// cores.
 const MAX_PER_CORE_ROWS: usize = 96;
+/// Values in the widest vector of `gemm`.
+const GEMM_LANES: usize = 16;
 /// Unpacked weights of a tile of one core: 256 KiB.
 const CORE_TILE: usize = 1 << 16;
 /// Unpacked weights of a tile of all cores: 16 MiB.
@@ -140,26 +142,28 @@ impl BlockMatrix {
                 }
             }
         });
-        Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
+        Ok(Tensor::from_vec(transpose(&y, m, (m, self.rows)), (m, self.rows), &Device::Cpu)?)
     }
 
     /// Multiplies x (m, d) -> (m, n) with one product per core. Each core unpacks its weights into its own
     /// cache.
     fn multiply_per_core(&self, x: &Tensor) -> Result<Tensor> {
         let (m, d) = x.dims2()?;
-        let x = floats(x)?;
-        let x = MatrixView::new(&x, (m, d), d).transposed();
+        // `gemm` would copy x in the product of every tile, unless its rows fill whole vectors and lie side by side.
+        let width = m.next_multiple_of(GEMM_LANES);
+        let x = transpose(&floats(x)?, d, (d, width));
+        let x = MatrixView::new(&x, (d, width), width);
         let rows = (CORE_TILE / d).max(ROWS_PER_TASK);
-        let mut y = vec![0f32; self.rows * m]; // (n, m)
-        y.par_chunks_mut(rows * m).enumerate().for_each_init(Vec::new, |weights, (task, y)| {
-            let n = y.len() / m;
+        let mut y = vec![0f32; self.rows * width]; // (n, width)
+        y.par_chunks_mut(rows * width).enumerate().for_each_init(Vec::new, |weights, (task, y)| {
+            let n = y.len() / width;
             weights.resize(n * d, 0.0);
             for (i, weights) in weights.chunks_exact_mut(d).enumerate() {
                 self.unpack(task * rows + i, weights);
             }
-            add_product(y, m, MatrixView::new(weights, (n, d), d), x, Parallelism::None);
+            add_product(y, width, MatrixView::new(weights, (n, d), d), x, Parallelism::None);
         });
-        Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
+        Ok(Tensor::from_vec(transpose(&y, width, (m, self.rows)), (m, self.rows), &Device::Cpu)?)
     }
 
     /// Multiplies x (m, d) with large m -> (m, n). All cores share each product.
@@ -194,6 +198,23 @@ impl BlockMatrix {
         let length = self.bytes.len() / self.rows;
         &self.bytes[row * length..][..length]
     }
+}
+
+/// Transposes a matrix with rows of `pitch` floats to (rows, columns). Columns beyond its last row are zero.
+fn transpose(values: &[f32], pitch: usize, (rows, columns): (usize, usize)) -> Vec<f32> {
+    const ROWS: usize = 8;
+    const FLOATS_PER_TASK: usize = 1 << 15;
+    let mut transposed = vec![0f32; rows * columns];
+    let chunks = transposed.par_chunks_mut(ROWS * columns).with_min_len(FLOATS_PER_TASK / (ROWS * columns));
+    chunks.enumerate().for_each(|(chunk, to)| {
+        let rows = to.len() / columns;
+        for (j, from) in values.chunks_exact(pitch).enumerate() {
+            for (i, value) in from[chunk * ROWS..][..rows].iter().enumerate() {
+                to[i * columns + j] = *value;
+            }
+        }
+    });
+    transposed
 }
 
 /// Block format of GGML: every weight is `scale * number + offset`.
@@ -352,6 +373,16 @@ mod tests {
             ] {
                 check(format, rows, columns, m);
             }
+        }
+    }
+
+    #[test]
+    fn transposes_with_zeros_beyond_the_last_row() {
+        let values: Vec<f32> = (0..33).map(|i| i as f32 + 1.0).collect();
+        let transposed = transpose(&values, 11, (10, 5));
+        for (i, row) in transposed.chunks_exact(5).enumerate() {
+            let of = |j: usize| (11 * j + i) as f32 + 1.0;
+            assert_eq!(row, [of(0), of(1), of(2), 0.0, 0.0]);
         }
     }
 
