@@ -146,7 +146,9 @@ impl Pipeline {
     /// # Errors
     /// The visual tokens have another width than the model expects.
     pub fn project_media(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
-        on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))
+        let kv = on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))?;
+        tracing::debug!(bytes = kv.bytes(), "projected");
+        Ok(kv)
     }
 
     /// Returns the plan of the sequence that answers a task over `media` media.
