@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use wide::f32x8;
 
 use super::floats::floats;
-use super::product::{MatrixView, add_product};
+use super::product::{MatrixView, add_product, transpose};
 use crate::error::{Error, Result};
 use crate::weights::Packed;
 
@@ -142,7 +142,8 @@ impl BlockMatrix {
                 }
             }
         });
-        Ok(Tensor::from_vec(transpose(&y, m, (m, self.rows)), (m, self.rows), &Device::Cpu)?)
+        let y = if m == 1 { y } else { transpose(&y, m, (m, self.rows)) };
+        Ok(Tensor::from_vec(y, (m, self.rows), &Device::Cpu)?)
     }
 
     /// Multiplies x (m, d) -> (m, n) with one product per core. Each core unpacks its weights into its own
@@ -198,23 +199,6 @@ impl BlockMatrix {
         let length = self.bytes.len() / self.rows;
         &self.bytes[row * length..][..length]
     }
-}
-
-/// Transposes a matrix with rows of `pitch` floats to (rows, columns). Columns beyond its last row are zero.
-fn transpose(values: &[f32], pitch: usize, (rows, columns): (usize, usize)) -> Vec<f32> {
-    const ROWS: usize = 8;
-    const FLOATS_PER_TASK: usize = 1 << 15;
-    let mut transposed = vec![0f32; rows * columns];
-    let chunks = transposed.par_chunks_mut(ROWS * columns).with_min_len(FLOATS_PER_TASK / (ROWS * columns));
-    chunks.enumerate().for_each(|(chunk, to)| {
-        let rows = to.len() / columns;
-        for (j, from) in values.chunks_exact(pitch).enumerate() {
-            for (i, value) in from[chunk * ROWS..][..rows].iter().enumerate() {
-                to[i * columns + j] = *value;
-            }
-        }
-    });
-    transposed
 }
 
 /// Block format of GGML: every weight is `scale * number + offset`.
@@ -373,16 +357,6 @@ mod tests {
             ] {
                 check(format, rows, columns, m);
             }
-        }
-    }
-
-    #[test]
-    fn transposes_with_zeros_beyond_the_last_row() {
-        let values: Vec<f32> = (0..33).map(|i| i as f32 + 1.0).collect();
-        let transposed = transpose(&values, 11, (10, 5));
-        for (i, row) in transposed.chunks_exact(5).enumerate() {
-            let of = |j: usize| (11 * j + i) as f32 + 1.0;
-            assert_eq!(row, [of(0), of(1), of(2), 0.0, 0.0]);
         }
     }
 
