@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 
 use super::VisualTokenCache;
 
-/// Part of every key: entries of an incompatible build are not found.
-const FORMAT_VERSION: &str = "flamingo.seen/1";
+/// Part of every key: entries of an incompatible build are not found. Version 1 was named `flamingo.seen/1`; its entries stay
+/// in the store until the operator deletes them.
+const FORMAT_VERSION: &str = "flamingo.visual_tokens/2";
 
 /// Bytes per read.
 const CHUNK: usize = 1 << 20;

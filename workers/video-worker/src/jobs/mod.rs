@@ -22,6 +22,7 @@ use crate::inputs::Inputs;
 
 pub mod progress;
 pub mod retry_policy;
+pub mod reports;
 pub mod expand;
 mod run_item;
 mod finalize;
@@ -104,8 +105,7 @@ impl Service for VideoService {
     }
 
     async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
-        let model = serde_json::to_value(self.engine.info()).expect("model info serializes");
-        Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
+        Results { store: &self.store, ledger: &self.ledger }.write(ended, self.engine.info()).await
     }
 
     fn end_event(&self, ended: &EndedJob) -> Event {

@@ -11,6 +11,7 @@ use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
 use inference::model::Model;
 use inference::report::contact_sheet::FrameSampler;
+use inference::report::{ErrorReport, ReportBody};
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
 use jobs::store::Put;
@@ -21,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use super::VideoService;
+use super::reports::read_valid_report;
 use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, store_stopped};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, end_of, report_key, sheet_key};
+use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, report_key, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -43,8 +45,8 @@ enum VideoSource {
 impl VideoService {
     /// Returns how the item ended, if an earlier attempt has written its report.
     pub(super) async fn written_end(&self, claimed: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
-        let found = self.store.get(&key(claimed), MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))?;
-        Ok(found.and_then(|bytes| end_of(&bytes)))
+        let report = read_valid_report(&self.store, &key(claimed), MAX_REPORT_BYTES).await;
+        Ok(report.map_err(|e| store_stopped(&e))?.map(|report| report.end()))
     }
 
     /// Runs an item: download, memory reservation, analysis.
@@ -131,7 +133,7 @@ impl VideoService {
             Put::Other(there) => {
                 let claim = &claimed.claim;
                 tracing::info!(job = %claim.job, item = %claim.item, "another attempt had written the report");
-                Ok(end_of(&there).unwrap_or(end))
+                Ok(ItemReport::parse(&there).map_or(end, |report| report.end()))
             }
         }
     }
@@ -263,14 +265,16 @@ impl VideoService {
         analysis: Analysis,
     ) -> ItemReport {
         let custom_id = item.custom_id.clone();
-        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report)
+        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report.body)
     }
 
     /// Returns the report of an item that failed before its analysis.
     fn failed(&self, Claimed { claim, item }: &Claimed<Item>, why: &Failure) -> ItemReport {
         let input = InputInfo { url: item.video.clone(), bytes: None, etag: None };
         let custom_id = item.custom_id.clone();
-        ItemReport::failed(claim, custom_id, &self.worker, input, self.engine.info().clone(), why)
+        let error = ErrorReport { code: why.code.clone(), message: why.message.clone() };
+        let body = ReportBody::failed(self.engine.info().clone(), error);
+        ItemReport::new(claim, custom_id, &self.worker, input, 0.0, body)
     }
 }
 

@@ -9,12 +9,11 @@ use jobs::ledger::{ItemRecord, JobRecord, Ledger};
 use jobs::state::{Counts, ItemState, JobState};
 use jobs::time::{Millis, now};
 use maud::{Markup, html};
-use serde_json::Value;
 use url::form_urlencoded;
 
 use super::format::{about_left, clock, input, number, percent, sampling, span, task};
 use super::layout::{code, text, time};
-use super::reports::{self, answers};
+use super::reports::{self, ReadReport};
 use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
 use crate::api::JobMessage;
 use crate::api::report_key;
@@ -171,9 +170,7 @@ fn states(record: &JobRecord, now: Millis) -> Markup {
     }
 }
 
-type Read = Result<Option<Value>, String>;
-
-fn table(job: &JobId, rows: &[ItemRecord], reports: &[Read], is_later: bool) -> Markup {
+fn table(job: &JobId, rows: &[ItemRecord], reports: &[ReadReport], is_later: bool) -> Markup {
     if rows.is_empty() {
         return html! {
             p.empty { @if is_later { "No more videos." } @else { "No videos yet." } }
@@ -208,7 +205,7 @@ fn table(job: &JobId, rows: &[ItemRecord], reports: &[Read], is_later: bool) -> 
     }
 }
 
-fn cell(row: &ItemRecord, report: &Read) -> Markup {
+fn cell(row: &ItemRecord, report: &ReadReport) -> Markup {
     if let Some(why) = &row.failure {
         return html! { p.why { code { (why.code) } " " (why.message) } };
     }
@@ -224,7 +221,7 @@ fn cell(row: &ItemRecord, report: &Read) -> Markup {
             None => html! {},
         },
         Ok(Some(report)) => {
-            let all = answers(report);
+            let all = report.body.answers();
             let windows = all.iter().any(|answer| answer.start > 0.0);
             html! {
                 @for answer in all.iter().take(ANSWERS) {
