@@ -160,7 +160,7 @@ pub fn build_worker(
     let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
         observer: observer.clone(),
-        cache: VisualTokenCache::new(engine.revision(), settings.cache.memory, shared),
+        cache: VisualTokenCache::new(engine.visual_revision(), settings.cache.memory, shared),
         engine,
         decoder: DecoderConfig {
             program: decoder,
