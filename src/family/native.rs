@@ -9,13 +9,14 @@ use serde_json::Value;
 
 use super::{CONFIG, Contents, Family, LoadOptions, ModelParts, config_error, read_config};
 use crate::atomic_file::write_atomic;
+use crate::digest;
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::StopCriteria;
 use crate::language::{self, LanguageSource, Tokenizer};
 use crate::model::{FlamingoConfig, FlamingoParts, JointSpaceConfig, JointSpaces, MediaAttentionRule};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
-use crate::weights::{Quantization, Rename, Weights, sha256, sha256_of_bytes, verify_sha256};
+use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
 
 /// Role of the file of the trained parts in hashes.
 const ADAPTERS: &str = "adapters";
@@ -149,7 +150,7 @@ fn file_hashes(directory: &Path, config: &NativeConfig) -> Result<BTreeMap<Strin
 /// alone has another hash.
 fn visual_sha256(config: &NativeConfig, file_hashes: &BTreeMap<String, String>) -> String {
     let all = (&config.vision, &config.model.resampler, file_hashes.get(ADAPTERS));
-    sha256_of_bytes(&serde_json::to_vec(&all).expect("a description serializes"))
+    digest::sha256(&serde_json::to_vec(&all).expect("a description serializes"))
 }
 
 /// Writes a new, untrained model directory: every parameter from its initialiser, every gate closed.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use flamingo::digest::sha256;
 use inference::analysis::AnalysisSpec;
 use jobs::job::NewItem;
 use jobs::ledger::{JobRecord, Ledger};
@@ -9,7 +10,7 @@ use jobs::worker::Page;
 use jobs::{Failure, ItemId, JobId, Stopped};
 
 use super::retry_policy::listing_stopped;
-use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher, sha256};
+use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher};
 use crate::inputs::{Inputs, ListedObject, Location};
 
 /// Items per page of an input list that is read whole for each page.

@@ -1,9 +1,8 @@
 //! A secret setting.
 
+use flamingo::digest::sha256;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-
-use crate::api::sha256;
 
 /// A text that is never displayed.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 use super::format::{bytes, clock, number, sampling, task};
 use super::layout::{code, text, time};
 use super::reports;
-use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
+use super::{PageError, Pages, item_path, job_path, layout, render};
 use crate::api::{Item, ItemReport, report_key, sheet_key};
 
 /// Largest contact sheet in bytes.
@@ -36,8 +37,7 @@ struct ItemView {
 }
 
 impl ItemView {
-    async fn find(ledger: &Ledger, job: String, item: String) -> Result<Self, PageError> {
-        let (job, item) = (job_id(job)?, item_id(item)?);
+    async fn find(ledger: &Ledger, Path((job, item)): Path<(JobId, ItemId)>) -> Result<Self, PageError> {
         let Some(row) = ledger.item(&job, &item).await? else {
             return Err(PageError::NotFound(format!("{job}/{item}: no such video in the ledger.")));
         };
@@ -54,10 +54,10 @@ impl ItemView {
 
 pub async fn page(
     State(pages): State<Arc<Pages>>,
-    Path((job, item)): Path<(String, String)>,
+    ids: Result<Path<(JobId, ItemId)>, PathRejection>,
 ) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let view = ItemView::find(&backends.ledger, ids?).await?;
     let has_ended = view.row.state.is_end();
     let key = view.key(report_key).filter(|_| has_ended);
     let report = reports::read(&backends.store, vec![key]).await.pop().unwrap_or(Ok(None));
@@ -91,10 +91,10 @@ pub async fn page(
 /// Serves the contact sheet from the store.
 pub async fn sheet(
     State(pages): State<Arc<Pages>>,
-    Path((job, item)): Path<(String, String)>,
+    ids: Result<Path<(JobId, ItemId)>, PathRejection>,
 ) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let view = ItemView::find(&backends.ledger, ids?).await?;
     let none = || PageError::NotFound("There is no contact sheet of this video.".into());
     let key = view.key(sheet_key).ok_or_else(none)?;
     let found = timeout(TIMEOUT, backends.store.get(&key, LARGEST_SHEET)).await;
