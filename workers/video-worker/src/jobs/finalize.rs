@@ -3,15 +3,16 @@
 use bytes::Bytes;
 use flamingo::family::ModelInfo;
 use futures_util::{StreamExt, stream};
-use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::ledger::{ItemRecord, JobRecord};
 use jobs::state::ItemState;
-use jobs::store::{Put, Store, StoreError};
+use jobs::store::{Put, StoreError};
 use jobs::time::{now, timestamp};
 use jobs::worker::EndedJob;
 use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::Outputs;
 use super::reports::read_valid_report;
 use super::retry_policy::store_stopped;
 use crate::api::{
@@ -23,12 +24,6 @@ use crate::api::{
 const CONCURRENT_READS: usize = 16;
 const ROWS: u32 = 500;
 
-/// Collects the reports of a job.
-pub struct Results<'a> {
-    pub store: &'a Store,
-    pub ledger: &'a Ledger,
-}
-
 /// Token sums over the items of a job.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tokens {
@@ -36,13 +31,13 @@ struct Tokens {
     completion: u64,
 }
 
-impl Results<'_> {
+impl Outputs {
     /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs, then `manifest.json`. When the manifest exists, the
     /// job has ended and all other files are complete.
     ///
     /// # Errors
     /// Ledger or store are unavailable.
-    pub async fn write(&self, ended: &EndedJob, model: &ModelInfo) -> Result<(), Stopped> {
+    pub(super) async fn write_results(&self, ended: &EndedJob, model: &ModelInfo) -> Result<(), Stopped> {
         let job = JobMessage::from_ledger(&ended.record.message).map_err(Stopped::fail)?;
         let folder = job_folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
@@ -103,7 +98,7 @@ impl Results<'_> {
             return Ok(None);
         }
         let key = report_key(&job.output, id, &row.id);
-        read_valid_report(self.store, &key, MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))
+        read_valid_report(&self.store, &key, MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))
     }
 
     /// Returns the line of a cancelled item. It may have failed before and been due for a retry, so its error is that of the

@@ -45,7 +45,7 @@ enum VideoSource {
 impl VideoService {
     /// Returns how the item ended, if an earlier attempt has written its report.
     pub(super) async fn written_end(&self, claimed: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
-        let report = read_valid_report(&self.store, &key(claimed), MAX_REPORT_BYTES).await;
+        let report = read_valid_report(&self.outputs.store, &key(claimed), MAX_REPORT_BYTES).await;
         Ok(report.map_err(|e| store_stopped(&e))?.map(|report| report.end()))
     }
 
@@ -57,9 +57,9 @@ impl VideoService {
     ) -> Result<ItemReport, Stopped> {
         let Claimed { claim, item } = claimed;
         self.check_model(item)?;
-        let memory = admission::estimate(&item.spec, &self.decoder.limits, self.frame_bytes);
+        let memory = admission::estimate(&item.spec, &self.decoder.limits, self.limits.frame_bytes);
         // Before the download.
-        self.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
+        self.limits.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
         let stop = running.stop.clone();
         let context = request_context(item, stop.clone());
         let progress = context.progress.clone();
@@ -74,7 +74,7 @@ impl VideoService {
             // Nothing is decoded, so no memory is needed.
             VideoSource::Cached(_) => None,
             VideoSource::Fetched { .. } => tokio::select! {
-                room = self.memory.reserve(memory, item.priority, self.retry_timeout) => {
+                room = self.limits.memory.reserve(memory, item.priority, self.limits.retry_timeout) => {
                     Some(room.map_err(|why| self.no_memory(item, &why))?)
                 }
                 () = stop.cancelled() => return Err(cancelled()),
@@ -93,9 +93,7 @@ impl VideoService {
         if let Some(sheet) = sheet {
             self.put_sheet(claim, item, sheet).await;
         }
-        let report = self.report(claim, item, input, fetch_s, analysis);
-        self.observer.record_report(&report);
-        Ok(report)
+        Ok(self.report(claim, item, input, fetch_s, analysis))
     }
 
     /// Checks that this worker has the model that the item requires.
@@ -127,7 +125,7 @@ impl VideoService {
             );
             return Box::pin(self.write_report(claimed, Err(&Failure::new("report_too_large", text)))).await;
         }
-        let put = self.store.put_new(&key(claimed), Bytes::from(bytes)).await;
+        let put = self.outputs.store.put_new(&key(claimed), Bytes::from(bytes)).await;
         match put.map_err(|e| store_stopped(&e))? {
             Put::Created | Put::Same => Ok(end),
             Put::Other(there) => {
@@ -208,7 +206,7 @@ impl VideoService {
             VideoSource::Cached(encoded) => (None, Some(encoded), None),
         };
         let keep_visual_tokens = key.is_some();
-        let mut sheet = (self.sheets && encoded.is_none()).then(FrameSampler::default);
+        let mut sheet = (self.outputs.sheets && encoded.is_none()).then(FrameSampler::default);
         let span = Span::current();
         let work = tokio::task::spawn_blocking(move || {
             // Held until the thread ends, even if its caller is dropped.
@@ -241,7 +239,7 @@ impl VideoService {
         let key = sheet_key(&item.output, &claim.job, &claim.item);
         let failed = match tokio::task::spawn_blocking(move || sheet.jpeg()).await {
             Ok(Ok(Some(jpeg))) => {
-                let put = self.store.put_new(&key, Bytes::from(jpeg));
+                let put = self.outputs.store.put_new(&key, Bytes::from(jpeg));
                 match tokio::time::timeout(SHEET_TIMEOUT, put).await {
                     Ok(put) => put.err().map(|e| e.to_string()),
                     Err(_) => Some("the store does not respond".into()),
