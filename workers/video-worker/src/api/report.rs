@@ -85,6 +85,19 @@ impl ItemReport {
     }
 }
 
+/// Line of `errors.jsonl`: an item that failed or was cancelled.
+#[derive(Serialize)]
+pub struct ErrorLine<'r> {
+    pub item_id: &'r ItemId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_id: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i64>,
+    pub error: Option<&'r Failure>,
+}
+
 /// Returns the result folder of a job.
 pub fn job_folder(output: &str, job: &JobId) -> String {
     if output.is_empty() { job.to_string() } else { format!("{output}/{job}") }

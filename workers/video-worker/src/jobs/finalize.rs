@@ -8,7 +8,7 @@ use jobs::state::ItemState;
 use jobs::store::{Put, StoreError};
 use jobs::time::{now, timestamp};
 use jobs::worker::EndedJob;
-use jobs::{Failure, ItemId, JobId, Stopped};
+use jobs::{ItemId, JobId, Stopped};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -16,8 +16,8 @@ use super::Outputs;
 use super::reports::read_valid_report;
 use super::retry_policy::store_stopped;
 use crate::api::{
-    InputInfo, Item, ItemReport, JobMessage, MANIFEST_SCHEMA, MAX_REPORT_BYTES, job_folder, json as to_json,
-    report_key,
+    ErrorLine, InputInfo, Item, ItemReport, JobMessage, MANIFEST_SCHEMA, MAX_REPORT_BYTES, job_folder,
+    json as to_json, report_key,
 };
 
 /// Reports read concurrently, and ledger rows per query.
@@ -123,19 +123,6 @@ impl Tokens {
             self.completion += answer.completion_tokens as u64;
         }
     }
-}
-
-/// Line of `errors.jsonl`.
-#[derive(Serialize)]
-struct ErrorLine<'r> {
-    item_id: &'r ItemId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    custom_id: Option<&'r str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    input: Option<InputInfo>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    attempt: Option<i64>,
-    error: Option<&'r Failure>,
 }
 
 /// Returns the line of a succeeded item: its report, or the entry of the ledger if the report cannot be read.
