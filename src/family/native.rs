@@ -149,8 +149,12 @@ fn file_hashes(directory: &Path, config: &NativeConfig) -> Result<BTreeMap<Strin
 /// Returns [`ModelParts::visual_sha256`]. The file of the adapters holds the cross-attention too, so a model that differs in it
 /// alone has another hash.
 fn visual_sha256(config: &NativeConfig, file_hashes: &BTreeMap<String, String>) -> String {
-    let all = (&config.vision, &config.model.resampler, file_hashes.get(ADAPTERS));
-    digest::sha256(&serde_json::to_vec(&all).expect("a description serializes"))
+    let mut connector = serde_json::to_value(&config.model).expect("a description serializes");
+    if let Some(fields) = connector.as_object_mut() {
+        fields.retain(|name, _| !["cross_attention", "media_attention"].contains(&name.as_str()));
+    }
+    let all = serde_json::json!([config.vision, connector, file_hashes.get(ADAPTERS)]);
+    digest::sha256(all.to_string().as_bytes())
 }
 
 /// Writes a new, untrained model directory: every parameter from its initialiser, every gate closed.
@@ -225,7 +229,12 @@ pub(crate) fn assemble(
         config: config.model.media_attention,
     };
     let joint_space = config.joint_space.as_ref().map(|space| {
-        JointSpaces::new(space, vision.width(), config.model.resampler.width, &weights.pp("joint_space"))
+        JointSpaces::new(
+            space,
+            vision.width(),
+            config.model.connector.width(vision.width()),
+            &weights.pp("joint_space"),
+        )
     });
     let joint_space = joint_space.transpose()?;
     Ok(ModelParts {
@@ -301,15 +310,15 @@ mod tests {
         ] {
             assert_eq!(hash(&same), base, "{same:?}");
         }
-        let mut resampler = config.model.clone();
-        resampler.resampler.heads *= 2;
+        let mut resampler = serde_json::to_value(&config.model).unwrap();
+        resampler["resampler"]["heads"] = 2.into();
         let mut vision = serde_json::to_value(&config.vision).unwrap();
         vision["preprocess"]["size"] = 160.into();
         let without_hash = WeightFile { file: "other.safetensors".into(), sha256: None };
         for other in [
             NativeConfig { adapters: without_hash, ..config.clone() },
             NativeConfig { adapters: hashed("other.safetensors"), ..config.clone() },
-            NativeConfig { model: resampler, ..config.clone() },
+            NativeConfig { model: serde_json::from_value(resampler).unwrap(), ..config.clone() },
             NativeConfig { vision: serde_json::from_value(vision).unwrap(), ..config.clone() },
         ] {
             assert_ne!(hash(&other), base, "{other:?}");

@@ -5,6 +5,8 @@ use candle_core::{D, DType, Module, Tensor};
 use candle_nn::Init;
 use candle_nn::init::{FanInOut, NonLinearity, NormalOrUniform};
 
+use super::floats::on_cpu_in_f32;
+use super::panels::PanelMatrix;
 use super::quantized::BlockMatrix;
 use crate::error::Result;
 use crate::weights::{Matrix, Weights};
@@ -25,7 +27,10 @@ pub struct Linear {
 
 #[derive(Debug, Clone)]
 enum Weight {
+    /// A matrix that is trained, or not in f32, or not on the CPU.
     Dense(Tensor),
+    /// A constant matrix in f32 on the CPU.
+    Panels(PanelMatrix),
     /// A quantised matrix on the CPU in a format of [`BlockMatrix`].
     Blocks(BlockMatrix),
     /// Any other quantised matrix, multiplied by candle.
@@ -47,6 +52,9 @@ impl Linear {
     /// The quantised matrix is not two-dimensional, or candle refused it.
     pub fn from_matrix(matrix: Matrix) -> Result<Self> {
         let weight = match matrix {
+            Matrix::Dense(weight) if on_cpu_in_f32(&weight) && !weight.track_op() => {
+                Weight::Panels(PanelMatrix::new(&weight)?)
+            }
             Matrix::Dense(weight) => Weight::Dense(weight),
             Matrix::Quantized(packed) => match BlockMatrix::new(&packed)? {
                 Some(blocks) => Weight::Blocks(blocks),
@@ -81,6 +89,7 @@ impl Linear {
         let in_f32 = || x.to_dtype(DType::F32);
         let y = match &self.weight {
             Weight::Dense(weight) => flat_matmul(x, weight)?,
+            Weight::Panels(matrix) => matrix.forward(x)?,
             Weight::Blocks(matrix) => matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?,
             Weight::Quantized(matrix) => matrix.forward(&in_f32()?)?.to_dtype(x.dtype())?,
         };
@@ -97,6 +106,7 @@ impl Linear {
     pub fn rows(&self, ids: &Tensor, dtype: DType) -> Result<Tensor> {
         let rows = match &self.weight {
             Weight::Dense(weight) => weight.index_select(ids, 0)?,
+            Weight::Panels(matrix) => matrix.rows(ids)?,
             Weight::Blocks(matrix) => matrix.rows(ids)?,
             Weight::Quantized(matrix) => matrix.embedding(ids)?,
         };

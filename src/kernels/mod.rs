@@ -5,6 +5,7 @@ pub(crate) mod finite_differences;
 pub mod threads;
 pub mod floats;
 mod product;
+mod panels;
 pub mod quantized;
 pub mod linear;
 pub mod norm;
