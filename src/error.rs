@@ -17,7 +17,12 @@ pub enum Error {
     Weights(#[from] WeightsError),
     /// The description of a model contradicts itself or needs a part that this build lacks.
     #[error("{path}: {reason}")]
-    Config { path: PathBuf, reason: String },
+    Config {
+        /// File of the description.
+        path: PathBuf,
+        /// The contradiction or the missing part.
+        reason: String,
+    },
     /// The layer plan of a model is not complete.
     #[error("layer plan: {0}")]
     Plan(String),
@@ -60,47 +65,157 @@ impl Error {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VideoError {
+    /// The file cannot be opened or read.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: std::io::Error,
+    },
+    /// The file has no bytes.
     #[error("{path}: the file is empty")]
-    EmptyFile { path: PathBuf },
+    EmptyFile {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+    },
     /// The first bytes belong to no known image or video container.
     #[error("{path}: not a video or an image: {found}")]
-    UnknownContainer { path: PathBuf, found: String },
+    UnknownContainer {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Description of the first bytes.
+        found: String,
+    },
     /// The first bytes belong to a known format that is refused: it can name other files, or it is not on the list.
     #[error("{path}: this is {found}, which is not an allowed container")]
-    ContainerNotAllowed { path: PathBuf, found: String },
+    ContainerNotAllowed {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Name of the format.
+        found: String,
+    },
+    /// The codec of the video stream is not on the list.
     #[error("{path}: codec `{codec}` is not allowed")]
-    CodecNotAllowed { path: PathBuf, codec: String },
+    CodecNotAllowed {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Name of the codec.
+        codec: String,
+    },
+    /// The container has streams of other kinds only, or none.
     #[error("{path}: the file has no video stream")]
-    NoVideoStream { path: PathBuf },
+    NoVideoStream {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+    },
+    /// No packet of the video stream decodes to a frame.
     #[error("{path}: the video stream has no frame that decodes")]
-    NoFrames { path: PathBuf },
+    NoFrames {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+    },
+    /// The container or the image cannot be parsed.
     #[error("{path}: the {container} file cannot be read: {reason}")]
-    Malformed { path: PathBuf, container: String, reason: String },
+    Malformed {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Name of the container.
+        container: String,
+        /// Error of the parser.
+        reason: String,
+    },
+    /// A packet cannot be decoded, after others were.
     #[error("{path}: decoding stopped at {at:.3} s: {reason}")]
-    Decode { path: PathBuf, at: f64, reason: String },
+    Decode {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Time of the packet in seconds after the first frame.
+        at: f64,
+        /// Error of the decoder.
+        reason: String,
+    },
+    /// The file is larger than the limit.
     #[error("{path}: the file has {found} bytes, {allowed} are allowed")]
-    TooManyBytes { path: PathBuf, found: u64, allowed: u64 },
+    TooManyBytes {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Size of the file in bytes.
+        found: u64,
+        /// Limit in bytes.
+        allowed: u64,
+    },
+    /// The video is longer than the limit.
     #[error("{path}: the video lasts at least {found:.3} s, {allowed:.3} s are allowed")]
-    TooLong { path: PathBuf, found: f64, allowed: f64 },
+    TooLong {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Duration in seconds, at least.
+        found: f64,
+        /// Limit in seconds.
+        allowed: f64,
+    },
+    /// A frame has a larger area than the limit.
     #[error("{path}: a frame of {width}x{height} has more than the {allowed} pixels that are allowed")]
-    TooManyPixels { path: PathBuf, width: u32, height: u32, allowed: u64 },
+    TooManyPixels {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Width of the frame in pixels.
+        width: u32,
+        /// Height of the frame in pixels.
+        height: u32,
+        /// Limit in pixels.
+        allowed: u64,
+    },
+    /// A frame is wider or higher than the limit.
     #[error(
         "{path}: a frame of {width}x{height} has a side of more than the {allowed} pixels that are allowed"
     )]
-    TooLongSide { path: PathBuf, width: u32, height: u32, allowed: u32 },
+    TooLongSide {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Width of the frame in pixels.
+        width: u32,
+        /// Height of the frame in pixels.
+        height: u32,
+        /// Limit of each side in pixels.
+        allowed: u32,
+    },
+    /// The video stream has more packets than the limit.
     #[error("{path}: the video has more than {allowed} packets")]
-    TooManyPackets { path: PathBuf, allowed: u64 },
+    TooManyPackets {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Limit of packets.
+        allowed: u64,
+    },
+    /// The sampled frames depend on more frames than the limit.
     #[error("{path}: {found} frames would have to be decoded, {allowed} are allowed")]
-    TooManyDecodedFrames { path: PathBuf, found: u64, allowed: u64 },
+    TooManyDecodedFrames {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Number of frames to decode.
+        found: u64,
+        /// Limit of decoded frames.
+        allowed: u64,
+    },
+    /// The container has more streams than the limit.
     #[error("{path}: the file has more than {allowed} streams")]
-    TooManyStreams { path: PathBuf, allowed: u32 },
+    TooManyStreams {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+        /// Limit of streams.
+        allowed: u32,
+    },
+    /// The frame sampling of the request is invalid.
     #[error(transparent)]
     Sampling(#[from] SamplingError),
     /// This library was built without the feature `video`, and the input is a video.
     #[error("{path}: this build reads images only")]
-    NoVideoSupport { path: PathBuf },
+    NoVideoSupport {
+        /// Name of the input, as the caller gave it.
+        path: PathBuf,
+    },
 }
 
 impl VideoError {
@@ -133,40 +248,116 @@ impl VideoError {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SamplingError {
+    /// The frame rate is not a positive finite number.
     #[error("frame sampling: fps is {0}, which is not a positive finite number")]
     Fps(f64),
+    /// The start is negative or not a finite number of seconds.
     #[error("frame sampling: start is {0} s, which is not a finite number of seconds from zero on")]
     Start(f64),
+    /// The range ends where it starts, or before.
     #[error("frame sampling: the range from {start} s to {end} s is empty")]
-    Range { start: f64, end: f64 },
+    Range {
+        /// Start in seconds.
+        start: f64,
+        /// End in seconds.
+        end: f64,
+    },
+    /// A fixed number of frames is zero.
     #[error("frame sampling: the number of frames is zero")]
     NoFrames,
+    /// A fixed number of frames is larger than the limit.
     #[error("frame sampling: {0} frames are more than any video has")]
     Count(usize),
+    /// Rate and range ask for more frames than the limit.
     #[error("frame sampling: {fps} frames per second over {span} s ask for more than {allowed} frames")]
-    TooMany { fps: f64, span: f64, allowed: u64 },
+    TooMany {
+        /// Frames per second.
+        fps: f64,
+        /// Length of the range in seconds.
+        span: f64,
+        /// Limit of frames.
+        allowed: u64,
+    },
 }
 
 /// Reason why a checkpoint did not become a model. Every message names the tensors or the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WeightsError {
+    /// The file cannot be opened, read or written.
     #[error("{path}: {source}")]
-    Io { path: PathBuf, source: std::io::Error },
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Error of the operating system.
+        source: std::io::Error,
+    },
+    /// The file is not of the format that its name promises.
     #[error("{path}: not a readable {format} file: {reason}")]
-    Malformed { path: PathBuf, format: &'static str, reason: String },
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Name of the format.
+        format: &'static str,
+        /// Error of the parser.
+        reason: String,
+    },
+    /// The file has another hash than its description.
     #[error("{path}: SHA-256 is {found}, expected {expected}")]
-    Hash { path: PathBuf, expected: String, found: String },
+    Hash {
+        /// The file.
+        path: PathBuf,
+        /// SHA-256 of the description, in hexadecimal.
+        expected: String,
+        /// SHA-256 of the file, in hexadecimal.
+        found: String,
+    },
+    /// The model needs a tensor that the checkpoint lacks.
     #[error("{origin}: tensor `{name}` is missing")]
-    Missing { origin: String, name: String },
+    Missing {
+        /// Name of the checkpoint.
+        origin: String,
+        /// Name of the tensor.
+        name: String,
+    },
+    /// A tensor has another shape than the model expects.
     #[error("{origin}: tensor `{name}` has shape {found:?}, expected {expected:?}")]
-    Shape { origin: String, name: String, expected: Vec<usize>, found: Vec<usize> },
+    Shape {
+        /// Name of the checkpoint.
+        origin: String,
+        /// Name of the tensor.
+        name: String,
+        /// Shape that the model expects.
+        expected: Vec<usize>,
+        /// Shape of the tensor.
+        found: Vec<usize>,
+    },
+    /// The bytes of a tensor cannot be read or converted.
     #[error("{origin}: tensor `{name}` cannot be read: {reason}")]
-    Unreadable { origin: String, name: String, reason: String },
+    Unreadable {
+        /// Name of the checkpoint.
+        origin: String,
+        /// Name of the tensor.
+        name: String,
+        /// Error of the reader.
+        reason: String,
+    },
+    /// Several tensors stand for one parameter, with different values.
     #[error("{origin}: several tensors stand for `{name}` and differ")]
-    Aliases { origin: String, name: String },
+    Aliases {
+        /// Name of the checkpoint.
+        origin: String,
+        /// Name of the parameter.
+        name: String,
+    },
+    /// The checkpoint has tensors that the model does not use.
     #[error("{origin}: {} tensors are not part of the model: {}", names.len(), first_names(names))]
-    Unused { origin: String, names: Vec<String> },
+    Unused {
+        /// Name of the checkpoint.
+        origin: String,
+        /// Names of the tensors.
+        names: Vec<String>,
+    },
 }
 
 fn first_names(names: &[String]) -> String {

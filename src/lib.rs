@@ -5,22 +5,12 @@
 //! them into a fixed number of **visual tokens**, the task writes a **prompt** that places media among the text,
 //! and the frozen **language model** with tanh-gated cross-attention continues it into an **answer**.
 //!
-//! The modules are listed in that order, and each uses only those above it.
-//!
-//! ```no_run
-//! use std::path::Path;
-//! use candle_core::Device;
-//! use flamingo::{Pipeline, Task};
-//!
-//! let flamingo = Pipeline::load(Path::new("models/flamingo-mini"), Device::Cpu)?;
-//! let task = Task::Question { question: "What animal is this?".into() };
-//! let answer = flamingo.run(Path::new("clip.mp4"), &task)?;
-//! println!("{} (log-likelihood {:.2})", answer.text, answer.log_likelihood);
-//! # Ok::<(), flamingo::Error>(())
-//! ```
+//! The modules are listed in that order, and each uses only those above it. `README.md` has an example.
 //!
 //! Axis letters, everywhere: b batch · m media · t frames · s patches · q visual tokens per medium ·
 //! l text positions · h heads · d width.
+
+#![deny(missing_docs)]
 
 pub mod error;
 pub mod atomic_file;
@@ -43,3 +33,8 @@ pub mod train;
 pub use error::{Error, Result};
 pub use pipeline::Pipeline;
 pub use task::Task;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
-use crate::generate::{Completion, Finish, Generation, Goal, Output, SequenceRequest, run_until, score};
+use crate::generate::{Completion, Finish, Generation, Goal, Output, SequencePlan, run_until};
 use crate::kernels::threads::on_rayon;
 use crate::model::MediaKv;
 use crate::prompt::{Prompt, PromptIds};
@@ -146,38 +146,31 @@ impl Pipeline {
     /// # Errors
     /// The visual tokens have another width than the model expects.
     pub fn project_media(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
-        on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))
+        let kv = on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))?;
+        tracing::debug!(bytes = kv.bytes(), "projected");
+        Ok(kv)
     }
 
-    /// Returns the token ids of a task's prompt over `media` media.
-    ///
-    /// # Errors
-    /// The prompt has another number of media markers.
-    pub fn prompt(&self, task: &Task, media: usize) -> Result<Vec<u32>> {
-        let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
-        Ok(task.plan(format).prompt().encode(tokenizer, tokens, media)?.ids)
-    }
-
-    /// Returns the request that answers a task over media.
+    /// Returns the plan of the sequence that answers a task over `media` media.
     ///
     /// # Errors
     /// The prompt has another number of media markers, or the tokenizer refuses a text.
-    pub fn request(
-        &self,
-        task: &Task,
-        media: Vec<Arc<MediaKv>>,
-        generation: &Generation,
-    ) -> Result<SequenceRequest> {
-        let Loaded { tokenizer, tokens, format, stop_criteria, .. } = &self.loaded;
-        let plan = task.plan(format);
-        let PromptIds { ids, prefix_len } = plan.prompt().encode(tokenizer, tokens, media.len())?;
+    pub fn plan(&self, task: &Task, media: usize, generation: &Generation) -> Result<SequencePlan> {
+        let plan = task.plan(&self.loaded.format);
         let goal = match &plan {
-            Plan::Generate(_) => {
-                Goal::Generate { generation: generation.clone(), stop_criteria: stop_criteria.clone() }
-            }
+            Plan::Generate(_) => Goal::Generate {
+                generation: generation.clone(),
+                stop_criteria: self.loaded.stop_criteria.clone(),
+            },
             Plan::Score { choices, .. } => Goal::Score { continuations: self.continuations(choices)? },
         };
-        Ok(SequenceRequest { prompt: ids, prefix_len, media, goal })
+        self.plan_with(plan.prompt(), media, goal)
+    }
+
+    fn plan_with(&self, prompt: &Prompt, media: usize, goal: Goal) -> Result<SequencePlan> {
+        let Loaded { tokenizer, tokens, .. } = &self.loaded;
+        let PromptIds { ids, prefix_len } = prompt.encode(tokenizer, tokens, media)?;
+        Ok(SequencePlan { prompt: ids, prefix_len, goal })
     }
 
     /// Returns the token ids of answers as the model would generate them, with the end of the chunk.
@@ -192,23 +185,14 @@ impl Pipeline {
         answers.iter().map(continuation).collect()
     }
 
-    /// Reads the answer to `task` from the tokens generated after a prompt of `prompt_tokens` tokens.
-    ///
-    /// # Errors
-    /// The tokenizer lacks a generated token.
-    pub fn read(&self, task: &Task, prompt_tokens: usize, completion: &Completion) -> Result<Answer> {
-        let text = self.loaded.tokenizer.decode(&completion.ids, true)?;
-        let Completion { ids, log_likelihood, finish } = completion;
-        Ok(self.answer(task, PlanOutput::Text(&text), *finish, *log_likelihood, (prompt_tokens, ids.len())))
-    }
-
-    /// Reads the answer to `task` from the output of its request, whose prompt had `prompt_tokens` tokens.
-    ///
-    /// # Errors
-    /// The tokenizer lacks a generated token.
-    pub fn read_output(&self, task: &Task, prompt_tokens: usize, output: &Output) -> Result<Answer> {
+    /// Reads the answer to `task` from the output of its sequence, whose prompt had `prompt_tokens` tokens.
+    fn read(&self, task: &Task, prompt_tokens: usize, output: &Output) -> Result<Answer> {
         match output {
-            Output::Completion(completion) => self.read(task, prompt_tokens, completion),
+            Output::Completion(Completion { ids, log_likelihood, finish }) => {
+                let text = self.loaded.tokenizer.decode(ids, true)?;
+                let tokens = (prompt_tokens, ids.len());
+                Ok(self.answer(task, PlanOutput::Text(&text), *finish, *log_likelihood, tokens))
+            }
             Output::LogLikelihoods(scores) => {
                 let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let output = PlanOutput::LogLikelihoods(scores);
@@ -248,46 +232,33 @@ impl Pipeline {
         media: &[&Medium],
         generation: &Generation,
     ) -> Vec<Result<Answer>> {
-        let answers = self.ask_batch_until(tasks, media, generation, &|| false);
-        answers
-            .into_iter()
-            .map(|answer| answer.expect("a batch that is not stopped has all answers"))
-            .collect()
+        self.ask_with(tasks, media.len(), generation, |plans| self.run_plans(plans, media))
     }
 
-    /// Answers several tasks as [`ask_batch`](Self::ask_batch) does, and stops between two tokens when `stop` returns true.
-    /// Tasks without a complete answer then have none.
-    pub fn ask_batch_until(
+    /// Answers several tasks over `media` media: plans a sequence per task, passes the plans to `run`, which returns an output
+    /// per plan, in order, and reads the answers. Returns an answer per task, in order.
+    pub fn ask_with<E: From<Error>>(
         &self,
         tasks: &[Task],
-        media: &[&Medium],
+        media: usize,
         generation: &Generation,
-        stop: &(dyn Fn() -> bool + Sync),
-    ) -> Vec<Option<Result<Answer>>> {
-        let request = |task: &Task| {
-            let media = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
-            self.request(task, media, generation)
+        run: impl FnOnce(Vec<SequencePlan>) -> Vec<Result<Output, E>>,
+    ) -> Vec<Result<Answer, E>> {
+        let mut plans = Vec::with_capacity(tasks.len());
+        let mut plan = |task| {
+            let plan = self.plan(task, media, generation)?;
+            let prompt_tokens = plan.prompt.len();
+            plans.push(plan);
+            Ok(prompt_tokens)
         };
-        let mut requests = Vec::with_capacity(tasks.len());
-        let mut answers: Vec<Option<Result<Answer>>> = Vec::with_capacity(tasks.len());
-        let mut places = Vec::with_capacity(tasks.len());
-        for (place, task) in tasks.iter().enumerate() {
-            match request(task) {
-                Ok(request) => {
-                    requests.push(request);
-                    places.push(place);
-                    answers.push(None);
-                }
-                Err(error) => answers.push(Some(Err(error))),
-            }
-        }
-        let outputs = on_rayon(|| run_until(&self.loaded.model, &requests, stop));
-        for ((place, request), output) in places.into_iter().zip(&requests).zip(outputs) {
-            let read =
-                |output: Result<Output>| self.read_output(&tasks[place], request.prompt.len(), &output?);
-            answers[place] = output.map(read);
-        }
-        answers
+        let planned: Vec<Result<usize>> = tasks.iter().map(&mut plan).collect();
+        let mut outputs = run(plans).into_iter();
+        let answer = |(task, planned): (&Task, Result<usize>)| {
+            let prompt_tokens = planned?;
+            let output = outputs.next().expect("each plan has an output")?;
+            Ok(self.read(task, prompt_tokens, &output)?)
+        };
+        tasks.iter().zip(planned).map(answer).collect()
     }
 
     /// Computes the log-likelihood of each answer after a prompt, including the end of the chunk.
@@ -295,11 +266,59 @@ impl Pipeline {
     /// # Errors
     /// As [`ask`](Self::ask).
     pub fn score(&self, prompt: &Prompt, media: &[&Medium], answers: &[impl AsRef<str>]) -> Result<Vec<f64>> {
-        let Loaded { model, tokenizer, tokens, .. } = &self.loaded;
-        let prompt = prompt.encode(tokenizer, tokens, media.len())?.ids;
-        let media = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<Vec<_>>>()?;
-        let continuations = self.continuations(answers)?;
-        on_rayon(|| score(model, &prompt, &media, &continuations))
+        self.score_with(prompt, media.len(), answers, |plans| self.run_plans(plans, media))
+    }
+
+    /// Computes the log-likelihood of each answer after a prompt over `media` media: plans a sequence and passes it to `run`,
+    /// which returns an output per plan.
+    ///
+    /// # Errors
+    /// The prompt has another number of media markers, the tokenizer refuses a text, or `run` fails.
+    pub fn score_with<E: From<Error>>(
+        &self,
+        prompt: &Prompt,
+        media: usize,
+        answers: &[impl AsRef<str>],
+        run: impl FnOnce(Vec<SequencePlan>) -> Vec<Result<Output, E>>,
+    ) -> Result<Vec<f64>, E> {
+        if answers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let goal = Goal::Score { continuations: self.continuations(answers)? };
+        let plan = self.plan_with(prompt, media, goal)?;
+        Ok(run(vec![plan]).remove(0)?.into_log_likelihoods()?)
+    }
+
+    /// Runs sequences over the same media in one batch. Returns an output per plan, in order.
+    fn run_plans(&self, plans: Vec<SequencePlan>, media: &[&Medium]) -> Vec<Result<Output>> {
+        let outputs = self.run_plans_until(plans, media, &|| false);
+        outputs
+            .into_iter()
+            .map(|output| output.expect("a batch that is not stopped has all outputs"))
+            .collect()
+    }
+
+    /// Runs sequences over the same media in one batch, and stops between two tokens when `stop` returns true. Returns an
+    /// output per plan, in order; sequences that are not complete then have none.
+    pub fn run_plans_until(
+        &self,
+        plans: Vec<SequencePlan>,
+        media: &[&Medium],
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Vec<Option<Result<Output>>> {
+        let mut requests = Vec::with_capacity(plans.len());
+        let mut request = |plan: SequencePlan| {
+            let media = media.iter().map(|medium| self.media_kv(medium)).collect::<Result<_>>()?;
+            requests.push(plan.over(media));
+            Ok(())
+        };
+        let projected: Vec<Result<()>> = plans.into_iter().map(&mut request).collect();
+        let mut outputs = on_rayon(|| run_until(&self.loaded.model, &requests, stop)).into_iter();
+        let output = |projected| match projected {
+            Ok(()) => outputs.next().expect("each request has an output or none"),
+            Err(error) => Some(Err(error)),
+        };
+        projected.into_iter().map(output).collect()
     }
 
     /// Answers a task over one video, decoded in this process: 1 frame per second, 3 beams.

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use super::native::{NativeConfig, SCHEMA, TokenNames, WeightFile};
 use crate::kernels::activation::Activation;
-use crate::model::{CrossAttentionConfig, FlamingoConfig, MediaAttentionConfig, Placement, ResamplerConfig};
+use crate::model::{
+    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, MediaAttentionConfig, Placement, ResamplerConfig,
+};
 use crate::prompt::PromptFormat;
 use crate::vision::{Fit, Preprocess, VisionConfig, nfnet};
 
@@ -24,7 +26,7 @@ impl NativeConfig {
             name: name.into(),
             vision: vision(),
             model: FlamingoConfig {
-                resampler: resampler(),
+                connector: ConnectorConfig::Resampler(resampler()),
                 cross_attention: cross_attention(),
                 media_attention: MediaAttentionConfig::default(),
             },

@@ -229,7 +229,12 @@ pub(crate) fn assemble(
         config: config.model.media_attention,
     };
     let joint_space = config.joint_space.as_ref().map(|space| {
-        JointSpaces::new(space, vision.width(), config.model.resampler.width, &weights.pp("joint_space"))
+        JointSpaces::new(
+            space,
+            vision.width(),
+            config.model.connector.width(vision.width()),
+            &weights.pp("joint_space"),
+        )
     });
     let joint_space = joint_space.transpose()?;
     Ok(ModelParts {

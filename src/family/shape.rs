@@ -8,8 +8,8 @@ use crate::kernels::activation::Activation;
 use crate::language::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::language::{self, LanguageConfig, LanguageSource};
 use crate::model::{
-    CrossAttentionConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, Placement,
-    ResamplerConfig,
+    ConnectorConfig, CrossAttentionConfig, Flamingo, FlamingoConfig, MediaAttentionConfig,
+    MediaAttentionRule, Placement, ResamplerConfig,
 };
 use crate::vision::{self, Fit, Preprocess, VisionConfig, nfnet};
 use crate::weights::Weights;
@@ -119,7 +119,8 @@ impl Chinchilla {
             tied: true,
         };
         let media_attention = MediaAttentionConfig::default();
-        let model = FlamingoConfig { resampler: paper_resampler(), cross_attention, media_attention };
+        let connector = ConnectorConfig::Resampler(paper_resampler());
+        let model = FlamingoConfig { connector, cross_attention, media_attention };
         let language = LanguageConfig::Llama(language);
         ModelShape { name: name.into(), vision: paper_vision(), model, language }
     }

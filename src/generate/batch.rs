@@ -59,7 +59,7 @@ struct Prefix<'a> {
 
 impl<'a> Prefix<'a> {
     fn of(model: &Flamingo, request: &'a SequenceRequest) -> Self {
-        let ids = &request.prompt[..request.prefix_len];
+        let ids = &request.plan.prompt[..request.plan.prefix_len];
         Self { ids, media: &request.media[..model.count_markers(ids)] }
     }
 
@@ -80,7 +80,7 @@ impl<'a> Batch<'a> {
             }
         }
         shared.retain(|(_, uses)| *uses > 1);
-        let needs = || valid.iter().map(|&i| requests[i].reservation().blocks());
+        let needs = || valid.iter().map(|&i| requests[i].plan.reservation().blocks());
         let of_prefixes: usize = shared.iter().map(|(prefix, _)| prefix_blocks(prefix)).sum();
         let largest = needs().max().unwrap_or(0);
         let blocks = needs().sum::<usize>().min(largest.max(BATCH_BLOCKS));
@@ -102,7 +102,7 @@ impl<'a> Batch<'a> {
             let scores = self.decoder.step()?;
             let mut running = Vec::with_capacity(self.running.len());
             for (i, mut sequence) in self.running.drain(..) {
-                match sequence.next(&mut self.decoder, &scores) {
+                match sequence.advance(&mut self.decoder, &scores) {
                     Ok(None) => running.push((i, sequence)),
                     Ok(Some(output)) => outputs[i] = Some(Ok(output)),
                     Err(error) => {
@@ -122,7 +122,7 @@ impl<'a> Batch<'a> {
             let request = &self.requests[i];
             let own = Prefix::of(self.decoder.model(), request);
             let prefix = self.prefixes.iter().find(|(known, _)| known.is_same(&own)).map(|(_, id)| *id);
-            match Sequence::start(&mut self.decoder, request, prefix) {
+            match Sequence::begin(&mut self.decoder, request, prefix) {
                 Ok(sequence) => self.running.push((i, sequence)),
                 Err(Error::OverBudget(_)) if !self.running.is_empty() => return Ok(()),
                 Err(error) => outputs[i] = Some(Err(error)),

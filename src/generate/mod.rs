@@ -24,7 +24,7 @@ pub use batch::{run, run_until};
 pub use decoder::{Decoder, PrefixId};
 pub use reservation::{KvReservation, check_length, describe};
 pub use scores::{RowId, Scores};
-pub use sequence::{Goal, Output, Sequence, SequenceRequest};
+pub use sequence::{Goal, Output, Sequence, SequencePlan, SequenceRequest};
 
 /// Settings of generation: how to choose the next token, and when to stop.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -68,6 +68,14 @@ pub enum Strategy {
 const MAX_BEAMS: usize = 64;
 
 impl Generation {
+    /// Returns the number of rows of one answer, at most.
+    pub fn rows(&self) -> usize {
+        match self.strategy {
+            Strategy::Beam { beams, .. } => beams,
+            Strategy::Greedy {} | Strategy::Sample { .. } => 1,
+        }
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -143,11 +151,8 @@ pub fn generate(
     generation: &Generation,
     stop_criteria: &StopCriteria,
 ) -> Result<Completion> {
-    let request = SequenceRequest::generate(prompt, media, generation, stop_criteria);
-    match run(model, &[request]).remove(0)? {
-        Output::Completion(completion) => Ok(completion),
-        Output::LogLikelihoods(_) => unreachable!("a request to generate has a completion"),
-    }
+    let plan = SequencePlan::generate(prompt, generation, stop_criteria);
+    run(model, &[plan.over(media.to_vec())]).remove(0)?.into_completion()
 }
 
 /// Computes the log-likelihood of each continuation of the prompt. The prompt is prefilled once and shared.
@@ -163,8 +168,6 @@ pub fn score(
     if continuations.is_empty() {
         return Ok(Vec::new());
     }
-    match run(model, &[SequenceRequest::score(prompt, media, continuations)]).remove(0)? {
-        Output::LogLikelihoods(log_likelihoods) => Ok(log_likelihoods),
-        Output::Completion(_) => unreachable!("a request to score has log-likelihoods"),
-    }
+    let plan = SequencePlan::score(prompt, continuations);
+    run(model, &[plan.over(media.to_vec())]).remove(0)?.into_log_likelihoods()
 }

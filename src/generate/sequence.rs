@@ -9,20 +9,27 @@ use super::sample::Sampler;
 use super::score::Scoring;
 use super::scores::{RowId, Scores, find};
 use super::{Completion, Generation, StopCriteria, Strategy};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Flamingo, MediaKv};
 
-/// Request for one sequence.
+/// Plan of one sequence: its prompt and its goal, without its media.
 #[derive(Debug, Clone)]
-pub struct SequenceRequest {
+pub struct SequencePlan {
     /// Token ids of the whole prompt.
     pub prompt: Vec<u32>,
-    /// Number of first tokens that form a prefix; requests with equal prefixes can share it. Prefill splits after it.
+    /// Number of first tokens that form a prefix; plans with equal prefixes can share it. Prefill splits after it.
     pub prefix_len: usize,
-    /// Media of the prompt in order.
-    pub media: Vec<Arc<MediaKv>>,
     /// Goal of the sequence.
     pub goal: Goal,
+}
+
+/// Request for one sequence: its plan and its media.
+#[derive(Debug, Clone)]
+pub struct SequenceRequest {
+    /// Prompt and goal.
+    pub plan: SequencePlan,
+    /// Media of the prompt in order.
+    pub media: Vec<Arc<MediaKv>>,
 }
 
 /// Goal of a sequence.
@@ -51,6 +58,30 @@ pub enum Output {
     LogLikelihoods(Vec<f64>),
 }
 
+impl Output {
+    /// Returns the completion.
+    ///
+    /// # Errors
+    /// The sequence had another goal.
+    pub fn into_completion(self) -> Result<Completion> {
+        match self {
+            Output::Completion(completion) => Ok(completion),
+            Output::LogLikelihoods(_) => Err(Error::Prompt("the sequence was scored, not generated".into())),
+        }
+    }
+
+    /// Returns the log-likelihoods.
+    ///
+    /// # Errors
+    /// The sequence had another goal.
+    pub fn into_log_likelihoods(self) -> Result<Vec<f64>> {
+        match self {
+            Output::LogLikelihoods(log_likelihoods) => Ok(log_likelihoods),
+            Output::Completion(_) => Err(Error::Prompt("the sequence was generated, not scored".into())),
+        }
+    }
+}
+
 /// A sequence in progress. Any number of sequences share a decoder; each joins and leaves at any step.
 pub struct Sequence {
     rows: Vec<RowId>,
@@ -64,78 +95,82 @@ enum DecodingState {
     Score(Scoring),
 }
 
-impl SequenceRequest {
-    /// Returns the request to generate a continuation of a prompt without a prefix.
-    pub fn generate(
-        prompt: &[u32],
-        media: &[Arc<MediaKv>],
-        generation: &Generation,
-        stop_criteria: &StopCriteria,
-    ) -> Self {
+impl SequencePlan {
+    /// Returns the plan to generate a continuation of a prompt without a prefix.
+    pub fn generate(prompt: &[u32], generation: &Generation, stop_criteria: &StopCriteria) -> Self {
         let (generation, stop_criteria) = (generation.clone(), stop_criteria.clone());
         let goal = Goal::Generate { generation, stop_criteria };
-        Self { prompt: prompt.to_vec(), prefix_len: 0, media: media.to_vec(), goal }
+        Self { prompt: prompt.to_vec(), prefix_len: 0, goal }
     }
 
-    /// Returns the request to score continuations of a prompt without a prefix.
-    pub fn score(prompt: &[u32], media: &[Arc<MediaKv>], continuations: &[Vec<u32>]) -> Self {
+    /// Returns the plan to score continuations of a prompt without a prefix.
+    pub fn score(prompt: &[u32], continuations: &[Vec<u32>]) -> Self {
         let goal = Goal::Score { continuations: continuations.to_vec() };
-        Self { prompt: prompt.to_vec(), prefix_len: 0, media: media.to_vec(), goal }
+        Self { prompt: prompt.to_vec(), prefix_len: 0, goal }
+    }
+
+    /// Returns the request for this sequence over `media`.
+    pub fn over(self, media: Vec<Arc<MediaKv>>) -> SequenceRequest {
+        SequenceRequest { plan: self, media }
     }
 
     /// Returns the KV blocks to reserve for the sequence if it shares no prefix.
     pub fn reservation(&self) -> KvReservation {
+        let prompt = self.prompt.len();
         match &self.goal {
-            Goal::Generate { generation, .. } => Sequence::reservation(self.prompt.len(), generation),
-            Goal::Score { continuations } => Scoring::reservation(self.prompt.len(), continuations),
+            Goal::Generate { generation, .. } => {
+                KvReservation { prompt, new_tokens: generation.max_new_tokens, rows: generation.rows() }
+            }
+            Goal::Score { continuations } => Scoring::reservation(prompt, continuations),
         }
     }
 
-    /// Checks the request.
+    /// Checks the goal and the lengths.
     ///
     /// # Errors
-    /// A setting is invalid, or the prompt does not fit the model.
+    /// A setting is invalid, a continuation is empty, or the prompt and its answer are too long for the model.
     pub fn check(&self, model: &Flamingo) -> Result<()> {
-        let KvReservation { prompt, new_tokens, .. } = self.reservation();
         match &self.goal {
             Goal::Generate { generation, .. } => generation.check()?,
             Goal::Score { continuations } => Scoring::check(model, continuations)?,
         }
-        check_length(model, prompt, new_tokens)?;
-        model.check_markers(&self.prompt, self.media.len())
+        let KvReservation { prompt, new_tokens, .. } = self.reservation();
+        check_length(model, prompt, new_tokens)
+    }
+}
+
+impl SequenceRequest {
+    /// Checks the request.
+    ///
+    /// # Errors
+    /// As [`SequencePlan::check`]; or the prompt has another number of media markers than there are media.
+    pub fn check(&self, model: &Flamingo) -> Result<()> {
+        self.plan.check(model)?;
+        model.check_markers(&self.plan.prompt, self.media.len())
     }
 }
 
 impl Sequence {
-    /// Returns the KV blocks to reserve for an answer with the settings `generation` after a prompt of `prompt` tokens.
-    pub fn reservation(prompt: usize, generation: &Generation) -> KvReservation {
-        let rows = match generation.strategy {
-            Strategy::Beam { beams, .. } => beams,
-            Strategy::Greedy {} | Strategy::Sample { .. } => 1,
-        };
-        KvReservation { prompt, new_tokens: generation.max_new_tokens, rows }
-    }
-
     /// Admits the sequence to the decoder. With `prefix`, the first `prefix_len` tokens and their media are those of the
     /// prefix, which the decoder has admitted.
     ///
     /// # Errors
     /// A setting is invalid; else as [`Decoder::admit`].
-    pub fn start(decoder: &mut Decoder, request: &SequenceRequest, prefix: Option<PrefixId>) -> Result<Self> {
+    pub fn begin(decoder: &mut Decoder, request: &SequenceRequest, prefix: Option<PrefixId>) -> Result<Self> {
         request.check(decoder.model())?;
-        let KvReservation { new_tokens, rows, .. } = request.reservation();
-        let (shared, rest) = request.prompt.split_at(request.prefix_len);
+        let SequenceRequest { plan, media } = request;
+        let KvReservation { new_tokens, rows, .. } = plan.reservation();
+        let (shared, rest) = plan.prompt.split_at(plan.prefix_len);
         let row = match prefix {
             None => {
-                let (prompt, media) = (request.prompt.clone(), request.media.clone());
-                decoder.admit_split(prompt, request.prefix_len, media, new_tokens, rows)?
+                decoder.admit_split(plan.prompt.clone(), plan.prefix_len, media.clone(), new_tokens, rows)?
             }
             Some(prefix) => {
-                let media = request.media[decoder.model().count_markers(shared)..].to_vec();
+                let media = media[decoder.model().count_markers(shared)..].to_vec();
                 decoder.admit_after(prefix, rest.to_vec(), media, new_tokens, rows)?
             }
         };
-        let state = match &request.goal {
+        let state = match &plan.goal {
             Goal::Generate { generation, stop_criteria } => {
                 DecodingState::generate(generation, stop_criteria.clone())
             }
@@ -144,37 +179,12 @@ impl Sequence {
         Ok(Self { rows: vec![row], state })
     }
 
-    /// Admits the generation of a continuation to the decoder.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub fn begin(
-        decoder: &mut Decoder,
-        prompt: &[u32],
-        media: &[Arc<MediaKv>],
-        generation: &Generation,
-        stop_criteria: &StopCriteria,
-    ) -> Result<Self> {
-        Self::start(decoder, &SequenceRequest::generate(prompt, media, generation, stop_criteria), None)
-    }
-
-    /// As [`next`](Self::next), for a sequence that generates.
-    ///
-    /// # Errors
-    /// As [`next`](Self::next).
-    pub fn advance(&mut self, decoder: &mut Decoder, scores: &[Scores]) -> Result<Option<Completion>> {
-        Ok(match self.next(decoder, scores)? {
-            Some(Output::Completion(completion)) => Some(completion),
-            Some(Output::LogLikelihoods(_)) | None => None,
-        })
-    }
-
     /// Chooses the next tokens from the scores of a decoder step. Returns the output when it is complete, and retires the
     /// rows. Does nothing while the prompt is still in prefill.
     ///
     /// # Errors
     /// The scores are no distribution.
-    pub fn next(&mut self, decoder: &mut Decoder, scores: &[Scores]) -> Result<Option<Output>> {
+    pub fn advance(&mut self, decoder: &mut Decoder, scores: &[Scores]) -> Result<Option<Output>> {
         let output = match &mut self.state {
             DecodingState::Score(scoring) => {
                 scoring.advance(decoder, &mut self.rows, scores).map(Output::LogLikelihoods)

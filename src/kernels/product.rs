@@ -1,5 +1,7 @@
 //! Products of matrices that are views of slices.
 
+use rayon::prelude::*;
+
 /// View of a matrix in a slice: element (i, j) is `values[i * strides.0 + j * strides.1]`.
 #[derive(Clone, Copy)]
 pub struct MatrixView<'a> {
@@ -63,5 +65,47 @@ pub fn add_product(
             false,
             parallelism,
         );
+    }
+}
+
+/// Transposes a matrix with rows of `pitch` floats to (rows, columns). Columns beyond its last row are zero.
+pub fn transpose(values: &[f32], pitch: usize, (rows, columns): (usize, usize)) -> Vec<f32> {
+    const TILE: usize = 8;
+    const FLOATS_PER_TASK: usize = 1 << 15;
+    let mut transposed = vec![0f32; rows * columns];
+    let strips = transposed.par_chunks_mut(TILE * columns).with_min_len(FLOATS_PER_TASK / (TILE * columns));
+    strips.enumerate().for_each(|(strip, to)| {
+        let height = to.len() / columns;
+        for (block, from) in values.chunks(TILE * pitch).enumerate() {
+            // Rows of `to` may lie a multiple of the page size apart, so each is written in pieces, not value by value.
+            let (width, mut tile) = (from.len() / pitch, [[0f32; TILE]; TILE]);
+            for (j, from) in from.chunks_exact(pitch).enumerate() {
+                for (tile, value) in tile.iter_mut().zip(&from[strip * TILE..][..height]) {
+                    tile[j] = *value;
+                }
+            }
+            for (to, tile) in to.chunks_exact_mut(columns).zip(&tile) {
+                to[block * TILE..][..width].copy_from_slice(&tile[..width]);
+            }
+        }
+    });
+    transposed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposes_with_zeros_beyond_the_last_row() {
+        let value = |row: usize, column: usize| (11 * row + column) as f32 + 1.0;
+        for columns in [9, 12] {
+            let values: Vec<f32> = (0..99).map(|i| value(i / 11, i % 11)).collect();
+            for (i, row) in transpose(&values, 11, (10, columns)).chunks_exact(columns).enumerate() {
+                let expected: Vec<f32> =
+                    (0..columns).map(|j| if j < 9 { value(j, i) } else { 0.0 }).collect();
+                assert_eq!(row, expected, "{columns} columns, row {i}");
+            }
+        }
     }
 }

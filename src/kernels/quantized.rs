@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use wide::f32x8;
 
 use super::floats::floats;
-use super::product::{MatrixView, add_product};
+use super::product::{MatrixView, add_product, transpose};
 use crate::error::{Error, Result};
 use crate::weights::Packed;
 
@@ -32,6 +32,8 @@ const ROWS_PER_TASK: usize = 32;
 /// Largest number of activation rows for which one product per core, in its cache, is faster than one on all
 /// cores.
 const MAX_PER_CORE_ROWS: usize = 96;
+/// Values in the widest vector of `gemm`.
+const GEMM_LANES: usize = 16;
 /// Unpacked weights of a tile of one core: 256 KiB.
 const CORE_TILE: usize = 1 << 16;
 /// Unpacked weights of a tile of all cores: 16 MiB.
@@ -140,26 +142,29 @@ impl BlockMatrix {
                 }
             }
         });
-        Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
+        let y = if m == 1 { y } else { transpose(&y, m, (m, self.rows)) };
+        Ok(Tensor::from_vec(y, (m, self.rows), &Device::Cpu)?)
     }
 
     /// Multiplies x (m, d) -> (m, n) with one product per core. Each core unpacks its weights into its own
     /// cache.
     fn multiply_per_core(&self, x: &Tensor) -> Result<Tensor> {
         let (m, d) = x.dims2()?;
-        let x = floats(x)?;
-        let x = MatrixView::new(&x, (m, d), d).transposed();
+        // `gemm` would copy x in the product of every tile, unless its rows fill whole vectors and lie side by side.
+        let width = m.next_multiple_of(GEMM_LANES);
+        let x = transpose(&floats(x)?, d, (d, width));
+        let x = MatrixView::new(&x, (d, width), width);
         let rows = (CORE_TILE / d).max(ROWS_PER_TASK);
-        let mut y = vec![0f32; self.rows * m]; // (n, m)
-        y.par_chunks_mut(rows * m).enumerate().for_each_init(Vec::new, |weights, (task, y)| {
-            let n = y.len() / m;
+        let mut y = vec![0f32; self.rows * width]; // (n, width)
+        y.par_chunks_mut(rows * width).enumerate().for_each_init(Vec::new, |weights, (task, y)| {
+            let n = y.len() / width;
             weights.resize(n * d, 0.0);
             for (i, weights) in weights.chunks_exact_mut(d).enumerate() {
                 self.unpack(task * rows + i, weights);
             }
-            add_product(y, m, MatrixView::new(weights, (n, d), d), x, Parallelism::None);
+            add_product(y, width, MatrixView::new(weights, (n, d), d), x, Parallelism::None);
         });
-        Ok(Tensor::from_vec(y, (self.rows, m), &Device::Cpu)?.t()?.contiguous()?)
+        Ok(Tensor::from_vec(transpose(&y, width, (m, self.rows)), (m, self.rows), &Device::Cpu)?)
     }
 
     /// Multiplies x (m, d) with large m -> (m, n). All cores share each product.

@@ -5,17 +5,84 @@ use serde::{Deserialize, Serialize};
 use crate::kernels::activation::Activation;
 pub use crate::kernels::norm::NormKind;
 
+mod cross_attention;
+
+use cross_attention::DEFAULT_NORM_EPS;
+pub use cross_attention::{
+    CrossAttentionConfig, FeedForwardKind, GateShape, KvProjectionKind, LayerStep, Placement,
+};
+
 /// Configuration of the parts between the vision encoder and the language model.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "FlamingoJson", into = "FlamingoJson")]
 pub struct FlamingoConfig {
-    /// Sizes of the Perceiver resampler.
-    pub resampler: ResamplerConfig,
+    /// Map from the features of a medium to its visual tokens.
+    pub connector: ConnectorConfig,
     /// Sizes and places of the gated cross-attentions.
     pub cross_attention: CrossAttentionConfig,
     /// Rule that decides which text position attends to which media.
-    #[serde(default, skip_serializing_if = "is_default")]
     pub media_attention: MediaAttentionConfig,
+}
+
+/// JSON form of a [`FlamingoConfig`]. The connector is the field that is present: `resampler`, `projector` or neither.
+#[derive(Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct FlamingoJson {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    resampler: Option<ResamplerConfig>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    projector: Option<ProjectorConfig>,
+    cross_attention: CrossAttentionConfig,
+    #[serde(default, skip_serializing_if = "is_default")]
+    media_attention: MediaAttentionConfig,
+}
+
+impl TryFrom<FlamingoJson> for FlamingoConfig {
+    type Error = String;
+
+    fn try_from(json: FlamingoJson) -> Result<Self, String> {
+        let connector = match (json.resampler, json.projector) {
+            (Some(resampler), None) => ConnectorConfig::Resampler(resampler),
+            (None, Some(projector)) => ConnectorConfig::Projector(projector),
+            (None, None) => ConnectorConfig::Identity,
+            (Some(_), Some(_)) => return Err("both `resampler` and `projector` are present".into()),
+        };
+        let FlamingoJson { cross_attention, media_attention, .. } = json;
+        Ok(Self { connector, cross_attention, media_attention })
+    }
+}
+
+impl From<FlamingoConfig> for FlamingoJson {
+    fn from(config: FlamingoConfig) -> Self {
+        let (resampler, projector) = match config.connector {
+            ConnectorConfig::Resampler(resampler) => (Some(resampler), None),
+            ConnectorConfig::Projector(projector) => (None, Some(projector)),
+            ConnectorConfig::Identity => (None, None),
+        };
+        let FlamingoConfig { cross_attention, media_attention, .. } = config;
+        Self { resampler, projector, cross_attention, media_attention }
+    }
+}
+
+/// Kind and sizes of the map from the features of a medium to its visual tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ConnectorConfig {
+    /// A Perceiver resampler: the paper, OpenFlamingo, IDEFICS.
+    Resampler(ResamplerConfig),
+    /// A linear projection of every feature: mllama.
+    Projector(ProjectorConfig),
+    /// None: the features of all frames are the visual tokens.
+    Identity,
+}
+
+/// Sizes of a linear projection of features to visual tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProjectorConfig {
+    /// Width d of visual tokens.
+    pub width: usize,
+    /// Whether the projection has a bias.
+    pub bias: bool,
 }
 
 /// Tells whether a field has its default, so that a description written by this build stays readable by older ones.
@@ -122,68 +189,6 @@ pub struct JointSpaceConfig {
     pub text_width: usize,
 }
 
-/// Sizes and places of the gated cross-attentions, GATED XATTN-DENSE (paper section 3.1.2).
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct CrossAttentionConfig {
-    /// Layers of the language model that a gated cross-attention precedes.
-    pub placement: Placement,
-    /// Attention heads.
-    pub heads: usize,
-    /// Width of one head.
-    pub head_width: usize,
-    /// Hidden width of the feed-forward, in multiples of the language model's width.
-    pub feed_forward_multiple: usize,
-    /// Activation of the feed-forward.
-    pub activation: Activation,
-    /// Hidden width of the feed-forward, for a width that is no multiple of the language model's.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub feed_forward_width: Option<usize>,
-    /// Kind of the feed-forward.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub feed_forward: FeedForwardKind,
-    /// Normalisation before attention and before the feed-forward.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub norm: NormKind,
-    /// Epsilon of every normalisation.
-    #[serde(default = "default_norm_eps", skip_serializing_if = "is_default_norm_eps")]
-    pub norm_eps: f64,
-    /// Normalisation of queries and keys over the width of one head, with the tensors `q_norm` and `k_norm`.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub qk_norm: Option<NormKind>,
-    /// Shape of both gates.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub gate: GateShape,
-    /// Whether the linear maps of attention have biases.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub attention_bias: bool,
-    /// Whether the linear maps of the feed-forward have biases.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub feed_forward_bias: bool,
-}
-
-/// Shape of a gate.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GateShape {
-    /// One number (1): the paper.
-    #[default]
-    Scalar,
-    /// One number per channel of the language model (d): some IDEFICS models.
-    PerChannel,
-}
-
-/// Kind of a feed-forward.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FeedForwardKind {
-    /// down(activation(up(x))): the paper.
-    #[default]
-    Plain,
-    /// down(activation(gate(x)) * up(x)): SwiGLU with the activation `silu`, as in IDEFICS and mllama.
-    Gated,
-}
-
 /// Sizes and kinds of a feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct FeedForwardConfig {
@@ -195,56 +200,6 @@ pub(super) struct FeedForwardConfig {
     pub bias: bool,
     pub norm: NormKind,
     pub norm_eps: f32,
-}
-
-const DEFAULT_NORM_EPS: f64 = 1e-5;
-
-fn default_norm_eps() -> f64 {
-    DEFAULT_NORM_EPS
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref)]
-fn is_default_norm_eps(eps: &f64) -> bool {
-    *eps == DEFAULT_NORM_EPS
-}
-
-impl CrossAttentionConfig {
-    /// Returns the paper's kinds of norms, gates and feed-forward with these sizes.
-    pub fn new(
-        placement: Placement,
-        heads: usize,
-        head_width: usize,
-        feed_forward_multiple: usize,
-        activation: Activation,
-    ) -> Self {
-        Self {
-            placement,
-            heads,
-            head_width,
-            feed_forward_multiple,
-            activation,
-            feed_forward_width: None,
-            feed_forward: FeedForwardKind::default(),
-            norm: NormKind::default(),
-            norm_eps: DEFAULT_NORM_EPS,
-            qk_norm: None,
-            gate: GateShape::default(),
-            attention_bias: false,
-            feed_forward_bias: false,
-        }
-    }
-
-    /// Returns the feed-forward for a language model of width `text_width`.
-    pub(super) fn feed_forward(&self, text_width: usize) -> FeedForwardConfig {
-        FeedForwardConfig {
-            hidden: self.feed_forward_width.unwrap_or(self.feed_forward_multiple * text_width),
-            activation: self.activation,
-            gated: self.feed_forward == FeedForwardKind::Gated,
-            bias: self.feed_forward_bias,
-            norm: self.norm,
-            norm_eps: self.norm_eps as f32,
-        }
-    }
 }
 
 impl ResamplerConfig {
@@ -260,43 +215,43 @@ impl ResamplerConfig {
     }
 }
 
-/// Layers of the language model that a gated cross-attention precedes: `first`, `first + every`, `first + 2 * every` ...
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Placement {
-    /// Distance between two of them, in layers.
-    pub every: usize,
-    /// The first of them: 0 in the paper and IDEFICS, `every - 1` in OpenFlamingo and Otter.
-    pub first: usize,
-}
-
-/// One step of the layer plan, which a family gives. The paper puts cross-attention before layers; Llama 3.2 Vision has it
-/// as layers of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerStep {
-    /// Layer of the language model, by index.
-    Language(usize),
-    /// Gated cross-attention, by index.
-    CrossAttention(usize),
-}
-
-impl Placement {
-    /// Tells whether a gated cross-attention precedes `layer`.
-    pub fn has(&self, layer: usize) -> bool {
-        layer >= self.first && (layer - self.first).is_multiple_of(self.every.max(1))
+impl ConnectorConfig {
+    /// Returns the resampler, if the connector is one.
+    pub fn resampler(&self) -> Option<&ResamplerConfig> {
+        match self {
+            Self::Resampler(resampler) => Some(resampler),
+            Self::Projector(_) | Self::Identity => None,
+        }
     }
 
-    /// Returns the layer plan over `layers` layers of the language model.
-    pub fn plan(&self, layers: usize) -> Vec<LayerStep> {
-        let (mut plan, mut blocks) = (Vec::new(), 0);
-        for layer in 0..layers {
-            if self.has(layer) {
-                plan.push(LayerStep::CrossAttention(blocks));
-                blocks += 1;
-            }
-            plan.push(LayerStep::Language(layer));
+    /// Returns (q, d) for a medium of `features` features of width `features_width`: the number and the width of its visual
+    /// tokens.
+    pub fn visual_tokens(&self, features: usize, features_width: usize) -> (usize, usize) {
+        match self {
+            Self::Resampler(resampler) => (resampler.latents, resampler.width),
+            Self::Projector(projector) => (features, projector.width),
+            Self::Identity => (features, features_width),
         }
-        plan
+    }
+
+    /// Returns the width d of visual tokens that are made of features of width `features_width`.
+    pub fn width(&self, features_width: usize) -> usize {
+        self.visual_tokens(1, features_width).1
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self {
+            Self::Resampler(resampler) => check_sizes(&[
+                ("resampler.width", resampler.width),
+                ("resampler.depth", resampler.depth),
+                ("resampler.heads", resampler.heads),
+                ("resampler.head_width", resampler.head_width),
+                ("resampler.latents", resampler.latents),
+                ("resampler.feed_forward_multiple", resampler.feed_forward_multiple),
+            ]),
+            Self::Projector(projector) => check_sizes(&[("projector.width", projector.width)]),
+            Self::Identity => Ok(()),
+        }
     }
 }
 
@@ -306,27 +261,15 @@ impl FlamingoConfig {
     /// # Errors
     /// The name and value of a size that is zero or absurdly large.
     pub fn check(&self) -> Result<(), String> {
-        let (r, x) = (&self.resampler, &self.cross_attention);
-        for (name, size) in [
-            ("resampler.width", r.width),
-            ("resampler.depth", r.depth),
-            ("resampler.heads", r.heads),
-            ("resampler.head_width", r.head_width),
-            ("resampler.latents", r.latents),
-            ("resampler.feed_forward_multiple", r.feed_forward_multiple),
-            ("cross_attention.placement.every", x.placement.every),
-            ("cross_attention.heads", x.heads),
-            ("cross_attention.head_width", x.head_width),
-            ("cross_attention.feed_forward_multiple", x.feed_forward_multiple),
-            ("cross_attention.feed_forward_width", x.feed_forward_width.unwrap_or(1)),
-        ] {
-            if size == 0 || size > 1 << 20 {
-                return Err(format!("{name} is {size}"));
-            }
-        }
-        if !(x.norm_eps.is_finite() && x.norm_eps > 0.0) {
-            return Err(format!("cross_attention.norm_eps is {}", x.norm_eps));
-        }
+        self.connector.check()?;
+        self.cross_attention.check()?;
         self.media_attention.check()
+    }
+}
+
+fn check_sizes(sizes: &[(&str, usize)]) -> Result<(), String> {
+    match sizes.iter().find(|(_, size)| *size == 0 || *size > 1 << 20) {
+        Some((name, size)) => Err(format!("{name} is {size}")),
+        None => Ok(()),
     }
 }

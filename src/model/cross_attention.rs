@@ -3,7 +3,7 @@
 use candle_core::{DType, Shape, Tensor};
 use candle_nn::Init;
 
-use super::config::{CrossAttentionConfig, GateShape};
+use super::config::{CrossAttentionConfig, GateShape, KvProjectionKind};
 use super::feed_forward::FeedForward;
 use super::media_attention::{CrossAttentionSpan, MlpPositions};
 use crate::error::Result;
@@ -19,13 +19,34 @@ pub struct GatedCrossAttention {
     scale: f64,
     norm: Norm,
     to_q: Linear,
-    to_kv: Linear,
+    kv_projection: KvProjection,
     to_out: Linear,
     /// Normalisation of queries and keys, over the width of one head.
     qk_norm: Option<(Norm, Norm)>,
     attention_gate: Tensor,
     feed_forward: FeedForward,
     feed_forward_gate: Tensor,
+}
+
+/// Projections of visual tokens to keys and values.
+#[derive(Debug, Clone)]
+enum KvProjection {
+    Fused(Linear),
+    Separate { to_k: Linear, to_v: Linear },
+}
+
+impl KvProjection {
+    /// x (q, d) -> keys and values (q, h * d_head) each.
+    fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Fused(to_kv) => {
+                let kv = to_kv.forward(x)?;
+                let inner = kv.dim(1)? / 2;
+                Ok((kv.narrow(1, 0, inner)?, kv.narrow(1, inner, inner)?))
+            }
+            Self::Separate { to_k, to_v } => Ok((to_k.forward(x)?, to_v.forward(x)?)),
+        }
+    }
 }
 
 impl GatedCrossAttention {
@@ -62,7 +83,13 @@ impl GatedCrossAttention {
             scale: (config.head_width as f64).powf(-0.5),
             norm: norm(text_width, w.pp("norm"))?,
             to_q: linear(text_width, inner, "to_q")?,
-            to_kv: linear(media_width, 2 * inner, "to_kv")?,
+            kv_projection: match config.kv_projection {
+                KvProjectionKind::Fused => KvProjection::Fused(linear(media_width, 2 * inner, "to_kv")?),
+                KvProjectionKind::Separate => KvProjection::Separate {
+                    to_k: linear(media_width, inner, "to_k")?,
+                    to_v: linear(media_width, inner, "to_v")?,
+                },
+            },
             to_out: linear(inner, text_width, "to_out")?,
             qk_norm,
             attention_gate: gate("attention_gate")?,
@@ -88,12 +115,12 @@ impl GatedCrossAttention {
     /// # Errors
     /// The tokens have another width than `media_width`.
     pub fn project_kv(&self, visual_tokens: &Tensor) -> Result<Kv> {
-        let kv = self.to_kv.forward(visual_tokens)?.chunk(2, 1)?;
-        let mut keys = split_heads(&kv[0], self.heads)?;
+        let (keys, values) = self.kv_projection.forward(visual_tokens)?;
+        let mut keys = split_heads(&keys, self.heads)?;
         if let Some((_, norm)) = &self.qk_norm {
             keys = norm.forward(&keys)?;
         }
-        Ok((keys.contiguous()?, split_heads(&kv[1], self.heads)?.contiguous()?))
+        Ok((keys.contiguous()?, split_heads(&values, self.heads)?.contiguous()?))
     }
 
     /// x (n, d) -> (n, d). `spans` are in order; attention is zero outside every span. The feed-forward runs for the

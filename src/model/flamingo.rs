@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use candle_core::Tensor;
 
 use super::config::{FlamingoConfig, LayerStep};
+use super::connector::Connector;
 use super::cross_attention::GatedCrossAttention;
 use super::media_attention::{BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia};
-use super::resampler::PerceiverResampler;
 use crate::error::{Error, Result};
 use crate::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 use crate::vision::VisionEncoder;
@@ -23,8 +23,8 @@ const FRAMES_PER_PASS: usize = 8;
 pub struct FlamingoParts {
     /// Vision encoder.
     pub vision: Box<dyn VisionEncoder>,
-    /// Resampler; without one, the visual tokens of a medium are the features of all its frames.
-    pub resampler: Option<PerceiverResampler>,
+    /// Map from visual features to visual tokens.
+    pub connector: Connector,
     /// Language model.
     pub language: Box<dyn LanguageModel>,
     /// Gated cross-attentions in order.
@@ -43,7 +43,7 @@ pub struct CrossAttentionLayer {
     pub block: GatedCrossAttention,
 }
 
-/// A vision encoder and a language model, both frozen, with resampler and gated cross-attention between them.
+/// A vision encoder and a language model, both frozen, with a connector and gated cross-attention between them.
 pub struct Flamingo {
     parts: FlamingoParts,
     media_encoded: AtomicU64,
@@ -69,7 +69,8 @@ pub struct RowState {
 }
 
 impl FlamingoParts {
-    /// Builds the parts between `vision` and `language` from `resampler.*` and `cross_attention.{layer}.*` in `weights`.
+    /// Builds the parts between `vision` and `language` from `resampler.*` or `projector.*`, and `cross_attention.{layer}.*`, in
+    /// `weights`.
     ///
     /// # Errors
     /// A tensor is missing or has another shape.
@@ -80,8 +81,8 @@ impl FlamingoParts {
         rule: MediaAttentionRule,
         weights: &Weights,
     ) -> Result<Self> {
-        let resampler = PerceiverResampler::new(&config.resampler, vision.width(), weights.pp("resampler"))?;
-        let (text, media) = (language.width(), config.resampler.width);
+        let connector = Connector::new(&config.connector, vision.width(), weights)?;
+        let (text, media) = (language.width(), config.connector.width(vision.width()));
         let placement = &config.cross_attention.placement;
         let layers = (0..language.n_layers()).filter(|&layer| placement.has(layer));
         let cross_attention = layers
@@ -92,7 +93,7 @@ impl FlamingoParts {
             })
             .collect::<Result<_>>()?;
         let plan = placement.plan(language.n_layers());
-        Ok(Self { vision, resampler: Some(resampler), language, cross_attention, plan, rule })
+        Ok(Self { vision, connector, language, cross_attention, plan, rule })
     }
 }
 
@@ -105,7 +106,9 @@ impl RowState {
 
 /// New tokens of one row.
 pub struct RowInput<'a> {
+    /// Token ids.
     pub ids: &'a [u32],
+    /// State of the row, which the pass advances.
     pub state: &'a mut RowState,
 }
 
@@ -234,36 +237,22 @@ impl Flamingo {
             observe.stage("features", &features)?;
         }
         let lengths = media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?;
-        if self.parts.resampler.is_none() {
-            return frames_as_tokens(&features, &lengths, observe);
-        }
-        let tokens = self.resample(&features, &lengths)?;
+        let tokens = self.connect(&features, &lengths)?;
         if let Some(observe) = observe {
-            observe.stage("visual_tokens", &tokens)?;
+            let same = tokens.windows(2).all(|pair| pair[0].dims() == pair[1].dims());
+            let all = if same { Tensor::stack(&tokens, 0)? } else { Tensor::cat(&tokens, 0)? };
+            observe.stage("visual_tokens", &all)?;
         }
-        (0..media.len()).map(|i| Ok(tokens.get(i)?)).collect()
+        Ok(tokens)
     }
 
-    /// Resamples the features of all media, concatenated along the frames (sum of `lengths`, s, d). Returns the visual
-    /// tokens (m, q, d).
+    /// Maps the features of all media, concatenated along the frames (sum of `lengths`, s, d), to the visual tokens of each
+    /// medium (q, d).
     ///
     /// # Errors
-    /// The model has no resampler; else as [`PerceiverResampler::forward`].
-    pub fn resample(&self, features: &Tensor, lengths: &[usize]) -> Result<Tensor> {
-        let Some(resampler) = &self.parts.resampler else {
-            return Err(Error::Prompt("the model has no resampler".into()));
-        };
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut start = 0;
-        let padded = lengths
-            .iter()
-            .map(|&n| {
-                let medium = features.narrow(0, start, n)?.pad_with_zeros(0, 0, longest - n)?;
-                start += n;
-                Ok(medium)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        resampler.forward(&Tensor::stack(&padded, 0)?, lengths)
+    /// As [`Connector::forward`].
+    pub fn connect(&self, features: &Tensor, lengths: &[usize]) -> Result<Vec<Tensor>> {
+        self.parts.connector.forward(features, lengths)
     }
 
     /// Projects visual tokens (q, d) to keys and values at every gated cross-attention: once per medium, for all rows that
@@ -272,10 +261,30 @@ impl Flamingo {
     /// # Errors
     /// The tokens have another width than the model expects.
     pub fn media_kv(&self, visual_tokens: &Tensor) -> Result<Arc<MediaKv>> {
-        let blocks = self.parts.cross_attention.iter();
+        self.padded_media_kv(visual_tokens, visual_tokens.dim(0)?)
+    }
+
+    /// Projects visual tokens (q, d) as [`media_kv`](Self::media_kv) does. Only the first `valid` of them are visible; the
+    /// others are padding.
+    ///
+    /// # Errors
+    /// The tokens have another width than the model expects, or fewer than `valid` rows, or `valid` is 0.
+    pub fn padded_media_kv(&self, visual_tokens: &Tensor, valid: usize) -> Result<Arc<MediaKv>> {
+        let q = visual_tokens.dim(0)?;
+        if valid == 0 || valid > q {
+            return Err(Error::Prompt(format!("{valid} of {q} visual tokens are valid")));
+        }
+        let blocks = &self.parts.cross_attention;
         self.kv_projections.fetch_add(blocks.len() as u64, Ordering::Relaxed);
-        let layers = blocks.map(|layer| layer.block.project_kv(visual_tokens)).collect::<Result<_>>()?;
-        Ok(Arc::new(MediaKv { layers }))
+        let project = |start: usize, len: usize| {
+            let tokens = visual_tokens.narrow(0, start, len)?;
+            blocks.iter().map(|layer| layer.block.project_kv(&tokens)).collect::<Result<Vec<_>>>()
+        };
+        let padding = match q - valid {
+            0 => None,
+            len => Some(Arc::new(MediaKv { layers: project(valid, len)?, padding: None })),
+        };
+        Ok(Arc::new(MediaKv { layers: project(0, valid)?, padding }))
     }
 
     /// Checks that all ids are in the vocabulary and that there are as many media markers as media.
@@ -370,20 +379,4 @@ impl Flamingo {
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         self.parts.language.head(hidden)
     }
-}
-
-/// Returns the features of each medium's frames (t * s, d) as its visual tokens.
-fn frames_as_tokens(features: &Tensor, lengths: &[usize], observe: Option<Observer>) -> Result<Vec<Tensor>> {
-    let mut start = 0;
-    let tokens = lengths
-        .iter()
-        .map(|&n| {
-            start += n;
-            Ok(features.narrow(0, start - n, n)?.flatten(0, 1)?)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    if let Some(observe) = observe {
-        observe.stage("visual_tokens", &Tensor::cat(&tokens, 0)?)?;
-    }
-    Ok(tokens)
 }

@@ -120,17 +120,24 @@ impl MediaSpan {
 /// Keys and values of one medium at every gated cross-attention, computed once.
 #[derive(Debug, Clone)]
 pub struct MediaKv {
-    /// In the order of the cross-attention layers.
+    /// Of the valid visual tokens, in the order of the cross-attention layers.
     pub(super) layers: Vec<Kv>,
+    /// Of the padding, which only positions with [`MediaAttention::Unmasked`] attend to: the unused tiles of an image in
+    /// mllama.
+    pub(super) padding: Option<Arc<MediaKv>>,
 }
 
 impl MediaKv {
     /// Returns the memory that the tensors take, in bytes.
     pub fn bytes(&self) -> usize {
         let size = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
-        self.layers.iter().map(|(keys, values)| size(keys) + size(values)).sum()
+        let valid: usize = self.layers.iter().map(|(keys, values)| size(keys) + size(values)).sum();
+        valid + self.padding.as_ref().map_or(0, |padding| padding.bytes())
     }
 }
+
+/// Keys and values that some positions attend to: of media, and of their padding where nothing is masked.
+type AttendedKv<'a> = Vec<&'a Arc<MediaKv>>;
 
 /// Media of one row, and its progress through them.
 #[derive(Debug, Clone, Default)]
@@ -164,12 +171,14 @@ impl RowMedia {
         Ok(())
     }
 
-    /// Returns the media that the positions of `span` attend to.
-    fn attended(&self, span: &MediaSpan) -> &[Arc<MediaKv>] {
+    /// Returns the keys and values that the positions of `span` attend to.
+    fn attended(&self, span: &MediaSpan) -> AttendedKv<'_> {
         match span.attention {
-            MediaAttention::On => &self.media[span.media.clone()],
-            MediaAttention::Zero => &[],
-            MediaAttention::Unmasked => &self.media,
+            MediaAttention::On => self.media[span.media.clone()].iter().collect(),
+            MediaAttention::Zero => Vec::new(),
+            MediaAttention::Unmasked => {
+                self.media.iter().flat_map(|medium| std::iter::once(medium).chain(&medium.padding)).collect()
+            }
         }
     }
 }
@@ -188,16 +197,16 @@ impl BatchedMediaKv {
     ///
     /// # Errors
     /// The device refuses an operation.
-    pub fn pack(
+    fn pack(
         &mut self,
-        media_of_rows: &[&[Arc<MediaKv>]],
+        media_of_rows: &[AttendedKv],
         dtype: DType,
         device: &Device,
     ) -> Result<Option<Tensor>> {
         let mut media: Vec<&Arc<MediaKv>> = Vec::new();
         let mut places: Vec<Vec<usize>> = Vec::with_capacity(media_of_rows.len());
         for of_row in media_of_rows {
-            let mut place = |medium| match media.iter().position(|known| Arc::ptr_eq(known, medium)) {
+            let mut place = |&medium: &_| match media.iter().position(|known| Arc::ptr_eq(known, medium)) {
                 Some(place) => place,
                 None => {
                     media.push(medium);
@@ -270,7 +279,7 @@ pub(super) struct CrossAttentionPlan<'a> {
     /// Rows of one new token, at the head of the pass, that attend in one product.
     packed: Option<(Range<usize>, &'a BatchedMediaKv, Option<Tensor>)>,
     /// The other spans, one product each.
-    single: Vec<(Range<usize>, &'a [Arc<MediaKv>])>,
+    single: Vec<(Range<usize>, AttendedKv<'a>)>,
     mlp: MlpPositions,
 }
 
@@ -294,7 +303,7 @@ impl<'a> CrossAttentionPlan<'a> {
             n += ids.len();
         }
         let mlp = mlp_positions(&spans, n, shape)?;
-        let attending: Vec<(Range<usize>, &'a [Arc<MediaKv>])> = spans
+        let mut attending: Vec<(Range<usize>, AttendedKv)> = spans
             .iter()
             .map(|span| (span.positions.clone(), media[span.row].attended(span)))
             .filter(|(_, media)| !media.is_empty())
@@ -307,10 +316,10 @@ impl<'a> CrossAttentionPlan<'a> {
             return Ok(Self { packed: None, single: attending, mlp });
         }
         let first = attending[0].0.start;
-        let of_rows: Vec<_> = attending[..steps].iter().map(|(_, media)| *media).collect();
+        let of_rows: Vec<AttendedKv> = attending.drain(..steps).map(|(_, media)| media).collect();
         let mask = packed_media.pack(&of_rows, shape.dtype, &shape.device)?;
         let packed = Some((first..first + steps, &*packed_media, mask));
-        Ok(Self { packed, single: attending[steps..].to_vec(), mlp })
+        Ok(Self { packed, single: attending, mlp })
     }
 
     /// Returns the spans at cross-attention `xattn`, counted from 0.
@@ -334,9 +343,9 @@ impl<'a> CrossAttentionPlan<'a> {
 }
 
 /// Returns the number of first spans that are one position long and adjacent: decode steps of different rows.
-fn leading_steps(spans: &[(Range<usize>, &[Arc<MediaKv>])]) -> usize {
+fn leading_steps(spans: &[(Range<usize>, AttendedKv)]) -> usize {
     let Some((head, _)) = spans.first() else { return 0 };
-    let is_step = |(n, (positions, _)): &(usize, &(Range<usize>, &[Arc<MediaKv>]))| {
+    let is_step = |(n, (positions, _)): &(usize, &(Range<usize>, AttendedKv))| {
         *positions == (head.start + n..head.start + n + 1)
     };
     spans.iter().enumerate().take_while(is_step).count()

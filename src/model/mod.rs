@@ -3,15 +3,17 @@
 pub mod config;
 mod feed_forward;
 pub mod resampler;
+pub mod connector;
 pub mod joint_space;
 pub mod media_attention;
 pub mod cross_attention;
 pub mod flamingo;
 
 pub use config::{
-    CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, LayerStep, MediaAttentionConfig, Placement,
-    ResamplerConfig,
+    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, LayerStep, MediaAttentionConfig,
+    Placement, ProjectorConfig, ResamplerConfig,
 };
+pub use connector::Connector;
 pub use cross_attention::GatedCrossAttention;
 pub use flamingo::{
     CrossAttentionLayer, Flamingo, FlamingoParts, Observe, Observer, RowInput, RowState, WithHeads,

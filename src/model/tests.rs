@@ -5,6 +5,7 @@ use std::sync::Arc;
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{DType, Device, Tensor, Var};
 
+use super::config::{MediaAttention, WithoutMedia};
 use super::*;
 use crate::error::Result;
 use crate::kernels::activation::Activation;
@@ -62,6 +63,10 @@ fn flamingo() -> (Flamingo, Weights) {
 }
 
 fn parts() -> (FlamingoParts, Weights) {
+    parts_with(ConnectorConfig::Resampler(resampler()))
+}
+
+fn parts_with(connector: ConnectorConfig) -> (FlamingoParts, Weights) {
     let config = LlamaConfig {
         vocabulary: 23,
         width: 12,
@@ -83,7 +88,7 @@ fn parts() -> (FlamingoParts, Weights) {
     let placement = Placement { every: 1, first: 0 };
     let cross_attention = CrossAttentionConfig::new(placement, 3, 4, 2, Activation::Gelu);
     let media_attention = MediaAttentionConfig::default();
-    let config = FlamingoConfig { resampler: resampler(), cross_attention, media_attention };
+    let config = FlamingoConfig { connector, cross_attention, media_attention };
     let rule = MediaAttentionRule::last_medium(MEDIUM);
     let vision = Box::new(PassThroughEncoder);
     let parts = FlamingoParts::from_config(&config, vision, language, rule, &weights).unwrap();
@@ -97,8 +102,8 @@ fn gradients_flow_through_frozen_language_model() {
     // Two media, of three frames and of one.
     let features = random("features", &[4, 3, 10]);
     let logits = || {
-        let tokens = model.resample(&features, &[3, 1])?;
-        let media = (0..2).map(|i| model.media_kv(&tokens.get(i)?)).collect::<Result<Vec<Arc<MediaKv>>>>()?;
+        let tokens = model.connect(&features, &[3, 1])?;
+        let media = tokens.iter().map(|tokens| model.media_kv(tokens)).collect::<Result<Vec<_>>>()?;
         let mut row = model.uncached_row(media);
         let ids = [2, MEDIUM, 4, 19, MEDIUM, 11, 3];
         let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None, None)?;
@@ -202,21 +207,124 @@ fn incomplete_layer_plan_is_refused() {
     }
 }
 
-/// Llama 3.2 Vision has cross-attention between layers, also after the last one; the resampler may be missing.
+/// Llama 3.2 Vision has cross-attention between layers, also after the last one.
 #[test]
-fn family_gives_layer_plan_and_may_have_no_resampler() {
+fn family_gives_layer_plan() {
     use LayerStep::{CrossAttention, Language};
     let (mut parts, _) = parts();
     parts.plan = vec![Language(0), CrossAttention(0), Language(1), CrossAttention(1)];
-    parts.resampler = None;
     let model = Flamingo::from_parts(parts).unwrap();
-    let media = [random("one", &[2, 3, 8]), random("two", &[1, 3, 8])];
-    let tokens = model.visual_tokens(&media, None).unwrap();
-    assert_eq!(tokens.iter().map(|t| t.dims().to_vec()).collect::<Vec<_>>(), [[6, 8], [3, 8]]);
-    assert_eq!(model.resample(&media[0], &[2]).unwrap_err().code(), "bad_prompt");
-    let kv = tokens.iter().map(|tokens| model.media_kv(tokens).unwrap()).collect();
-    let mut row = model.uncached_row(kv);
-    let ids = [2, MEDIUM, 4, MEDIUM, 11];
-    let hidden = model.forward(&mut [RowInput { ids: &ids, state: &mut row }], None, None).unwrap();
-    assert_eq!(hidden.dims(), [5, 12]);
+    let mut names = Vec::new();
+    let mut stage = |name: &str, _: &Tensor| {
+        names.push(name.to_string());
+        Ok(())
+    };
+    let mut row = model.uncached_row(Vec::new());
+    let inputs = &mut [RowInput { ids: &[2, 4], state: &mut row }];
+    model.forward(inputs, None, Some(&mut WithHeads(&mut stage))).unwrap();
+    assert_eq!(names, ["heads.0", "xattn.0", "heads.1", "xattn.1"]);
+}
+
+/// Without a resampler the features, projected or not, are the visual tokens of their medium.
+#[test]
+fn features_are_visual_tokens_without_resampler() {
+    let media = [random("one", &[2, 3, 10]), random("two", &[1, 3, 10])];
+    let projector = ConnectorConfig::Projector(ProjectorConfig { width: 8, bias: true });
+    for (config, width) in [(ConnectorConfig::Identity, 10), (projector, 8)] {
+        let (parts, weights) = parts_with(config.clone());
+        let model = Flamingo::from_parts(parts).unwrap();
+        let tokens = model.visual_tokens(&media, None).unwrap();
+        let shapes: Vec<_> = tokens.iter().map(|tokens| tokens.dims().to_vec()).collect();
+        assert_eq!(shapes, [[6, width], [3, width]]);
+        let vars = weights.vars();
+        for (tokens, features) in tokens.iter().zip(&media) {
+            let features = features.flatten(0, 1).unwrap();
+            let expected = match vars.get("projector.weight") {
+                None => features,
+                Some(weight) => features
+                    .matmul(&weight.as_tensor().t().unwrap())
+                    .and_then(|x| x.broadcast_add(vars["projector.bias"].as_tensor()))
+                    .unwrap(),
+            };
+            assert!(apart(tokens, &expected) < 1e-6, "{config:?}");
+        }
+        hidden(&model, &[2, MEDIUM, 4, MEDIUM, 11], &kv(&model, &tokens, [6, 3]));
+    }
+}
+
+/// Padding is invisible, except to positions without a visible medium in a family that masks nothing for them.
+#[test]
+fn padding_is_visible_where_nothing_is_masked() {
+    let tokens = [random("one", &[5, 8]), random("two", &[4, 8])];
+    let valid = [3, 4];
+    let model = |attention: MediaAttention| {
+        let (mut parts, _) = parts();
+        parts.rule.config.without_media = WithoutMedia { attention, mlp: false };
+        Flamingo::from_parts(parts).unwrap()
+    };
+    let ids = [2, 5, MEDIUM, 4, MEDIUM, 11];
+    for attention in [MediaAttention::Zero, MediaAttention::Unmasked] {
+        let model = model(attention);
+        let padded = kv(&model, &tokens, valid);
+        let cut = [tokens[0].narrow(0, 0, 3).unwrap(), tokens[1].clone()];
+        let cut = kv(&model, &cut, valid);
+        let (with, without) = (hidden(&model, &ids, &padded), hidden(&model, &ids, &cut));
+        let difference = apart(&with.narrow(0, 0, 2).unwrap(), &without.narrow(0, 0, 2).unwrap());
+        match attention {
+            MediaAttention::Unmasked => assert!(difference > 1e-4, "padding was not attended to"),
+            _ => assert_eq!(difference, 0.0, "padding was attended to"),
+        }
+        // The same bytes in other places.
+        let size = |kv: &[Arc<MediaKv>]| kv.iter().map(|kv| kv.bytes()).sum::<usize>();
+        assert_eq!(size(&padded) * 7, size(&cut) * 9);
+    }
+    let model = model(MediaAttention::Unmasked);
+    assert_eq!(model.padded_media_kv(&tokens[0], 0).unwrap_err().code(), "bad_prompt");
+    assert_eq!(model.padded_media_kv(&tokens[0], 6).unwrap_err().code(), "bad_prompt");
+}
+
+#[test]
+fn config_names_its_connector() {
+    let (with_resampler, projector) = (
+        r#""resampler": {"width": 8, "depth": 2, "heads": 2, "head_width": 3, "latents": 5, "frames": 4,
+            "feed_forward_multiple": 2, "activation": "squared_relu"}"#,
+        r#""projector": {"width": 8, "bias": true}"#,
+    );
+    let rest = r#""cross_attention": {"placement": {"every": 1, "first": 0}, "heads": 3, "head_width": 4,
+        "feed_forward_multiple": 2, "activation": "gelu"}"#;
+    let read = |fields: &[&str]| {
+        serde_json::from_str::<FlamingoConfig>(&format!("{{{}}}", fields.join(",")))
+            .map_err(|e| e.to_string())
+    };
+    for (fields, connector) in [
+        (&[with_resampler, rest][..], ConnectorConfig::Resampler(resampler())),
+        (&[projector, rest], ConnectorConfig::Projector(ProjectorConfig { width: 8, bias: true })),
+        (&[rest], ConnectorConfig::Identity),
+    ] {
+        let config = read(fields).unwrap();
+        assert_eq!(config.connector, connector);
+        config.check().unwrap();
+        let again = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<FlamingoConfig>(&again).unwrap(), config);
+    }
+    let error = read(&[with_resampler, projector, rest]).unwrap_err();
+    assert!(error.contains("both `resampler` and `projector`"), "{error}");
+    let error = read(&[rest, r#""resampled": {}"#]).unwrap_err();
+    assert!(error.contains("unknown field `resampled`"), "{error}");
+    let zero = read(&[r#""projector": {"width": 0, "bias": true}"#, rest]).unwrap();
+    assert_eq!(zero.check().unwrap_err(), "projector.width is 0");
+}
+
+/// Returns the keys and values of media of which the first `valid` tokens are no padding.
+fn kv(model: &Flamingo, tokens: &[Tensor], valid: [usize; 2]) -> Vec<Arc<MediaKv>> {
+    tokens.iter().zip(valid).map(|(tokens, valid)| model.padded_media_kv(tokens, valid).unwrap()).collect()
+}
+
+fn hidden(model: &Flamingo, ids: &[u32], media: &[Arc<MediaKv>]) -> Tensor {
+    let mut row = model.uncached_row(media.to_vec());
+    model.forward(&mut [RowInput { ids, state: &mut row }], None, None).unwrap()
+}
+
+fn apart(a: &Tensor, b: &Tensor) -> f32 {
+    (a - b).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
 }

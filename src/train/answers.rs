@@ -268,9 +268,8 @@ impl AnswersObjective<'_> {
             .enumerate()
             .map(|(i, &n)| features.get(i)?.narrow(0, 0, n))
             .collect::<Result<_, _>>()?;
-        let tokens = self.model.resample(&Tensor::cat(&frames, 0)?, &lengths)?; // (m, q, d)
-        let media =
-            (0..lengths.len()).map(|i| self.model.media_kv(&tokens.get(i)?)).collect::<Result<Vec<_>>>()?;
+        let tokens = self.model.connect(&Tensor::cat(&frames, 0)?, &lengths)?; // m of (q, d)
+        let media = tokens.iter().map(|tokens| self.model.media_kv(tokens)).collect::<Result<Vec<_>>>()?;
         let mut states: Vec<_> = shard
             .sequences
             .iter()

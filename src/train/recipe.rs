@@ -91,9 +91,11 @@ impl<'a> Trainee<'a> {
         native.model.check().map_err(failed)?;
         let weights = Weights::random(config.seed, device, DType::F32);
         let encoder = encoder(&native.vision, &weights)?;
-        let width = native.model.resampler.width;
-        let resampler =
-            PerceiverResampler::new(&native.model.resampler, encoder.width(), weights.pp("resampler"))?;
+        let Some(resampler) = native.model.connector.resampler() else {
+            return Err(failed("a model without a resampler cannot be trained"));
+        };
+        let width = resampler.width;
+        let resampler = PerceiverResampler::new(resampler, encoder.width(), weights.pp("resampler"))?;
         let joint = native.joint_space.as_ref().expect("a trainee has a joint space");
         let spaces = JointSpaces::new(joint, encoder.width(), width, &weights.pp("joint_space"))?;
         Ok(Self { config, native, device, weights, encoder, resampler, spaces })

@@ -8,7 +8,7 @@ use support::likelihood;
 
 use flamingo::video::Frame;
 
-use crate::program::{flamingo, listing, quick, read_json};
+use crate::program::{QUICK, command, flamingo, listing, quick, read_json, run};
 
 fn path(name: &str) -> String {
     clip(name).display().to_string()
@@ -62,6 +62,27 @@ fn several_questions_decode_the_video_once() {
     assert_eq!(report["videos"].as_array().unwrap().len(), 1, "the video was decoded more than once");
     let people = quick(&[&["ask", &input], &asked[..]].concat()).exits(0).out;
     assert!(people.lines().count() == 3 && people.contains("  0:00-0:01    What is this? "), "{people}");
+}
+
+/// One question after another would encode the video, or project its keys and values, more than once.
+#[test]
+fn five_questions_encode_and_project_each_video_once() {
+    let inputs = ["short", "one_frame"].map(path);
+    let questions = ["What is this?", "Where?", "Who?", "How many?", "Is it red?"];
+    for inputs in [&inputs[..1], &inputs[..]] {
+        let mut command = command();
+        command.env("FLAMINGO_LOG", "flamingo=debug").arg("ask").args(inputs).args(QUICK);
+        command.args(questions.iter().flat_map(|question| ["-q", question]));
+        let ran = run(&mut command).exits(0);
+        let count = |event: &str| {
+            let event = format!("flamingo::pipeline: {event} ");
+            ran.err.lines().filter(|line| line.contains(&event)).count()
+        };
+        let n = inputs.len();
+        assert_eq!((count("projected"), count("answered")), (n, 5 * n), "{ran:?}");
+        // Several videos may share a batch of the encoder.
+        assert!((1..=n).contains(&count("encoded")), "{ran:?}");
+    }
 }
 
 /// Concurrent and sequential runs give the same reports, in the order of the arguments.

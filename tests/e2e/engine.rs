@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use candle_core::Device;
 use flamingo::generate::{Generation, Strategy};
 use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::prompt::Prompt;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
@@ -99,6 +100,52 @@ fn batched_answers_equal_single_answers() {
         load.encoder.passes > 0 && load.generator.busy > Duration::ZERO && load.media_bytes > 0,
         "{load:?}"
     );
+}
+
+/// Scores are sequences in the same batches as answers.
+#[test]
+fn engine_scores_what_pipeline_scores() {
+    let (single, context) = (pipeline(), RequestContext::default());
+    let prompt = Prompt::parse("<image>Question: What is this? Answer:");
+    let answers = ["a red ball", "a dog", "nothing", "two", "three blue boxes", "a", "b", "c", "d", "e"];
+    let answers = answers.map(String::from);
+    let prepared: Vec<_> = frames(3, 2).iter().map(|frame| single.prepare(frame)).collect();
+    let medium = single.encode(&prepared).unwrap();
+    let together = Pipeline::score(&single, &prompt, &[&medium], &answers).unwrap();
+    let one =
+        |answer| Pipeline::score(&single, &prompt, &[&medium], std::slice::from_ref(answer)).unwrap()[0];
+    let expected: Vec<f64> = answers.iter().map(one).collect();
+    let check = |what: &str, scores: &[f64]| {
+        assert_eq!(scores.len(), expected.len());
+        for ((answer, score), expected) in answers.iter().zip(scores).zip(&expected) {
+            let error = (score - expected).abs() / expected.abs();
+            assert!(error <= 1e-5, "{what}, `{answer}`: {score}, one at a time {expected}");
+        }
+    };
+    check("pipeline", &together);
+    let engine = Engine::start(pipeline(), LIMITS).unwrap();
+    let medium = engine.encode(prepared, &context).unwrap();
+    // A caption that never ends shares every step with the scores, so that both kinds are in one batch.
+    let endless = Generation {
+        strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
+        max_new_tokens: 500,
+    };
+    let (cancel, flag) = Cancel::by_flag();
+    let cancelled = RequestContext { cancel, ..context.clone() };
+    std::thread::scope(|scope| {
+        let caption = scope.spawn(|| ask(&engine, &medium, &Task::Caption {}, &endless, &cancelled));
+        until(&engine, |load| load.rows == 1);
+        let scores = engine.score(&prompt, &[&medium], &answers, &context).unwrap();
+        // The scores have up to 9 rows, which the statistics may still count.
+        let rows = engine.stats().snapshot().rows;
+        assert!([1, 10].contains(&rows), "{rows} rows: the caption has ended before the scores");
+        flag.set();
+        assert!(matches!(caption.join().unwrap(), Err(ModelError::Cancelled)));
+        check("engine", &scores);
+    });
+    let refused = engine.score(&prompt, &[], &answers, &context).unwrap_err();
+    assert_eq!(refused.code(), "bad_prompt");
+    assert!(engine.score(&prompt, &[&medium], &[], &context).unwrap().is_empty());
 }
 
 /// Waits until the statistics of the engine match: it returns an answer before it counts its memory as free.

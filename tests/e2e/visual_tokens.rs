@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use flamingo::Task;
-use flamingo::family::ModelInfo;
-use flamingo::generate::{Finish, Generation};
+use flamingo::generate::{Finish, Generation, Output, SequencePlan};
 use flamingo::pipeline::{Answer, Medium, Pipeline};
 use flamingo::video::Frame;
 use inference::analysis::{Analysis, AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
@@ -21,12 +20,8 @@ use crate::program::{binary, model};
 struct Unreadable(Pipeline);
 
 impl Model for Unreadable {
-    fn info(&self) -> &ModelInfo {
-        Model::info(&self.0)
-    }
-
-    fn prepare(&self, frame: &Frame) -> Frame {
-        self.0.prepare(frame)
+    fn pipeline(&self) -> &Pipeline {
+        &self.0
     }
 
     fn encode(&self, prepared: Vec<Frame>, _: &RequestContext) -> Result<Medium, ModelError> {
@@ -36,6 +31,15 @@ impl Model for Unreadable {
 
     fn restore(&self, _: &EncodedWindow) -> Result<Medium, ModelError> {
         unreachable!("nothing is cached")
+    }
+
+    fn run_plans(
+        &self,
+        _: Vec<SequencePlan>,
+        _: &[&Medium],
+        _: &RequestContext,
+    ) -> Vec<Result<Output, ModelError>> {
+        unreachable!("`ask` runs no plan")
     }
 
     fn ask(

@@ -8,7 +8,8 @@ use flamingo::generate::{Decoder, Generation, RowId, StopCriteria, Strategy, gen
 use flamingo::kernels::activation::Activation;
 use flamingo::language;
 use flamingo::model::{
-    Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, MediaKv, Placement, RowInput,
+    ConnectorConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, MediaKv, Placement,
+    RowInput,
 };
 use flamingo::vision::VisionEncoder;
 use flamingo::weights::{Quantization, Weights};
@@ -55,12 +56,13 @@ fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) 
     let path = folder().join("tiny_llama");
     let (language, _) = language::load(&path, target::device(), dtype, Quantization::Keep).unwrap();
     let activation = Activation::SquaredRelu;
+    let resampler = adapters::resampler(4, activation);
+    let mut names = adapters::resampler_names(&resampler, "resampler.", "perceiver.");
     let config = FlamingoConfig {
-        resampler: adapters::resampler(4, activation),
+        connector: ConnectorConfig::Resampler(resampler),
         cross_attention: adapters::cross_attention(placement, activation),
         media_attention: MediaAttentionConfig::default(),
     };
-    let mut names = adapters::resampler_names(&config.resampler, "resampler.", "perceiver.");
     for i in (0..language.n_layers()).filter(|&i| placement.has(i)) {
         let (ours, theirs) = (format!("cross_attention.{i}."), format!("xattn.{i}."));
         let x = &config.cross_attention;

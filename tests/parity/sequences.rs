@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flamingo::Pipeline;
 use flamingo::generate::{
-    Decoder, Generation, Goal, Output, SequenceRequest, StopCriteria, Strategy, run, run_until,
+    Decoder, Generation, Goal, Output, SequencePlan, SequenceRequest, StopCriteria, Strategy, run, run_until,
 };
 use flamingo::model::{Flamingo, MediaKv};
 use flamingo::task::Task;
@@ -21,7 +21,7 @@ fn generate(ids: Vec<u32>, media: Vec<Arc<MediaKv>>, strategy: Strategy) -> Sequ
     let stop_criteria = StopCriteria { stop: vec![17], suppressed: vec![MEDIA_TOKEN] };
     let generation = Generation { strategy, max_new_tokens: 7 };
     let goal = Goal::Generate { generation, stop_criteria };
-    SequenceRequest { prompt: ids, prefix_len: BEGINNING.len(), media, goal }
+    SequencePlan { prompt: ids, prefix_len: BEGINNING.len(), goal }.over(media)
 }
 
 /// Beam searches, a greedy sequence and scores, all after the same beginning over a medium, with another medium each.
@@ -36,7 +36,7 @@ fn requests(model: &Flamingo) -> Vec<SequenceRequest> {
         generate(prompt(2), media(1), Strategy::Beam { beams: 2, length_penalty: 1.0 }),
     ];
     let goal = Goal::Score { continuations };
-    requests.push(SequenceRequest { prompt: prompt(3), prefix_len: BEGINNING.len(), media: media(2), goal });
+    requests.push(SequencePlan { prompt: prompt(3), prefix_len: BEGINNING.len(), goal }.over(media(2)));
     requests
 }
 
@@ -61,8 +61,8 @@ fn shared_prefix_and_batch_equal_single() {
     let requests = requests(&model);
     let batch = run(&model, &requests);
     for (i, (request, output)) in requests.iter().zip(batch).enumerate() {
-        let whole = SequenceRequest { prefix_len: 0, ..request.clone() };
-        let single = run(&model, &[whole]).remove(0).unwrap();
+        let whole = SequencePlan { prefix_len: 0, ..request.plan.clone() };
+        let single = run(&model, &[whole.over(request.media.clone())]).remove(0).unwrap();
         assert_same(&output.unwrap(), &single, &format!("request {i}"));
     }
 }
@@ -122,7 +122,7 @@ fn bad_request_does_not_fail_the_batch() {
     let model = trained_paper();
     let mut requests = requests(&model);
     requests[1].media.pop();
-    requests.push(SequenceRequest::score(&[1, 2], &[], &[vec![]]));
+    requests.push(SequencePlan::score(&[1, 2], &[vec![]]).over(Vec::new()));
     let outputs = run(&model, &requests);
     let codes: Vec<_> =
         outputs.iter().map(|output| output.as_ref().err().map(flamingo::Error::code)).collect();

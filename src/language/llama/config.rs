@@ -54,12 +54,17 @@ pub enum RopeStyle {
 /// Scaling of the frequencies for contexts longer than those of the first training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RopeScaling {
+    /// The frequencies stay as they are.
     None,
     /// Llama 3.1: long wavelengths are divided by `factor`, short ones kept, those between blended.
     Llama3 {
+        /// Divisor of the frequencies of long wavelengths.
         factor: f64,
+        /// Periods in the original context, at or below which a wavelength is long.
         low_frequency: f64,
+        /// Periods in the original context, at or above which a wavelength is short.
         high_frequency: f64,
+        /// Length of the original context in tokens.
         original_positions: f64,
     },
     /// The checkpoint carries a divisor per frequency, `model.rope_factors` (d_head / 2).

@@ -9,7 +9,8 @@ use crate::kernels::activation::Activation;
 use crate::kernels::finite_differences::random;
 use crate::language::CacheShape;
 use crate::model::config::{
-    FeedForwardKind, MediaAttention, MediaAttentionConfig, NormKind, Placement, VisibleMedia, WithoutMedia,
+    FeedForwardKind, KvProjectionKind, MediaAttention, MediaAttentionConfig, NormKind, Placement,
+    VisibleMedia, WithoutMedia,
 };
 use crate::model::media_attention::{
     BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia,
@@ -83,9 +84,16 @@ impl Reference<'_> {
         let Self { config, .. } = self;
         let (n, inner) = (x.dim(0).unwrap(), config.heads * config.head_width);
         let q = self.heads(&self.linear(&self.norm(config.norm, x, "attention.norm"), "attention.to_q"));
-        let kv = self.linear(media, "attention.to_kv");
-        let k = self.heads(&kv.narrow(1, 0, inner).unwrap());
-        let v = self.heads(&kv.narrow(1, inner, inner).unwrap());
+        let (k, v) = match config.kv_projection {
+            KvProjectionKind::Fused => {
+                let kv = self.linear(media, "attention.to_kv");
+                (kv.narrow(1, 0, inner).unwrap(), kv.narrow(1, inner, inner).unwrap())
+            }
+            KvProjectionKind::Separate => {
+                (self.linear(media, "attention.to_k"), self.linear(media, "attention.to_v"))
+            }
+        };
+        let (k, v) = (self.heads(&k), self.heads(&v));
         let (q, k) = match config.qk_norm {
             None => (q, k),
             Some(kind) => (self.norm(kind, &q, "attention.q_norm"), self.norm(kind, &k, "attention.k_norm")),
@@ -138,34 +146,47 @@ fn rule(config: MediaAttentionConfig) -> MediaAttentionRule {
     MediaAttentionRule { media_token: MARKER, forget_token: None, config }
 }
 
+/// Rows of a pass.
+#[derive(Clone, Copy, Default)]
+struct Rows<'a> {
+    /// Ids of earlier passes, per row.
+    history: &'a [&'a [u32]],
+    /// Ids of this pass, per row.
+    ids: &'a [&'a [u32]],
+    /// Media of every row: three media, or two, the first of which has the second set of tokens as padding.
+    padded: bool,
+}
+
 /// Runs rows of ids over one set of media, and compares every position with the reference.
 fn check(
     what: &str,
     config: &CrossAttentionConfig,
     attention: MediaAttentionConfig,
-    rows: &[&[u32]],
+    ids: &[&[u32]],
     visible: &[Vec<usize>],
     mlp: &[bool],
 ) {
-    check_after(what, config, attention, &vec![&[][..]; rows.len()], rows, visible, mlp);
+    let history = &vec![&[][..]; ids.len()];
+    check_after(what, config, attention, Rows { history, ids, padded: false }, visible, mlp);
 }
 
-/// As [`check`], after a history of ids per row.
+/// As [`check`], after a history or over padded media. `visible` counts the sets of tokens, padding too.
 fn check_after(
     what: &str,
     config: &CrossAttentionConfig,
     attention: MediaAttentionConfig,
-    history: &[&[u32]],
-    rows: &[&[u32]],
+    Rows { history, ids: rows, padded }: Rows,
     visible: &[Vec<usize>],
     mlp: &[bool],
 ) {
     let (block, weights) = block(config);
     let media: Vec<Tensor> = (0..3).map(|m| random(&format!("medium {m}"), &[TOKENS, MEDIA])).collect();
-    let kv: Vec<Arc<MediaKv>> = media
-        .iter()
-        .map(|tokens| Arc::new(MediaKv { layers: vec![block.project_kv(tokens).unwrap()] }))
-        .collect();
+    let layers = |m: usize| vec![block.project_kv(&media[m]).unwrap()];
+    let medium = |m: usize| Arc::new(MediaKv { layers: layers(m), padding: None });
+    let kv = match padded {
+        false => vec![medium(0), medium(1), medium(2)],
+        true => vec![Arc::new(MediaKv { layers: layers(0), padding: Some(medium(1)) }), medium(2)],
+    };
     let n = rows.iter().map(|ids| ids.len()).sum::<usize>();
     let x = random("x", &[n, TEXT]);
     let reference = Reference { config, weights };
@@ -195,7 +216,7 @@ fn every_kind_equals_plain_reference() {
             (FeedForwardKind::Gated, Activation::Silu, Some(13));
     };
     type Change = Box<dyn Fn(&mut CrossAttentionConfig)>;
-    let cases: [(&str, Change); 10] = [
+    let cases: [(&str, Change); 11] = [
         ("paper", Box::new(|_| ())),
         ("gelu", Box::new(|c| c.activation = Activation::Gelu)),
         ("rms norm", Box::new(|c| (c.norm, c.norm_eps) = (NormKind::RmsNorm, 1e-3))),
@@ -203,6 +224,7 @@ fn every_kind_equals_plain_reference() {
         ("swiglu", Box::new(swiglu)),
         ("qk rms norm", Box::new(|c| c.qk_norm = Some(NormKind::RmsNorm))),
         ("qk layer norm", Box::new(|c| c.qk_norm = Some(NormKind::LayerNorm))),
+        ("separate keys and values", Box::new(|c| c.kv_projection = KvProjectionKind::Separate)),
         ("attention bias", Box::new(|c| c.attention_bias = true)),
         ("feed-forward bias", Box::new(|c| c.feed_forward_bias = true)),
         (
@@ -212,6 +234,7 @@ fn every_kind_equals_plain_reference() {
                 (c.norm, c.qk_norm, c.gate) =
                     (NormKind::RmsNorm, Some(NormKind::RmsNorm), GateShape::PerChannel);
                 (c.attention_bias, c.feed_forward_bias) = (true, true);
+                c.kv_projection = KvProjectionKind::Separate;
             }),
         ),
     ];
@@ -266,11 +289,36 @@ fn packed_decode_steps_equal_dense_mask() {
         (VisibleMedia::All, [vec![0], vec![0, 1], vec![0, 1, 2]]),
     ] {
         let attention = MediaAttentionConfig { visible, ..MediaAttentionConfig::default() };
-        check_after("steps", &paper, attention, &history, &rows, &expected, &on(3));
+        let rows = Rows { history: &history, ids: &rows, ..Rows::default() };
+        check_after("steps", &paper, attention, rows, &expected, &on(3));
     }
     let all = MediaAttentionConfig { visible: VisibleMedia::All, ..MediaAttentionConfig::default() };
     let same = [vec![0, 1, 2], vec![0, 1, 2]];
-    check_after("same media", &paper, all, &[&[MARKER; 3], &[MARKER; 3]], &rows[..2], &same, &on(2));
+    let rows = Rows { history: &[&[MARKER; 3], &[MARKER; 3]], ids: &rows[..2], padded: false };
+    check_after("same media", &paper, all, rows, &same, &on(2));
+}
+
+/// Meta's mllama hides padding from all positions; Hugging Face's shows it to positions without a visible medium.
+#[test]
+fn padding_follows_the_family() {
+    let paper = config(|_| ());
+    let family = |attention| MediaAttentionConfig {
+        visible: VisibleMedia::AdjacentGroup,
+        without_media: WithoutMedia { attention, mlp: false },
+    };
+    // The second set of tokens is the padding of the first medium.
+    let mlp = [false, true, true, true, true];
+    let ids: &[&[u32]] = &[&[1, MARKER, 2, MARKER, 3]];
+    let rows = Rows { history: &[&[]], ids, padded: true };
+    let meta = [vec![], vec![0], vec![0], vec![2], vec![2]];
+    check_after("Meta", &paper, family(MediaAttention::Zero), rows, &meta, &mlp);
+    let hugging_face = [vec![0, 1, 2], vec![0], vec![0], vec![2], vec![2]];
+    check_after("Hugging Face", &paper, family(MediaAttention::Unmasked), rows, &hugging_face, &mlp);
+    // Decode steps in one product: before every medium, after one, after both in a group.
+    let history: &[&[u32]] = &[&[1], &[MARKER], &[MARKER, MARKER]];
+    let rows = Rows { history, ids: &[&[1], &[1], &[1]], padded: true };
+    let steps = [vec![0, 1, 2], vec![0], vec![0, 2]];
+    check_after("steps", &paper, family(MediaAttention::Unmasked), rows, &steps, &[false, true, true]);
 }
 
 /// mllama skips the layer for a row without media: attention is zero and the feed-forward is off.

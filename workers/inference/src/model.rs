@@ -1,20 +1,20 @@
 //! The interface to a loaded model: in-process or behind the engine.
 
 use flamingo::family::ModelInfo;
-use flamingo::generate::Generation;
+use flamingo::generate::{Generation, Output, SequencePlan};
 use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::prompt::Prompt;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 
 use crate::context::RequestContext;
 use crate::encoded_video::EncodedWindow;
 
-/// A model: a [`Pipeline`] in the calling thread, or an [`Engine`](crate::engine::Engine) that callers share.
+/// A model: a [`Pipeline`] in the calling thread, or an [`Engine`](crate::engine::Engine) that callers share. They differ
+/// in the thread that encodes and generates.
 pub trait Model: Sync {
-    fn info(&self) -> &ModelInfo;
-
-    /// Resizes a frame, as [`Pipeline::prepare`].
-    fn prepare(&self, frame: &Frame) -> Frame;
+    /// Returns the pipeline, for work that needs no queue: model info, prompts, resizing of frames.
+    fn pipeline(&self) -> &Pipeline;
 
     /// Encodes prepared frames, as [`Pipeline::encode`].
     ///
@@ -28,21 +28,60 @@ pub trait Model: Sync {
     /// The device fails.
     fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError>;
 
-    /// Answers several tasks about the same media, as [`Pipeline::ask`]; returns one answer per task, in their order.
+    /// Runs sequences over the same media in one batch. Returns an output per plan, in order.
+    fn run_plans(
+        &self,
+        plans: Vec<SequencePlan>,
+        media: &[&Medium],
+        context: &RequestContext,
+    ) -> Vec<Result<Output, ModelError>>;
+
+    /// Returns name, family and hashes of the model.
+    fn info(&self) -> &ModelInfo {
+        &self.pipeline().loaded().info
+    }
+
+    /// Resizes a frame, as [`Pipeline::prepare`].
+    fn prepare(&self, frame: &Frame) -> Frame {
+        self.pipeline().prepare(frame)
+    }
+
+    /// Answers several tasks about the same media in one batch, as [`Pipeline::ask_batch`]. Returns an answer per task, in
+    /// order.
     fn ask(
         &self,
         tasks: &[Task],
         media: &[&Medium],
         generation: &Generation,
         context: &RequestContext,
-    ) -> Vec<Result<Answer, ModelError>>;
+    ) -> Vec<Result<Answer, ModelError>> {
+        let run = |plans| self.run_plans(plans, media, context);
+        self.pipeline().ask_with(tasks, media.len(), generation, run)
+    }
+
+    /// Computes the log-likelihood of each answer after a prompt, as [`Pipeline::score`].
+    ///
+    /// # Errors
+    /// The prompt does not fit the model or the media, the model fails, or the request is cancelled.
+    fn score(
+        &self,
+        prompt: &Prompt,
+        media: &[&Medium],
+        answers: &[String],
+        context: &RequestContext,
+    ) -> Result<Vec<f64>, ModelError> {
+        let run = |plans| self.run_plans(plans, media, context);
+        self.pipeline().score_with(prompt, media.len(), answers, run)
+    }
 }
 
 /// Error of encoding or answering.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
+    /// The model refuses the request, or its device fails.
     #[error(transparent)]
     Refused(#[from] Error),
+    /// The request was cancelled.
     #[error("the request was cancelled")]
     Cancelled,
     /// The thread that owns the model has ended.
@@ -51,12 +90,8 @@ pub enum ModelError {
 }
 
 impl Model for Pipeline {
-    fn info(&self) -> &ModelInfo {
-        &self.loaded().info
-    }
-
-    fn prepare(&self, frame: &Frame) -> Frame {
-        self.prepare(frame)
+    fn pipeline(&self) -> &Pipeline {
+        self
     }
 
     fn encode(&self, prepared: Vec<Frame>, _: &RequestContext) -> Result<Medium, ModelError> {
@@ -68,19 +103,14 @@ impl Model for Pipeline {
         Ok(Medium::new(visual_tokens, window.frame_times.clone()))
     }
 
-    fn ask(
+    fn run_plans(
         &self,
-        tasks: &[Task],
+        plans: Vec<SequencePlan>,
         media: &[&Medium],
-        generation: &Generation,
         context: &RequestContext,
-    ) -> Vec<Result<Answer, ModelError>> {
-        let cancelled = || context.cancel.is_cancelled();
-        let answers = self.ask_batch_until(tasks, media, generation, &cancelled);
-        answers
-            .into_iter()
-            .map(|answer| answer.ok_or(ModelError::Cancelled)?.map_err(ModelError::from))
-            .collect()
+    ) -> Vec<Result<Output, ModelError>> {
+        let outputs = self.run_plans_until(plans, media, &|| context.cancel.is_cancelled());
+        outputs.into_iter().map(|output| Ok(output.ok_or(ModelError::Cancelled)??)).collect()
     }
 }
 

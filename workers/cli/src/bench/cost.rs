@@ -6,7 +6,7 @@
 
 use flamingo::family::shape::ModelShape;
 use flamingo::language::LanguageSizes;
-use flamingo::model::{CrossAttentionConfig, ResamplerConfig};
+use flamingo::model::{ConnectorConfig, CrossAttentionConfig, ResamplerConfig};
 
 /// Minimum operations and bytes of a stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -19,7 +19,7 @@ pub struct Cost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parameters {
     pub vision: usize,
-    pub resampler: usize,
+    pub connector: usize,
     pub cross_attention: usize,
     pub language: usize,
 }
@@ -37,12 +37,13 @@ impl CostModel<'_> {
     pub fn parameters(&self) -> Parameters {
         let ModelShape { vision, model, language, .. } = self.shape;
         let language = language.sizes();
-        let xattn_count = self.xattn_count();
+        let (xattn_count, features_width) = (self.xattn_count(), self.features().1);
+        let media_width = model.connector.width(features_width);
         Parameters {
             vision: vision.encoder().parameters(),
-            resampler: resampler_parameters(&model.resampler, self.features().1),
+            connector: connector_parameters(&model.connector, features_width),
             cross_attention: xattn_count
-                * cross_attention_parameters(&model.cross_attention, language.width, model.resampler.width),
+                * cross_attention_parameters(&model.cross_attention, language.width, media_width),
             language: language.parameters,
         }
     }
@@ -55,51 +56,51 @@ impl CostModel<'_> {
         Cost { operations, bytes: self.bytes(self.parameters().vision + n * frame) }
     }
 
-    /// Cost of the resampler for one medium of `t` frames.
-    pub fn resampler(&self, t: usize) -> Cost {
-        let config = &self.shape.model.resampler;
+    /// Cost of the connector for one medium of `t` frames.
+    pub fn connector(&self, t: usize) -> Cost {
         let (patches, features_width) = self.features();
-        let (n, q, d) = (t * patches, config.latents, config.width);
+        let ((q, d), n) = (self.visual_tokens(t), t * patches);
+        let operations = match &self.shape.model.connector {
+            ConnectorConfig::Resampler(config) => resampler_operations(config, n, features_width),
+            ConnectorConfig::Projector(_) => matmul(n, features_width, d),
+            ConnectorConfig::Identity => return Cost::default(),
+        };
+        Cost { operations, bytes: self.bytes(self.parameters().connector + n * features_width + q * d) }
+    }
+
+    /// Returns (q, d): number and width of the visual tokens of a medium of `t` frames.
+    pub fn visual_tokens(&self, t: usize) -> (usize, usize) {
+        let (patches, features_width) = self.features();
+        self.shape.model.connector.visual_tokens(t * patches, features_width)
+    }
+
+    /// Cost of the keys and values of one medium of `t` frames at every gated cross-attention.
+    pub fn media_kv(&self, t: usize) -> Cost {
+        let (config, (q, d)) = (&self.shape.model.cross_attention, self.visual_tokens(t));
         let inner = config.heads * config.head_width;
-        let projection = if features_width == d { 0.0 } else { matmul(n, features_width, d) };
-        let layer = matmul(q, d, inner) // queries
-            + matmul(n + q, d, 2 * inner) // keys and values, of features and latents
-            + 2.0 * matmul(q, n + q, inner) // attention scores and weighted sums
-            + matmul(q, inner, d)
-            + 2.0 * matmul(q, d, config.feed_forward_multiple * d);
+        let weights = self.xattn_count() * d * 2 * inner;
         Cost {
-            operations: projection + config.depth as f64 * layer,
-            bytes: self.bytes(self.parameters().resampler + n * features_width + q * d),
+            operations: matmul(q, 1, weights),
+            bytes: self.bytes(weights + q * (d + self.xattn_count() * 2 * inner)),
         }
     }
 
-    /// Cost of the keys and values of one medium at every gated cross-attention.
-    pub fn media_kv(&self) -> Cost {
-        let (config, media) = (&self.shape.model.cross_attention, &self.shape.model.resampler);
-        let inner = config.heads * config.head_width;
-        let weights = self.xattn_count() * media.width * 2 * inner;
-        Cost {
-            operations: matmul(media.latents, 1, weights),
-            bytes: self.bytes(weights + media.latents * (media.width + self.xattn_count() * 2 * inner)),
-        }
-    }
-
-    /// Cost of one pass of the language model with cross-attention: `batch` sequences, each with one medium, `past` cached
-    /// tokens and `new` ones, with logits for the last one.
-    pub fn pass(&self, batch: usize, new: usize, past: usize) -> Cost {
+    /// Cost of one pass of the language model with cross-attention: `batch` sequences, each with one medium of `t` frames,
+    /// `past` cached tokens and `new` ones, with logits for the last one.
+    pub fn pass(&self, batch: usize, t: usize, new: usize, past: usize) -> Cost {
         let ModelShape { model, language, .. } = self.shape;
         let language = language.sizes();
-        let (config, xattn_count) = (&model.cross_attention, self.xattn_count());
+        let (config, xattn_count, q) = (&model.cross_attention, self.xattn_count(), self.visual_tokens(t).0);
         let (d, inner) = (language.width, config.heads * config.head_width);
         let xattn = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
         let dense = language.layers * language.layer_matrices + xattn_count * xattn;
         // Token i of the new ones attends to all before it and to itself.
         let pairs = new * past + new * (new + 1) / 2;
         let attention = matmul(pairs, 2 * language.heads * language.head_width, language.layers)
-            + matmul(new, 2 * inner, xattn_count * model.resampler.latents);
+            + matmul(new, 2 * inner, xattn_count * q);
         let sequence = matmul(new, 1, dense) + attention + matmul(1, d, language.vocabulary);
         let cached = (past + new) * language.layers * 2 * language.kv_heads * language.head_width;
-        let media_kv = xattn_count * 2 * inner * model.resampler.latents;
+        let media_kv = xattn_count * 2 * inner * q;
         let weights = self.language_bytes as f64 + self.bytes(xattn_count * xattn);
         Cost {
             operations: batch as f64 * sequence,
@@ -134,6 +135,26 @@ fn matmul(m: usize, k: usize, n: usize) -> f64 {
     2.0 * m as f64 * k as f64 * n as f64
 }
 
+/// Operations of a resampler for `n` features of one medium.
+fn resampler_operations(config: &ResamplerConfig, n: usize, features_width: usize) -> f64 {
+    let (q, d, inner) = (config.latents, config.width, config.heads * config.head_width);
+    let projection = if features_width == d { 0.0 } else { matmul(n, features_width, d) };
+    let layer = matmul(q, d, inner) // queries
+        + matmul(n + q, d, 2 * inner) // keys and values, of features and latents
+        + 2.0 * matmul(q, n + q, inner) // attention scores and weighted sums
+        + matmul(q, inner, d)
+        + 2.0 * matmul(q, d, config.feed_forward_multiple * d);
+    projection + config.depth as f64 * layer
+}
+
+fn connector_parameters(config: &ConnectorConfig, features_width: usize) -> usize {
+    match config {
+        ConnectorConfig::Resampler(config) => resampler_parameters(config, features_width),
+        ConnectorConfig::Projector(config) => (features_width + usize::from(config.bias)) * config.width,
+        ConnectorConfig::Identity => 0,
+    }
+}
+
 fn resampler_parameters(config: &ResamplerConfig, features_width: usize) -> usize {
     let (d, inner) = (config.width, config.heads * config.head_width);
     let projection = if features_width == d { 0 } else { features_width * d };
@@ -163,6 +184,7 @@ mod tests {
     use candle_core::{DType, Device};
     use flamingo::language::LanguageConfig;
     use flamingo::language::llama::LlamaConfig;
+    use flamingo::model::ProjectorConfig;
     use flamingo::weights::Weights;
 
     use super::*;
@@ -179,7 +201,7 @@ mod tests {
         shape.build(&weights).unwrap();
         let (taken, counted) = (weights.parameters(), cost_model(&shape).parameters());
         assert_eq!(taken["vision"], counted.vision);
-        assert_eq!(taken["resampler"], counted.resampler);
+        assert_eq!(taken["resampler"], counted.connector);
         assert_eq!(taken["cross_attention"], counted.cross_attention);
         assert_eq!(taken["language"], counted.language);
     }
@@ -191,7 +213,7 @@ mod tests {
             let shape = ModelShape::named(name).unwrap();
             let p = cost_model(&shape).parameters();
             let found =
-                [p.vision, p.resampler, p.cross_attention, p.language].map(|n| (n + 500_000) / 1_000_000);
+                [p.vision, p.connector, p.cross_attention, p.language].map(|n| (n + 500_000) / 1_000_000);
             assert_eq!(found, [435, 194, cross_attention, language], "{name}");
         }
     }
@@ -207,9 +229,9 @@ mod tests {
         let x = shape.model.cross_attention;
         shape.model.cross_attention =
             CrossAttentionConfig { heads: 1, head_width: 3, feed_forward_multiple: 1, ..x };
-        let r = shape.model.resampler;
-        shape.model.resampler =
-            ResamplerConfig { width: 6, depth: 1, heads: 1, head_width: 2, latents: 5, ..r };
+        let r = shape.model.connector.resampler().unwrap().clone();
+        let r = ResamplerConfig { width: 6, depth: 1, heads: 1, head_width: 2, latents: 5, ..r };
+        shape.model.connector = ConnectorConfig::Resampler(r);
         shape
     }
 
@@ -222,7 +244,7 @@ mod tests {
         let row = 2.0 * (84.0 + 56.0 + 64.0 + 30.0 + 40.0);
         // Language: 40 + 84 + 3 norms of 4. Cache: 8 tokens of 2 x 2. Medium: 5 latents of 2 x 3. Scores: 10.
         let bytes = 4.0 * (136.0 + 56.0 + 3.0 * (32.0 + 30.0 + 10.0));
-        assert_eq!(costs.pass(3, 1, 7), Cost { operations: 3.0 * row, bytes });
+        assert_eq!(costs.pass(3, 2, 1, 7), Cost { operations: 3.0 * row, bytes });
     }
 
     #[test]
@@ -231,7 +253,7 @@ mod tests {
         // 3 tokens after none: 1 + 2 + 3 pairs of 4 numbers twice; 3 tokens to 5 latents of 3 numbers twice.
         let operations = 2.0 * (3.0 * (84.0 + 56.0) + 48.0 + 90.0 + 40.0);
         let bytes = 4.0 * (136.0 + 56.0 + 12.0 + 30.0 + 10.0);
-        assert_eq!(cost_model(&shape).pass(1, 3, 0), Cost { operations, bytes });
+        assert_eq!(cost_model(&shape).pass(1, 2, 3, 0), Cost { operations, bytes });
     }
 
     #[test]
@@ -244,9 +266,22 @@ mod tests {
         // Parameters: projection, 8 + 5 rows, 4 norms halves, matrices, feed-forward with its norm, last norm.
         let parameters = 3072.0 * 6.0 + 78.0 + (24.0 + 12.0 + 24.0 + 12.0 + 12.0 + 288.0) + 12.0;
         let bytes = 4.0 * (parameters + 200.0 * 3072.0 + 30.0);
-        assert_eq!(costs.resampler(2), Cost { operations, bytes });
+        assert_eq!(costs.connector(2), Cost { operations, bytes });
         // One cross-attention: 6 x 6 weights for each of 5 latents.
         let bytes = 4.0 * (36.0 + 5.0 * (6.0 + 6.0));
-        assert_eq!(costs.media_kv(), Cost { operations: 360.0, bytes });
+        assert_eq!(costs.media_kv(2), Cost { operations: 360.0, bytes });
+    }
+
+    #[test]
+    fn projector_equals_hand_count() {
+        let mut shape = tiny();
+        shape.model.connector = ConnectorConfig::Projector(ProjectorConfig { width: 6, bias: true });
+        let costs = cost_model(&shape);
+        assert_eq!(costs.visual_tokens(2), (200, 6));
+        let bytes = 4.0 * (3073.0 * 6.0 + 200.0 * 3072.0 + 200.0 * 6.0);
+        assert_eq!(costs.connector(2), Cost { operations: 2.0 * 200.0 * 3072.0 * 6.0, bytes });
+        shape.model.connector = ConnectorConfig::Identity;
+        assert_eq!(cost_model(&shape).visual_tokens(2), (200, 3072));
+        assert_eq!(cost_model(&shape).connector(2), Cost::default());
     }
 }

@@ -132,7 +132,7 @@ impl Bench {
         let prompt_tokens = self.prompt_tokens.into();
         let language = LanguageBench { model: &model, target, media_token, prompt_tokens };
         if self.is_selected(RowName::Resampler) {
-            keep(stages::resampler(&model, target, &timer)?);
+            keep(stages::connector(&model, target, &timer)?);
         }
         for n in batches().filter(|_| self.is_selected(RowName::Prefill)) {
             keep(language.prefill(&timer, n)?);
@@ -247,12 +247,12 @@ fn description(target: &BenchModel) -> Value {
         "language_weights": target.language_weights,
         "threads": candle_core::utils::get_num_threads(),
         "parameters": {
-            "vision": parameters.vision, "resampler": parameters.resampler,
+            "vision": parameters.vision, "resampler": parameters.connector,
             "cross_attention": parameters.cross_attention, "language": parameters.language,
         },
         "shape": {
             "vision": encoder,
-            "resampler": model.resampler,
+            "resampler": model.connector.resampler(),
             "cross_attention": model.cross_attention,
             "cross_attention_layers": layers,
             "language": {

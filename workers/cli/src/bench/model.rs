@@ -67,7 +67,7 @@ impl BenchModel {
         let (p, dtype_bytes) = (self.cost_model().parameters(), self.options.dtype.size_in_bytes());
         let language = self.shape.language.sizes();
         let lookup_only = if language.tied { 0 } else { language.vocabulary * language.width };
-        (p.vision + p.resampler + p.cross_attention + lookup_only) * dtype_bytes + self.language_bytes
+        (p.vision + p.connector + p.cross_attention + lookup_only) * dtype_bytes + self.language_bytes
     }
 
     /// Builds the vision encoder alone.

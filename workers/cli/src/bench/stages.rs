@@ -84,12 +84,12 @@ pub fn encoder(
     Ok(Measurement { name: "encoder", batch: n, unit: "images/s", units: n as f64, seconds, stages })
 }
 
-/// Measures the resampler: features of one medium -> visual tokens.
-pub fn resampler(model: &Flamingo, target: &BenchModel, timer: &Timer) -> anyhow::Result<Measurement> {
+/// Measures the connector, in the paper a resampler: features of one medium -> visual tokens.
+pub fn connector(model: &Flamingo, target: &BenchModel, timer: &Timer) -> anyhow::Result<Measurement> {
     let (patches, width) = target.cost_model().features();
     let features = random(target, (FRAMES, patches, width))?;
-    let seconds = timer.repeat(|| timer.time(|| model.resample(&features, &[FRAMES]).map(drop)))?;
-    let stages = vec![target.cost_model().resampler(FRAMES)];
+    let seconds = timer.repeat(|| timer.time(|| model.connect(&features, &[FRAMES]).map(drop)))?;
+    let stages = vec![target.cost_model().connector(FRAMES)];
     Ok(Measurement { name: "resampler", batch: 1, unit: "videos/s", units: 1.0, seconds, stages })
 }
 
@@ -117,7 +117,7 @@ impl LanguageBench<'_> {
             Ok(seconds)
         })?;
         let units = (batch * self.prompt_tokens) as f64;
-        let stages = vec![self.target.cost_model().pass(batch, self.prompt_tokens, 0)];
+        let stages = vec![self.target.cost_model().pass(batch, FRAMES, self.prompt_tokens, 0)];
         Ok(Measurement { name: "prefill", batch, unit: "tokens/s", units, seconds, stages })
     }
 
@@ -141,7 +141,7 @@ impl LanguageBench<'_> {
         })?;
         let pasts = &pasts[1..]; // the first one was the warm-up
         let past = pasts.iter().sum::<usize>() / pasts.len();
-        let stages = vec![self.target.cost_model().pass(batch, 1, past)];
+        let stages = vec![self.target.cost_model().pass(batch, FRAMES, 1, past)];
         Ok(Measurement { name: "decode", batch, unit: "tokens/s", units: batch as f64, seconds, stages })
     }
 
@@ -155,9 +155,9 @@ impl LanguageBench<'_> {
         })?;
         let costs = self.target.cost_model();
         let stages = frames.iter().flat_map(|&n| {
-            let media = [costs.encoder(n), costs.resampler(n), costs.media_kv()];
-            let prefill = costs.pass(1, self.prompt_tokens, 0);
-            let steps = (0..ANSWER_TOKENS - 1).map(|step| costs.pass(1, 1, self.prompt_tokens + step));
+            let media = [costs.encoder(n), costs.connector(n), costs.media_kv(n)];
+            let prefill = costs.pass(1, n, self.prompt_tokens, 0);
+            let steps = (0..ANSWER_TOKENS - 1).map(|step| costs.pass(1, n, 1, self.prompt_tokens + step));
             media.into_iter().chain([prefill]).chain(steps).collect::<Vec<_>>()
         });
         let stages = stages.collect();
@@ -223,8 +223,7 @@ impl LanguageBench<'_> {
 
     /// Keys and values of one medium per sequence.
     fn media(&self, rows: usize) -> anyhow::Result<Vec<Arc<MediaKv>>> {
-        let config = &self.target.shape.model.resampler;
-        let tokens = random(self.target, (config.latents, config.width))?;
+        let tokens = random(self.target, self.target.cost_model().visual_tokens(FRAMES))?;
         (0..rows).map(|_| Ok(self.model.media_kv(&tokens)?)).collect()
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use flamingo::generate::{self, Decoder, Generation, KvReservation, Sequence};
+use flamingo::generate::{self, Decoder, KvReservation, Output, Sequence, SequencePlan, SequenceRequest};
 use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
-use flamingo::pipeline::{Answer, Medium, Pipeline};
-use flamingo::{Error, Result, Task};
+use flamingo::pipeline::{Medium, Pipeline};
+use flamingo::{Error, Result};
 use tracing::Span;
 
 use super::fair_queue::FairQueue;
@@ -18,20 +18,19 @@ use super::{receive, spans};
 use crate::context::RequestContext;
 use crate::model::ModelError;
 
-/// A prompt to continue, and the channel for the answer. The receiver may be gone.
+/// A sequence to generate or to score, and the channel for its output. The receiver may be gone.
 pub(super) struct GenerateRequest {
-    /// Index among the tasks of one call.
+    /// Index among the sequences of one call.
     pub(super) number: usize,
-    pub(super) task: Task,
-    pub(super) prompt: Vec<u32>,
+    pub(super) plan: SequencePlan,
+    /// Media of the prompt in order; projected when the sequence is admitted.
     pub(super) media: Vec<Medium>,
-    pub(super) generation: Generation,
     pub(super) context: RequestContext,
     /// Counts the request as waiting until its sequence is admitted.
     pub(super) queued: Option<QueueGuard>,
     /// Ends with the request.
     pub(super) span: Span,
-    pub(super) reply: Sender<(usize, Result<Answer, ModelError>)>,
+    pub(super) reply: Sender<(usize, Result<Output, ModelError>)>,
 }
 
 /// An admitted sequence.
@@ -105,7 +104,7 @@ impl<'p> GeneratorThread<'p> {
     }
 
     fn enqueue(&mut self, request: GenerateRequest) {
-        let (context, reservation) = (request.context.clone(), reservation(&request));
+        let (context, reservation) = (request.context.clone(), request.plan.reservation());
         match self.check(&request, &reservation) {
             Some(error) => reply(&request, Err(error.into())),
             None => self.waiting.push(&context, reservation.blocks() as u64, request),
@@ -115,11 +114,7 @@ impl<'p> GeneratorThread<'p> {
     /// Returns an error for a request that could never run.
     fn check(&self, request: &GenerateRequest, reservation: &KvReservation) -> Option<Error> {
         let model = &self.pipeline.loaded().model;
-        let checked = request
-            .generation
-            .check()
-            .and_then(|()| generate::check_length(model, reservation.prompt, reservation.new_tokens));
-        if let Err(error) = checked {
+        if let Err(error) = request.plan.check(model) {
             return Some(error);
         }
         let over = reservation.blocks() > self.decoder.blocks();
@@ -144,7 +139,7 @@ impl<'p> GeneratorThread<'p> {
     /// blocks those behind it: if smaller ones could overtake it, it might wait for ever.
     fn admit(&mut self) {
         while let Some(next) = self.waiting.peek() {
-            let reservation = reservation(next);
+            let reservation = next.plan.reservation();
             let rows = self.reserved_rows();
             let too_many = rows > 0 && rows + reservation.rows > self.stats.limits().rows;
             if too_many || reservation.blocks() > self.decoder.free_blocks() {
@@ -161,13 +156,13 @@ impl<'p> GeneratorThread<'p> {
     }
 
     fn begin(&mut self, request: &GenerateRequest) -> Result<Sequence> {
-        let media_kv = request
-            .media
-            .iter()
-            .map(|medium| self.media_kv.get(self.pipeline, medium))
-            .collect::<Result<Vec<_>>>()?;
-        let rules = &self.pipeline.loaded().stop_criteria;
-        Sequence::begin(&mut self.decoder, &request.prompt, &media_kv, &request.generation, rules)
+        let request = self.sequence_request(request)?;
+        Sequence::begin(&mut self.decoder, &request, None)
+    }
+
+    fn sequence_request(&mut self, request: &GenerateRequest) -> Result<SequenceRequest> {
+        let media = request.media.iter().map(|medium| self.media_kv.get(self.pipeline, medium));
+        Ok(request.plan.clone().over(media.collect::<Result<_>>()?))
     }
 
     /// Runs one decode step of all running sequences.
@@ -176,16 +171,12 @@ impl<'p> GeneratorThread<'p> {
             return;
         }
         self.stats.update(|snapshot| snapshot.generator.passes += 1);
-        let Ok(logits) = self.decoder.step() else { return self.answer_each_alone() };
+        let Ok(scores) = self.decoder.step() else { return self.run_each_alone() };
         let mut continuing = Vec::with_capacity(self.running.len());
         for mut running in self.running.drain(..) {
-            match running.sequence.advance(&mut self.decoder, &logits) {
+            match running.sequence.advance(&mut self.decoder, &scores) {
                 Ok(None) => continuing.push(running),
-                Ok(Some(completion)) => {
-                    let GenerateRequest { task, prompt, .. } = &running.request;
-                    let answer = self.pipeline.read(task, prompt.len(), &completion);
-                    reply(&running.request, answer.map_err(ModelError::from));
-                }
+                Ok(Some(output)) => reply(&running.request, Ok(output)),
                 Err(error) => {
                     running.sequence.retire(&mut self.decoder);
                     reply(&running.request, Err(error.into()));
@@ -195,22 +186,18 @@ impl<'p> GeneratorThread<'p> {
         self.running = continuing;
     }
 
-    /// After a failed step, answers each request alone from its beginning so that one bad request does not fail the batch.
-    fn answer_each_alone(&mut self) {
-        for mut running in self.running.drain(..) {
+    /// After a failed step, runs each sequence alone from its beginning so that one bad request does not fail the batch.
+    fn run_each_alone(&mut self) {
+        for mut running in std::mem::take(&mut self.running) {
             running.sequence.retire(&mut self.decoder);
-            let GenerateRequest { task, media, generation, .. } = &running.request;
-            let media: Vec<_> = media.iter().collect();
-            reply(&running.request, self.pipeline.ask(task, &media, generation).map_err(ModelError::from));
+            let alone = |request| generate::run(&self.pipeline.loaded().model, &[request]).remove(0);
+            let output = self.sequence_request(&running.request).and_then(alone);
+            reply(&running.request, output.map_err(ModelError::from));
         }
     }
 }
 
-fn reservation(request: &GenerateRequest) -> KvReservation {
-    Sequence::reservation(request.prompt.len(), &request.generation)
-}
-
-fn reply(request: &GenerateRequest, answer: Result<Answer, ModelError>) {
-    spans::record_answer(&request.span, &answer);
-    let _ = request.reply.send((request.number, answer));
+fn reply(request: &GenerateRequest, output: Result<Output, ModelError>) {
+    spans::record_output(&request.span, request.plan.prompt.len(), &output);
+    let _ = request.reply.send((request.number, output));
 }

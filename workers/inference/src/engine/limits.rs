@@ -1,7 +1,7 @@
 //! Budgets of the engine.
 
 use flamingo::Task;
-use flamingo::generate::{self, Generation, Sequence};
+use flamingo::generate::Generation;
 use flamingo::model::Flamingo;
 use flamingo::pipeline::Pipeline;
 use serde::{Deserialize, Serialize};
@@ -34,9 +34,9 @@ impl EngineLimits {
         let block = block_bytes(model);
         // A prompt that the model rejects needs no memory.
         let needed = tasks.iter().filter_map(|task| {
-            let prompt = pipeline.prompt(task, 1).ok()?.len();
-            generate::check_length(model, prompt, generation.max_new_tokens).ok()?;
-            Some(Sequence::reservation(prompt, generation).blocks() as u64 * block)
+            let plan = pipeline.plan(task, 1, generation).ok()?;
+            plan.check(model).ok()?;
+            Some(plan.reservation().blocks() as u64 * block)
         });
         let (all, most) = needed.fold((0, block), |(all, most), one| (all + one, most.max(one)));
         let usual = Self::default();

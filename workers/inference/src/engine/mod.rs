@@ -9,11 +9,10 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
-use flamingo::family::ModelInfo;
-use flamingo::generate::Generation;
-use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::Result;
+use flamingo::generate::{Output, SequencePlan};
+use flamingo::pipeline::{Medium, Pipeline};
 use flamingo::video::Frame;
-use flamingo::{Result, Task};
 
 use crate::context::RequestContext;
 use crate::encoded_video::EncodedWindow;
@@ -89,12 +88,8 @@ impl Engine {
 }
 
 impl Model for Engine {
-    fn info(&self) -> &ModelInfo {
-        &self.pipeline.loaded().info
-    }
-
-    fn prepare(&self, frame: &Frame) -> Frame {
-        self.pipeline.prepare(frame)
+    fn pipeline(&self) -> &Pipeline {
+        &self.pipeline
     }
 
     fn encode(&self, prepared: Vec<Frame>, context: &RequestContext) -> Result<Medium, ModelError> {
@@ -112,42 +107,34 @@ impl Model for Engine {
         Model::restore(&*self.pipeline, window).inspect_err(|error| spans::failed(&span, error))
     }
 
-    /// Sends all tasks at once, so that they are generated in one batch.
-    fn ask(
+    /// Sends all sequences at once, so that they run in one batch.
+    fn run_plans(
         &self,
-        tasks: &[Task],
+        plans: Vec<SequencePlan>,
         media: &[&Medium],
-        generation: &Generation,
         context: &RequestContext,
-    ) -> Vec<Result<Answer, ModelError>> {
+    ) -> Vec<Result<Output, ModelError>> {
         let (reply, replies) = channel();
-        let mut answers: Vec<Result<Answer, ModelError>> =
-            tasks.iter().map(|_| Err(ModelError::Gone)).collect();
-        for (number, task) in tasks.iter().enumerate() {
-            match self.pipeline.prompt(task, media.len()) {
-                Ok(prompt) => {
-                    let request = GenerateRequest {
-                        number,
-                        task: task.clone(),
-                        prompt,
-                        media: media.iter().map(|&medium| medium.clone()).collect(),
-                        generation: generation.clone(),
-                        context: context.clone(),
-                        queued: Some(self.stats.queue(|snapshot| &mut snapshot.generator)),
-                        span: spans::generate(&self.info().name, generation),
-                        reply: reply.clone(),
-                    };
-                    // A closed channel leaves the default answer, `Gone`.
-                    let _ = self.generator.send(request);
-                }
-                Err(error) => answers[number] = Err(error.into()),
-            }
+        let mut outputs: Vec<Result<Output, ModelError>> =
+            plans.iter().map(|_| Err(ModelError::Gone)).collect();
+        for (number, plan) in plans.into_iter().enumerate() {
+            let request = GenerateRequest {
+                number,
+                span: spans::generate(&self.info().name, plan.reservation().new_tokens),
+                plan,
+                media: media.iter().map(|&medium| medium.clone()).collect(),
+                context: context.clone(),
+                queued: Some(self.stats.queue(|snapshot| &mut snapshot.generator)),
+                reply: reply.clone(),
+            };
+            // A closed channel leaves the default output, `Gone`.
+            let _ = self.generator.send(request);
         }
         drop(reply);
-        for (number, answer) in replies {
-            answers[number] = answer;
+        for (number, output) in replies {
+            outputs[number] = output;
         }
-        answers
+        outputs
     }
 }
 
