@@ -14,6 +14,7 @@
 
 pub mod error;
 pub mod atomic_file;
+pub mod digest;
 pub mod weights;
 pub mod kernels;
 pub mod video;

@@ -20,7 +20,7 @@ mod pickle;
 mod files;
 mod init;
 
-pub use files::{Packed, load_format, open_gguf, sha256, sha256_of_bytes, verify_sha256};
+pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
 
 /// Treatment of a tensor of a file, decided by its name.
 pub enum Rename {

@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use flamingo::digest::hex;
 use flamingo::video::{FrameSampling, Video, VideoLimits};
 use sha2::{Digest, Sha256};
 
@@ -34,8 +35,7 @@ fn main() -> Result<()> {
     }
     let (wall, cpu) = (start.elapsed(), cpu_seconds() - cpu);
     let summary = frames.summary();
-    let sha256: String =
-        hash.finalize().iter().take(if has("--hash") { 32 } else { 0 }).map(|b| format!("{b:02x}")).collect();
+    let sha256 = if has("--hash") { hex(&hash.finalize()) } else { String::new() };
     println!(
         "{}",
         serde_json::json!({

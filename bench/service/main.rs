@@ -15,7 +15,9 @@ use jobs::queue::{Event, Lane, Message};
 use jobs::state::ItemEnd;
 use jobs::store::{Put, Store, StoreError};
 use jobs::trace::TraceContext;
-use jobs::worker::{Claimed, EndedJob, Observer, Page, RunContext, Service, Step, Stop, Worker};
+use jobs::worker::{
+    Claimed, EndedJob, Observer, Page, RunContext, Service, Step, Stop, Worker, WorkerSettings,
+};
 use jobs::{Failure, ItemId, JobId, Stopped};
 use video_worker::app::Backends;
 use video_worker::settings;
@@ -31,7 +33,7 @@ struct Trivial {
 
 struct NoObserver;
 
-impl Observer for NoObserver {
+impl<R> Observer<R> for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
 }
 
@@ -143,13 +145,11 @@ async fn main() -> Result<()> {
     client.submit(&job).await?;
 
     let stop = Stop::default();
-    let mut worker_settings = settings.worker("bench".into());
-    worker_settings.slots = slots;
     let worker = Worker {
         service: Arc::new(Trivial { store: backends.store.clone(), items }),
         queue: backends.queue.clone(),
         ledger: backends.ledger.clone(),
-        settings: worker_settings,
+        settings: WorkerSettings { name: "bench".into(), items: slots, ..settings.worker.clone() },
         observer: Arc::new(NoObserver),
         stop: stop.clone(),
     };

@@ -34,6 +34,8 @@ pub struct LoadOptions {
 pub struct Loaded {
     /// Name, family and hashes.
     pub info: ModelInfo,
+    /// SHA-256 of all that visual tokens depend on but the video: [`ModelParts::visual_sha256`].
+    pub visual_sha256: String,
     /// Number of parameters by part, without the language model.
     pub parameters: BTreeMap<String, usize>,
     /// The model.
@@ -89,6 +91,9 @@ pub struct ModelParts {
     pub family: &'static str,
     /// SHA-256 of the files, by role.
     pub sha256: BTreeMap<String, String>,
+    /// SHA-256 of the weights and configurations of vision encoder and resampler, and of the preprocessing. Caches of visual
+    /// tokens name it in their keys; the language model does not change it.
+    pub visual_sha256: String,
     /// Number of parameters by part, without the language model.
     pub parameters: BTreeMap<String, usize>,
     /// Vision encoder, resampler or none, layer plan with gated cross-attentions, language model, media attention rule.
@@ -121,6 +126,7 @@ impl ModelParts {
         let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
         Ok(Loaded {
             info,
+            visual_sha256: self.visual_sha256,
             parameters,
             model,
             joint_space,

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{CONFIG, Contents, Family, LoadOptions, ModelParts, config_error, read_config};
 use crate::atomic_file::write_atomic;
+use crate::digest;
 use crate::error::{Error, Result, WeightsError};
 use crate::generate::StopCriteria;
 use crate::language::{self, LanguageSource, Tokenizer};
@@ -16,6 +17,11 @@ use crate::model::{FlamingoConfig, FlamingoParts, JointSpaceConfig, JointSpaces,
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Quantization, Rename, Weights, sha256, verify_sha256};
+
+/// Role of the file of the trained parts in hashes.
+const ADAPTERS: &str = "adapters";
+/// Role of the language model in hashes.
+const LANGUAGE: &str = "language";
 
 /// Version of the description; other versions are refused.
 pub const SCHEMA: &str = "flamingo/1";
@@ -113,21 +119,42 @@ pub(super) const FAMILY: Family = Family {
 
 fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<ModelParts> {
     let config = NativeConfig::check(directory, contents.config)?;
-    let mut hashes = BTreeMap::new();
-    for (role, weights) in [("adapters", &config.adapters), ("language", &config.language)] {
-        let path = directory.join(&weights.file);
-        if let Some(expected) = &weights.sha256 {
-            verify_sha256(&path, expected)?;
-            hashes.insert(role.to_string(), expected.to_ascii_lowercase());
-        } else if role == "adapters" {
-            // Caches of visual tokens depend on these weights, so they are always named.
-            hashes.insert(role.to_string(), sha256(&path)?);
-        }
-    }
+    let hashes = file_hashes(directory, &config)?;
     let weights = config.adapters(directory, options)?;
     let parts = assemble(directory, &config, options, &weights, hashes)?;
     weights.finish()?;
     Ok(parts)
+}
+
+/// Returns the SHA-256 of the weight files by role, and verifies those that the description expects. The language model may
+/// be a directory, and is named only if the description has its hash.
+///
+/// # Errors
+/// A file cannot be read, or differs from its expected hash.
+fn file_hashes(directory: &Path, config: &NativeConfig) -> Result<BTreeMap<String, String>> {
+    let mut hashes = BTreeMap::new();
+    for (role, weights) in [(ADAPTERS, &config.adapters), (LANGUAGE, &config.language)] {
+        let path = directory.join(&weights.file);
+        if let Some(expected) = &weights.sha256 {
+            verify_sha256(&path, expected)?;
+            hashes.insert(role.to_owned(), expected.to_ascii_lowercase());
+        } else if role == ADAPTERS {
+            // Caches of visual tokens depend on these weights, so they are always named.
+            hashes.insert(role.to_owned(), sha256(&path)?);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Returns [`ModelParts::visual_sha256`]. The file of the adapters holds the cross-attention too, so a model that differs in it
+/// alone has another hash.
+fn visual_sha256(config: &NativeConfig, file_hashes: &BTreeMap<String, String>) -> String {
+    let mut connector = serde_json::to_value(&config.model).expect("a description serializes");
+    if let Some(fields) = connector.as_object_mut() {
+        fields.retain(|name, _| !["cross_attention", "media_attention"].contains(&name.as_str()));
+    }
+    let all = serde_json::json!([config.vision, connector, file_hashes.get(ADAPTERS)]);
+    digest::sha256(all.to_string().as_bytes())
 }
 
 /// Writes a new, untrained model directory: every parameter from its initialiser, every gate closed.
@@ -213,6 +240,7 @@ pub(crate) fn assemble(
     Ok(ModelParts {
         name: config.name.clone(),
         family: "flamingo",
+        visual_sha256: visual_sha256(config, &sha256),
         sha256,
         flamingo: FlamingoParts::from_config(&config.model, vision, language, rule, weights)?,
         parameters: weights.parameters(),
@@ -251,4 +279,52 @@ pub fn relative(path: &Path, folder: &Path) -> Result<PathBuf> {
     let shared = path.components().zip(folder.components()).take_while(|(a, b)| a == b).count();
     let up = folder.components().skip(shared).map(|_| Path::new(".."));
     Ok(up.collect::<PathBuf>().join(path.components().skip(shared).collect::<PathBuf>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visual_hash_names_the_visual_parts_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        write("adapters.safetensors", "trained parts");
+        write("other.safetensors", "other trained parts");
+        write("language.gguf", "language model");
+        let hash =
+            |config: &NativeConfig| visual_sha256(config, &file_hashes(folder.path(), config).unwrap());
+        let config = NativeConfig::mini("model", "language.gguf".into());
+        let base = hash(&config);
+        let hashed = |file: &str| {
+            let file = PathBuf::from(file);
+            WeightFile { sha256: Some(sha256(&folder.path().join(&file)).unwrap()), file }
+        };
+        let mut cross_attention = config.model.clone();
+        cross_attention.cross_attention.placement.every += 1;
+        for same in [
+            NativeConfig { adapters: hashed("adapters.safetensors"), ..config.clone() },
+            NativeConfig { language: hashed("language.gguf"), name: "other".into(), ..config.clone() },
+            NativeConfig { language: hashed("other.safetensors"), ..config.clone() },
+            NativeConfig { model: cross_attention, ..config.clone() },
+        ] {
+            assert_eq!(hash(&same), base, "{same:?}");
+        }
+        let mut resampler = serde_json::to_value(&config.model).unwrap();
+        resampler["resampler"]["heads"] = 2.into();
+        let mut vision = serde_json::to_value(&config.vision).unwrap();
+        vision["preprocess"]["size"] = 160.into();
+        let without_hash = WeightFile { file: "other.safetensors".into(), sha256: None };
+        for other in [
+            NativeConfig { adapters: without_hash, ..config.clone() },
+            NativeConfig { adapters: hashed("other.safetensors"), ..config.clone() },
+            NativeConfig { model: serde_json::from_value(resampler).unwrap(), ..config.clone() },
+            NativeConfig { vision: serde_json::from_value(vision).unwrap(), ..config.clone() },
+        ] {
+            assert_ne!(hash(&other), base, "{other:?}");
+        }
+        // The file decides, not its name or the presence of a hash in the description.
+        write("adapters.safetensors", "retrained parts");
+        assert_ne!(hash(&config), base);
+    }
 }

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::spriteworld::WorldConfig;
+use crate::digest::sha256;
 use crate::error::{Error, Result};
 use crate::family::native::{NativeConfig, relative};
 use crate::model::{FlamingoConfig, JointSpaceConfig};
 use crate::vision::VisionConfig;
-use crate::weights::sha256_of_bytes;
 
 /// Configuration of a training run: everything that determines the model. Paths are relative to the working
 /// directory.
@@ -123,7 +123,7 @@ impl TrainConfig {
         object.retain(|key, _| {
             key != "name" && (!all.contains(&key.as_str()) || stages.contains(&key.as_str()))
         });
-        sha256_of_bytes(config.to_string().as_bytes())
+        sha256(config.to_string().as_bytes())
     }
 }
 

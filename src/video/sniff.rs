@@ -139,7 +139,7 @@ fn text(head: &[u8]) -> FileKind {
         text if text.contains("<mpd") => FileKind::Refused("a DASH manifest"),
         text if text.contains("<smoothstreamingmedia") => FileKind::Refused("a Smooth Streaming manifest"),
         text if text.starts_with("<?xml") => FileKind::Unknown("it is an XML text"),
-        _ => FileKind::Unknown("it is a plain text"),
+        _ => FileKind::Unknown("it is a text file"),
     }
 }
 
@@ -189,10 +189,10 @@ mod tests {
         check(b"ffconcat version 1.0\nfile secret\n", FileKind::Refused("an ffconcat list of other files"));
         check(b"<?xml version=\"1.0\"?>\n<MPD xmlns=", FileKind::Refused("a DASH manifest"));
         check(b"v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\n", FileKind::Refused("an SDP session description"));
-        check(b"dear diary", FileKind::Unknown("it is a plain text"));
+        check(b"dear diary", FileKind::Unknown("it is a text file"));
         check(
             "a text cut within \u{e9}".as_bytes().split_last().unwrap().1,
-            FileKind::Unknown("it is a plain text"),
+            FileKind::Unknown("it is a text file"),
         );
     }
 }

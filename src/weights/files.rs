@@ -1,7 +1,7 @@
 //! Locations of tensors: one `Stored` per tensor of a safetensors, GGUF or PyTorch file, or in memory.
 
 use std::borrow::Cow;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,9 +9,9 @@ use bytes::Bytes;
 use candle_core::pickle::PthTensors;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
-use sha2::{Digest, Sha256};
 
 use super::pickle;
+use crate::digest::sha256_of_file;
 use crate::error::WeightsError;
 
 /// Location of one tensor.
@@ -262,29 +262,10 @@ pub fn verify_sha256(path: &Path, expected: &str) -> Result<(), WeightsError> {
     Err(WeightsError::Hash { path: path.into(), expected: expected.into(), found })
 }
 
-/// Formats bytes in lowercase hexadecimal.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Computes the SHA-256 of bytes, in hexadecimal.
-pub fn sha256_of_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
 /// Computes the SHA-256 of a file, in hexadecimal.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn sha256(path: &Path) -> Result<String, WeightsError> {
-    let mut file = open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let n = file.read(&mut buffer).map_err(|e| io(path, e))?;
-        if n == 0 {
-            return Ok(hex(&hasher.finalize()));
-        }
-        hasher.update(&buffer[..n]);
-    }
+    sha256_of_file(path).map_err(|e| io(path, e))
 }

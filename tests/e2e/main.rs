@@ -15,4 +15,5 @@ mod mini;
 mod service;
 mod trace;
 mod training;
+mod visual_tokens;
 mod windows;

@@ -37,7 +37,7 @@ fn refuses_playlists_and_manifests() {
 #[test]
 fn refuses_other_files() {
     check("empty.mp4", b"", "empty_file", "empty");
-    check("diary.mp4", b"dear diary, today nothing moved\n", "unknown_container", "plain text");
+    check("diary.mp4", b"dear diary, today nothing moved\n", "unknown_container", "text file");
     check("noise.mp4", &[0x93, 0x01, 0xfe, 0x00, 0x77, 0x01], "unknown_container", "no known format");
     check("archive.mp4", b"PK\x03\x04\x14\0", "container_not_allowed", "ZIP");
     check("head.mp4", b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2", "malformed_video", "mov");

@@ -50,15 +50,15 @@ fn attend(rows: &[(usize, Range<usize>)], caches: &mut [KvCache], bias: &Attenti
     };
     let (q, k, v) = (join(|p| &p.0), join(|p| &p.1), join(|p| &p.2));
     let inputs = rows.iter().zip(caches).map(|((_, range), cache)| (range.len(), cache));
-    let seen = RefCell::new(Vec::new());
+    let observed = RefCell::new(Vec::new());
     let observer = |layer: usize, heads: &Tensor| {
-        seen.borrow_mut().push((layer, heads.clone()));
+        observed.borrow_mut().push((layer, heads.clone()));
         Ok(())
     };
     let batch = PackedBatch::new(inputs, &shape()).unwrap().with_head_observer(&observer);
     let out = batch.attend(0, (&q, &k, &v), SCALE, bias).unwrap();
     batch.advance();
-    let [(layer, heads)] = &seen.borrow()[..] else { panic!("one layer has one observation") };
+    let [(layer, heads)] = &observed.borrow()[..] else { panic!("one layer has one observation") };
     assert_eq!((*layer, heads.dims()), (0, out.dims()));
     close(heads, &out, "observed heads");
     out

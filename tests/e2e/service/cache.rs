@@ -24,7 +24,7 @@ fn cached_answers_equal_uncached_answers() {
     let encoded = ask("encoded", questions(&["What is this?"]));
     let cached = ask("cached", questions(&["How many are there?", "What is this?"]));
     for (encoded, cached) in encoded.iter().zip(&cached) {
-        assert_eq!((encoded.get("recalled"), &cached["recalled"]), (None, &json!(true)));
+        assert_eq!((encoded.get("cache_hit"), &cached["cache_hit"]), (None, &json!(true)));
         assert!(encoded["timing"]["decode_s"].as_f64().unwrap() > 0.0);
         assert_eq!(cached["timing"]["decode_s"], 0.0, "{cached:#}");
         // Equal questions about equal frames have equal answers.
@@ -33,14 +33,14 @@ fn cached_answers_equal_uncached_answers() {
     }
     // Another sampling is not in the cache.
     let other = ask("other", json!({ "sampling": { "fps": { "fps": 2.0 } } }));
-    assert!(other.iter().all(|report| report.get("recalled").is_none()));
+    assert!(other.iter().all(|report| report.get("cache_hit").is_none()));
 
     // Another worker reads the store.
     drop(worker);
     let _second = world.worker("second");
     let again = ask("again", questions(&["What is this?"]));
     for (encoded, again) in encoded.iter().zip(&again) {
-        assert_eq!((&again["recalled"], &again["worker"]), (&json!(true), &json!("second")));
+        assert_eq!((&again["cache_hit"], &again["worker"]), (&json!(true), &json!("second")));
         same_answers(&again["answers"], &encoded["answers"]);
     }
 }

@@ -28,15 +28,15 @@ const STEPS: [&str; 13] = [
 #[test]
 #[ignore = "needs RabbitMQ, Postgres and S3"]
 fn recovers_from_a_kill_after_each_step() {
-    // Each part has its own deployment: a live worker would take messages that another must die with.
+    // Each part has its own deployment: the worker of another part would take messages before the crash.
     std::thread::scope(|threads| {
         for part in STEPS.chunks(5) {
-            threads.spawn(move || killed_after(part));
+            threads.spawn(move || check_crashes(part));
         }
     });
 }
 
-fn killed_after(steps: &[&str]) {
+fn check_crashes(steps: &[&str]) {
     let mut world = World::new("killed");
     world.set("FLAMINGO__WORKER__LEASE", "2s");
     world.set("FLAMINGO__WORKER__HEARTBEAT", "500ms");
@@ -49,10 +49,10 @@ fn killed_after(steps: &[&str]) {
         world.submit(&[world.job(&id, json!({}))]).exits(0);
         let broker = Broker::of(&world);
         broker.subscribe(&events, Some("job.*"));
-        let mut crashing = Command::new(binary().with_file_name("doomed-worker"));
+        let mut crashing = Command::new(binary().with_file_name("crashing-worker"));
         crashing.env("FLAMINGO_MODEL", model()).env("DECODER", binary()).env("CRASH_AFTER", step);
         let mut crashing = world.spawn("crashing", &mut crashing);
-        assert_eq!(crashing.wait(), None, "the worker did not die after {step}: {}", crashing.log());
+        assert_eq!(crashing.wait(), None, "the worker did not crash after {step}: {}", crashing.log());
         assert!(crashing.log().contains(&format!("crashes after {step}")), "{}", crashing.log());
 
         let second = world.worker("second");
@@ -64,7 +64,7 @@ fn killed_after(steps: &[&str]) {
             attempts.iter().all(|n| *n == 1),
             "a lost worker counts as an attempt after {step}: {attempts:?}"
         );
-        // A worker that dies between sending an event and marking it as published causes a second event.
+        // A crash between sending an event and marking it as published causes a second event.
         let times = if *step == "EventPublished" { 2 } else { 1 };
         for _ in 0..times {
             assert_eq!(broker.take(&events).json()["job_id"], id.as_str(), "after {step}");

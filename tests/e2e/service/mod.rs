@@ -1,6 +1,7 @@
 //! End-to-end tests of the service on real servers: RabbitMQ, Postgres and S3. One file per promise.
 
 mod broker;
+mod worker_process;
 mod world;
 
 mod admission;

@@ -7,7 +7,8 @@ use serde_json::json;
 use support::proxy::Proxy;
 use support::servers::{Kind, Server, shared};
 
-use super::world::{CLIPS, WorkerProcess, World, wait, wait_for};
+use super::worker_process::WorkerProcess;
+use super::world::{CLIPS, World, wait, wait_for};
 
 /// Returns `host:port` of a URL.
 pub fn address(url: &str) -> SocketAddr {

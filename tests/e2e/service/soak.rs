@@ -11,7 +11,8 @@ use support::proxy::Proxy;
 use support::servers::{Kind, Server};
 
 use super::outages::{address, variable};
-use super::world::{WorkerProcess, World, wait_for};
+use super::worker_process::WorkerProcess;
+use super::world::{World, wait_for};
 
 /// Returns the size for this run: small for `make test`, full for `make soak`.
 fn size<T>(small: T, full: T) -> T {

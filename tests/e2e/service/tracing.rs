@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use flamingo::digest::hex;
 use serde_json::{Value, json};
 use support::collector::{Collector, Kind, Span};
 
@@ -201,7 +202,6 @@ fn check_json_log(log: &str, trace: &BTreeMap<&[u8], &Span>) {
     let matching = lines.iter().filter(|line| line["job"] == "job" && line["item"] == "a.mp4");
     let matching: Vec<_> = matching.filter(|line| line["step"] == "ReportWritten").collect();
     assert_eq!(matching.len(), 1, "{matching:?}");
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let span = trace.values().find(|s| s.attribute("item.id") == "a.mp4").unwrap();
     for (name, value) in [
         ("trace_id", hex(&span.trace)),

@@ -1,10 +1,7 @@
 //! A separate deployment for each test: its own queue, database and folder of the store, on shared or private servers.
 
-use std::cell::{Ref, RefCell};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use jobs::JobId;
@@ -16,6 +13,7 @@ use serde_json::{Value, json};
 use support::clips::clip;
 use support::servers::{Kind, shared};
 
+use super::worker_process::WorkerProcess;
 use crate::program::{Ran, command, run};
 
 /// Upper bound of every wait on a busy machine.
@@ -40,31 +38,6 @@ pub struct World {
     ledger: Ledger,
     inputs: Store,
     results: Store,
-}
-
-/// Running worker. It is killed on drop.
-pub struct WorkerProcess {
-    child: Child,
-    log: RefCell<Log>,
-    name: String,
-}
-
-/// Growing log file. Each part of it is read once.
-struct Log {
-    path: PathBuf,
-    file: File,
-    text: String,
-    /// Bytes of an incomplete character at the end.
-    rest: Vec<u8>,
-}
-
-impl Log {
-    fn read(&mut self) {
-        self.file.read_to_end(&mut self.rest).unwrap();
-        let whole = std::str::from_utf8(&self.rest).map_or_else(|e| e.valid_up_to(), str::len);
-        let part = self.rest.drain(..whole).collect();
-        self.text.push_str(&String::from_utf8(part).expect("this part is valid UTF-8"));
-    }
 }
 
 /// Default log filter: the steps of every worker, which tests wait for.
@@ -191,16 +164,8 @@ impl World {
     /// Starts a program and saves its log.
     pub fn spawn(&self, name: &str, command: &mut Command) -> WorkerProcess {
         let log = self.folder.join(format!("{name}-{:08x}.log", rand::random::<u32>()));
-        let child = command
-            .envs(self.env.iter().map(|(name, value)| (name, value)))
-            .env("FLAMINGO__WORKER__NAME", name)
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let file = File::open(&log).unwrap();
-        let log = RefCell::new(Log { path: log, file, text: String::new(), rest: Vec::new() });
-        WorkerProcess { child, log, name: name.into() }
+        command.envs(self.env.iter().map(|(name, value)| (name, value))).env("FLAMINGO__WORKER__NAME", name);
+        WorkerProcess::start(name, command, log)
     }
 
     /// Uploads a video.
@@ -335,50 +300,6 @@ fn own_database(server: &str, name: &str) -> String {
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let (server, _) = server.rsplit_once('/').expect("the URL names a database");
     format!("{server}/{database}")
-}
-
-impl WorkerProcess {
-    /// Returns its log so far.
-    pub fn log(&self) -> Ref<'_, str> {
-        self.log.borrow_mut().read();
-        Ref::map(self.log.borrow(), |log| log.text.as_str())
-    }
-
-    /// Returns the number of occurrences of a text in its log.
-    pub fn logged(&self, text: &str) -> usize {
-        self.log().matches(text).count()
-    }
-
-    #[track_caller]
-    pub fn wait_for_log(&self, text: &str) {
-        let path = self.log.borrow().path.display().to_string();
-        wait(&format!("{text:?} in the log of {} ({path})", self.name), || {
-            (self.logged(text) > 0).then_some(())
-        });
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn signal(&self, signal: &str) {
-        let sent = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Waits for its end. Returns the exit status, or `None` if a signal ended it.
-    #[track_caller]
-    pub fn wait(&mut self) -> Option<i32> {
-        let name = self.name.clone();
-        wait(&format!("the end of {name}"), || self.child.try_wait().unwrap()).code()
-    }
-}
-
-impl Drop for WorkerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Asserts equal answers. Log-likelihoods may differ by the rounding of another batch.

@@ -151,7 +151,7 @@ impl AnalyzeArgs {
                 pending.insert(n, report.inspect_err(|_| stop.set())?);
                 while let Some(report) = pending.remove(&printed) {
                     bar.suspend(|| output.print(&report)).inspect_err(|_| stop.set())?;
-                    failed += usize::from(bar.suspend(|| is_failure(&report.outcome)));
+                    failed += usize::from(bar.suspend(|| is_failure(&report.body.outcome)));
                     printed += 1;
                     bar.inc(1);
                 }
@@ -206,7 +206,7 @@ impl AnalyzeArgs {
         let (output, report) = (self.output(), analysis.report);
         output.write_files("answer", &report, sheet.as_ref())?;
         output.print(&report)?;
-        Ok(!is_failure(&report.outcome))
+        Ok(!is_failure(&report.body.outcome))
     }
 
     fn spec(&self, tasks: Vec<Task>) -> anyhow::Result<AnalysisSpec> {

@@ -38,10 +38,10 @@ impl Output {
         let Some(folder) = &self.folder else { return Ok(()) };
         let file = |extension: &str| folder.join(format!("{name}.{extension}"));
         write_file(&file("json"), format!("{}\n", serde_json::to_string_pretty(report)?).as_bytes())?;
-        if let (Some(sheet), Outcome::Succeeded { .. }) = (sheet, &report.outcome) {
+        if let (Some(sheet), Outcome::Succeeded { .. }) = (sheet, &report.body.outcome) {
             write_png(&file("png"), sheet)?;
         }
-        if let (true, Outcome::Succeeded { .. }) = (self.web_vtt, &report.outcome) {
+        if let (true, Outcome::Succeeded { .. }) = (self.web_vtt, &report.body.outcome) {
             write_file(&file("vtt"), report.web_vtt().as_bytes())?;
         }
         Ok(())
@@ -65,7 +65,7 @@ impl Output {
 /// Prints a report as text: answers to `out`, errors and warnings to standard error.
 fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
     let inputs = report.input.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-    match &report.outcome {
+    match &report.body.outcome {
         Outcome::Failed { error, .. } => eprintln!("error[{}]: {}", error.code, printable(&error.message)),
         Outcome::Succeeded { answers } => {
             writeln!(out, "{}", printable(&inputs))?;
@@ -78,7 +78,7 @@ fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
             }
         }
     }
-    for warning in &report.warnings {
+    for warning in &report.body.warnings {
         eprintln!("warning: {}", printable(warning));
     }
     Ok(())

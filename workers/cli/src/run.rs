@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
+use flamingo::digest::sha256;
 use jobs::JobId;
 use jobs::ledger::JobRecord;
 use jobs::state::{Counts, ItemState, JobState};
 use jobs::worker::Stop;
 use video_worker::api::job_folder;
-use video_worker::api::{JobMessage, json, sha256};
+use video_worker::api::{JobMessage, json};
 use video_worker::app::{Backends, build_worker, check_confinement};
 use video_worker::http::health::Status;
 use video_worker::settings::Settings;

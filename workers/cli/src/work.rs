@@ -54,7 +54,10 @@ async fn work(settings: Settings, model: ModelArgs) -> anyhow::Result<bool> {
     };
     if let Some(pipeline) = started {
         status.set_model(pipeline.loaded().info.clone());
-        build_worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run().await?;
+        let decoder = own_executable()?;
+        let worker = build_worker(&settings, &backends, pipeline, decoder, status.clone(), stop.clone())?;
+        status.set_service(&worker.service);
+        worker.run().await?;
     }
     signalled.abort();
     stop.abort();

@@ -6,6 +6,7 @@
 //! The process may crash after each of these steps, and each step may be repeated.
 
 pub mod time;
+pub mod duration;
 pub mod failure;
 pub mod disposition;
 pub mod id;

@@ -10,13 +10,13 @@ use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
 use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
 use jobs::retry::retry_with_backoff;
 use jobs::store::{Store, StoreError, StoreSettings};
-use jobs::worker::{Stop, Worker};
+use jobs::worker::{Observer, Stop, Worker, WorkerSettings};
 
 use crate::admission::Budget;
-use crate::api::JOB_SCHEMA;
+use crate::api::{ItemReport, JOB_SCHEMA};
 use crate::cache::VisualTokenCache;
 use crate::inputs::{Disk, FetchError, Inputs, remove_abandoned_files};
-use crate::jobs::{VideoService, WorkerObserver};
+use crate::jobs::{Outputs, ServiceLimits, VideoService};
 use crate::settings::{Sandbox, Settings};
 use inference::decoder::{self, Confinement, DecoderConfig};
 use inference::engine::Engine;
@@ -71,7 +71,7 @@ impl Backends {
     /// # Errors
     /// The last error of a backend.
     pub async fn wait(&self, settings: &Settings) -> Result<(), StartError> {
-        let backoff = settings.worker(String::new()).backoff;
+        let backoff = settings.worker.backoff();
         let timeout = settings.worker.retry_timeout;
         let queue = retry_with_backoff(backoff, timeout, |_| true, || self.queue.check());
         let ledger = retry_with_backoff(backoff, timeout, LedgerError::is_transient, || self.ledger.check());
@@ -133,7 +133,7 @@ pub fn build_worker(
     backends: &Backends,
     pipeline: Pipeline,
     decoder: PathBuf,
-    observer: Arc<dyn WorkerObserver>,
+    observer: Arc<dyn Observer<ItemReport>>,
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
     let name = worker_name(settings);
@@ -147,7 +147,7 @@ pub fn build_worker(
     );
     let disk = Disk {
         folder: settings.temporary(),
-        room: Budget::new(settings.worker.temporary_bytes),
+        room: Budget::new(settings.resources.temporary_bytes),
         timeout: settings.worker.retry_timeout,
     };
     match remove_abandoned_files(&disk.folder) {
@@ -155,12 +155,9 @@ pub fn build_worker(
         Ok(files) => tracing::info!(files, "removed files of dead workers"),
         Err(why) => return Err(start_error(FetchError::Temporary { folder: disk.folder, source: why })),
     }
-    let memory = Budget::new(settings.worker.memory);
-    observer.register_gauges(&disk.room, &memory, engine.stats());
     let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
-        observer: observer.clone(),
-        cache: VisualTokenCache::new(engine.revision(), settings.cache.memory, shared),
+        cache: VisualTokenCache::new(engine.visual_revision(), settings.cache.memory, shared),
         engine,
         decoder: DecoderConfig {
             program: decoder,
@@ -168,21 +165,25 @@ pub fn build_worker(
             process: settings.process(),
         },
         inputs: Inputs::new(settings.places().map_err(start_error)?, store_settings(settings), disk),
-        store: backends.store.clone(),
-        ledger: backends.ledger.clone(),
+        outputs: Outputs {
+            store: backends.store.clone(),
+            ledger: backends.ledger.clone(),
+            sheets: settings.store.sheets,
+        },
+        limits: ServiceLimits {
+            page: settings.inputs.page,
+            max_manifest_bytes: settings.inputs.max_manifest_bytes,
+            memory: Budget::new(settings.resources.memory),
+            frame_bytes: 3 * side * side,
+            retry_timeout: settings.worker.retry_timeout,
+        },
         worker: name.clone(),
-        page: settings.inputs.page,
-        memory,
-        frame_bytes: 3 * side * side,
-        retry_timeout: settings.worker.retry_timeout,
-        max_manifest_bytes: settings.inputs.max_manifest_bytes,
-        sheets: settings.store.sheets,
     };
     Ok(Worker {
         service: Arc::new(service),
         queue: backends.queue.clone(),
         ledger: backends.ledger.clone(),
-        settings: settings.worker(name),
+        settings: WorkerSettings { name, ..settings.worker.clone() },
         observer,
         stop,
     })

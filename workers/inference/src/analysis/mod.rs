@@ -13,7 +13,7 @@ use crate::context::{Cancel, RequestContext};
 use crate::decoder::{DecodeRequest, DecodedFrames, DecoderConfig, DecoderError, decode};
 use crate::encoded_video::{EncodedVideo, EncodedWindow};
 use crate::model::Model;
-use crate::report::{AnswerReport, ErrorReport, Outcome, Report, SCHEMA, Timing};
+use crate::report::{AnswerReport, ErrorReport, Outcome, Report, ReportBody, SCHEMA, Timing};
 
 mod request;
 mod error;
@@ -124,7 +124,11 @@ impl VideoAnalyzer<'_> {
         };
         let model = self.model.info().clone();
         Analysis {
-            report: Report { schema: SCHEMA, input, outcome, model, videos, warnings, cache_hit, timing },
+            report: Report {
+                schema: SCHEMA,
+                input,
+                body: ReportBody { outcome, model, videos, warnings, cache_hit, timing },
+            },
             error,
             encoded,
         }

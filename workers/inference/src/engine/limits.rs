@@ -16,7 +16,7 @@ pub struct EngineLimits {
     pub frames: usize,
     /// Bytes of the KV cache, for all running sequences.
     pub kv_bytes: u64,
-    /// Bytes of cached media K/V; the least recently used are evicted and projected again on the next use.
+    /// Bytes of cached media K/V. Those that no running sequence uses are evicted, and projected again on the next use.
     pub media_bytes: u64,
 }
 

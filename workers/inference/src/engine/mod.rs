@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
 use flamingo::Result;
-use flamingo::family::ModelInfo;
 use flamingo::generate::{Output, SequencePlan};
 use flamingo::pipeline::{Medium, Pipeline};
 use flamingo::video::Frame;
@@ -80,10 +79,11 @@ impl Engine {
         self.pipeline.options().device.is_cpu()
     }
 
-    /// Returns the part of a cache key that names the model: name, weight hashes, dtype.
-    pub fn revision(&self) -> String {
-        let ModelInfo { name, sha256, .. } = self.info();
-        format!("{name} {sha256:?} {:?}", self.pipeline.options().dtype)
+    /// Returns the part of a cache key that names all that visual tokens depend on but the video and its sampling: weights and
+    /// configurations of vision encoder and resampler, preprocessing, dtype.
+    pub fn visual_revision(&self) -> String {
+        let (loaded, options) = (self.pipeline.loaded(), self.pipeline.options());
+        format!("{} {}", loaded.visual_sha256, options.dtype.as_str())
     }
 }
 

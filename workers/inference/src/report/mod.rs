@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
 use flamingo::video::VideoInfo;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub mod contact_sheet;
 mod webvtt;
@@ -13,26 +13,53 @@ mod webvtt;
 /// Schema version of [`Report`].
 pub const SCHEMA: &str = "flamingo.report/1";
 
-/// Report of one video (or image), or of several in one prompt.
+/// Report of one video (or image), or of several in one prompt, as the command line writes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     pub schema: &'static str,
     #[serde(serialize_with = "readable_paths")]
     pub input: Vec<PathBuf>,
     #[serde(flatten)]
+    pub body: ReportBody,
+}
+
+/// Fields that every report has, of the command line and of the service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReportBody {
+    #[serde(flatten)]
     pub outcome: Outcome,
     pub model: ModelInfo,
     /// Container and codec facts, per input.
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
-    /// Whether cached visual tokens were used, so that nothing was decoded.
-    #[serde(rename = "recalled", skip_serializing_if = "std::ops::Not::not")]
+    /// Whether cached visual tokens were used, so that nothing was decoded. Reports of the version before name it `recalled`.
+    #[serde(default, alias = "recalled", skip_serializing_if = "std::ops::Not::not")]
     pub cache_hit: bool,
     pub timing: Timing,
 }
 
+impl ReportBody {
+    /// Returns the body of a report about a failure before the analysis.
+    pub fn failed(model: ModelInfo, error: ErrorReport) -> Self {
+        Self {
+            outcome: Outcome::Failed { error, answers: vec![] },
+            model,
+            videos: vec![],
+            warnings: vec![],
+            cache_hit: false,
+            timing: Timing::default(),
+        }
+    }
+
+    /// Returns the answers; of a failed analysis, those before the error.
+    pub fn answers(&self) -> &[AnswerReport] {
+        let (Outcome::Succeeded { answers } | Outcome::Failed { answers, .. }) = &self.outcome;
+        answers
+    }
+}
+
 /// Outcome of an analysis.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Outcome {
     Succeeded {
@@ -41,15 +68,15 @@ pub enum Outcome {
     /// The error, and the answers before it.
     Failed {
         error: ErrorReport,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
         answers: Vec<AnswerReport>,
     },
 }
 
 /// One answer; a video that is cut into windows has one per window and task.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AnswerReport {
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     pub text: String,
     /// Start of the answered window, in seconds of the video.
@@ -64,8 +91,15 @@ pub struct AnswerReport {
     pub completion_tokens: usize,
 }
 
+impl AnswerReport {
+    /// Returns the number of encoded frames of all media.
+    pub fn frames(&self) -> usize {
+        self.frame_times.iter().map(Vec::len).sum()
+    }
+}
+
 /// Code and message of an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorReport {
     pub code: String,
     pub message: String,
@@ -73,7 +107,7 @@ pub struct ErrorReport {
 
 /// Seconds of each stage. The decoder child runs in parallel: `decode_s` is the time spent waiting for it to open the file
 /// and to send frames, and resizing them. With several videos at once, each value includes the wait in the engine's queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     pub decode_s: f64,
     pub encode_s: f64,

@@ -6,7 +6,7 @@ impl Report {
     /// Returns the report as WebVTT, one cue per answer.
     pub fn web_vtt(&self) -> String {
         let mut text = String::from("WEBVTT\n");
-        if let Outcome::Succeeded { answers } = &self.outcome {
+        if let Outcome::Succeeded { answers } = &self.body.outcome {
             for answer in answers {
                 // A cue must last some time, and an image has no duration.
                 let (start, end) = (timestamp(answer.start), timestamp(answer.end.max(answer.start + 0.001)));

@@ -255,15 +255,15 @@ pub(super) async fn consumers_share_a_lane(backend: &impl Backend) {
     for number in 0..consumers.len() * EACH {
         send(backend, &number.to_string()).await;
     }
-    let mut seen = BTreeSet::new();
+    let mut received = BTreeSet::new();
     for _ in 0..EACH {
         let held = soon(futures_util::future::join_all(consumers.iter_mut().map(|one| one.next()))).await;
         for delivery in held {
-            assert!(seen.insert(delivery.message.id.clone()), "{} came twice", delivery.message.id);
+            assert!(received.insert(delivery.message.id.clone()), "{} came twice", delivery.message.id);
             soon(delivery.ack()).await;
         }
     }
-    assert_eq!(seen.len(), consumers.len() * EACH);
+    assert_eq!(received.len(), consumers.len() * EACH);
 }
 
 pub(super) async fn dropping_next_loses_no_message(backend: &impl Backend) {
@@ -276,15 +276,15 @@ pub(super) async fn dropping_next_loses_no_message(backend: &impl Backend) {
         }
     });
     let mut consumer = consumer(backend).await;
-    let mut seen = Vec::new();
+    let mut received = Vec::new();
     soon(async {
         for round in 0.. {
             let wait = Duration::from_micros(round % 7 * 300);
             let Ok(delivery) = timeout(wait, consumer.next()).await else { continue };
             assert_eq!(delivery.redeliveries, 0);
-            seen.push(delivery.message.id.clone());
+            received.push(delivery.message.id.clone());
             delivery.ack().await;
-            if seen.len() == MESSAGES {
+            if received.len() == MESSAGES {
                 break;
             }
         }
@@ -293,7 +293,7 @@ pub(super) async fn dropping_next_loses_no_message(backend: &impl Backend) {
     sending.await.unwrap();
     nothing_comes(&mut *consumer).await;
     let expected: Vec<String> = (0..MESSAGES).map(|number| number.to_string()).collect();
-    assert_eq!(seen, expected);
+    assert_eq!(received, expected);
 }
 
 pub(super) async fn waiting_counts_undelivered_messages(backend: &impl Backend) {

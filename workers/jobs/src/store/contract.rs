@@ -174,18 +174,18 @@ async fn listing_continues_after_the_last_key(store: &Store) {
     store.put("other", Bytes::new()).await.unwrap();
     expected.sort();
 
-    let mut seen: Vec<ObjectInfo> = Vec::new();
+    let mut listed: Vec<ObjectInfo> = Vec::new();
     loop {
-        let page = store.page("in", seen.last().map(|info| info.key.as_str()), 401).await.unwrap();
+        let page = store.page("in", listed.last().map(|info| info.key.as_str()), 401).await.unwrap();
         if page.is_empty() {
             break;
         }
-        seen.extend(page);
+        listed.extend(page);
     }
-    let mut seen: Vec<_> = seen.into_iter().map(|info| info.key).collect();
-    assert_eq!(seen, keys(store, "in").await, "the same order as in one page");
-    seen.sort();
-    assert_eq!(seen, expected);
+    let mut listed: Vec<_> = listed.into_iter().map(|info| info.key).collect();
+    assert_eq!(listed, keys(store, "in").await, "the same order as in one page");
+    listed.sort();
+    assert_eq!(listed, expected);
     assert_eq!(store.page("in", Some("in/zzz"), 10).await.unwrap(), []);
 }
 

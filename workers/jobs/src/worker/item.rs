@@ -28,7 +28,7 @@ impl<S: Service> Worker<S> {
         {
             Ok(ClaimOutcome::Claimed(claim)) => return self.claimed(claim, delivery).await,
             Ok(outcome) => self.unclaimed(&job, &item, outcome, delivery).await,
-            Err(error) => self.requeue(delivery, settings.backoff.max, error).await,
+            Err(error) => self.requeue(delivery, settings.backoff_most, error).await,
         }
         Ok(())
     }
@@ -83,7 +83,7 @@ impl<S: Service> Worker<S> {
             }
             Err(error) => {
                 self.observer.step(Step::Unsettled, Some(&claim.job), Some(&claim.item));
-                self.requeue(delivery, self.settings.backoff.max, error).await;
+                self.requeue(delivery, self.settings.backoff_most, error).await;
             }
         }
         fault.map_or(Ok(()), Err)
@@ -91,7 +91,7 @@ impl<S: Service> Worker<S> {
 
     /// Returns the delay of a retry: attempts back off; a full worker or an unavailable store needs the maximum.
     fn delay(&self, claim: &ItemClaim, stopped: &Stopped) -> Duration {
-        let backoff = &self.settings.backoff;
+        let backoff = self.settings.backoff();
         match stopped.disposition {
             Disposition::Retry(RetryCost::Attempt) => {
                 backoff.delay(u32::try_from(claim.attempts()).unwrap_or(u32::MAX))

@@ -47,7 +47,7 @@ impl<S: Service> Worker<S> {
                 return None;
             }
             Err(error) => {
-                self.requeue(delivery, self.settings.backoff.max, error).await;
+                self.requeue(delivery, self.settings.backoff_most, error).await;
                 return None;
             }
         };
@@ -69,10 +69,10 @@ impl<S: Service> Worker<S> {
             Disposition::Cancelled => self.settle_stopped(delivery, &stopped, Duration::ZERO).await,
             // The job itself has failed in `run_phase` by now; what is left to do is retried.
             Disposition::Retry(_) | Disposition::Fail => {
-                self.requeue(delivery, self.settings.backoff.max, &stopped).await;
+                self.requeue(delivery, self.settings.backoff_most, &stopped).await;
             }
             Disposition::WorkerFault => {
-                self.requeue(delivery, self.settings.backoff.max, &stopped).await;
+                self.requeue(delivery, self.settings.backoff_most, &stopped).await;
                 return Err(WorkerFault(stopped.failure));
             }
         }
@@ -119,7 +119,7 @@ impl<S: Service> Worker<S> {
             Ok(()) => self.relay().await,
             Err(stopped) => {
                 trace::mark_failed(&stopped.failure.code);
-                self.release_claim(&claim, Some(later(now(), settings.backoff.max))).await;
+                self.release_claim(&claim, Some(later(now(), settings.backoff_most))).await;
             }
         }
         result
@@ -226,7 +226,7 @@ impl<S: Service> Worker<S> {
     async fn republish_end(&self, record: JobRecord, delivery: Delivery) {
         let counts = match self.call_ledger(|| self.ledger.counts(&record.id)).await {
             Ok(counts) => counts,
-            Err(error) => return self.requeue(delivery, self.settings.backoff.max, error).await,
+            Err(error) => return self.requeue(delivery, self.settings.backoff_most, error).await,
         };
         let id = record.id.clone();
         let mut event = self.service.end_event(&EndedJob { end: end_of(&record, &counts), record, counts });
@@ -234,7 +234,7 @@ impl<S: Service> Worker<S> {
         event.message.correlation_id.clone_from(&delivery.message.correlation_id);
         match self.call_ledger(|| self.ledger.insert_event(&id, &event, now())).await {
             Ok(()) => self.acknowledge(delivery, Some(&id), None).await,
-            Err(error) => return self.requeue(delivery, self.settings.backoff.max, error).await,
+            Err(error) => return self.requeue(delivery, self.settings.backoff_most, error).await,
         }
         self.relay().await;
     }

@@ -21,7 +21,7 @@ impl<S: Service> Worker<S> {
     {
         let call = || with_timeout(call());
         let settings = &self.settings;
-        retry_with_backoff(settings.backoff, settings.retry_timeout, LedgerError::is_transient, call).await
+        retry_with_backoff(settings.backoff(), settings.retry_timeout, LedgerError::is_transient, call).await
     }
 
     /// Calls the service, and retries transient errors.
@@ -30,7 +30,7 @@ impl<S: Service> Worker<S> {
         F: Future<Output = Result<T, Stopped>>,
     {
         let settings = &self.settings;
-        retry_with_backoff(settings.backoff, settings.retry_timeout, Stopped::is_transient, call).await
+        retry_with_backoff(settings.backoff(), settings.retry_timeout, Stopped::is_transient, call).await
     }
 
     /// Renews a lease with every heartbeat. Cancels `lost` when another worker has claimed the row.

@@ -12,7 +12,7 @@ impl<S: Service> Worker<S> {
     pub(super) async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
         let Self { settings, queue, .. } = self;
         let send = || send_traced(&**queue, lane, message);
-        retry_with_backoff(settings.backoff, settings.retry_timeout, |_| true, send).await
+        retry_with_backoff(settings.backoff(), settings.retry_timeout, |_| true, send).await
     }
 
     pub(super) async fn acknowledge(&self, delivery: Delivery, job: Option<&JobId>, item: Option<&ItemId>) {
@@ -39,15 +39,16 @@ impl<S: Service> Worker<S> {
         let reason = match stopped.disposition {
             Disposition::Fail => stopped.failure,
             Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Cancelled => {
-                return self.requeue(delivery, settings.backoff.max, stopped).await;
+                return self.requeue(delivery, settings.backoff_most, stopped).await;
             }
         };
         let event = self.service.refusal_event(&delivery.message, &reason);
         // The event belongs to no known job, so it has no outbox: the message stays until the event is published.
         let publish = || publish_traced(&**queue, &event);
-        let published = retry_with_backoff(settings.backoff, settings.retry_timeout, |_| true, publish).await;
+        let published =
+            retry_with_backoff(settings.backoff(), settings.retry_timeout, |_| true, publish).await;
         if let Err(error) = published {
-            return self.requeue(delivery, settings.backoff.max, error).await;
+            return self.requeue(delivery, settings.backoff_most, error).await;
         }
         self.dead_letter(delivery, &reason).await;
         self.observer.step(Step::Refused(&reason), None, None);
@@ -57,7 +58,7 @@ impl<S: Service> Worker<S> {
     pub(super) async fn refuse_conflicting(&self, existing: &JobId, delivery: Delivery, reason: Failure) {
         let event = self.service.refusal_event(&delivery.message, &reason);
         if let Err(error) = self.call_ledger(|| self.ledger.insert_event(existing, &event, now())).await {
-            return self.requeue(delivery, self.settings.backoff.max, error).await;
+            return self.requeue(delivery, self.settings.backoff_most, error).await;
         }
         self.dead_letter(delivery, &reason).await;
         self.observer.step(Step::Refused(&reason), None, None);

@@ -38,12 +38,12 @@ pub use stop::Stop;
 pub struct WorkerFault(pub Failure);
 
 /// Worker that consumes messages and runs the jobs and items that they name.
-pub struct Worker<S> {
+pub struct Worker<S: Service> {
     pub service: Arc<S>,
     pub queue: Arc<dyn Queue>,
     pub ledger: Ledger,
     pub settings: WorkerSettings,
-    pub observer: Arc<dyn Observer>,
+    pub observer: Arc<dyn Observer<S::Report>>,
     pub stop: Stop,
 }
 
@@ -56,7 +56,7 @@ impl<S: Service> Worker<S> {
         let worker = Arc::new(self);
         let mut tasks = JoinSet::new();
         let Self { settings, .. } = &*worker;
-        for (lane, slots) in [(Lane::Items, settings.slots), (Lane::Urgent, settings.urgent_slots)] {
+        for (lane, slots) in [(Lane::Items, settings.items), (Lane::Urgent, settings.urgent)] {
             for _ in 0..slots {
                 tasks.spawn(worker.clone().consume(lane));
             }

@@ -38,7 +38,11 @@ pub enum Step<'a> {
     Republished(usize),
 }
 
-/// Observer of the worker's steps: metrics, logs, tests.
-pub trait Observer: Send + Sync + 'static {
+/// Observer of the worker's steps and of reports `R`: metrics, logs, tests.
+pub trait Observer<R>: Send + Sync + 'static {
+    /// Called after each step.
     fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>);
+
+    /// Called when the service has run an item, before its report is written.
+    fn report(&self, _report: &R) {}
 }

@@ -38,6 +38,6 @@ impl<S: Service> Worker<S> {
 
     /// Postpones an event so that other events are tried first: perhaps only this one cannot be published.
     async fn postpone(&self, event: &OutboxEvent) -> Result<(), LedgerError> {
-        with_timeout(self.ledger.postpone_events(event, later(now(), self.settings.backoff.max))).await
+        with_timeout(self.ledger.postpone_events(event, later(now(), self.settings.backoff_most))).await
     }
 }

@@ -48,21 +48,22 @@ impl<S: Service> Worker<S> {
                 Err(stopped) => return (Err(Stopped::retry_free(stopped.failure)), None),
             }
         }
-        let max_losses = i64::from(self.settings.max_worker_losses);
+        let max_losses = i64::from(self.settings.losses);
         if claim.worker_losses > max_losses {
             let (job, item, losses) = (&claim.job, &claim.item, claim.worker_losses);
             let text = format!("{job}/{item}: {losses} workers were lost while they ran it");
             return (self.write(claimed, Err(&Failure::new("workers_lost", text))).await, None);
         }
         let stopped = match self.run_until_deadline(claimed, context, lost).await {
-            Ok(report) => return (self.write(claimed, Ok(&report)).await, None),
+            Ok(report) => {
+                self.observer.report(&report);
+                return (self.write(claimed, Ok(&report)).await, None);
+            }
             Err(stopped) => stopped,
         };
         let fails = match stopped.disposition {
             Disposition::Fail => true,
-            Disposition::Retry(RetryCost::Attempt) => {
-                claim.attempts() >= u64::from(self.settings.max_attempts)
-            }
+            Disposition::Retry(RetryCost::Attempt) => claim.attempts() >= u64::from(self.settings.attempts),
             // An item that breaks one worker after the other is itself the cause, and must not break them all.
             Disposition::Retry(RetryCost::WorkerLoss) | Disposition::WorkerFault => {
                 claim.worker_losses >= max_losses
@@ -82,7 +83,7 @@ impl<S: Service> Worker<S> {
         lost: &CancellationToken,
     ) -> Result<S::Report, Stopped> {
         let run = self.service.run(claimed, context);
-        let deadline = self.settings.deadline;
+        let deadline = self.settings.item_deadline;
         let cancelled =
             |code: &str, text: &str| Err(Stopped::new(Disposition::Cancelled, Failure::new(code, text)));
         tokio::select! {

@@ -2,35 +2,56 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
+use crate::duration;
 use crate::retry::Backoff;
 
 /// Settings of a worker.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct WorkerSettings {
     /// Name of this worker in the ledger.
     pub name: String,
     /// Maximum items in flight; each has a message of its own.
-    pub slots: usize,
-    /// Further slots for urgent items.
-    pub urgent_slots: usize,
+    pub items: usize,
+    /// Maximum urgent items in flight, in addition.
+    pub urgent: usize,
     /// Time that a claim holds without a heartbeat.
+    #[serde(with = "duration")]
     pub lease: Duration,
     /// Interval of heartbeats.
+    #[serde(with = "duration")]
     pub heartbeat: Duration,
     /// Maximum time of one run of an item.
-    pub deadline: Duration,
+    #[serde(with = "duration")]
+    pub item_deadline: Duration,
     /// Time that items have to finish after the worker began to drain.
+    #[serde(with = "duration")]
     pub grace: Duration,
     /// Maximum attempts of an item.
-    pub max_attempts: u32,
+    pub attempts: u32,
     /// Maximum workers that an item may lose, by crashes or faults.
-    pub max_worker_losses: u32,
-    /// Delays between retries.
-    pub backoff: Backoff,
+    pub losses: u32,
+    /// Delay after the first failure; it doubles each time.
+    #[serde(with = "duration")]
+    pub backoff_first: Duration,
+    /// Maximum delay after a failure.
+    #[serde(with = "duration")]
+    pub backoff_most: Duration,
     /// Time that a step retries ledger, store and queue before its message is requeued.
+    #[serde(with = "duration")]
     pub retry_timeout: Duration,
     /// Interval of sweeps.
-    pub sweep_interval: Duration,
+    #[serde(with = "duration")]
+    pub sweep: Duration,
     /// Age at which a message counts as lost when its queue is empty.
-    pub message_lost_after: Duration,
+    #[serde(with = "duration")]
+    pub forgotten: Duration,
+}
+
+impl WorkerSettings {
+    /// Returns the delays between retries.
+    pub fn backoff(&self) -> Backoff {
+        Backoff { first: self.backoff_first, max: self.backoff_most }
+    }
 }

@@ -33,10 +33,10 @@ impl<S: Service> Worker<S> {
                 Ok(sent) => self.observer.step(Step::Republished(sent), None, None),
                 Err(error) => tracing::warn!(%error, "a sweep has failed"),
             }
-            min_age = self.settings.message_lost_after;
+            min_age = self.settings.forgotten;
             tokio::select! {
                 () = self.stop.draining() => return Ok(()),
-                () = tokio::time::sleep(self.settings.sweep_interval) => {}
+                () = tokio::time::sleep(self.settings.sweep) => {}
             }
         }
     }

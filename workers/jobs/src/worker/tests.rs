@@ -11,7 +11,6 @@ use super::*;
 use crate::job::{NewItem, NewJob};
 use crate::ledger::{ItemClaim, JobRecord, LedgerSettings};
 use crate::queue::{Event, MemoryQueue, Message, QueueError};
-use crate::retry::Backoff;
 use crate::secret_url::SecretUrl;
 use crate::state::{ItemEnd, ItemState, JobState};
 use crate::trace::TraceContext;
@@ -29,7 +28,7 @@ struct Scripted {
 
 struct NoObserver;
 
-impl Observer for NoObserver {
+impl<R> Observer<R> for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
 }
 
@@ -155,18 +154,19 @@ impl Fixture {
             ledger: self.ledger.clone(),
             settings: WorkerSettings {
                 name: "worker".into(),
-                slots: 2,
+                items: 2,
                 lease: ms(500),
                 heartbeat: ms(100),
-                deadline: ms(700),
+                item_deadline: ms(700),
                 grace: ms(200),
-                urgent_slots: 1,
-                max_attempts: 3,
-                max_worker_losses: 3,
-                backoff: Backoff { first: ms(5), max: ms(20) },
+                urgent: 1,
+                attempts: 3,
+                losses: 3,
+                backoff_first: ms(5),
+                backoff_most: ms(20),
                 retry_timeout: ms(100),
-                sweep_interval: ms(50),
-                message_lost_after: ms(200),
+                sweep: ms(50),
+                forgotten: ms(200),
             },
             observer: Arc::new(NoObserver),
             stop: self.stop.clone(),
@@ -265,7 +265,7 @@ async fn urgent_item_does_not_wait_for_normal_items() {
     let fixture = Fixture::new(&[&["slow-1", "urgent-1", "good-1"]]).await;
     fixture.send("job", b"").await;
     let mut worker = fixture.worker();
-    worker.settings.slots = 1;
+    worker.settings.items = 1;
     let worker = tokio::spawn(worker.run());
     let job = JobId::try_from("job".to_owned()).unwrap();
     let states = async || {

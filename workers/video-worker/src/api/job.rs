@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flamingo::Task;
+use flamingo::digest::sha256;
 use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
 use inference::analysis::AnalysisSpec;
@@ -15,7 +16,7 @@ use jobs::trace::TraceContext;
 use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{ITEM_SCHEMA, Item, NoUnknownFields, json, sha256};
+use super::{ITEM_SCHEMA, Item, NoUnknownFields, json};
 
 /// Schema version of [`JobMessage`].
 pub const JOB_SCHEMA: &str = "flamingo.job/1";

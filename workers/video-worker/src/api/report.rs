@@ -1,13 +1,10 @@
 //! The report of an item, and the keys of the result objects.
 
-use flamingo::family::ModelInfo;
-use flamingo::video::VideoInfo;
-use inference::report::{self, ErrorReport, Outcome, Report, Timing};
+use inference::report::{Outcome, ReportBody};
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
 use jobs::{Failure, ItemId, JobId};
-use serde::Serialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
 
 /// Schema version of [`ItemReport`].
 pub const SCHEMA: &str = "flamingo.item_report/1";
@@ -15,91 +12,63 @@ pub const SCHEMA: &str = "flamingo.item_report/1";
 /// Largest report in bytes.
 pub const MAX_REPORT_BYTES: u64 = 64 << 20;
 
-/// Report of an item of a job, as the store keeps it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// Report of an item of a job, as the store keeps it; also a line of `results.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ItemReport {
-    pub schema: &'static str,
+    pub schema: String,
     pub job_id: JobId,
     pub item_id: ItemId,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_id: Option<String>,
     /// Number of the claim that wrote it, and the worker.
     pub attempt: i64,
     pub worker: String,
     pub input: InputInfo,
-    #[serde(flatten)]
-    pub outcome: Outcome,
-    pub model: ModelInfo,
-    pub videos: Vec<VideoInfo>,
-    pub warnings: Vec<String>,
-    /// Whether cached visual tokens were used, so that nothing was decoded.
-    #[serde(rename = "recalled", skip_serializing_if = "std::ops::Not::not")]
-    pub cache_hit: bool,
     /// Seconds of the download.
     pub fetch_s: f64,
-    pub timing: Timing,
+    #[serde(flatten)]
+    pub body: ReportBody,
 }
 
 /// Identity of the analysed bytes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputInfo {
     pub url: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
 }
 
 impl ItemReport {
-    /// Combines the claim, the input and the report of an analysis.
+    /// Combines the claim, the input and the body of a report.
     pub fn new(
         claim: &ItemClaim,
         custom_id: Option<String>,
         worker: &str,
         input: InputInfo,
         fetch_s: f64,
-        report: Report,
+        body: ReportBody,
     ) -> Self {
-        let Report { outcome, model, videos, warnings, cache_hit, timing, .. } = report;
         Self {
-            schema: SCHEMA,
+            schema: SCHEMA.into(),
             job_id: claim.job.clone(),
             item_id: claim.item.clone(),
             custom_id,
             attempt: claim.attempt,
             worker: worker.into(),
             input,
-            outcome,
-            model,
-            videos,
-            warnings,
-            cache_hit,
             fetch_s,
-            timing,
+            body,
         }
     }
 
-    /// Returns the report of an item that failed before its analysis.
-    pub fn failed(
-        claim: &ItemClaim,
-        custom_id: Option<String>,
-        worker: &str,
-        input: InputInfo,
-        model: ModelInfo,
-        why: &Failure,
-    ) -> Self {
-        let error = ErrorReport { code: why.code.clone(), message: why.message.clone() };
-        let report = Report {
-            schema: report::SCHEMA,
-            input: vec![],
-            outcome: Outcome::Failed { error, answers: vec![] },
-            model,
-            videos: vec![],
-            warnings: vec![],
-            cache_hit: false,
-            timing: Timing::default(),
-        };
-        Self::new(claim, custom_id, worker, input, 0.0, report)
+    /// Parses a stored report.
+    ///
+    /// # Errors
+    /// The bytes are not a report.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
     }
 
     /// Returns the report as indented JSON.
@@ -109,11 +78,24 @@ impl ItemReport {
 
     /// Returns how the item ended, for the ledger.
     pub fn end(&self) -> ItemEnd {
-        match &self.outcome {
+        match &self.body.outcome {
             Outcome::Succeeded { .. } => ItemEnd::Succeeded,
             Outcome::Failed { error, .. } => ItemEnd::Failed(Failure::new(&error.code, &error.message)),
         }
     }
+}
+
+/// Line of `errors.jsonl`: an item that failed or was cancelled.
+#[derive(Serialize)]
+pub struct ErrorLine<'r> {
+    pub item_id: &'r ItemId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_id: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input: Option<InputInfo>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<i64>,
+    pub error: Option<&'r Failure>,
 }
 
 /// Returns the result folder of a job.
@@ -131,15 +113,48 @@ pub fn sheet_key(output: &str, job: &JobId, item: &ItemId) -> String {
     format!("{}/items/{item}.jpg", job_folder(output, job))
 }
 
-/// Returns how an item ended according to its stored report.
-pub fn end_of(report: &[u8]) -> Option<ItemEnd> {
-    let report: Value = serde_json::from_slice(report).ok()?;
-    match report["status"].as_str()? {
-        "succeeded" => Some(ItemEnd::Succeeded),
-        "failed" => {
-            let Failure { code, message } = serde_json::from_value(report["error"].clone()).ok()?;
-            Some(ItemEnd::Failed(Failure::new(code, message)))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Report of the version before: pairs of role and hash, `sees` and `recalled`.
+    const PREVIOUS: &str = r#"{
+        "schema": "flamingo.item_report/1", "job_id": "birds", "item_id": "a.mp4", "custom_id": "first", "attempt": 2,
+        "worker": "host-7", "input": {"url": "s3://b/a.mp4", "bytes": 1234, "etag": "e1"},
+        "status": "failed", "error": {"code": "no_frames", "message": "a.mp4: no frames"},
+        "answers": [{"question": "What?", "text": "a cat", "start": 0.5, "end": 2.0, "frame_times": [[0.5, 1.5]],
+            "finish": "stop", "log_likelihood": -1.25, "prompt_tokens": 7, "completion_tokens": 3}],
+        "model": {"name": "mini", "family": "flamingo", "sha256": [["adapters", "ab"]], "sees": true},
+        "videos": [{"container": "mov", "codec": "h264", "width": 320, "height": 240,
+            "orientation": {"clockwise_degrees": 0, "mirrored": false},
+            "duration": 7.5, "frames": 75, "average_fps": 10.0, "start_pts": -0.1}],
+        "warnings": ["a.mp4: one"], "recalled": true, "fetch_s": 0.4,
+        "timing": {"decode_s": 0.1, "encode_s": 0.2, "answer_s": 0.3, "total_s": 0.7}}"#;
+
+    #[test]
+    fn reads_reports_of_both_versions() {
+        let report = ItemReport::parse(PREVIOUS.as_bytes()).unwrap();
+        let failure = Failure::new("no_frames", "a.mp4: no frames");
+        assert_eq!(report.end(), ItemEnd::Failed(failure));
+        assert_eq!((report.body.answers()[0].text.as_str(), report.body.answers()[0].frames()), ("a cat", 2));
+        assert!(report.body.cache_hit && report.body.model.gates_open);
+        assert_eq!(report.body.model.sha256["adapters"], "ab");
+        let written = String::from_utf8(report.json()).unwrap();
+        assert!(written.contains(r#""cache_hit": true"#) && !written.contains("recalled"), "{written}");
+        assert_eq!(ItemReport::parse(written.as_bytes()).unwrap(), report);
+    }
+
+    #[test]
+    fn refuses_objects_that_are_no_reports() {
+        let without = |name: &str| {
+            let mut report: serde_json::Map<_, _> = serde_json::from_str(PREVIOUS).unwrap();
+            report.remove(name).unwrap();
+            ItemReport::parse(serde_json::to_string(&report).unwrap().as_bytes())
+        };
+        for name in ["status", "error", "job_id", "input", "model", "timing"] {
+            assert!(without(name).is_err(), "{name}");
         }
-        _ => None,
+        assert!(!without("recalled").unwrap().body.cache_hit);
+        assert!(ItemReport::parse(b"[]").is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use flamingo::digest::sha256;
 use flamingo::video::FrameSampling;
 use inference::analysis::AnalysisSpec;
 use jobs::message::{item_message, parse_item_message};

@@ -25,8 +25,7 @@ struct WindowTimes {
     frame_times: Vec<f64>,
 }
 
-const METADATA: &str = "about";
-
+const METADATA: &str = "metadata";
 const TOKENS: &str = "visual_tokens";
 
 /// Serializes an entry: one tensor (windows, q, d) of f32, with the metadata as JSON in the header.

@@ -44,7 +44,7 @@ impl Weighter<String, Arc<EncodedVideo>> for ByteWeighter {
 /// Visual tokens of videos, in memory and optionally in a store that workers share. Memory has a byte budget; the least
 /// recently used entries are evicted first.
 pub struct VisualTokenCache {
-    /// Names the model and its weights.
+    /// Names all that visual tokens depend on but the video and its sampling.
     revision: String,
     memory: Option<Cache<String, Arc<EncodedVideo>, ByteWeighter>>,
     store: Option<Store>,

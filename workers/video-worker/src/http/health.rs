@@ -20,12 +20,10 @@ use prometheus_client::registry::Registry;
 
 use super::metrics::scrape::SharedResources;
 use super::metrics::{WorkerMetrics, scrape};
-use crate::admission::Budget;
 use crate::api::ItemReport;
 use crate::app::Backends;
-use crate::jobs::WorkerObserver;
+use crate::jobs::VideoService;
 use inference::decoder::Confinement;
-use inference::engine::EngineStats;
 
 /// Prefix of all metric names.
 const PREFIX: &str = "flamingo";
@@ -60,23 +58,13 @@ impl Default for Status {
     }
 }
 
-impl Observer for Status {
+impl Observer<ItemReport> for Status {
     fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>) {
         tracing::debug!(?step, job = job.map(JobId::as_str), item = item.map(ItemId::as_str));
         self.metrics.record_step(step);
     }
-}
 
-impl WorkerObserver for Status {
-    fn register_gauges(&self, disk: &Budget, memory: &Budget, engine: &EngineStats) {
-        let _ = self.shared.set(SharedResources {
-            disk: disk.clone(),
-            memory: memory.clone(),
-            engine: engine.clone(),
-        });
-    }
-
-    fn record_report(&self, report: &ItemReport) {
+    fn report(&self, report: &ItemReport) {
         self.metrics.record_report(report);
     }
 }
@@ -96,6 +84,15 @@ impl Status {
     /// Sets the info of the loaded model.
     pub fn set_model(&self, info: ModelInfo) {
         let _ = self.model.set(info);
+    }
+
+    /// Sets the service whose use of disk, memory and engine `/metrics` shows.
+    pub fn set_service(&self, service: &VideoService) {
+        let _ = self.shared.set(SharedResources {
+            disk: service.inputs.disk_budget().clone(),
+            memory: service.limits.memory.clone(),
+            engine: service.engine.stats().clone(),
+        });
     }
 
     /// Marks the worker as draining: alive, but not ready.

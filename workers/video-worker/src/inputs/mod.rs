@@ -74,6 +74,11 @@ impl Inputs {
         Self { allow, settings, disk, buckets: Mutex::default() }
     }
 
+    /// Returns the budget of the disk for downloads.
+    pub fn disk_budget(&self) -> &Budget {
+        &self.disk.room
+    }
+
     /// Parses a location and checks that it is allowed.
     ///
     /// # Errors

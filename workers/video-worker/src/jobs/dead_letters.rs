@@ -1,10 +1,9 @@
 //! Dead letters: names for people, and reasons not to redrive one.
 
+use flamingo::digest::sha256;
 use jobs::client::Redriven;
 use jobs::failure::printable;
 use jobs::queue::{DeadLetter, Lane};
-
-use crate::api::sha256;
 
 /// Returns the message id, or a name from the hash of the body.
 pub fn letter_name(letter: &DeadLetter) -> String {

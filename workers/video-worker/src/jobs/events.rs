@@ -23,7 +23,7 @@ impl VideoService {
             "status": end.state(),
             "counts": counts,
             "error": end.failure(),
-            "manifest": self.store.url(&format!("{}/manifest.json", job_folder(output, &record.id))),
+            "manifest": self.outputs.store.url(&format!("{}/manifest.json", job_folder(output, &record.id))),
             "metadata": job.as_ref().map(|job| &job.metadata),
         });
         let (reply_to, correlation_id) =

@@ -2,14 +2,16 @@
 
 use std::collections::{HashMap, HashSet};
 
+use flamingo::digest::sha256;
 use inference::analysis::AnalysisSpec;
 use jobs::job::NewItem;
 use jobs::ledger::{JobRecord, Ledger};
 use jobs::worker::Page;
 use jobs::{Failure, ItemId, JobId, Stopped};
 
+use super::ServiceLimits;
 use super::retry_policy::listing_stopped;
-use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher, sha256};
+use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher};
 use crate::inputs::{Inputs, ListedObject, Location};
 
 /// Items per page of an input list that is read whole for each page.
@@ -19,8 +21,7 @@ const LIST_PAGE: usize = 10_000;
 pub struct Listing<'a> {
     pub inputs: &'a Inputs,
     pub ledger: &'a Ledger,
-    pub page: usize,
-    pub max_manifest_bytes: u64,
+    pub limits: &'a ServiceLimits,
 }
 
 impl Listing<'_> {
@@ -63,7 +64,7 @@ impl Listing<'_> {
         let after = cursor
             .and_then(|(position, id)| Some((position.parse().ok()?, ItemId::try_from(id.to_owned()).ok()?)));
         let after = after.as_ref().map(|(position, id)| (*position, id));
-        let rows = self.ledger.unfinished_items(earlier, after, self.page as u32).await?;
+        let rows = self.ledger.unfinished_items(earlier, after, self.limits.page as u32).await?;
         let next = rows.last().map(|(position, item)| format!("{position} {}", item.id));
         let item = |row: &NewItem| {
             let earlier_item = Item::parse(&row.message).map_err(|e| {
@@ -104,7 +105,7 @@ impl Listing<'_> {
         let prefix = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
         let matcher = matcher(glob).map_err(Stopped::fail)?;
         let (found, next) =
-            self.inputs.page(&prefix, cursor, self.page).await.map_err(|e| listing_stopped(&e))?;
+            self.inputs.page(&prefix, cursor, self.limits.page).await.map_err(|e| listing_stopped(&e))?;
         let matching = found.into_iter().filter(|found| matcher.is_match(&found.name));
         let items = matching.map(|ListedObject { name, location, etag }| {
             let item = job.item(&record.id, item_id(&name), location.to_string());
@@ -122,8 +123,11 @@ impl Listing<'_> {
         cursor: Option<&str>,
     ) -> Result<Page, Stopped> {
         let location = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
-        let bytes =
-            self.inputs.read(&location, self.max_manifest_bytes).await.map_err(|e| listing_stopped(&e))?;
+        let bytes = self
+            .inputs
+            .read(&location, self.limits.max_manifest_bytes)
+            .await
+            .map_err(|e| listing_stopped(&e))?;
         // The cursor names the version of the manifest it belongs to.
         let version = &sha256(&bytes)[..16];
         let place = match cursor.map(|cursor| cursor.split_once(' ').unwrap_or((cursor, ""))) {

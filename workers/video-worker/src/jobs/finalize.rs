@@ -1,27 +1,28 @@
 //! Collection of the item reports of a job into its results.
 
 use bytes::Bytes;
+use flamingo::family::ModelInfo;
 use futures_util::{StreamExt, stream};
-use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::ledger::{ItemRecord, JobRecord};
 use jobs::state::ItemState;
-use jobs::store::{Put, Store, StoreError};
+use jobs::store::{Put, StoreError};
 use jobs::time::{now, timestamp};
 use jobs::worker::EndedJob;
 use jobs::{ItemId, JobId, Stopped};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::Outputs;
+use super::reports::read_valid_report;
 use super::retry_policy::store_stopped;
-use crate::api::{JobMessage, MANIFEST_SCHEMA, MAX_REPORT_BYTES, job_folder, report_key};
+use crate::api::{
+    ErrorLine, InputInfo, Item, ItemReport, JobMessage, MANIFEST_SCHEMA, MAX_REPORT_BYTES, job_folder,
+    json as to_json, report_key,
+};
 
 /// Reports read concurrently, and ledger rows per query.
 const CONCURRENT_READS: usize = 16;
 const ROWS: u32 = 500;
-
-/// Collects the reports of a job.
-pub struct Results<'a> {
-    pub store: &'a Store,
-    pub ledger: &'a Ledger,
-}
 
 /// Token sums over the items of a job.
 #[derive(Debug, Clone, Copy, Default)]
@@ -30,13 +31,13 @@ struct Tokens {
     completion: u64,
 }
 
-impl Results<'_> {
+impl Outputs {
     /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs, then `manifest.json`. When the manifest exists, the
     /// job has ended and all other files are complete.
     ///
     /// # Errors
     /// Ledger or store are unavailable.
-    pub async fn write(&self, ended: &EndedJob, model: &Value) -> Result<(), Stopped> {
+    pub(super) async fn write_results(&self, ended: &EndedJob, model: &ModelInfo) -> Result<(), Stopped> {
         let job = JobMessage::from_ledger(&ended.record.message).map_err(Stopped::fail)?;
         let folder = job_folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
@@ -67,14 +68,17 @@ impl Results<'_> {
             let mut reports = stream::iter(rows.iter()).zip(stream::iter(reading).buffered(CONCURRENT_READS));
             while let Some((row, report)) = reports.next().await {
                 let report = report?;
-                tokens.add(&report);
-                match row.state {
-                    ItemState::Succeeded => results.write(line(&report)).await.map_err(unavailable)?,
-                    _ => errors
-                        .write(line(&error_line(row, &ended.record, &report)))
-                        .await
-                        .map_err(unavailable)?,
-                }
+                report.iter().for_each(|report| tokens.add(report));
+                let written = match row.state {
+                    ItemState::Succeeded => {
+                        results.write(result_line(&ended.record.id, row, report.as_ref())).await
+                    }
+                    ItemState::Cancelled => {
+                        errors.write(self.cancelled_line(&ended.record, row).await?).await
+                    }
+                    _ => errors.write(failed_line(row, report.as_ref())).await,
+                };
+                written.map_err(unavailable)?;
             }
         }
         results.finish().await.map_err(unavailable)?;
@@ -82,53 +86,68 @@ impl Results<'_> {
         Ok(tokens)
     }
 
-    /// Reads the report of an item; an item without one gets an entry from the ledger.
-    async fn report(&self, job: &JobMessage, id: &JobId, row: &ItemRecord) -> Result<Value, Stopped> {
+    /// Reads the report of an item.
+    async fn report(
+        &self,
+        job: &JobMessage,
+        id: &JobId,
+        row: &ItemRecord,
+    ) -> Result<Option<ItemReport>, Stopped> {
+        // A cancelled item may have a report that was written after its end.
         if row.state == ItemState::Cancelled {
-            let content = self.ledger.item_content(id, &row.id).await?;
-            let item: Value = serde_json::from_str(&content).unwrap_or_default();
-            let mut report = json!({ "item_id": row.id, "input": { "url": item["video"] } });
-            if let Some(name) = item.get("custom_id") {
-                report["custom_id"] = name.clone();
-            }
-            return Ok(report);
+            return Ok(None);
         }
         let key = report_key(&job.output, id, &row.id);
-        let found = self.store.get(&key, MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))?;
-        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_else(
-            || json!({ "job_id": id, "item_id": row.id, "status": row.state, "error": row.failure }),
-        ))
+        read_valid_report(&self.store, &key, MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))
+    }
+
+    /// Returns the line of a cancelled item. It may have failed before and been due for a retry, so its error is that of the
+    /// job.
+    async fn cancelled_line(&self, job: &JobRecord, row: &ItemRecord) -> Result<Bytes, Stopped> {
+        let content = self.ledger.item_content(&job.id, &row.id).await?;
+        let item = Item::parse(&content).ok();
+        Ok(json_line(&ErrorLine {
+            item_id: &row.id,
+            custom_id: item.as_ref().and_then(|item| item.custom_id.as_deref()),
+            input: item.as_ref().map(|item| InputInfo { url: item.video.clone(), bytes: None, etag: None }),
+            attempt: None,
+            error: job.failure.as_ref(),
+        }))
     }
 }
 
 impl Tokens {
-    fn add(&mut self, report: &Value) {
-        for answer in report["answers"].as_array().into_iter().flatten() {
-            self.prompt += answer["prompt_tokens"].as_u64().unwrap_or(0);
-            self.completion += answer["completion_tokens"].as_u64().unwrap_or(0);
+    fn add(&mut self, report: &ItemReport) {
+        for answer in report.body.answers() {
+            self.prompt += answer.prompt_tokens as u64;
+            self.completion += answer.completion_tokens as u64;
         }
     }
 }
 
-fn line(value: &Value) -> Bytes {
-    Bytes::from(format!("{value}\n"))
-}
-
-fn error_line(row: &ItemRecord, job: &JobRecord, report: &Value) -> Value {
-    let mut line = Map::new();
-    line.insert("item_id".into(), json!(row.id));
-    for name in ["custom_id", "input", "attempt"] {
-        if let Some(value) = report.get(name) {
-            line.insert(name.into(), value.clone());
-        }
+/// Returns the line of a succeeded item: its report, or the entry of the ledger if the report cannot be read.
+fn result_line(job: &JobId, row: &ItemRecord, report: Option<&ItemReport>) -> Bytes {
+    match report {
+        Some(report) => json_line(report),
+        None => json_line(&json!({ "job_id": job, "item_id": row.id, "status": row.state })),
     }
-    // A cancelled item may have failed before and been due for a retry.
-    let why = if row.state == ItemState::Cancelled { &job.failure } else { &row.failure };
-    line.insert("error".into(), why.as_ref().map_or_else(|| report["error"].clone(), |why| json!(why)));
-    Value::Object(line)
 }
 
-fn manifest(ended: &EndedJob, job: &JobMessage, model: &Value, tokens: Tokens) -> Value {
+fn failed_line(row: &ItemRecord, report: Option<&ItemReport>) -> Bytes {
+    json_line(&ErrorLine {
+        item_id: &row.id,
+        custom_id: report.and_then(|report| report.custom_id.as_deref()),
+        input: report.map(|report| report.input.clone()),
+        attempt: report.map(|report| report.attempt),
+        error: row.failure.as_ref(),
+    })
+}
+
+fn json_line(value: &impl Serialize) -> Bytes {
+    Bytes::from(to_json(value) + "\n")
+}
+
+fn manifest(ended: &EndedJob, job: &JobMessage, model: &ModelInfo, tokens: Tokens) -> Value {
     let EndedJob { record, end, counts } = ended;
     let entered = jobs::state::JobState::ALL.iter().filter_map(|state| {
         Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered_at(*state)?))))

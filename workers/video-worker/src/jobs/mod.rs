@@ -1,18 +1,17 @@
 //! The video service: implements the job machinery's `Service` with inference, inputs and the store.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use inference::decoder::DecoderConfig;
-use inference::engine::{Engine, EngineStats};
+use inference::engine::Engine;
 use inference::model::Model;
 use jobs::job::NewJob;
 use jobs::ledger::{ItemClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
 use jobs::state::ItemEnd;
 use jobs::store::Store;
-use jobs::worker::{Claimed, EndedJob, Observer, Page, RunContext, Service};
+use jobs::worker::{Claimed, EndedJob, Page, RunContext, Service};
 use jobs::{Failure, Stopped};
 
 use crate::admission::Budget;
@@ -22,6 +21,7 @@ use crate::inputs::Inputs;
 
 pub mod progress;
 pub mod retry_policy;
+pub mod reports;
 pub mod expand;
 mod run_item;
 mod finalize;
@@ -29,39 +29,39 @@ mod events;
 pub mod dead_letters;
 
 use expand::Listing;
-use finalize::Results;
-
-/// Observer of the worker loop and of finished analyses.
-pub trait WorkerObserver: Observer {
-    /// Called after each analysis, successful or not.
-    fn record_report(&self, _report: &ItemReport) {}
-
-    /// Registers what running videos share: disk budget, memory budget, engine statistics.
-    fn register_gauges(&self, _disk: &Budget, _memory: &Budget, _engine: &EngineStats) {}
-}
 
 /// Runs jobs about videos.
 pub struct VideoService {
     pub engine: Engine,
     pub decoder: DecoderConfig,
-    pub observer: Arc<dyn WorkerObserver>,
+    pub inputs: Inputs,
     /// Cached visual tokens.
     pub cache: VisualTokenCache,
-    pub inputs: Inputs,
-    pub store: Store,
-    pub ledger: Ledger,
+    pub outputs: Outputs,
+    pub limits: ServiceLimits,
     /// Name of this worker.
     pub worker: String,
+}
+
+/// Store and ledger: reports, results and the states of items.
+pub struct Outputs {
+    pub store: Store,
+    pub ledger: Ledger,
+    /// Whether to store a contact sheet with each report.
+    pub sheets: bool,
+}
+
+/// Limits of listing and running items.
+pub struct ServiceLimits {
+    /// Inputs of one page.
     pub page: usize,
+    pub max_manifest_bytes: u64,
     /// Memory budget of running analyses.
     pub memory: Budget,
     /// Bytes of a prepared frame.
     pub frame_bytes: u64,
     /// Time that a video waits for memory.
     pub retry_timeout: Duration,
-    pub max_manifest_bytes: u64,
-    /// Whether to store a contact sheet with each report.
-    pub sheets: bool,
 }
 
 #[async_trait]
@@ -82,9 +82,8 @@ impl Service for VideoService {
     }
 
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
-        let Self { inputs, ledger, page, max_manifest_bytes, .. } = self;
-        let listing = Listing { inputs, ledger, page: *page, max_manifest_bytes: *max_manifest_bytes };
-        listing.page(job, cursor).await
+        let Self { inputs, outputs, limits, .. } = self;
+        Listing { inputs, ledger: &outputs.ledger, limits }.page(job, cursor).await
     }
 
     async fn find_report(&self, item: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
@@ -104,8 +103,7 @@ impl Service for VideoService {
     }
 
     async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
-        let model = serde_json::to_value(self.engine.info()).expect("model info serializes");
-        Results { store: &self.store, ledger: &self.ledger }.write(ended, &model).await
+        self.outputs.write_results(ended, self.engine.info()).await
     }
 
     fn end_event(&self, ended: &EndedJob) -> Event {

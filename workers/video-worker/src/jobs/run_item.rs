@@ -11,6 +11,7 @@ use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
 use inference::model::Model;
 use inference::report::contact_sheet::FrameSampler;
+use inference::report::{ErrorReport, ReportBody};
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
 use jobs::store::Put;
@@ -21,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use super::VideoService;
+use super::reports::read_valid_report;
 use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, store_stopped};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, end_of, report_key, sheet_key};
+use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, report_key, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -43,8 +45,8 @@ enum VideoSource {
 impl VideoService {
     /// Returns how the item ended, if an earlier attempt has written its report.
     pub(super) async fn written_end(&self, claimed: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
-        let found = self.store.get(&key(claimed), MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))?;
-        Ok(found.and_then(|bytes| end_of(&bytes)))
+        let report = read_valid_report(&self.outputs.store, &key(claimed), MAX_REPORT_BYTES).await;
+        Ok(report.map_err(|e| store_stopped(&e))?.map(|report| report.end()))
     }
 
     /// Runs an item: download, memory reservation, analysis.
@@ -55,9 +57,9 @@ impl VideoService {
     ) -> Result<ItemReport, Stopped> {
         let Claimed { claim, item } = claimed;
         self.check_model(item)?;
-        let memory = admission::estimate(&item.spec, &self.decoder.limits, self.frame_bytes);
+        let memory = admission::estimate(&item.spec, &self.decoder.limits, self.limits.frame_bytes);
         // Before the download.
-        self.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
+        self.limits.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
         let stop = running.stop.clone();
         let context = request_context(item, stop.clone());
         let progress = context.progress.clone();
@@ -72,7 +74,7 @@ impl VideoService {
             // Nothing is decoded, so no memory is needed.
             VideoSource::Cached(_) => None,
             VideoSource::Fetched { .. } => tokio::select! {
-                room = self.memory.reserve(memory, item.priority, self.retry_timeout) => {
+                room = self.limits.memory.reserve(memory, item.priority, self.limits.retry_timeout) => {
                     Some(room.map_err(|why| self.no_memory(item, &why))?)
                 }
                 () = stop.cancelled() => return Err(cancelled()),
@@ -91,9 +93,7 @@ impl VideoService {
         if let Some(sheet) = sheet {
             self.put_sheet(claim, item, sheet).await;
         }
-        let report = self.report(claim, item, input, fetch_s, analysis);
-        self.observer.record_report(&report);
-        Ok(report)
+        Ok(self.report(claim, item, input, fetch_s, analysis))
     }
 
     /// Checks that this worker has the model that the item requires.
@@ -125,13 +125,13 @@ impl VideoService {
             );
             return Box::pin(self.write_report(claimed, Err(&Failure::new("report_too_large", text)))).await;
         }
-        let put = self.store.put_new(&key(claimed), Bytes::from(bytes)).await;
+        let put = self.outputs.store.put_new(&key(claimed), Bytes::from(bytes)).await;
         match put.map_err(|e| store_stopped(&e))? {
             Put::Created | Put::Same => Ok(end),
             Put::Other(there) => {
                 let claim = &claimed.claim;
                 tracing::info!(job = %claim.job, item = %claim.item, "another attempt had written the report");
-                Ok(end_of(&there).unwrap_or(end))
+                Ok(ItemReport::parse(&there).map_or(end, |report| report.end()))
             }
         }
     }
@@ -206,7 +206,7 @@ impl VideoService {
             VideoSource::Cached(encoded) => (None, Some(encoded), None),
         };
         let keep_visual_tokens = key.is_some();
-        let mut sheet = (self.sheets && encoded.is_none()).then(FrameSampler::default);
+        let mut sheet = (self.outputs.sheets && encoded.is_none()).then(FrameSampler::default);
         let span = Span::current();
         let work = tokio::task::spawn_blocking(move || {
             // Held until the thread ends, even if its caller is dropped.
@@ -239,7 +239,7 @@ impl VideoService {
         let key = sheet_key(&item.output, &claim.job, &claim.item);
         let failed = match tokio::task::spawn_blocking(move || sheet.jpeg()).await {
             Ok(Ok(Some(jpeg))) => {
-                let put = self.store.put_new(&key, Bytes::from(jpeg));
+                let put = self.outputs.store.put_new(&key, Bytes::from(jpeg));
                 match tokio::time::timeout(SHEET_TIMEOUT, put).await {
                     Ok(put) => put.err().map(|e| e.to_string()),
                     Err(_) => Some("the store does not respond".into()),
@@ -263,14 +263,16 @@ impl VideoService {
         analysis: Analysis,
     ) -> ItemReport {
         let custom_id = item.custom_id.clone();
-        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report)
+        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report.body)
     }
 
     /// Returns the report of an item that failed before its analysis.
     fn failed(&self, Claimed { claim, item }: &Claimed<Item>, why: &Failure) -> ItemReport {
         let input = InputInfo { url: item.video.clone(), bytes: None, etag: None };
         let custom_id = item.custom_id.clone();
-        ItemReport::failed(claim, custom_id, &self.worker, input, self.engine.info().clone(), why)
+        let error = ErrorReport { code: why.code.clone(), message: why.message.clone() };
+        let body = ReportBody::failed(self.engine.info().clone(), error);
+        ItemReport::new(claim, custom_id, &self.worker, input, 0.0, body)
     }
 }
 

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use config::{Config, ConfigError, Environment, File, FileFormat, Source, Value, ValueKind};
 use jobs::secret_url::SecretUrl;
+use serde::Deserialize;
 
-use super::{Secret, Settings, SettingsError};
+use super::{ResourceSettings, Secret, Settings, SettingsError};
 
 /// `FLAMINGO__QUEUE__URL` sets `queue.url`.
 pub const ENVIRONMENT: &str = "FLAMINGO";
@@ -98,12 +99,34 @@ pub fn load(
         };
     }
     let layers = layers.build()?;
-    let settings: Settings = layers.clone().try_deserialize()?;
-    settings.check()?;
     let mut origins = Vec::new();
     collect_origins(String::new(), &layers.cache, flags, &mut origins);
     origins.sort_by(|a, b| a.setting.cmp(&b.setting));
+    check_names(&origins)?;
+    let WorkerTable { worker: resources } = layers.clone().try_deserialize()?;
+    let settings = Settings { resources, ..layers.try_deserialize()? };
+    settings.check()?;
     Ok((settings, origins))
+}
+
+/// Second view of the table `worker`.
+#[derive(Deserialize)]
+struct WorkerTable {
+    worker: ResourceSettings,
+}
+
+/// Refuses settings that the built-in defaults do not have: no struct has all settings of the table `worker`, so serde would
+/// ignore them.
+fn check_names(settings: &[Origin]) -> Result<(), SettingsError> {
+    let defaults = Config::builder().add_source(File::from_str(DEFAULTS, FileFormat::Toml)).build()?;
+    let mut known = Vec::new();
+    collect_origins(String::new(), &defaults.cache, &[], &mut known);
+    match settings.iter().find(|found| known.iter().all(|known| known.setting != found.setting)) {
+        Some(Origin { setting, from, .. }) => {
+            Err(SettingsError::Unknown { setting: setting.clone(), origin: from.clone() })
+        }
+        None => Ok(()),
+    }
 }
 
 /// Settings with a new name: old name, new name. The old name is accepted for one version.

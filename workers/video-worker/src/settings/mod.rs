@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use inference::decoder::ProcessLimits;
 use inference::engine::EngineLimits;
-use jobs::retry::Backoff;
+use jobs::duration;
 use jobs::secret_url::SecretUrl;
-use jobs::worker;
-use serde::{Deserialize, Serialize};
+use jobs::worker::WorkerSettings;
+use serde::Deserialize;
 
 use crate::inputs::Location;
 
-mod duration;
 mod load;
 mod secret;
 mod validate;
@@ -25,14 +24,16 @@ pub use secret::Secret;
 use validate::parse_delay;
 
 /// All settings of the service; `config/default.toml` explains each.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Settings {
     pub queue: QueueSettings,
     pub database: DatabaseSettings,
     pub store: StoreSettings,
     pub inputs: InputSettings,
     pub worker: WorkerSettings,
+    /// Read from the table `worker` too.
+    #[serde(skip)]
+    pub resources: ResourceSettings,
     pub decoder: DecoderSettings,
     pub cache: CacheSettings,
     pub model: ModelSettings,
@@ -40,8 +41,7 @@ pub struct Settings {
     pub status: StatusSettings,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct QueueSettings {
     pub url: SecretUrl,
     pub name: String,
@@ -52,14 +52,12 @@ pub struct QueueSettings {
     pub consumer_timeout: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct DatabaseSettings {
     pub url: SecretUrl,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct StoreSettings {
     pub url: String,
     #[serde(with = "duration")]
@@ -69,8 +67,7 @@ pub struct StoreSettings {
     pub sheets: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct InputSettings {
     pub allow: Vec<String>,
     pub max_bytes: u64,
@@ -78,48 +75,23 @@ pub struct InputSettings {
     pub page: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkerSettings {
-    pub name: String,
-    pub items: usize,
-    pub urgent: usize,
-    #[serde(with = "duration")]
-    pub lease: Duration,
-    #[serde(with = "duration")]
-    pub heartbeat: Duration,
-    #[serde(with = "duration")]
-    pub item_deadline: Duration,
-    #[serde(with = "duration")]
-    pub grace: Duration,
-    pub attempts: u32,
-    pub losses: u32,
-    #[serde(with = "duration")]
-    pub backoff_first: Duration,
-    #[serde(with = "duration")]
-    pub backoff_most: Duration,
-    #[serde(with = "duration")]
-    pub retry_timeout: Duration,
-    #[serde(with = "duration")]
-    pub sweep: Duration,
-    #[serde(with = "duration")]
-    pub forgotten: Duration,
+/// Disk and memory of running items: the settings of the table `worker` that the job machinery does not know.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct ResourceSettings {
     pub temporary: String,
     pub temporary_bytes: u64,
     pub memory: u64,
 }
 
 /// Cache of visual tokens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct CacheSettings {
     pub memory: u64,
     pub store: bool,
 }
 
 /// Decoder processes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct DecoderSettings {
     pub sandbox: Sandbox,
     pub memory: u64,
@@ -130,7 +102,7 @@ pub struct DecoderSettings {
 }
 
 /// Required confinement of decoders.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sandbox {
     /// Use the mechanisms that the kernel has, and log them.
@@ -139,8 +111,7 @@ pub enum Sandbox {
     Full,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct ModelSettings {
     pub path: PathBuf,
     pub device: String,
@@ -149,8 +120,7 @@ pub struct ModelSettings {
     pub threads: u16,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct StatusSettings {
     pub address: String,
     pub pages: bool,
@@ -162,6 +132,8 @@ pub struct StatusSettings {
 pub enum SettingsError {
     #[error("settings: {0}")]
     Malformed(String),
+    #[error("settings: {setting} is not a setting (from {origin})")]
+    Unknown { setting: String, origin: String },
     #[error("settings: {setting} {reason}")]
     Invalid { setting: &'static str, reason: String },
 }
@@ -185,13 +157,17 @@ impl Settings {
         self.inputs.allow.iter().filter(|text| !text.is_empty()).map(place).collect()
     }
 
+    /// Returns the delays for requeued messages.
+    ///
+    /// # Errors
+    /// A delay is not a duration.
     pub fn retry_delays(&self) -> Result<Vec<Duration>, SettingsError> {
         (1..).zip(&self.queue.retry_delays).map(|(n, delay)| parse_delay(n, delay)).collect()
     }
 
     /// Returns the folder for downloaded videos.
     pub fn temporary(&self) -> PathBuf {
-        match self.worker.temporary.as_str() {
+        match self.resources.temporary.as_str() {
             "" => std::env::temp_dir(),
             folder => PathBuf::from(folder),
         }
@@ -201,38 +177,5 @@ impl Settings {
     pub fn process(&self) -> ProcessLimits {
         let DecoderSettings { memory, processor_time, silence, .. } = self.decoder;
         ProcessLimits { memory, cpu_s: processor_time.as_secs(), silence_s: silence.as_secs() }
-    }
-
-    /// Returns the settings of the worker loop.
-    pub fn worker(&self, name: String) -> worker::WorkerSettings {
-        let WorkerSettings {
-            items,
-            urgent,
-            lease,
-            heartbeat,
-            item_deadline,
-            grace,
-            attempts,
-            losses,
-            retry_timeout,
-            sweep,
-            forgotten,
-            ..
-        } = self.worker;
-        worker::WorkerSettings {
-            name,
-            slots: items,
-            urgent_slots: urgent,
-            lease,
-            heartbeat,
-            deadline: item_deadline,
-            grace,
-            max_attempts: attempts,
-            max_worker_losses: losses,
-            backoff: Backoff { first: self.worker.backoff_first, max: self.worker.backoff_most },
-            retry_timeout,
-            sweep_interval: sweep,
-            message_lost_after: forgotten,
-        }
     }
 }

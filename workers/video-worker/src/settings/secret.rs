@@ -1,12 +1,11 @@
 //! A secret setting.
 
-use serde::{Deserialize, Serialize};
+use flamingo::digest::sha256;
+use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
-use crate::api::sha256;
-
 /// A text that is never displayed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::duration::parse;
+use jobs::duration::parse;
+
 use super::{Settings, SettingsError};
 
 /// Shortest allowed token, in characters.
@@ -11,7 +12,7 @@ const MIN_TOKEN_LENGTH: usize = 16;
 impl Settings {
     /// Rejects values that are meaningless or would make a worker loop.
     pub(super) fn check(&self) -> Result<(), SettingsError> {
-        let Self { queue, worker, inputs, .. } = self;
+        let Self { queue, worker, resources, inputs, .. } = self;
         let wrong = |setting, reason: String| Err(SettingsError::Invalid { setting, reason });
         if worker.items == 0 {
             return wrong("worker.items", "is 0, so the worker would process nothing".into());
@@ -30,7 +31,7 @@ impl Settings {
         if self.decoder.memory < 256 << 20 {
             return wrong("decoder.memory", "is below 256 MiB, too little for most videos".into());
         }
-        if worker.memory > 0 && worker.memory < 256 << 20 {
+        if resources.memory > 0 && resources.memory < 256 << 20 {
             return wrong(
                 "worker.memory",
                 "is below 256 MiB, too little for most videos (0: no limit)".into(),

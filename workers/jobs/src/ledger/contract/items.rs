@@ -160,16 +160,16 @@ pub(super) async fn lost_messages_are_returned_once(database: TestDatabase) {
 pub(super) async fn pages_list_every_row_once(database: TestDatabase) {
     let ledger = database.ready().await;
     let job = expanded_job(&ledger, 23).await;
-    let mut seen = Vec::new();
+    let mut listed = Vec::new();
     loop {
-        let after = seen.last().map(|item: &ItemRecord| (item.position, &item.id));
+        let after = listed.last().map(|item: &ItemRecord| (item.position, &item.id));
         let page = ledger.items(&job, after, 7).await.unwrap();
         if page.is_empty() {
             break;
         }
-        seen.extend(page);
+        listed.extend(page);
     }
-    assert_eq!(seen.iter().map(|item| item.position).collect::<Vec<_>>(), (0..23).collect::<Vec<_>>());
+    assert_eq!(listed.iter().map(|item| item.position).collect::<Vec<_>>(), (0..23).collect::<Vec<_>>());
 
     // Several jobs in the same millisecond.
     for n in 0..11 {
@@ -178,18 +178,19 @@ pub(super) async fn pages_list_every_row_once(database: TestDatabase) {
             .await
             .unwrap();
     }
-    let mut seen: Vec<JobRecord> = Vec::new();
+    let mut listed: Vec<JobRecord> = Vec::new();
     loop {
-        let after = seen.last().map(|job| (job.accepted_at(), &job.id));
+        let after = listed.last().map(|job| (job.accepted_at(), &job.id));
         let page = ledger.jobs(after, 3).await.unwrap();
         if page.is_empty() {
             break;
         }
-        seen.extend(page);
+        listed.extend(page);
     }
-    assert_eq!(seen.len(), 12);
+    assert_eq!(listed.len(), 12);
     assert!(
-        seen.windows(2)
+        listed
+            .windows(2)
             .all(|pair| (pair[0].accepted_at(), &pair[0].id) > (pair[1].accepted_at(), &pair[1].id))
     );
 }

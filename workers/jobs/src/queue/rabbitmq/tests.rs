@@ -191,7 +191,7 @@ async fn cuts_lose_no_confirmed_message() {
     const MESSAGES: usize = 200;
     let (relay, settings) = relayed().await;
     let server = Server::with(RabbitSettings { delivery_limit: 1000, ..settings }).await;
-    let (arrived, mut seen) = unbounded_channel();
+    let (arrived, mut arrivals) = unbounded_channel();
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..4 {
         let (queue, arrived) = (server.queue.clone(), arrived.clone());
@@ -217,7 +217,7 @@ async fn cuts_lose_no_confirmed_message() {
     }
     let mut distinct = std::collections::BTreeSet::new();
     while distinct.len() < MESSAGES {
-        distinct.extend(soon(seen.recv()).await);
+        distinct.extend(soon(arrivals.recv()).await);
     }
     tasks.shutdown().await;
     server.close().await;

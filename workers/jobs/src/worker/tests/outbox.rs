@@ -8,7 +8,7 @@ use crate::queue::{Consumer, DeadLetter};
 /// Observer that panics after a step, and so ends its worker.
 struct PanicsAfter(&'static str);
 
-impl Observer for PanicsAfter {
+impl<R> Observer<R> for PanicsAfter {
     fn step(&self, step: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {
         assert!(!format!("{step:?}").starts_with(self.0), "panics after {}", self.0);
     }
@@ -107,7 +107,7 @@ async fn job_ends_while_its_event_waits_for_the_queue() {
     let mut worker = fixture.worker();
     worker.queue = refusing.clone();
     // Only the sweep retries, and not before the job has ended.
-    worker.settings.sweep_interval = Duration::from_millis(400);
+    worker.settings.sweep = Duration::from_millis(400);
     let working = tokio::spawn(worker.run());
     let job = JobId::try_from("job".to_owned()).unwrap();
     tokio::time::timeout(Duration::from_secs(20), async {
@@ -134,7 +134,7 @@ async fn failed_item_is_dead_lettered_after_a_crash() {
     let mut crashing = fixture.worker();
     crashing.observer = Arc::new(PanicsAfter("Ended"));
     // With one slot, this worker does not take the redelivered message.
-    crashing.settings.slots = 1;
+    crashing.settings.items = 1;
     let ended = tokio::time::timeout(Duration::from_secs(20), crashing.run()).await.unwrap();
     assert!(ended.unwrap_err().0.message.contains("Ended"));
     assert!(fixture.queue.peek_dead().is_empty());

@@ -15,7 +15,7 @@ pub(in crate::http) mod scrape;
 
 use crate::api::ItemReport;
 use inference::decoder::Confinement;
-use inference::report::{Outcome, Timing};
+use inference::report::Timing;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ItemEndLabel {
@@ -200,28 +200,27 @@ impl WorkerMetrics {
 
     /// Counts a finished analysis.
     pub(in crate::http) fn record_report(&self, report: &ItemReport) {
-        let Timing { decode_s, encode_s, answer_s, .. } = report.timing;
+        let Timing { decode_s, encode_s, answer_s, .. } = report.body.timing;
         for (stage, seconds) in
             [("fetch", report.fetch_s), ("decode", decode_s), ("encode", encode_s), ("answer", answer_s)]
         {
             self.stages.get_or_create(&StageLabel { stage }).observe(seconds);
         }
-        self.cache_hits.inc_by(report.cache_hit.into());
-        let (Outcome::Succeeded { answers } | Outcome::Failed { answers, .. }) = &report.outcome;
+        self.cache_hits.inc_by(report.body.cache_hit.into());
         let mut frames = 0;
         let mut window: Option<f64> = None;
-        for answer in answers {
+        for answer in report.body.answers() {
             let tokens = [("prompt", answer.prompt_tokens), ("completion", answer.completion_tokens)];
             for (kind, tokens) in tokens {
                 self.tokens.get_or_create(&TokenLabel { kind }).inc_by(tokens as u64);
             }
             // Answers about the same window share its frames.
             if window != Some(answer.start) {
-                frames += answer.frame_times.iter().map(Vec::len).sum::<usize>();
+                frames += answer.frames();
                 window = Some(answer.start);
             }
         }
-        if !report.cache_hit {
+        if !report.body.cache_hit {
             self.frames.inc_by(frames as u64);
         }
     }

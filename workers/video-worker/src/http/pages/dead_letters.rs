@@ -3,17 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Form;
 use axum::extract::State;
+use axum::extract::rejection::FormRejection;
 use axum::http::HeaderMap;
 use axum::http::header::{HOST, ORIGIN, REFERRER_POLICY};
 use axum::response::{IntoResponse, Response};
 use jobs::client::Redriven;
 use jobs::queue::DeadLetter;
 use maud::{Markup, html};
+use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
 use super::format::number;
-use super::job::form_value;
 use super::{PageError, Pages, item_path, render};
 use crate::jobs::dead_letters::{lane_name, letter_name, not_redriven};
 
@@ -108,10 +110,19 @@ fn row(letter: &DeadLetter, may_send: bool) -> Markup {
     }
 }
 
+/// Form of the page.
+#[derive(Deserialize)]
+pub struct Redrive {
+    /// Name of the letter.
+    letter: String,
+    #[serde(default)]
+    token: String,
+}
+
 pub async fn redrive(
     State(pages): State<Arc<Pages>>,
     headers: HeaderMap,
-    form: String,
+    form: Result<Form<Redrive>, FormRejection>,
 ) -> Result<Response, PageError> {
     let refused = |why: &str| {
         tracing::warn!(why, "refused to send a dead letter again");
@@ -123,10 +134,10 @@ pub async fn redrive(
     if pages.token.is_empty() {
         return refused("Sending dead letters from here is disabled: status.token is empty.");
     }
-    if !pages.token.is(&form_value(&form, "token").unwrap_or_default()) {
+    let Form(Redrive { letter: wanted, token }) = form?;
+    if !pages.token.is(&token) {
         return refused("The token is wrong.");
     }
-    let wanted = form_value(&form, "letter").unwrap_or_default();
     let backends = pages.backends()?;
     let _guard = pages.letters.lock().await;
     let letter = find(&pages, &wanted).await?;

@@ -3,23 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use flamingo::Task;
-use flamingo::family::ModelInfo;
+use flamingo::video::VideoInfo;
+use inference::report::{AnswerReport, Timing};
 use jobs::ledger::{ItemRecord, Ledger};
 use jobs::{ItemId, JobId};
 use maud::{Markup, html};
-use serde_json::Value;
 use tokio::time::timeout;
 
 use super::format::{bytes, clock, number, sampling, task};
 use super::layout::{code, text, time};
-use super::reports::{self, Answer, answers};
-use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
-use crate::api::Item;
-use crate::api::{report_key, sheet_key};
+use super::reports;
+use super::{PageError, Pages, item_path, job_path, layout, render};
+use crate::api::{Item, ItemReport, report_key, sheet_key};
 
 /// Largest contact sheet in bytes.
 const LARGEST_SHEET: u64 = 1 << 20;
@@ -37,8 +37,7 @@ struct ItemView {
 }
 
 impl ItemView {
-    async fn find(ledger: &Ledger, job: String, item: String) -> Result<Self, PageError> {
-        let (job, item) = (job_id(job)?, item_id(item)?);
+    async fn find(ledger: &Ledger, Path((job, item)): Path<(JobId, ItemId)>) -> Result<Self, PageError> {
         let Some(row) = ledger.item(&job, &item).await? else {
             return Err(PageError::NotFound(format!("{job}/{item}: no such video in the ledger.")));
         };
@@ -55,10 +54,10 @@ impl ItemView {
 
 pub async fn page(
     State(pages): State<Arc<Pages>>,
-    Path((job, item)): Path<(String, String)>,
+    ids: Result<Path<(JobId, ItemId)>, PathRejection>,
 ) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let view = ItemView::find(&backends.ledger, ids?).await?;
     let has_ended = view.row.state.is_end();
     let key = view.key(report_key).filter(|_| has_ended);
     let report = reports::read(&backends.store, vec![key]).await.pop().unwrap_or(Ok(None));
@@ -92,10 +91,10 @@ pub async fn page(
 /// Serves the contact sheet from the store.
 pub async fn sheet(
     State(pages): State<Arc<Pages>>,
-    Path((job, item)): Path<(String, String)>,
+    ids: Result<Path<(JobId, ItemId)>, PathRejection>,
 ) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let view = ItemView::find(&backends.ledger, job, item).await?;
+    let view = ItemView::find(&backends.ledger, ids?).await?;
     let none = || PageError::NotFound("There is no contact sheet of this video.".into());
     let key = view.key(sheet_key).ok_or_else(none)?;
     let found = timeout(TIMEOUT, backends.store.get(&key, LARGEST_SHEET)).await;
@@ -113,9 +112,9 @@ fn contact_sheet(view: &ItemView) -> Markup {
 }
 
 /// Renders the answers window by window; each window answers the tasks in their order.
-fn answers_section(view: &ItemView, report: Option<&Value>) -> Markup {
+fn answers_section(view: &ItemView, report: Option<&ItemReport>) -> Markup {
     let tasks = view.message.as_ref().map_or(&[][..], |message| &message.spec.tasks);
-    let all = report.map(answers).unwrap_or_default();
+    let all = report.map(|report| report.body.answers()).unwrap_or_default();
     if all.is_empty() {
         return html! {
             section.card { h2 { "Tasks" } ul.tasks { @for task in tasks { (task_line(task)) } } }
@@ -133,13 +132,13 @@ fn answers_section(view: &ItemView, report: Option<&Value>) -> Markup {
     }
 }
 
-fn one_window(answers: &[Answer], tasks: &[Task]) -> Markup {
+fn one_window(answers: &[AnswerReport], tasks: &[Task]) -> Markup {
     html! {
         div.card.answered {
             @if let Some(first) = answers.first() {
                 p.window {
                     (clock(first.start)) "\u{2013}" (clock(first.end))
-                    span.muted { (number(first.frames as u64, "frame")) }
+                    span.muted { (number(first.frames() as u64, "frame")) }
                 }
             }
             dl {
@@ -159,28 +158,24 @@ fn task_line(asked: &Task) -> Markup {
     html! { li { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } } }
 }
 
-fn details(view: &ItemView, report: Option<&Value>) -> Markup {
-    let null = Value::Null;
-    let report = report.unwrap_or(&null);
+fn details(view: &ItemView, report: Option<&ItemReport>) -> Markup {
     let message = view.message.as_ref().ok();
-    let as_text = |value: &Value| value.as_str().map(str::to_owned);
-    let model: Option<ModelInfo> = serde_json::from_value(report["model"].clone()).ok();
-    let sha256 = model.iter().flat_map(|model| &model.sha256);
-    let hashes: Vec<(&str, &str)> = sha256.map(|(role, hash)| (role.as_str(), hash.as_str())).collect();
+    let body = report.map(|report| &report.body);
+    let hashes: Vec<_> = body.iter().flat_map(|body| &body.model.sha256).collect();
     html! {
         section.card {
             h2 { "Video" }
             (layout::facts(&[
                 ("From", message.and_then(|message| code(&message.video))),
                 ("Name", message.and_then(|message| text(message.custom_id.as_ref()?))),
-                ("Size", report["input"]["bytes"].as_u64().and_then(|n| text(bytes(n)))),
-                ("Format", video_format(&report["videos"][0]).and_then(text)),
+                ("Size", report.and_then(|report| text(bytes(report.input.bytes?)))),
+                ("Format", body.and_then(|body| text(video_format(body.videos.first()?)))),
                 ("Frames", message.and_then(|message| text(sampling(&message.spec.sampling)))),
                 ("Attempts", text(view.row.attempts())),
-                ("Worker", view.row.worker.clone().or_else(|| as_text(&report["worker"])).and_then(code)),
+                ("Worker", view.row.worker.as_ref().or(report.map(|report| &report.worker)).and_then(code)),
                 ("Claimed", view.row.claimed_at.map(time)),
                 ("Ended", view.row.ended_at.map(time)),
-                ("Model", as_text(&report["model"]["name"]).and_then(text)),
+                ("Model", body.and_then(|body| text(&body.model.name))),
             ]))
             @if !hashes.is_empty() {
                 details {
@@ -188,7 +183,7 @@ fn details(view: &ItemView, report: Option<&Value>) -> Markup {
                     dl.facts { @for (role, hash) in &hashes { div { dt { (role) } dd { code { (hash) } } } } }
                 }
             }
-            @for warning in report["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            @for warning in body.iter().flat_map(|body| &body.warnings) {
                 p.notice { (warning) }
             }
         }
@@ -196,28 +191,21 @@ fn details(view: &ItemView, report: Option<&Value>) -> Markup {
 }
 
 /// `mov, h264, 640 x 360, 0:10, 25 frames per second`
-fn video_format(video: &Value) -> Option<String> {
-    let (container, codec) = (video["container"].as_str()?, video["codec"].as_str()?);
-    let (width, height) = (video["width"].as_u64()?, video["height"].as_u64()?);
-    let (duration, fps) = (video["duration"].as_f64()?, video["average_fps"].as_f64()?);
-    let motion = if duration > 0.0 {
-        format!(", {}, {fps:.4} frames per second", clock(duration))
+fn video_format(video: &VideoInfo) -> String {
+    let VideoInfo { container, codec, width, height, duration, average_fps, .. } = video;
+    let motion = if *duration > 0.0 {
+        format!(", {}, {average_fps:.4} frames per second", clock(*duration))
     } else {
         String::new()
     };
-    Some(format!("{container}, {codec}, {width} \u{d7} {height}{motion}"))
+    format!("{container}, {codec}, {width} \u{d7} {height}{motion}")
 }
 
 /// Renders the seconds of each stage as bars.
-fn stages(report: &Value) -> Markup {
-    let timing = &report["timing"];
-    let stages = [
-        ("fetch", &report["fetch_s"]),
-        ("decode", &timing["decode_s"]),
-        ("encode", &timing["encode_s"]),
-        ("answer", &timing["answer_s"]),
-    ]
-    .map(|(name, value)| (name, value.as_f64().unwrap_or(0.0)));
+fn stages(report: &ItemReport) -> Markup {
+    let Timing { decode_s, encode_s, answer_s, total_s } = report.body.timing;
+    let stages =
+        [("fetch", report.fetch_s), ("decode", decode_s), ("encode", encode_s), ("answer", answer_s)];
     let longest = stages.iter().map(|(_, s)| *s).fold(f64::MIN_POSITIVE, f64::max);
     html! {
         section.card {
@@ -231,10 +219,8 @@ fn stages(report: &Value) -> Markup {
                     }
                 }
             }
-            @if let Some(total) = timing["total_s"].as_f64() {
-                p.muted { "From opening the file to the last answer: " (format!("{total:.2} s")) "." }
-            }
-            @if report["recalled"].as_bool() == Some(true) {
+            p.muted { "From opening the file to the last answer: " (format!("{total_s:.2} s")) "." }
+            @if report.body.cache_hit {
                 p.notice { "Answered from cached visual tokens; the video was not decoded." }
             }
         }

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, RawQuery, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use jobs::JobId;
 use jobs::ledger::{ItemRecord, JobRecord, Ledger};
 use jobs::state::{Counts, ItemState, JobState};
 use jobs::time::{Millis, now};
+use jobs::{ItemId, JobId};
 use maud::{Markup, html};
-use serde_json::Value;
-use url::form_urlencoded;
+use serde::Deserialize;
 
 use super::format::{about_left, clock, input, number, percent, sampling, span, task};
 use super::layout::{code, text, time};
-use super::reports::{self, answers};
-use super::{PageError, Pages, item_id, item_path, job_id, job_path, layout, render};
+use super::reports::{self, ReadReport};
+use super::{PageError, Pages, item_path, job_path, layout, render};
 use crate::api::JobMessage;
 use crate::api::report_key;
 use crate::jobs::progress::JobProgress;
@@ -26,19 +26,25 @@ const ITEMS: u32 = 50;
 /// Answers per video; the page of the video has all.
 const ANSWERS: usize = 4;
 
+/// Query of the page.
+#[derive(Debug, Deserialize)]
+pub struct Position {
+    /// Last video of the page before.
+    after: Option<ItemId>,
+}
+
 pub async fn page(
     State(pages): State<Arc<Pages>>,
-    Path(id): Path<String>,
-    RawQuery(query): RawQuery,
+    id: Result<Path<JobId>, PathRejection>,
+    position: Result<Query<Position>, QueryRejection>,
 ) -> Result<Response, PageError> {
     let backends = pages.backends()?;
-    let id = job_id(id)?;
+    let (Path(id), Query(Position { after })) = (id?, position?);
     let Some(record) = backends.ledger.job(&id).await? else {
         return Err(PageError::NotFound(format!("{id}: no such job in the ledger.")));
     };
     let counts = backends.ledger.counts(&id).await?;
-    let after = form_value(query.as_deref().unwrap_or(""), "after");
-    let rows = rows(&backends.ledger, &id, after.clone()).await?;
+    let rows = rows(&backends.ledger, &id, after.as_ref()).await?;
     let job = JobMessage::from_ledger(&record.message);
     let key = |row: &ItemRecord| {
         let job = job.as_ref().ok().filter(|_| row.state == ItemState::Succeeded)?;
@@ -66,20 +72,13 @@ pub async fn page(
     Ok(render(id.as_str(), !record.state.is_end(), body))
 }
 
-/// Returns a value of a query or a form.
-pub fn form_value(encoded: &str, name: &str) -> Option<String> {
-    let mut pairs = form_urlencoded::parse(encoded.as_bytes());
-    pairs.find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
-}
-
 /// Reads a page of items; fails if `after` is not an item of the job.
-async fn rows(ledger: &Ledger, job: &JobId, after: Option<String>) -> Result<Vec<ItemRecord>, PageError> {
+async fn rows(ledger: &Ledger, job: &JobId, after: Option<&ItemId>) -> Result<Vec<ItemRecord>, PageError> {
     let Some(after) = after else { return Ok(ledger.items(job, None, ITEMS).await?) };
-    let after = item_id(after)?;
-    let Some(last) = ledger.item(job, &after).await? else {
+    let Some(last) = ledger.item(job, after).await? else {
         return Err(PageError::NotFound(format!("{job}/{after}: no such video in the ledger.")));
     };
-    Ok(ledger.items(job, Some((last.position, &after)), ITEMS).await?)
+    Ok(ledger.items(job, Some((last.position, after)), ITEMS).await?)
 }
 
 fn progress(record: &JobRecord, counts: &Counts, current: Option<JobProgress>, now: Millis) -> Markup {
@@ -171,9 +170,7 @@ fn states(record: &JobRecord, now: Millis) -> Markup {
     }
 }
 
-type Read = Result<Option<Value>, String>;
-
-fn table(job: &JobId, rows: &[ItemRecord], reports: &[Read], is_later: bool) -> Markup {
+fn table(job: &JobId, rows: &[ItemRecord], reports: &[ReadReport], is_later: bool) -> Markup {
     if rows.is_empty() {
         return html! {
             p.empty { @if is_later { "No more videos." } @else { "No videos yet." } }
@@ -208,7 +205,7 @@ fn table(job: &JobId, rows: &[ItemRecord], reports: &[Read], is_later: bool) -> 
     }
 }
 
-fn cell(row: &ItemRecord, report: &Read) -> Markup {
+fn cell(row: &ItemRecord, report: &ReadReport) -> Markup {
     if let Some(why) = &row.failure {
         return html! { p.why { code { (why.code) } " " (why.message) } };
     }
@@ -224,7 +221,7 @@ fn cell(row: &ItemRecord, report: &Read) -> Markup {
             None => html! {},
         },
         Ok(Some(report)) => {
-            let all = answers(report);
+            let all = report.body.answers();
             let windows = all.iter().any(|answer| answer.start > 0.0);
             html! {
                 @for answer in all.iter().take(ANSWERS) {

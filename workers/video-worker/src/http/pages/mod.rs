@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
@@ -91,6 +92,8 @@ async fn with_default_headers(mut response: Response) -> Response {
 /// Error page.
 enum PageError {
     NotFound(String),
+    /// The form lacks a field, or is too large.
+    BadForm(FormRejection),
     Forbidden(String),
     /// A backend is unavailable.
     Unavailable(String),
@@ -105,10 +108,30 @@ impl From<LedgerError> for PageError {
     }
 }
 
+/// No page has a path or query with an invalid id.
+impl From<PathRejection> for PageError {
+    fn from(rejection: PathRejection) -> Self {
+        PageError::NotFound(rejection.body_text())
+    }
+}
+
+impl From<QueryRejection> for PageError {
+    fn from(rejection: QueryRejection) -> Self {
+        PageError::NotFound(rejection.body_text())
+    }
+}
+
+impl From<FormRejection> for PageError {
+    fn from(rejection: FormRejection) -> Self {
+        PageError::BadForm(rejection)
+    }
+}
+
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let (status, title, why) = match self {
             PageError::NotFound(why) => (StatusCode::NOT_FOUND, "Not found", why),
+            PageError::BadForm(rejection) => (rejection.status(), "Not understood", rejection.body_text()),
             PageError::Forbidden(why) => (StatusCode::FORBIDDEN, "Refused", why),
             PageError::Unavailable(why) => (StatusCode::SERVICE_UNAVAILABLE, "Not available now", why),
             PageError::Conflict(why) => (StatusCode::CONFLICT, "Not done", why),
@@ -125,14 +148,6 @@ impl IntoResponse for PageError {
 /// Renders a page.
 fn render(title: &str, refresh: bool, body: Markup) -> Response {
     layout::page(title, refresh.then_some(layout::REFRESH_S), body).into_response()
-}
-
-fn job_id(text: String) -> Result<JobId, PageError> {
-    JobId::try_from(text).map_err(|why| PageError::NotFound(why.message))
-}
-
-fn item_id(text: String) -> Result<ItemId, PageError> {
-    ItemId::try_from(text).map_err(|why| PageError::NotFound(why.message))
 }
 
 /// Returns the path of a job. Ids consist of letters, digits, `.`, `_` and `-`, so a URL needs no escaping.

@@ -10,12 +10,11 @@ use flamingo::Pipeline;
 use jobs::worker::{Observer, Step, Stop};
 use jobs::{ItemId, JobId};
 use video_worker::app::{Backends, build_worker};
-use video_worker::jobs::WorkerObserver;
 use video_worker::settings;
 
 struct CrashAfter(String);
 
-impl Observer for CrashAfter {
+impl<R> Observer<R> for CrashAfter {
     fn step(&self, step: Step<'_>, job: Option<&JobId>, item: Option<&ItemId>) {
         let step = format!("{step:?}");
         eprintln!("{step} {job:?} {item:?}");
@@ -26,8 +25,6 @@ impl Observer for CrashAfter {
         }
     }
 }
-
-impl WorkerObserver for CrashAfter {}
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
