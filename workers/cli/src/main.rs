@@ -103,14 +103,18 @@ enum Command {
 }
 
 impl Command {
+    /// Whether the command runs until it is stopped.
+    fn is_server(&self) -> bool {
+        #[cfg(feature = "service")]
+        return matches!(self, Command::Work(_));
+        #[cfg(not(feature = "service"))]
+        false
+    }
+
     /// Log filter when `FLAMINGO_LOG` is not set: a server logs its progress, the other commands only errors.
     fn default_log_filter(&self) -> &'static str {
-        match self {
-            // lapin warns of every reply without a receiver.
-            #[cfg(feature = "service")]
-            Command::Work(_) => "info,lapin=error,sqlx=warn",
-            _ => "error",
-        }
+        // lapin warns of every reply without a receiver.
+        if self.is_server() { "info,lapin=error,sqlx=warn" } else { "error" }
     }
 
     /// Whether the command exports spans.
@@ -130,6 +134,9 @@ fn main() -> ExitCode {
     if let Command::DecodeFrames { request } = &command {
         // The decoder process runs the decoder only: no logging, no model, no settings.
         return exit_code(inference::decoder::serve(request).map(|()| true).map_err(Into::into));
+    }
+    if !command.is_server() {
+        process::end_on_closed_pipe();
     }
     // Dropped last: it sends the last spans.
     let _traces = match init_logs_and_traces(&command) {

@@ -1,4 +1,4 @@
-//! This process: its executable, and its number of threads.
+//! This process: its executable, its signals, and its number of threads.
 
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -14,6 +14,14 @@ const RAYON_THREADS: &str = "RAYON_NUM_THREADS";
 /// The operating system does not tell the path.
 pub fn own_executable() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("cannot find this program on disk")
+}
+
+/// Ends this process, without a message, when it writes to a pipe whose reader is gone, as in `flamingo frames clip.mp4 |
+/// head -1`. Rust ignores the signal by default, and then the write is an error. Writing to a closed socket stays an error.
+#[allow(unsafe_code)]
+pub fn end_on_closed_pipe() {
+    // SAFETY: the default action of a signal runs no code of this program.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }
 
 /// Fixes the number of threads of the model: `threads`, or one per core. Restarts the program where it is not set yet.
