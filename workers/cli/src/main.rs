@@ -105,10 +105,11 @@ enum Command {
 impl Command {
     /// Whether the command runs until it is stopped.
     fn is_server(&self) -> bool {
-        #[cfg(feature = "service")]
-        return matches!(self, Command::Work(_));
-        #[cfg(not(feature = "service"))]
-        false
+        match self {
+            #[cfg(feature = "service")]
+            Command::Work(_) => true,
+            _ => false,
+        }
     }
 
     /// Log filter when `FLAMINGO_LOG` is not set: a server logs its progress, the other commands only errors.
