@@ -125,11 +125,8 @@ fn engine_scores_what_pipeline_scores() {
     check("pipeline", &together);
     let engine = Engine::start(pipeline(), LIMITS).unwrap();
     let medium = engine.encode(prepared, &context).unwrap();
-    // A caption that never ends shares every step with the scores, so that both kinds are in one batch.
-    let endless = Generation {
-        strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
-        max_new_tokens: 500,
-    };
+    // This caption shares every step with the scores, so that both kinds are in one batch.
+    let endless = endless();
     let (cancel, flag) = Cancel::by_flag();
     let cancelled = RequestContext { cancel, ..context.clone() };
     std::thread::scope(|scope| {
@@ -185,6 +182,12 @@ fn rejects_too_large_requests_and_answers_the_others() {
     assert!(Engine::start(pipeline(), none).is_err(), "an engine without memory started");
 }
 
+/// Returns the options of a caption that goes on until it is cancelled.
+fn endless() -> Generation {
+    let strategy = Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 };
+    Generation { strategy, max_new_tokens: 500 }
+}
+
 /// A cancelled request frees its memory for a waiting one.
 #[test]
 fn cancelled_requests_free_their_memory() {
@@ -193,10 +196,7 @@ fn cancelled_requests_free_their_memory() {
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
     let context = RequestContext::default();
     let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &context).unwrap();
-    let endless = Generation {
-        strategy: Strategy::Sample { temperature: 5.0, top_k: 0, top_p: 1.0, seed: 1 },
-        max_new_tokens: 500,
-    };
+    let endless = endless();
     let (cancel, flag) = Cancel::by_flag();
     let cancelled = RequestContext { cancel, ..context.clone() };
     std::thread::scope(|scope| {
