@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
 use crate::generate::{Completion, Finish, Generation, Goal, Output, SequencePlan, run_until};
 use crate::kernels::threads::on_rayon;
-use crate::model::MediaKv;
+use crate::model::{MediaKv, MediumPixels};
 use crate::prompt::{Prompt, PromptIds};
 use crate::task::{Choice, Plan, PlanOutput, Task, TaskAnswer};
 use crate::video::Frame;
@@ -26,7 +26,7 @@ pub struct Pipeline {
 pub struct Medium {
     /// Visual tokens (q, d).
     pub visual_tokens: Tensor,
-    /// Presentation time of every encoded frame, in seconds after the first frame of the video.
+    /// Presentation time of the frame that is shown at every sampled moment, in seconds after the first frame of the video.
     pub frame_times: Vec<f64>,
     /// Keys and values at every gated cross-attention, projected on first use. Clones share them.
     kv: Arc<OnceLock<Arc<MediaKv>>>,
@@ -88,16 +88,21 @@ impl Pipeline {
 
     /// Resizes a frame for the encoder, so that the caller can drop the original.
     pub fn prepare(&self, frame: &Frame) -> Frame {
-        Frame { pts: frame.pts, image: self.loaded.preprocess.frame(&frame.image) }
+        let image = self.loaded.preprocess.frame(&frame.image);
+        Frame { pts: frame.pts, moments: frame.moments.clone(), image }
     }
 
-    /// Returns the normalised pixels of prepared frames: (t, 3, h, w).
+    /// Returns the normalised pixels of prepared frames, each shown at all its moments.
     ///
     /// # Errors
     /// The device refuses an operation.
-    pub fn pixels(&self, prepared: &[Frame]) -> Result<Tensor> {
+    pub fn pixels(&self, prepared: &[Frame]) -> Result<MediumPixels> {
         let images: Vec<_> = prepared.iter().map(|f| &f.image).collect();
-        self.loaded.preprocess.pixels(&images, &self.options.device, self.options.dtype)
+        let Pipeline { loaded, options } = self;
+        let pictures = loaded.preprocess.pixels(&images, &options.device, options.dtype)?;
+        let repeats = prepared.iter().any(|frame| frame.moments.len() != 1);
+        let shown = || prepared.iter().zip(0..).flat_map(|(f, picture)| vec![picture; f.moments.len()]);
+        Ok(MediumPixels { pictures, shown: repeats.then(|| shown().collect()) })
     }
 
     /// Encodes one medium: prepared frames -> visual tokens.
@@ -118,9 +123,10 @@ impl Pipeline {
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
         let tokens = on_rayon(|| self.loaded.model.visual_tokens(&pixels, None))?;
-        let frames = media.iter().map(|frames| frames.len()).sum::<usize>();
-        tracing::debug!(media = media.len(), frames, "encoded");
-        let times = media.iter().map(|frames| frames.iter().map(|f| f.pts).collect());
+        let pictures = media.iter().map(|frames| frames.len()).sum::<usize>();
+        tracing::debug!(media = media.len(), pictures, "encoded");
+        let times = |frames: &&[Frame]| frames.iter().flat_map(|f| vec![f.pts; f.moments.len()]).collect();
+        let times = media.iter().map(times);
         Ok(tokens
             .into_iter()
             .zip(times)

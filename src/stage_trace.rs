@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 
 use crate::error::{Error, Result};
-use crate::model::RowInput;
+use crate::model::{MediumPixels, RowInput};
 use crate::pipeline::Pipeline;
 use crate::prompt::Prompt;
 
@@ -29,7 +29,8 @@ pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[Tensor]) -> Result<Vec<
         let lengths = media.iter().map(|m| Ok(m.dim(0)? as u32)).collect::<Result<Vec<_>>>()?;
         stages.push(("pixels".into(), Tensor::cat(media, 0)?));
         stages.push(("lengths".into(), Tensor::new(lengths, &device)?));
-        for tokens in model.visual_tokens(media, Some(&mut recorder(&mut stages)))? {
+        let pixels: Vec<MediumPixels> = media.iter().cloned().map(MediumPixels::from).collect();
+        for tokens in model.visual_tokens(&pixels, Some(&mut recorder(&mut stages)))? {
             media_kv.push(model.media_kv(&tokens)?);
         }
     }

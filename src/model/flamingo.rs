@@ -148,6 +148,66 @@ impl<F: FnMut(&str, &Tensor) -> Result<()>> Observe for WithHeads<F> {
 /// Borrowed receiver of stages.
 pub type Observer<'o> = &'o mut dyn Observe;
 
+/// Pixels of one medium, normalised for the vision encoder.
+#[derive(Debug, Clone)]
+pub struct MediumPixels {
+    /// Pixels of the different pictures (p, 3, h, w).
+    pub pictures: Tensor,
+    /// Index of the picture that each of the t frames shows; `None` if the frames are the pictures.
+    pub shown: Option<Vec<u32>>,
+}
+
+impl From<Tensor> for MediumPixels {
+    /// Takes the pixels of frames that are all different (t, 3, h, w).
+    fn from(pictures: Tensor) -> Self {
+        Self { pictures, shown: None }
+    }
+}
+
+impl MediumPixels {
+    /// Returns the number of frames t.
+    ///
+    /// # Errors
+    /// The pixels are a scalar.
+    pub fn frames(&self) -> Result<usize> {
+        match &self.shown {
+            Some(shown) => Ok(shown.len()),
+            None => Ok(self.pictures.dim(0)?),
+        }
+    }
+
+    /// Returns the pixels of all frames, repeated pictures included (t, 3, h, w).
+    ///
+    /// # Errors
+    /// A frame shows a picture that does not exist.
+    pub fn repeated(&self) -> Result<Tensor> {
+        match &self.shown {
+            Some(shown) => {
+                Ok(self.pictures.index_select(&Tensor::new(&shown[..], self.pictures.device())?, 0)?)
+            }
+            None => Ok(self.pictures.clone()),
+        }
+    }
+}
+
+/// Maps features of pictures (sum of p, s, d) to features of frames (sum of t, s, d).
+fn place_at_moments(features: &Tensor, media: &[MediumPixels]) -> Result<Tensor> {
+    if media.iter().all(|m| m.shown.is_none()) {
+        return Ok(features.clone());
+    }
+    let mut indices = Vec::new();
+    let mut first = 0;
+    for medium in media {
+        let pictures = medium.pictures.dim(0)? as u32;
+        match &medium.shown {
+            Some(shown) => indices.extend(shown.iter().map(|picture| first + picture)),
+            None => indices.extend(first..first + pictures),
+        }
+        first += pictures;
+    }
+    Ok(features.index_select(&Tensor::new(indices, features.device())?, 0)?)
+}
+
 impl Flamingo {
     /// Builds a model with [`FlamingoParts::from_config`].
     ///
@@ -220,23 +280,27 @@ impl Flamingo {
         Ok(false)
     }
 
-    /// Encodes the pixels of several media, each (t, 3, h, w) with its own t. Returns the visual tokens of each (q, d).
+    /// Encodes several media. Returns the visual tokens of each (q, d).
     ///
     /// # Errors
     /// The media differ in size, or the device refuses an operation.
-    pub fn visual_tokens(&self, media: &[Tensor], mut observe: Option<Observer>) -> Result<Vec<Tensor>> {
+    pub fn visual_tokens(
+        &self,
+        media: &[MediumPixels],
+        mut observe: Option<Observer>,
+    ) -> Result<Vec<Tensor>> {
         self.media_encoded.fetch_add(media.len() as u64, Ordering::Relaxed);
-        let frames = Tensor::cat(media, 0)?;
-        let n = frames.dim(0)?;
+        let pictures = Tensor::cat(&media.iter().map(|m| &m.pictures).collect::<Vec<_>>(), 0)?;
+        let n = pictures.dim(0)?;
         let features = (0..n)
             .step_by(FRAMES_PER_PASS)
-            .map(|i| self.parts.vision.encode(&frames.narrow(0, i, FRAMES_PER_PASS.min(n - i))?))
+            .map(|i| self.parts.vision.encode(&pictures.narrow(0, i, FRAMES_PER_PASS.min(n - i))?))
             .collect::<Result<Vec<_>>>()?;
-        let features = Tensor::cat(&features, 0)?; // (sum of t, s, d)
+        let features = place_at_moments(&Tensor::cat(&features, 0)?, media)?; // (sum of t, s, d)
         if let Some(observe) = observe.as_deref_mut() {
             observe.stage("features", &features)?;
         }
-        let lengths = media.iter().map(|m| m.dim(0)).collect::<Result<Vec<_>, _>>()?;
+        let lengths = media.iter().map(MediumPixels::frames).collect::<Result<Vec<_>>>()?;
         let tokens = self.connect(&features, &lengths)?;
         if let Some(observe) = observe {
             let same = tokens.windows(2).all(|pair| pair[0].dims() == pair[1].dims());

@@ -233,7 +233,8 @@ fn features_are_visual_tokens_without_resampler() {
     for (config, width) in [(ConnectorConfig::Identity, 10), (projector, 8)] {
         let (parts, weights) = parts_with(config.clone());
         let model = Flamingo::from_parts(parts).unwrap();
-        let tokens = model.visual_tokens(&media, None).unwrap();
+        let pixels = media.clone().map(MediumPixels::from);
+        let tokens = model.visual_tokens(&pixels, None).unwrap();
         let shapes: Vec<_> = tokens.iter().map(|tokens| tokens.dims().to_vec()).collect();
         assert_eq!(shapes, [[6, width], [3, width]]);
         let vars = weights.vars();

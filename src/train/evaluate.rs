@@ -216,7 +216,7 @@ pub fn frames_under(clip: &Clip, index: u64, condition: Condition) -> Vec<RgbIma
 }
 
 fn prepared(pipeline: &Pipeline, clip: &Clip, index: u64, condition: Condition) -> Vec<Frame> {
-    let frame = |(i, image)| pipeline.prepare(&Frame { pts: i as f64, image });
+    let frame = |(i, image)| pipeline.prepare(&Frame::at(i as f64, image));
     frames_under(clip, index, condition).into_iter().enumerate().map(frame).collect()
 }
 

@@ -2,8 +2,8 @@
 //!
 //! The scan (`scan.rs`) knows the time of every frame, so the sampling selects frames before any decoding,
 //! and the plan (`plan.rs`) lists the packets that they need. If the decoder does not return a predicted
-//! frame, every packet from that segment on is decoded, and each remaining target gets the first frame at or
-//! after it.
+//! frame, every packet from the GOP before that segment on is decoded, and the moments of a frame that does not
+//! decode get the frame before it, which a player still shows.
 
 mod convert;
 mod open;
@@ -20,6 +20,7 @@ pub(super) use self::open::SourceFile;
 use self::open::{Demuxer, StreamHeader};
 use self::scan::{PresentedFrame, Scan};
 use super::plan::{self, Plan};
+use super::sampling::{Moments, VideoTimes};
 use super::{Frame, FrameSampling, Summary, VideoInfo, VideoLimits, Warning};
 use crate::error::VideoError;
 
@@ -49,10 +50,22 @@ impl Stream {
         Ok((Stream { source, limits: limits.clone(), header, scan: Arc::new(scan), times }, info))
     }
 
+    /// Times of all frames, in seconds since the first one.
+    fn times(&self) -> VideoTimes<'_> {
+        let time_base = self.header.time_base;
+        let last = self.times[self.times.len() - 1];
+        VideoTimes {
+            frames: &self.times,
+            end: last + seconds(self.scan.duration, time_base),
+            interval: seconds(self.scan.interval, time_base),
+            tick: seconds(1, time_base),
+        }
+    }
+
     pub(super) fn frames(&self, sampling: &FrameSampling, full: bool) -> Result<Frames, VideoError> {
-        let selection = sampling.select(&self.times)?;
-        let wanted: Vec<PresentedFrame> = selection.frames.iter().map(|i| self.scan.presented[*i]).collect();
-        let packets: Vec<usize> = wanted.iter().map(|frame| frame.packet).collect();
+        let selection = sampling.select(&self.times())?;
+        let presented = |index: usize| self.scan.presented[index];
+        let packets: Vec<usize> = selection.frames.iter().map(|f| presented(f.index).packet).collect();
         let full = full || self.scan.derived;
         let plan = if full { Plan::default() } else { plan::plan(&self.scan.packets, &packets) };
         let decoded = if full { self.scan.packets.len() } else { plan.packets_to_send() } as u64;
@@ -63,23 +76,25 @@ impl Stream {
                 allowed: self.limits.max_decoded_frames,
             });
         }
-        let (demuxer, _) = Demuxer::open(&self.source, &self.limits)?;
+        let demuxer = Demuxer::open(&self.source, &self.limits)?.0.with_shifts(&self.scan.shifts);
         let decoder = VideoDecoder::new(&demuxer, &self.source, &self.limits)?;
         let mut warnings = self.scan.warnings.clone();
         if selection.left_out > 0 {
             warnings.push(Warning::LeftOut { frames: selection.left_out });
         }
+        let wanted = selection.frames.into_iter();
         Ok(Frames {
             source: self.source.clone(),
             limits: self.limits.clone(),
             time_base: self.header.time_base,
             first_pts: self.scan.presented[0].pts,
-            packets: self.scan.packets.len(),
+            scan: self.scan.clone(),
             demuxer,
             decoder,
             converter: Converter::new(self.header.orientation),
             clock: FrameClock { derived: self.scan.derived, last: None },
-            wanted: wanted.iter().map(|frame| frame.pts).collect(),
+            wanted: wanted.map(|f| WantedFrame { pts: presented(f.index).pts, moments: f.moments }).collect(),
+            held: None,
             converted: 0,
             plan,
             mode: if full { Mode::Full } else { Mode::Planned { segment: 0 } },
@@ -106,7 +121,7 @@ fn info(source: &SourceFile, header: &StreamHeader, scan: &Scan, times: &[f64]) 
         width,
         height,
         orientation: header.orientation,
-        duration: span + seconds(scan.last_duration, header.time_base),
+        duration: span + seconds(scan.duration, header.time_base),
         frames,
         average_fps,
         start_pts: seconds(scan.presented[0].pts, header.time_base),
@@ -183,6 +198,12 @@ enum Mode {
     Full,
 }
 
+/// A selected frame that is not decoded yet.
+struct WantedFrame {
+    pts: i64,
+    moments: Moments,
+}
+
 /// Iterator state for the frames of one sampling.
 pub(super) struct Frames {
     source: SourceFile,
@@ -190,14 +211,15 @@ pub(super) struct Frames {
     time_base: (i64, i64),
     /// pts of the first presented frame.
     first_pts: i64,
-    /// Number of packets in the stream.
-    packets: usize,
+    scan: Arc<Scan>,
     demuxer: Demuxer,
     decoder: VideoDecoder,
     converter: Converter,
     clock: FrameClock,
-    /// pts of the selected frames that are not decoded yet, ascending.
-    wanted: VecDeque<i64>,
+    /// Ascending by pts.
+    wanted: VecDeque<WantedFrame>,
+    /// The last decoded picture and its pts, if every packet is decoded.
+    held: Option<(frame::Video, i64)>,
     /// Frames converted so far, those in `ready` included.
     converted: usize,
     plan: Plan,
@@ -236,12 +258,13 @@ impl Frames {
             warnings.push(Warning::DecodeErrors { packets: self.decoder.errors });
         }
         if self.done && !self.wanted.is_empty() {
-            warnings.push(Warning::MissingFrames { frames: self.wanted.len() });
+            let moments = self.wanted.iter().map(|wanted| wanted.moments.len());
+            warnings.push(Warning::MissingFrames { frames: moments.sum() });
         }
         Summary {
             picked: (self.converted - self.ready.len()) as u64,
             decoded: self.sent,
-            skipped: (self.packets as u64).saturating_sub(self.sent),
+            skipped: (self.scan.packets.len() as u64).saturating_sub(self.sent),
             warnings,
         }
     }
@@ -292,11 +315,14 @@ impl Frames {
         let from = self
             .wanted
             .front()
-            .map_or(0.0, |pts| seconds(pts.saturating_sub(self.first_pts), self.time_base));
+            .map_or(0.0, |wanted| seconds(wanted.pts.saturating_sub(self.first_pts), self.time_base));
         self.warnings.push(Warning::FullDecode { from });
-        (self.demuxer, _) = Demuxer::open(&self.source, &self.limits)?;
+        // The frame before the segment is on the screen until the first one of the segment that decodes.
+        let restart = |i: &usize| self.scan.packets[*i].properties.random_access;
+        let start = (0..index).rev().find(restart).unwrap_or(0);
+        self.demuxer = Demuxer::open(&self.source, &self.limits)?.0.with_shifts(&self.scan.shifts);
         self.at = 0;
-        while self.at < index && self.demuxer.next().is_some() {
+        while self.at < start && self.demuxer.next().is_some() {
             self.at += 1;
         }
         self.decoder.video.flush();
@@ -322,23 +348,41 @@ impl Frames {
         let mut picture = frame::Video::empty();
         while self.decoder.receive(&mut picture) {
             let pts = self.clock.tick(&picture);
-            let Some(next) = self.wanted.front() else { continue };
-            if pts < *next {
-                continue;
-            }
-            if pts > *next && matches!(self.mode, Mode::Planned { .. }) {
+            if matches!(self.mode, Mode::Full) {
+                self.show_held(&picture, pts)?;
+            } else if self.wanted.front().is_some_and(|wanted| wanted.pts < pts) {
                 return Ok(Err(Mismatch));
             }
-            while self.wanted.front().is_some_and(|wanted| *wanted <= pts) {
-                self.wanted.pop_front();
+            if self.wanted.front().is_some_and(|wanted| wanted.pts == pts)
+                && let Some(WantedFrame { moments, .. }) = self.wanted.pop_front()
+            {
+                self.push_frame(&picture, pts, moments)?;
             }
-            self.push_frame(&picture, pts)?;
+            if matches!(self.mode, Mode::Full) {
+                let free = self.held.take().map_or_else(frame::Video::empty, |(held, _)| held);
+                self.held = Some((std::mem::replace(&mut picture, free), pts));
+            }
         }
         Ok(Ok(()))
     }
 
+    /// Gives the moments of frames that did not decode to the picture before `next`, which has the time `pts`. If there
+    /// is none, `next` is the first that decodes.
+    fn show_held(&mut self, next: &frame::Video, pts: i64) -> Result<(), VideoError> {
+        let held = self.held.take();
+        while self.wanted.front().is_some_and(|wanted| wanted.pts < pts) {
+            let Some(WantedFrame { moments, .. }) = self.wanted.pop_front() else { break };
+            match &held {
+                Some((picture, pts)) => self.push_frame(picture, *pts, moments)?,
+                None => self.push_frame(next, pts, moments)?,
+            }
+        }
+        self.held = held;
+        Ok(())
+    }
+
     /// Converts a picture to RGB and appends it to `ready`.
-    fn push_frame(&mut self, picture: &frame::Video, pts: i64) -> Result<(), VideoError> {
+    fn push_frame(&mut self, picture: &frame::Video, pts: i64, moments: Moments) -> Result<(), VideoError> {
         let at = seconds(pts.saturating_sub(self.first_pts), self.time_base);
         let (width, height) = (picture.width(), picture.height());
         self.limits.check_pixels(&self.source.path, width, height)?;
@@ -348,7 +392,7 @@ impl Frames {
         let path = || self.source.path.clone();
         let image =
             self.converter.rgb(picture).map_err(|reason| VideoError::Decode { path: path(), at, reason })?;
-        self.ready.push_back(Frame { pts: at, image });
+        self.ready.push_back(Frame { pts: at, image, moments });
         self.converted += 1;
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! Bytes -> frames.
 //!
 //! [`Video::open`] detects the format of the file and scans its packets, within [`VideoLimits`].
-//! [`Video::frames`] gives the frames of a [`FrameSampling`], one at a time. They are bit-equal to those of a
-//! full decode, but most packets are never decoded. Images are videos of one frame.
+//! [`Video::frames`] gives the frames of a [`FrameSampling`], one at a time, each with the moments at which a
+//! player shows it. They are bit-equal to those of a full decode, but most packets are never decoded. Images are
+//! videos of one frame.
 //!
 //! ```no_run
 //! use flamingo::video::{FrameSampling, Video, VideoLimits};
@@ -27,6 +28,8 @@ mod bitstream;
 #[cfg(feature = "video")]
 mod plan;
 #[cfg(feature = "video")]
+mod times;
+#[cfg(feature = "video")]
 mod yuv;
 
 #[cfg(feature = "video")]
@@ -47,7 +50,7 @@ use serde::{Deserialize, Serialize};
 
 pub use limits::VideoLimits;
 pub use orientation::Orientation;
-pub use sampling::{FrameSampling, FrameSelection};
+pub use sampling::{FrameSampling, FrameSelection, Moments, SAMPLING_CONTRACT, SelectedFrame, VideoTimes};
 
 use crate::error::VideoError;
 
@@ -56,8 +59,17 @@ use crate::error::VideoError;
 pub struct Frame {
     /// Seconds since the first presented frame.
     pub pts: f64,
+    /// The sampled moments at which a player shows the picture.
+    pub moments: Moments,
     /// The pixels as a player shows them (rotation applied), at their native size.
     pub image: RgbImage,
+}
+
+impl Frame {
+    /// Creates a picture that is shown at one moment, its own time.
+    pub fn at(pts: f64, image: RgbImage) -> Self {
+        Frame { pts, moments: Moments::at(pts), image }
+    }
 }
 
 /// Facts about a video that the packet scan found.
@@ -73,7 +85,8 @@ pub struct VideoInfo {
     pub height: u32,
     /// Rotation and mirroring from a decoded picture to the picture that a player shows.
     pub orientation: Orientation,
-    /// Seconds from the start of the first frame to the end of the last one. Zero for an image.
+    /// Seconds from the start of the first frame to the end of the last one, which is its duration, or the median
+    /// distance of two frames if the container gives none. Zero for an image.
     pub duration: f64,
     /// Number of presented frames, as counted by the scan.
     pub frames: usize,
@@ -103,9 +116,9 @@ pub enum Warning {
         /// Number of refused packets.
         packets: u64,
     },
-    /// No frame at or after the last targets of the sampling could be decoded.
+    /// The last frames of the sampling could not be decoded.
     MissingFrames {
-        /// Number of missing frames.
+        /// Number of moments without a frame.
         frames: usize,
     },
     /// Every packet from a moment on was decoded, because the decoder did not return the frames that the scan
@@ -114,10 +127,43 @@ pub enum Warning {
         /// The moment, in seconds.
         from: f64,
     },
-    /// `max_frames` of the sampling removed frames.
+    /// `max_frames` of the sampling removed moments.
     LeftOut {
-        /// Number of removed frames.
+        /// Number of removed moments.
         frames: usize,
+    },
+    /// The time of one frame could not be true. The frame moved between the frames around it.
+    WrongTime {
+        /// Repaired time in seconds.
+        at: f64,
+        /// Seconds that were added to its time.
+        by: f64,
+    },
+    /// The times of the video begin again, as in recordings that were joined. The later part follows the earlier one.
+    TimesRestart {
+        /// Repaired time of the later part in seconds.
+        at: f64,
+        /// Seconds that were added to the times of the later part.
+        by: f64,
+    },
+    /// The times of a transport stream jump forward. The later part follows the earlier one.
+    TimesJump {
+        /// Repaired time of the later part in seconds.
+        at: f64,
+        /// Seconds that were added to the times of the later part; negative.
+        by: f64,
+    },
+    /// Times were repaired at more places than have warnings of their own.
+    MoreRepairs {
+        /// Number of further repairs.
+        repairs: usize,
+    },
+    /// Bytes of packets within the video are missing or wrong.
+    DamagedPackets {
+        /// Number of damaged packets.
+        packets: usize,
+        /// Time of the first one in seconds.
+        from: f64,
     },
     /// The frame size changes within the video. Every frame keeps its own size.
     SizeChanged {
@@ -143,6 +189,19 @@ impl fmt::Display for Warning {
             Warning::MissingFrames { frames } => write!(f, "{frames} sampled frames did not decode"),
             Warning::FullDecode { from } => write!(f, "every frame from {from:.3} s on had to be decoded"),
             Warning::LeftOut { frames } => write!(f, "{frames} more frames were left out by max_frames"),
+            Warning::WrongTime { at, by } => {
+                write!(f, "the frame at {at:.3} s had a wrong time, which was changed by {by:+.3} s")
+            }
+            Warning::TimesRestart { at, by } => {
+                write!(f, "times restart at {at:.3} s; all later times were changed by {by:+.3} s")
+            }
+            Warning::TimesJump { at, by } => {
+                write!(f, "times jump at {at:.3} s; all later times were changed by {by:+.3} s")
+            }
+            Warning::MoreRepairs { repairs } => write!(f, "times were repaired at {repairs} more places"),
+            Warning::DamagedPackets { packets, from } => {
+                write!(f, "{packets} packets are damaged, the first at {from:.3} s")
+            }
             Warning::SizeChanged { at, width, height } => {
                 write!(f, "the frame size changes to {width}x{height} at {at:.3} s")
             }
@@ -153,7 +212,7 @@ impl fmt::Display for Warning {
 /// Counts and warnings of one pass over the frames of a video.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Summary {
-    /// Frames returned.
+    /// Pictures returned, each once.
     pub picked: u64,
     /// Packets sent to the decoder.
     pub decoded: u64,
@@ -248,7 +307,8 @@ impl Video {
     fn frames_by(&self, sampling: &FrameSampling, full: bool) -> Result<Frames, VideoError> {
         let source = match &self.media {
             VideoMedia::Still(image) => {
-                let selected = !sampling.select(&[0.0])?.frames.is_empty();
+                let times = VideoTimes { frames: &[0.0], end: 0.0, interval: 0.0, tick: 0.0 };
+                let selected = !sampling.select(&times)?.frames.is_empty();
                 FrameSource::Still { image: selected.then(|| image.clone()), returned: 0 }
             }
             #[cfg(feature = "video")]
@@ -339,7 +399,7 @@ impl Iterator for Frames {
             FrameSource::Still { image, returned } => {
                 let image = image.take()?;
                 *returned += 1;
-                Some(Ok(Frame { pts: 0.0, image: Arc::unwrap_or_clone(image) }))
+                Some(Ok(Frame::at(0.0, Arc::unwrap_or_clone(image))))
             }
             #[cfg(feature = "video")]
             FrameSource::Stream(frames) => frames.next(),

@@ -169,7 +169,7 @@ fn the_contact_sheet_shows_every_frame() {
     quick(&["caption", &input, "--out", &folder, "--sheet", "--frames", "5"]).exits(0);
     let name = listing(out.path()).into_iter().find(|name| name.ends_with(".png")).expect("a sheet");
     let sheet = image::open(out.path().join(name)).unwrap().to_rgb8();
-    let blank = |i| Frame { pts: f64::from(i), image: RgbImage::new(288, 160) };
+    let blank = |i| Frame::at(f64::from(i), RgbImage::new(288, 160));
     let mut expected = ContactSheet::new(Layout::default());
     (0..5).map(blank).for_each(|frame| expected.add(&frame));
     assert_eq!(sheet.dimensions(), expected.draw().dimensions());

@@ -30,7 +30,7 @@ fn frames(seed: usize, n: usize) -> Vec<Frame> {
     let pixel =
         |t: usize, x: u32, y: u32| [(40 * seed + 9 * t) as u8, (x * 5) as u8, (y * 3 + seed as u32) as u8];
     (0..n)
-        .map(|t| Frame { pts: t as f64, image: RgbImage::from_fn(48, 36, |x, y| image::Rgb(pixel(t, x, y))) })
+        .map(|t| Frame::at(t as f64, RgbImage::from_fn(48, 36, |x, y| image::Rgb(pixel(t, x, y)))))
         .collect()
 }
 

@@ -8,8 +8,8 @@ use flamingo::generate::{Decoder, Generation, RowId, StopCriteria, Strategy, gen
 use flamingo::kernels::activation::Activation;
 use flamingo::language;
 use flamingo::model::{
-    ConnectorConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, MediaKv, Placement,
-    RowInput,
+    ConnectorConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, MediaKv,
+    MediumPixels, Placement, RowInput,
 };
 use flamingo::vision::VisionEncoder;
 use flamingo::weights::{Quantization, Weights};
@@ -95,7 +95,8 @@ pub fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaK
         return (vec![], vec![]);
     }
     let dtype = model.language().cache_shape().dtype;
-    let pixels: Vec<Tensor> = media.iter().map(|&m| pixels(m).to_dtype(dtype).unwrap()).collect();
+    let pixels: Vec<MediumPixels> =
+        media.iter().map(|&m| pixels(m).to_dtype(dtype).unwrap().into()).collect();
     let tokens = model.visual_tokens(&pixels, None).unwrap();
     let kv = tokens.iter().map(|t| model.media_kv(t).unwrap()).collect();
     (tokens, kv)

@@ -8,7 +8,7 @@ use flamingo::generate::{
 };
 use flamingo::model::{Flamingo, MediaKv};
 use flamingo::task::Task;
-use flamingo::video::Frame;
+use flamingo::video::{Frame, FrameSampling, SelectedFrame, VideoTimes};
 use support::language_model::smollm2;
 
 use crate::flamingo_whole::{MEDIA_TOKEN, encode, trained_paper};
@@ -148,15 +148,39 @@ fn directory(zero_shot: bool) -> tempfile::TempDir {
     directory
 }
 
+/// A picture that stays on the screen is encoded once. Its visual tokens are those of as many equal pictures.
+#[test]
+fn a_picture_that_stays_is_encoded_once() {
+    let directory = directory(false);
+    let pipeline = Pipeline::load(directory.path(), support::target::device().clone()).unwrap();
+    let picture = |shade: u8| image::RgbImage::from_pixel(64, 48, image::Rgb([shade, 90, 255 - shade]));
+    let times = VideoTimes { frames: &[0.0, 3.0], end: 60.0, interval: 3.0, tick: 0.001 };
+    let selected = FrameSampling::fps(1.0).select(&times).unwrap().frames;
+    let frame = |(shown, shade): (SelectedFrame, u8)| {
+        pipeline.prepare(&Frame { moments: shown.moments, ..Frame::at(0.0, picture(shade)) })
+    };
+    let stays: Vec<Frame> = selected.into_iter().zip([20, 200]).map(frame).collect();
+    let repeated: Vec<Frame> =
+        (0..60).map(|k| pipeline.prepare(&Frame::at(0.0, picture(if k < 3 { 20 } else { 200 })))).collect();
+    assert_eq!(pipeline.pixels(&stays).unwrap().pictures.dim(0).unwrap(), 2);
+    let media = pipeline.encode_batch(&[&stays, &repeated, &repeated[..1]]).unwrap();
+    assert_eq!(media[0].frame_times.len(), 60);
+    let difference = |a: usize, b: usize| {
+        let apart = (&media[a].visual_tokens - &media[b].visual_tokens).unwrap().abs().unwrap();
+        let scale = media[b].visual_tokens.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        apart.max_all().unwrap().to_scalar::<f32>().unwrap() / scale
+    };
+    assert!(difference(0, 1) < 1e-5, "{}", difference(0, 1));
+    assert!(difference(0, 2) > 1e-4, "the time on the screen does not count");
+}
+
 #[test]
 fn five_questions_encode_and_project_a_medium_once() {
     for zero_shot in [false, true] {
         let directory = directory(zero_shot);
         let pipeline = Pipeline::load(directory.path(), support::target::device().clone()).unwrap();
-        let frame = |shade: u8, pts| Frame {
-            pts,
-            image: image::RgbImage::from_pixel(64, 48, image::Rgb([shade; 3])),
-        };
+        let frame =
+            |shade: u8, pts| Frame::at(pts, image::RgbImage::from_pixel(64, 48, image::Rgb([shade; 3])));
         let prepared = [pipeline.prepare(&frame(10, 0.0)), pipeline.prepare(&frame(200, 1.0))];
         let medium = pipeline.encode(&prepared).unwrap();
         let questions =

@@ -1,11 +1,17 @@
-//! The sampling contract on real files: expected frame times per clip.
+//! The sampling contract on real files: the time of the frame on the screen at each moment, per clip.
 
 use flamingo::video::{FrameSampling, Video, VideoLimits, Warning};
 use support::clips::clip;
 
+/// Returns the pts of the frame of each moment.
+pub fn shown(video: &Video, sampling: &FrameSampling) -> Vec<f64> {
+    let frames = video.frames(sampling).unwrap().map(|frame| frame.unwrap());
+    frames.flat_map(|frame| vec![frame.pts; frame.moments.len()]).collect()
+}
+
 fn check(name: &str, sampling: &FrameSampling, expected: &[f64]) {
     let video = Video::open(clip(name), &VideoLimits::default()).unwrap();
-    let times: Vec<f64> = video.frames(sampling).unwrap().map(|f| f.unwrap().pts).collect();
+    let times = shown(&video, sampling);
     let same = times.len() == expected.len() && times.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-3);
     assert!(same, "{name} {sampling:?}: {times:?}, expected {expected:?}");
 }
@@ -14,25 +20,31 @@ fn check(name: &str, sampling: &FrameSampling, expected: &[f64]) {
 fn samples_expected_times() {
     let fps = FrameSampling::fps;
     check("h264", &fps(0.25), &[0.0, 4.0, 8.0, 12.0]);
-    check("h264_ntsc", &fps(1.0).within(0.0, Some(4.0)), &[0.0, 1.001, 2.002, 3.003]);
-    check("h264_ntsc", &fps(1.0).within(35.0, Some(38.0)), &[35.001633, 36.002633, 37.003633]);
-    check("negative_pts", &fps(0.05), &[0.0, 20.02]);
+    check("h264_ntsc", &fps(1.0).within(0.0, Some(4.0)), &[0.0, 0.967633, 1.968633, 2.969633]);
+    check("h264_ntsc", &fps(1.0).within(35.0, Some(38.0)), &[34.968267, 35.969267, 36.970267]);
+    check("negative_pts", &fps(0.05), &[0.0, 19.986633]);
     check("late_start", &fps(0.2), &[0.0, 5.0, 10.0]);
     check("short", &fps(1.0), &[0.0]);
     check("one_frame", &fps(1.0), &[0.0]);
     check("one_frame", &FrameSampling::uniform(7), &[0.0]);
     check("mpeg4_no_pts", &fps(1.0), &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-    // The last frame is at 13.967 s.
-    check("h264", &FrameSampling::uniform(3), &[0.0, 7.0, 13.966667]);
+    // The last frame is at 13.967 s; frame 209 of 30 per second is on the screen at 6.983 s.
+    check("h264", &FrameSampling::uniform(3), &[0.0, 6.966667, 13.966667]);
 }
 
 #[test]
 fn samples_variable_frame_rate() {
     // Every seventh frame of 30 per second (0.233 s apart), all frames of 3..4 s, no frame in 8..11.3 s.
-    let times = [0.0, 1.166667, 2.1, 3.0, 4.0, 5.133333, 6.066667, 7.0, 11.433333, 12.133333];
+    let gap = 7.933333;
+    let times = [0.0, 0.933333, 1.866667, 3.0, 4.0, 4.9, 5.833333, 7.0, gap, gap, gap, gap, 11.9];
     check("vfr", &FrameSampling::fps(1.0).within(0.0, Some(13.0)), &times);
-    // Nine targets fall into the gap and select the frame that ends it, once.
-    check("vfr", &FrameSampling::fps(3.0).within(8.2, Some(11.6)), &[11.433333]);
+    // The frame before the gap stays for ten moments.
+    let times = [[gap; 10].as_slice(), &[11.433333]].concat();
+    check("vfr", &FrameSampling::fps(3.0).within(8.2, Some(11.6)), &times);
+    let video = Video::open(clip("vfr"), &VideoLimits::default()).unwrap();
+    let frames = video.frames(&FrameSampling::fps(3.0).within(8.2, Some(11.6))).unwrap();
+    let moments: Vec<_> = frames.map(|frame| frame.unwrap().moments.len()).collect();
+    assert_eq!(moments, [10, 1], "each picture is decoded once");
 }
 
 #[test]

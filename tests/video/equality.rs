@@ -77,8 +77,11 @@ fn check_against_ffmpeg(name: &str) {
         .collect();
     let zero = listed[0];
     let (ours, _) = frames(&video, &FrameSampling::fps(1.0), false);
+    // `shown.rs` checks the end.
+    let end = video.info().duration;
+    let shown = |k: u32| listed.iter().rposition(|t| t - zero <= f64::from(k) + 1e-5).unwrap();
     let mut expected: Vec<usize> =
-        (0..).map_while(|k| listed.iter().position(|t| t - zero >= f64::from(k) - 1e-5)).collect();
+        (0..).take_while(|k| *k == 0 || f64::from(*k) < end - 1e-5).map(shown).collect();
     expected.dedup();
     assert_eq!(ours.len(), expected.len(), "{name}");
     let arguments = ["-nostdin", "-v", "error", "-i", path, "-map", "0:v:0", "-vsync", "passthrough"];
@@ -112,8 +115,9 @@ fn luma(rgb: &[u8]) -> f64 {
 #[test]
 fn h264() {
     check("h264", DecodedShare::AtMost(0.45));
-    check("h264_ntsc", DecodedShare::AtMost(0.5));
-    check("h264_ts", DecodedShare::AtMost(0.5));
+    // The frame on the screen is the last of its GOP.
+    check("h264_ntsc", DecodedShare::AtMost(0.7));
+    check("h264_ts", DecodedShare::AtMost(0.7));
     check("h264_interlaced", DecodedShare::AtMost(0.8));
 }
 

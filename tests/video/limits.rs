@@ -35,7 +35,7 @@ fn each_limit_has_a_code() {
     let with_bytes = |max_bytes| VideoLimits { max_bytes, ..free.clone() };
     check("h264", "limit_bytes", with_bytes(bytes), with_bytes(bytes - 1));
     let with_duration = |max_duration_s| VideoLimits { max_duration_s, ..free.clone() };
-    check("h264", "limit_duration", with_duration(13.97), with_duration(13.9));
+    check("h264", "limit_duration", with_duration(14.0), with_duration(13.99));
     let with_pixels = |max_pixels| VideoLimits { max_pixels, ..free.clone() };
     check("h264", "limit_pixels", with_pixels(320 * 240), with_pixels(320 * 240 - 1));
     check("late_start", "limit_pixels", with_pixels(272 * 208), with_pixels(272 * 208 - 1));

@@ -6,4 +6,6 @@ mod equality;
 mod images;
 mod limits;
 mod refusals;
+mod shown;
 mod tails;
+mod times;

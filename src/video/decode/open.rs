@@ -90,6 +90,10 @@ pub(super) struct StreamHeader {
 pub(super) struct Demuxer {
     input: Input,
     stream: usize,
+    /// Ticks to add to the times of each packet; empty if none is repaired.
+    shifts: Arc<[i64]>,
+    /// Number of packets read.
+    read: usize,
     /// The reason why reading ended before the end of the file.
     pub broken: Option<String>,
 }
@@ -120,7 +124,20 @@ impl Demuxer {
         let (stream, header) = video_stream(&input, source)?;
         limits.check_pixels(&source.path, header.width, header.height)?;
         discard_other_streams(&mut input, stream);
-        Ok((Demuxer { input, stream, broken: None }, header))
+        Ok((Demuxer { input, stream, shifts: Arc::default(), read: 0, broken: None }, header))
+    }
+
+    /// Repairs the times of the packets: adds `shifts` ticks to each, from the first packet on.
+    pub(super) fn with_shifts(self, shifts: &Arc<[i64]>) -> Self {
+        Demuxer { shifts: shifts.clone(), ..self }
+    }
+
+    fn repair(&mut self, packet: &mut Packet) {
+        if let Some(shift) = self.shifts.get(self.read).filter(|shift| **shift != 0) {
+            packet.set_pts(packet.pts().map(|pts| pts.saturating_add(*shift)));
+            packet.set_dts(packet.dts().map(|dts| dts.saturating_add(*shift)));
+        }
+        self.read += 1;
     }
 
     /// Returns the next packet of the video stream, or `None` at the end or where the file becomes
@@ -131,9 +148,7 @@ impl Demuxer {
             let mut packet = Packet::empty();
             match packet.read(&mut self.input) {
                 Ok(()) if packet.stream() == self.stream => {
-                    if packet.is_corrupt() {
-                        self.broken = Some("a packet is cut off".into());
-                    }
+                    self.repair(&mut packet);
                     return Some(packet);
                 }
                 Ok(()) => {}
@@ -261,12 +276,22 @@ fn video_stream(input: &Input, source: &SourceFile) -> Result<(usize, StreamHead
         codec,
         syntax: Syntax::new(codec, &extra),
         time_base: (i64::from(base.numerator()), i64::from(base.denominator().max(1))),
-        declared_packets: usize::try_from(stream.frames()).unwrap_or(0),
+        declared_packets: declared_packets(&stream),
         width,
         height,
         orientation: matrix.map_or(Orientation::default(), |m| Orientation::from_matrix(m.data())),
     };
     Ok((stream.index(), header))
+}
+
+/// Number of packets that the container declares; 0 if it declares none. An edit list can leave out stored packets:
+/// the index, which the demuxer builds from both, does not hold them.
+#[allow(unsafe_code)]
+fn declared_packets(stream: &format::stream::Stream) -> usize {
+    // SAFETY: the pointer is to a stream of an open input, which `stream` borrows; the call reads one counter.
+    let indexed = unsafe { ffi::avformat_index_get_entries_count(stream.as_ptr()) };
+    let (stored, indexed) = (stream.frames().max(0) as usize, indexed.max(0) as usize);
+    if indexed == 0 { stored } else { stored.min(indexed) }
 }
 
 /// Width, height and extra data.

@@ -168,7 +168,7 @@ fn write_failures(
         let mut sheet = ContactSheet::new(Layout { columns: Some(8), ..Layout::default() });
         let frames = frames_under(&world.clip(split, wrong.clip), wrong.clip, condition);
         for (second, image) in frames.into_iter().enumerate() {
-            sheet.add(&Frame { pts: second as f64, image });
+            sheet.add(&Frame::at(second as f64, image));
         }
         let path = folder.join(format!("{:02}.png", i + 1));
         write_png(&path, &sheet)?;

@@ -33,7 +33,7 @@ impl Frames {
         let mut times = Vec::new();
         for frame in &mut frames {
             let frame = frame?;
-            times.push(frame.pts);
+            times.extend(vec![frame.pts; frame.moments.len()]);
             if let Some(sheet) = &mut sheet {
                 sheet.add(&frame);
             }

@@ -24,7 +24,7 @@ struct CounterState {
 pub struct Progress {
     /// Answers so far, in percent of the expected ones.
     pub percent: u8,
-    /// Decoded frames.
+    /// Sampled moments with a decoded frame.
     pub frames: u64,
     /// Generated tokens.
     pub tokens: u64,
@@ -36,9 +36,9 @@ impl ProgressCounter {
         self.0.expected.store(answers, Ordering::Relaxed);
     }
 
-    /// Counts a decoded frame.
-    pub fn frame(&self) {
-        self.0.frames.fetch_add(1, Ordering::Relaxed);
+    /// Counts the sampled moments of a decoded frame.
+    pub fn frames(&self, moments: usize) {
+        self.0.frames.fetch_add(moments as u64, Ordering::Relaxed);
     }
 
     /// Counts an answer of `tokens` tokens.
@@ -78,7 +78,7 @@ mod tests {
         let counter = ProgressCounter::default();
         assert_eq!(counter.progress(), Progress { percent: 0, frames: 0, tokens: 0 });
         counter.expect(3);
-        counter.clone().frame();
+        counter.clone().frames(1);
         counter.answer(7);
         let progress = counter.progress();
         assert_eq!(progress, Progress { percent: 33, frames: 1, tokens: 7 });

@@ -182,7 +182,7 @@ impl LanguageBench<'_> {
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER_TOKENS };
         let rules = StopCriteria { stop: Vec::new(), suppressed: vec![self.media_token] };
         on_rayon(|| {
-            let tokens = self.model.visual_tokens(&[pixels], None)?;
+            let tokens = self.model.visual_tokens(&[pixels.into()], None)?;
             let media = [self.model.media_kv(&tokens[0])?];
             generate(self.model, &self.prompt(), &media, &generation, &rules)
         })?;

@@ -67,7 +67,7 @@ impl Trace {
         if prepared.is_empty() {
             bail!("{}: no frame lies in the sampled range", path.display());
         }
-        Ok(pipeline.pixels(&prepared)?)
+        Ok(pipeline.pixels(&prepared)?.repeated()?)
     }
 }
 

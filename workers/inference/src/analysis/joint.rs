@@ -27,7 +27,7 @@ impl VideoAnalyzer<'_> {
             let mut prepared = Vec::new();
             while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
                 let frame = frame.map_err(|e| decode_error(&decoding, e))?;
-                context.progress.frame();
+                context.progress.frames(frame.moments.len());
                 show(source, &frame, on_frame)?;
                 prepared.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
                 check_frame_count(source, &prepared, spec)?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use flamingo::Task;
 use flamingo::pipeline::Medium;
-use flamingo::video::{Frame, VideoInfo, Warning};
+use flamingo::video::{Frame, SAMPLING_CONTRACT, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
 
 use crate::context::{Cancel, RequestContext};
@@ -127,7 +127,15 @@ impl VideoAnalyzer<'_> {
             report: Report {
                 schema: SCHEMA,
                 input,
-                body: ReportBody { outcome, model, videos, warnings, cache_hit, timing },
+                body: ReportBody {
+                    outcome,
+                    model,
+                    videos,
+                    warnings,
+                    cache_hit,
+                    sampling_contract: SAMPLING_CONTRACT,
+                    timing,
+                },
             },
             error,
             encoded,
@@ -228,7 +236,7 @@ fn warning_text(of: &Source, warning: &Warning) -> String {
 }
 
 fn check_frame_count(source: &Source, frames: &[Frame], spec: &AnalysisSpec) -> Result<(), AnalysisError> {
-    if frames.len() <= spec.max_frames {
+    if frames.iter().map(|frame| frame.moments.len()).sum::<usize>() <= spec.max_frames {
         return Ok(());
     }
     Err(AnalysisError::TooManyFrames { path: source.name.clone(), allowed: spec.max_frames })

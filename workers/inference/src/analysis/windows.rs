@@ -10,7 +10,7 @@ use super::{
 use crate::context::RequestContext;
 use crate::encoded_video::{EncodedVideo, EncodedWindow, VisualTokens};
 
-/// Consecutive frames that are answered together; `start` and `end` are seconds of the video.
+/// Frames of consecutive moments that are answered together; `start` and `end` are seconds of the video.
 struct Window {
     start: f64,
     end: f64,
@@ -18,10 +18,9 @@ struct Window {
 }
 
 impl Window {
-    /// Returns the window cut at the end of the sampled range, but never before its last frame.
+    /// Returns the window cut at the end of the sampled range.
     fn cut_at(self, end: f64) -> Self {
-        let last = self.frames.last().map_or(self.start, |frame| frame.pts);
-        Self { end: self.end.min(end).max(last), ..self }
+        Self { end: self.end.min(end).max(self.start), ..self }
     }
 }
 
@@ -46,10 +45,18 @@ impl VideoAnalyzer<'_> {
         let mut encoded = false;
         while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
             let frame = frame.map_err(|e| decode_error(&decoding, e))?;
-            context.progress.frame();
+            context.progress.frames(frame.moments.len());
             show(source, &frame, on_frame)?;
-            if frame.pts >= open.end {
-                let passed = ((frame.pts - start) / length).floor();
+            let mut prepared = timed(&mut state.timing.decode_s, || self.model.prepare(&frame));
+            // A frame that stays over several windows stands in each.
+            loop {
+                let moments = prepared.moments.take_before(open.end);
+                if !moments.is_empty() {
+                    open.frames.push(Frame { moments, ..prepared.clone() });
+                    check_frame_count(source, &open.frames, spec)?;
+                }
+                let Some(moment) = prepared.moments.first() else { break };
+                let passed = ((moment - start) / length).floor();
                 // A window begins where the one before it ends, whatever the rounding.
                 let begin = (start + passed * length).max(open.end);
                 let next = Window { start: begin, end: begin + length, frames: vec![] };
@@ -59,8 +66,6 @@ impl VideoAnalyzer<'_> {
                 encoded |= self.answer_window(source, spec, context, full.cut_at(end), state)?;
                 decoding = decode_span();
             }
-            open.frames.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
-            check_frame_count(source, &open.frames, spec)?;
         }
         drop(decoding);
         encoded |= self.answer_window(source, spec, context, open.cut_at(end), state)?;

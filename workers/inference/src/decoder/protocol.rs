@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use flamingo::video::{Frame, Summary, VideoInfo};
+use flamingo::video::{Frame, Moments, Summary, VideoInfo};
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,7 @@ pub(super) enum Message {
 enum Header {
     Ready(Confinement),
     Info(VideoInfo),
-    Frame { pts: f64, width: u32, height: u32 },
+    Frame { pts: f64, moments: Moments, width: u32, height: u32 },
     End(Summary),
     Failed { code: String, message: String },
 }
@@ -45,8 +45,9 @@ pub(super) fn write(output: &mut impl Write, message: Message) -> io::Result<()>
         Message::Info(info) => (Header::Info(info), None),
         Message::End(summary) => (Header::End(summary), None),
         Message::Failed { code, message } => (Header::Failed { code, message }, None),
-        Message::Frame(Frame { pts, image }) => {
-            (Header::Frame { pts, width: image.width(), height: image.height() }, Some(image))
+        Message::Frame(Frame { pts, moments, image }) => {
+            let (width, height) = image.dimensions();
+            (Header::Frame { pts, moments, width, height }, Some(image))
         }
     };
     let header = serde_json::to_vec(&header)?;
@@ -76,15 +77,15 @@ pub(super) fn read(input: &mut impl Read, max_pixels: u64) -> io::Result<Message
         Header::Info(info) if is_time(info.duration) => Message::Info(info),
         Header::End(summary) => Message::End(summary),
         Header::Failed { code, message } if is_code(&code) => Message::Failed { code, message },
-        Header::Frame { pts, width, height } => {
+        Header::Frame { pts, moments, width, height } => {
             let pixels = u64::from(width) * u64::from(height);
-            if pixels == 0 || pixels > max_pixels || !is_time(pts) {
+            if pixels == 0 || pixels > max_pixels || !is_time(pts) || !moments.is_valid() {
                 return Err(io::ErrorKind::InvalidData.into());
             }
             let mut pixels = vec![0; width as usize * height as usize * 3];
             input.read_exact(&mut pixels)?;
             let image = RgbImage::from_raw(width, height, pixels).ok_or(io::ErrorKind::InvalidData)?;
-            Message::Frame(Frame { pts, image })
+            Message::Frame(Frame { pts, moments, image })
         }
         Header::Info(_) | Header::Failed { .. } => return Err(io::ErrorKind::InvalidData.into()),
     })
@@ -109,7 +110,7 @@ mod tests {
     fn frame_round_trips() {
         let image = RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8, y as u8, 7]));
         let mut sent = Vec::new();
-        write(&mut sent, Message::Frame(Frame { pts: 0.1 + 0.2, image: image.clone() })).unwrap();
+        write(&mut sent, Message::Frame(Frame::at(0.1 + 0.2, image.clone()))).unwrap();
         let Message::Frame(frame) = read(&mut &sent[..], 15).unwrap() else { panic!("not a frame") };
         assert_eq!((frame.pts, frame.image), (0.1 + 0.2, image));
         assert!(read(&mut &sent[..], 14).is_err(), "more pixels than are allowed");
@@ -118,10 +119,11 @@ mod tests {
 
     #[test]
     fn rejects_invalid_frames() {
-        let empty = Frame { pts: 0.0, image: RgbImage::new(0, 3) };
-        let nan_time = Frame { pts: f64::NAN, image: RgbImage::new(1, 1) };
-        let negative_time = Frame { pts: -1.0, image: RgbImage::new(1, 1) };
-        for frame in [empty, nan_time, negative_time] {
+        let empty = Frame::at(0.0, RgbImage::new(0, 3));
+        let nan_time = Frame::at(f64::NAN, RgbImage::new(1, 1));
+        let negative_time = Frame { pts: -1.0, ..Frame::at(0.0, RgbImage::new(1, 1)) };
+        let negative_moment = Frame { moments: Moments::at(-1.0), ..Frame::at(0.0, RgbImage::new(1, 1)) };
+        for frame in [empty, nan_time, negative_time, negative_moment] {
             let mut sent = Vec::new();
             write(&mut sent, Message::Frame(frame)).unwrap();
             assert!(read(&mut &sent[..], 15).is_err());

@@ -33,12 +33,21 @@ const INK: Rgb<u8> = Rgb([228, 228, 231]);
 const DOT: u32 = 2;
 const GLYPH: (u32, u32) = (5, 7);
 const LABEL: u32 = GLYPH.1 * DOT + 6;
+/// Every cell has room for it.
+const LONGEST_TIME: &str = "0:00:00.000";
 
 /// Contact sheet under construction: thumbnails row by row with the time below each (`0:01:02.345`, hours
-/// only if needed). Without frames the sheet is one empty cell.
+/// only if needed), and the number of sampled moments if there are several (`x59`). Without frames the sheet is one
+/// empty cell.
 pub struct ContactSheet {
     layout: Layout,
-    thumbnails: Vec<(f64, RgbImage)>,
+    thumbnails: Vec<Thumbnail>,
+}
+
+struct Thumbnail {
+    pts: f64,
+    moments: usize,
+    image: RgbImage,
 }
 
 impl ContactSheet {
@@ -58,7 +67,7 @@ impl ContactSheet {
         let scaled = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
         let small =
             imageops::resize(&frame.image, scaled(width), scaled(height), imageops::FilterType::Triangle);
-        self.thumbnails.push((frame.pts, small));
+        self.thumbnails.push(Thumbnail { pts: frame.pts, moments: frame.moments.len(), image: small });
     }
 
     /// Removes every second thumbnail.
@@ -74,30 +83,39 @@ impl ContactSheet {
     pub fn draw(&self) -> RgbImage {
         let n = self.thumbnails.len().max(1) as u32;
         let gap = self.layout.gap;
-        let cell_width = self.thumbnails.iter().map(|(_, t)| t.width()).max().unwrap_or(1).max(label_width());
-        let thumb_height = self.thumbnails.iter().map(|(_, t)| t.height()).max().unwrap_or(1);
+        let widths = self.thumbnails.iter().map(|t| t.image.width().max(label_width(&t.label())));
+        let cell_width = widths.max().unwrap_or_default().max(label_width(LONGEST_TIME));
+        let thumb_height = self.thumbnails.iter().map(|t| t.image.height()).max().unwrap_or(1);
         let cell_height = thumb_height + LABEL;
         let square = (f64::from(n) * f64::from(cell_height) / f64::from(cell_width)).sqrt().ceil() as u32;
         let columns = self.layout.columns.unwrap_or(square).clamp(1, n);
         let rows = n.div_ceil(columns);
         let side = |count: u32, size: u32| count * (size + gap) + gap;
         let mut sheet = RgbImage::from_pixel(side(columns, cell_width), side(rows, cell_height), PAPER);
-        for (i, (pts, thumbnail)) in self.thumbnails.iter().enumerate() {
+        for (i, thumbnail) in self.thumbnails.iter().enumerate() {
             let (column, row) = (i as u32 % columns, i as u32 / columns);
             let (x, y) = (gap + column * (cell_width + gap), gap + row * (cell_height + gap));
-            let (left, top) = ((cell_width - thumbnail.width()) / 2, thumb_height - thumbnail.height());
-            imageops::replace(&mut sheet, thumbnail, i64::from(x + left), i64::from(y + top));
-            let text = clock(*pts);
-            let text_width = text.len() as u32 * (GLYPH.0 + 1) * DOT;
-            write(&mut sheet, &text, x + cell_width.saturating_sub(text_width) / 2, y + thumb_height + 4);
+            let image = &thumbnail.image;
+            let (left, top) = ((cell_width - image.width()) / 2, thumb_height - image.height());
+            imageops::replace(&mut sheet, image, i64::from(x + left), i64::from(y + top));
+            let text = thumbnail.label();
+            write(&mut sheet, &text, x + (cell_width - label_width(&text)) / 2, y + thumb_height + 4);
         }
         sheet
     }
 }
 
-/// Width of a label, enough for `0:00:00.000`.
-fn label_width() -> u32 {
-    11 * (GLYPH.0 + 1) * DOT
+impl Thumbnail {
+    fn label(&self) -> String {
+        match self.moments {
+            0 | 1 => clock(self.pts),
+            moments => format!("{} x{moments}", clock(self.pts)),
+        }
+    }
+}
+
+fn label_width(text: &str) -> u32 {
+    text.len() as u32 * (GLYPH.0 + 1) * DOT
 }
 
 /// Formats a time as `m:ss.mmm`, or as `h:mm:ss.mmm` from an hour on.
@@ -126,7 +144,7 @@ fn square(sheet: &mut RgbImage, x: u32, y: u32) {
     }
 }
 
-/// Times need twelve glyphs: not worth a font file and its licence.
+/// Labels need thirteen glyphs: not worth a font file and its licence.
 fn glyph(character: char) -> [u8; 7] {
     match character {
         '0' => [0b01110, 0b10001, 0b10011, 0b10101, 0b11001, 0b10001, 0b01110],
@@ -140,6 +158,7 @@ fn glyph(character: char) -> [u8; 7] {
         '8' => [0b01110, 0b10001, 0b10001, 0b01110, 0b10001, 0b10001, 0b01110],
         '9' => [0b01110, 0b10001, 0b10001, 0b01111, 0b00001, 0b00010, 0b01100],
         ':' => [0b00000, 0b00100, 0b00100, 0b00000, 0b00100, 0b00100, 0b00000],
+        'x' => [0b00000, 0b00000, 0b10001, 0b01010, 0b00100, 0b01010, 0b10001],
         '.' => [0b00000, 0b00000, 0b00000, 0b00000, 0b00000, 0b01100, 0b01100],
         _ => [0; 7],
     }
@@ -162,16 +181,16 @@ mod tests {
     fn halve_removes_every_second_frame() {
         let mut sheet = ContactSheet::new(Layout::default());
         for n in 0..5 {
-            sheet.add(&Frame { pts: f64::from(n), image: RgbImage::new(8, 8) });
+            sheet.add(&Frame::at(f64::from(n), RgbImage::new(8, 8)));
         }
         sheet.halve();
-        assert_eq!(sheet.thumbnails.iter().map(|(pts, _)| *pts).collect::<Vec<_>>(), [0.0, 2.0, 4.0]);
+        assert_eq!(sheet.thumbnails.iter().map(|t| t.pts).collect::<Vec<_>>(), [0.0, 2.0, 4.0]);
     }
 
     #[test]
     fn lays_out_a_grid() {
         let frames: Vec<Frame> =
-            (0..5).map(|i| Frame { pts: f64::from(i), image: RgbImage::new(320 + i, 180) }).collect();
+            (0..5).map(|i| Frame::at(f64::from(i), RgbImage::new(320 + i, 180))).collect();
         let draw = |frames: &[Frame], layout| {
             let mut sheet = ContactSheet::new(layout);
             frames.iter().for_each(|frame| sheet.add(frame));
@@ -180,7 +199,7 @@ mod tests {
         let sheet = draw(&frames, Layout { columns: Some(3), thumbnail: 160, gap: 4 });
         assert_eq!(sheet.dimensions(), (3 * 164 + 4, 2 * (90 + LABEL + 4) + 4));
         assert_eq!(draw(&[], Layout::default()).height(), 1 + LABEL + 16);
-        let tall = Frame { pts: 7200.0, image: RgbImage::new(20, 400) };
-        assert!(draw(&[tall], Layout::default()).width() >= label_width());
+        let tall = Frame::at(7200.0, RgbImage::new(20, 400));
+        assert!(draw(&[tall], Layout::default()).width() >= label_width(LONGEST_TIME));
     }
 }

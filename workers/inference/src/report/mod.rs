@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
-use flamingo::video::VideoInfo;
+use flamingo::video::{SAMPLING_CONTRACT, VideoInfo};
 use serde::{Deserialize, Serialize};
 
 pub mod contact_sheet;
@@ -35,6 +35,9 @@ pub struct ReportBody {
     /// Whether cached visual tokens were used, so that nothing was decoded. Reports of the version before name it `recalled`.
     #[serde(default, alias = "recalled", skip_serializing_if = "std::ops::Not::not")]
     pub cache_hit: bool,
+    /// Version of the rule that chooses the frames, [`SAMPLING_CONTRACT`]. Reports of version 1 do not name it.
+    #[serde(default = "first_contract")]
+    pub sampling_contract: u32,
     pub timing: Timing,
 }
 
@@ -47,6 +50,7 @@ impl ReportBody {
             videos: vec![],
             warnings: vec![],
             cache_hit: false,
+            sampling_contract: SAMPLING_CONTRACT,
             timing: Timing::default(),
         }
     }
@@ -56,6 +60,10 @@ impl ReportBody {
         let (Outcome::Succeeded { answers } | Outcome::Failed { answers, .. }) = &self.outcome;
         answers
     }
+}
+
+fn first_contract() -> u32 {
+    1
 }
 
 /// Outcome of an analysis.
@@ -83,7 +91,7 @@ pub struct AnswerReport {
     pub start: f64,
     /// End of the answered window.
     pub end: f64,
-    /// Seconds of every encoded frame, per medium.
+    /// Seconds of the frame that is shown at every sampled moment, per medium. A frame that stays is repeated.
     pub frame_times: Vec<Vec<f64>>,
     pub finish: Finish,
     pub log_likelihood: f64,
@@ -92,7 +100,7 @@ pub struct AnswerReport {
 }
 
 impl AnswerReport {
-    /// Returns the number of encoded frames of all media.
+    /// Returns the number of sampled moments of all media.
     pub fn frames(&self) -> usize {
         self.frame_times.iter().map(Vec::len).sum()
     }

@@ -68,7 +68,7 @@ mod tests {
         for (frames, kept) in [(1, 1), (24, 24), (25, 13), (48, 24), (49, 13), (1000, 16)] {
             let mut sheet = FrameSampler::default();
             for n in 0..frames {
-                sheet.add(&Frame { pts: f64::from(n), image: RgbImage::new(64, 48) });
+                sheet.add(&Frame::at(f64::from(n), RgbImage::new(64, 48)));
             }
             assert_eq!(sheet.kept, kept, "{frames}");
             let jpeg = sheet.jpeg().unwrap().unwrap();
