@@ -187,6 +187,21 @@ packets = {
 for name, (codec, extra, packet) in packets.items():
     seed("sniff", f"packet_{name}", bytes([codec, len(extra) << 1 | 1]) + extra + packet)
 
+
+# ---- packet times: pts, dts, and a byte whose bit 0 means "no dts" and whose other bits are the duration ----
+
+
+def packets_at(times):
+    return b"".join(struct.pack("<qqB", pts, dts, 40 << 1) for pts, dts in times)
+
+
+steady = [(40 * i, 40 * i) for i in range(30)]
+seed("times", "steady", packets_at(steady))
+seed("times", "restart", packets_at(steady + steady))
+seed("times", "jump", packets_at(steady + [(pts + (1 << 32), dts + (1 << 32)) for pts, dts in steady]))
+seed("times", "outlier", packets_at(steady[:12] + [(1 << 40, 480)] + steady[13:]))
+seed("times", "extremes", packets_at([(-(1 << 63), 0), ((1 << 63) - 1, -(1 << 63)), (0, (1 << 63) - 1)] * 9))
+
 # ---- the decoder's child ----
 
 
@@ -199,8 +214,9 @@ ready = said({"ready": {"system_calls": True, "files": False}})
 info = said({"info": {
     "container": "mov", "codec": "h264", "width": 3, "height": 2, "orientation": {"clockwise_degrees": 90, "mirrored": True}, "duration": 1.5, "frames": 30,
     "average_fps": 29.97, "start_pts": -0.021}})
-frame = said({"frame": {"pts": 0.1, "width": 3, "height": 2}}, bytes(range(18)))
+moments = {"start": 0.0, "rate": 2.0, "indices": {"start": 0, "end": 3}}
+frame = said({"frame": {"pts": 0.1, "moments": moments, "width": 3, "height": 2}}, bytes(range(18)))
 summary = {"picked": 2, "decoded": 9, "skipped": 4, "warnings": ["missing_pts", {"broken_tail": {"readable_until": 1.25, "reason": "cut"}}]}
 seed("wire", "video", ready + info + frame + frame + said({"end": summary}))
 seed("wire", "refused", ready + said({"failed": {"code": "no_frames", "message": "nothing decodes"}}))
-seed("wire", "no_pixels", ready + info + said({"frame": {"pts": 0.0, "width": 65536, "height": 65536}}))
+seed("wire", "no_pixels", ready + info + said({"frame": {"pts": 0.0, "moments": moments, "width": 65536, "height": 65536}}))

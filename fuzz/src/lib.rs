@@ -33,12 +33,13 @@ use video_worker::settings;
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 6] = [
+pub const TARGETS: [(&str, Target); 7] = [
     ("message", message),
     ("manifest", manifest),
     ("settings", settings),
     ("weights", weights),
     ("sniff", sniff),
+    ("times", times),
     ("wire", wire),
 ];
 
@@ -171,6 +172,11 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
         zip.write_all(bytes).expect("memory takes it");
     }
     zip.finish().expect("memory takes it").into_inner()
+}
+
+/// Repair of packet times.
+pub fn times(bytes: &[u8]) {
+    fuzzing::times(bytes);
 }
 
 /// Format detection from the first bytes, and the parsing of packets.

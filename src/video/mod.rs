@@ -27,7 +27,7 @@ mod still;
 mod bitstream;
 #[cfg(feature = "video")]
 mod plan;
-#[cfg(feature = "video")]
+#[cfg(any(feature = "video", feature = "fuzzing"))]
 mod times;
 #[cfg(feature = "video")]
 mod yuv;

@@ -227,8 +227,10 @@ impl<'a> Stream<'a> {
     }
 
     fn place(&self, i: usize, outliers: &[usize]) -> i64 {
-        let near: Vec<usize> = outliers.iter().copied().filter(|j| self.window(i).contains(j)).collect();
-        let pts = self.sorted_around(i, &near);
+        let window = self.window(i);
+        let index = |packet: usize| outliers.partition_point(|outlier| *outlier < packet);
+        let near = &outliers[index(window.start)..index(window.end)];
+        let pts = self.sorted_around(i, near);
         let (Some(first), Some(last)) = (pts.first(), pts.last()) else { return self.packets[i].pts };
         if i == 0 {
             return first.saturating_sub(self.interval);

@@ -17,7 +17,12 @@ fn ranges(report: &serde_json::Value) -> Vec<(f64, f64, Vec<f64>)> {
 /// Checks start, end and frames of each window of a clip of nine seconds.
 #[track_caller]
 fn check(options: &[&str], expected: &[(f64, f64, &[f64])]) {
-    let path = clip("h264_refresh").display().to_string();
+    check_clip("h264_refresh", options, expected);
+}
+
+#[track_caller]
+fn check_clip(name: &str, options: &[&str], expected: &[(f64, f64, &[f64])]) {
+    let path = clip(name).display().to_string();
     let ran = quick(&[&["caption", &path, "--json"], options].concat()).exits(0);
     let found = ranges(&ran.report());
     let expected: Vec<_> = expected.iter().map(|(a, b, frames)| (*a, *b, frames.to_vec())).collect();
@@ -51,6 +56,27 @@ fn windows_start_at_the_start_of_the_range() {
         &["--fps", "0.25", "--window", "2s"],
         &[(0.0, 2.0, &[0.0]), (4.0, 6.0, &[4.0]), (8.0, 9.0, &[8.0])],
     );
+}
+
+/// The clip has no new frame from 8 to 11.3 s.
+#[test]
+fn a_frame_that_stays_stands_in_every_window() {
+    let gap = 7.933;
+    check_clip(
+        "vfr",
+        &["--start", "6", "--end", "14s", "--window", "2s"],
+        &[
+            (6.0, 8.0, &[5.833, 7.0]),
+            (8.0, 10.0, &[gap, gap]),
+            (10.0, 12.0, &[gap, gap]),
+            (12.0, 14.0, &[11.9, 12.833]),
+        ],
+    );
+    check_clip("vfr", &["--start", "9", "--end", "11"], &[(9.0, 11.0, &[gap, gap])]);
+    let path = clip("pause").display().to_string();
+    let report = quick(&["caption", &path, "--json"]).exits(1).report();
+    assert_eq!(report["error"]["code"], "limit_frames", "an hour of one frame: {report}");
+    assert_eq!(report["sampling_contract"], 2);
 }
 
 #[test]

@@ -84,6 +84,7 @@ const CLIPS: &[(&str, &str, &str)] = &[
         "-f lavfi -i testsrc2=s=224x128:r=30 -t 20 -vf select='(not(mod(n,7))+between(t,3,4))*not(between(t,8,11.3))' \
          -vsync vfr -c:v libx264 -preset fast -g 40 -bf 2",
     ),
+    ("pause", "mkv", "-i {vp8} -c copy -bsf:v setts=ts=TS+gte(N\\,77)*3600000"),
     ("rotated_90", "mp4", "-i {h264} -c copy -t 5 -metadata:s:v rotate=90"),
     ("rotated_180", "mp4", "-i {mpeg4} -c copy -t 5 -metadata:s:v rotate=180"),
     ("edit_list", "mp4", "-ss 1.37 -i {h264} -c copy"),

@@ -170,7 +170,10 @@ fn warning(repair: &Repair, packets: &[ScannedPacket], header: &StreamHeader, st
 
 /// Reports damaged packets. Where two recordings are joined, MPEG-TS counters do not continue: that is no damage.
 fn damage(packets: &[ScannedPacket], repairs: &[Repair], seconds: impl Fn(i64) -> f64) -> Option<Warning> {
-    let is_joint = |i: usize| repairs.iter().any(|repair| i.abs_diff(repair.packet) <= JOINT_PACKETS);
+    let is_joint = |i: usize| {
+        let next = repairs.partition_point(|repair| repair.packet + JOINT_PACKETS < i);
+        repairs.get(next).is_some_and(|repair| repair.packet <= i + JOINT_PACKETS)
+    };
     // The last packet is a broken tail.
     let whole = packets.len().saturating_sub(1);
     let damaged: Vec<usize> = (0..whole).filter(|i| packets[*i].corrupt && !is_joint(*i)).collect();
