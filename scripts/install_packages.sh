@@ -2,7 +2,7 @@
 # Installs the Debian packages that building and testing need. When they are installed, it exits quickly.
 #
 #   scripts/install_packages.sh            packages for every build
-#   scripts/install_packages.sh servers    also the servers of the tests, and a browser for the pages
+#   scripts/install_packages.sh servers    also the servers of the tests, a browser for the pages, and wrong clocks
 set -euo pipefail
 
 # gcc links. pkg-config finds FFmpeg, clang and libclang read its headers, and the decoder calls its libraries.
@@ -12,7 +12,7 @@ packages=(
     ffmpeg # the program: tests and samples make their clips with it
 )
 
-[ "${1:-}" != servers ] || packages+=(rabbitmq-server postgresql chromium)
+[ "${1:-}" != servers ] || packages+=(rabbitmq-server postgresql chromium faketime)
 
 die() {
     echo "$1" >&2

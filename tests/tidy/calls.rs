@@ -18,6 +18,25 @@ fn ffmpeg_is_called_in_one_place() {
 }
 
 #[test]
+fn the_clock_of_a_machine_is_read_in_one_place() {
+    let rule = |s: &[Source]| {
+        lines(s, |s, line| {
+            let reads = ["Timestamp::now", "Zoned::now", "SystemTime::now", "Utc::now", "UNIX_EPOCH"];
+            let reads = reads.iter().any(|call| line.contains(call));
+            (reads && s.path != "workers/jobs/src/ledger/clock.rs")
+                .then(|| "jobs follow the clock of the database: Ledger::now".into())
+        })
+    };
+    let broken = [
+        ("workers/jobs/src/ledger/clock.rs", "Timestamp::now()"),
+        ("workers/jobs/src/time.rs", "\njiff::Timestamp::now().as_millisecond()"),
+        ("workers/cli/src/submit.rs", "SystemTime::now()"),
+    ];
+    let expected = ["workers/jobs/src/time.rs:2: jobs follow", "workers/cli/src/submit.rs:1: jobs follow"];
+    check(rule, &broken, &expected, &rust(&["workers"]));
+}
+
+#[test]
 fn workers_decode_in_a_child_process() {
     let rule = |s: &[Source]| {
         lines(s, |s, line| {

@@ -9,7 +9,7 @@ use super::broker::Broker;
 use super::world::{CLIPS, World, wait};
 
 /// Returns a job that keeps a worker busy: each `window` (seconds) of each video has its own answer.
-fn slow(world: &World, id: &str, window: f64) -> Value {
+pub fn slow(world: &World, id: &str, window: f64) -> Value {
     let over = json!({
         "sampling": { "fps": { "fps": 10.0 } },
         "window": window,
@@ -103,8 +103,8 @@ fn jobs_start_at_not_before_and_expire_at_their_deadline() {
     world.upload_clips(&CLIPS);
     let _worker = world.worker("worker");
     let at = |seconds: f64| {
-        let millis = jobs::time::now() + (seconds * 1000.0) as i64;
-        jobs::time::timestamp(millis)
+        let at = jiff::Timestamp::now() + jiff::SignedDuration::from_secs_f64(seconds);
+        at.to_string()
     };
     let mut late = slow(&world, "late", 0.1);
     late["deadline"] = json!(at(8.0));

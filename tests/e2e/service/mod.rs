@@ -8,6 +8,7 @@ mod admission;
 mod batch;
 mod cache;
 mod changes;
+mod clocks;
 mod crashes;
 mod deployed;
 mod embedded;

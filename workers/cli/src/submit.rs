@@ -7,9 +7,8 @@ use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use flamingo::Task;
 use inference::analysis::AnalysisSpec;
-use inference::time::parse_seconds;
-use jiff::{SignedDuration, Timestamp};
 use jobs::client::{self, Notification};
+use jobs::time::RequestTime;
 use jobs::{Failure, JobId};
 use serde_json::json;
 use tracing::{Instrument, info_span};
@@ -66,12 +65,12 @@ struct JobArgs {
     /// Text that is kept with the job: `--metadata team=birds`; repeat the option for several.
     #[arg(long, value_name = "NAME=TEXT", value_parser = parse_pair)]
     metadata: Vec<(String, String)>,
-    /// Earliest start: a point in time (`2026-12-24T18:00:00Z`), or a time from now (`2h`).
-    #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
-    not_before: Option<Timestamp>,
+    /// Earliest start: a point in time (`2026-12-24T18:00:00Z`), or a duration from the job's acceptance (`2h`).
+    #[arg(long, value_name = "WHEN")]
+    not_before: Option<RequestTime>,
     /// Deadline: the job is ended then, finished or not; finished reports are kept.
-    #[arg(long, value_parser = parse_moment, value_name = "WHEN")]
-    deadline: Option<Timestamp>,
+    #[arg(long, value_name = "WHEN")]
+    deadline: Option<RequestTime>,
     /// Urgent: the job does not wait for other jobs.
     #[arg(long)]
     urgent: bool,
@@ -91,20 +90,6 @@ struct JobArgs {
     max_frames: usize,
     #[command(flatten)]
     generation: GenerationArgs,
-}
-
-/// Parses a point in time, or a time from now.
-fn parse_moment(text: &str) -> Result<Timestamp, String> {
-    if let Ok(at) = text.parse() {
-        return Ok(at);
-    }
-    let wrong = || {
-        format!(
-            "{text:?} is neither a point in time such as 2026-12-24T18:00:00Z nor a time from now such as 90s or 2h"
-        )
-    };
-    let from_now = parse_seconds(text).ok().and_then(|s| SignedDuration::try_from_secs_f64(s).ok());
-    from_now.and_then(|from_now| Timestamp::now().checked_add(from_now).ok()).ok_or_else(wrong)
 }
 
 impl JobArgs {

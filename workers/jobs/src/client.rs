@@ -7,7 +7,6 @@ use crate::ledger::{Accepted, JobRecord, Ledger, LedgerError};
 use crate::message::job_message;
 use crate::queue::{DeadLetter, Lane, Queue, QueueError, Settled, send_traced};
 use crate::state::{EarlyEnd, ItemState};
-use crate::time::now;
 use crate::{Failure, ItemId, JobId};
 
 /// Client of the workers' ledger and queue.
@@ -65,7 +64,7 @@ impl Client {
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn submit(&self, job: &NewJob) -> Result<Submitted, LedgerError> {
-        let (record, is_new) = match self.ledger.accept(job, now()).await? {
+        let (record, is_new) = match self.ledger.accept(job, self.ledger.now().await?).await? {
             Accepted::New(record) => (record, true),
             Accepted::Same(record) => (record, false),
             Accepted::Conflict { existing } => return Ok(Submitted::Conflict(job.conflict_with(&existing))),
@@ -81,7 +80,8 @@ impl Client {
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn cancel(&self, job: &JobRecord) -> Result<Notification, LedgerError> {
-        if self.ledger.end_early(&job.id, EarlyEnd::Cancelled, now()).await? {
+        let now = self.ledger.now().await?;
+        if self.ledger.end_early(&job.id, EarlyEnd::Cancelled, now).await? {
             Ok(self.notify(job).await)
         } else {
             Ok(Notification::NotNeeded)
@@ -202,21 +202,19 @@ mod tests {
         let (record, _) = submitted(&client, &job("a", "request")).await;
         let _ = client.queue.consumer(Lane::Jobs).await.next().await.ack().await;
         let ledger = &client.ledger;
-        let claim = ledger
-            .claim_job(&record.id, "w", now(), std::time::Duration::from_secs(9))
-            .await
-            .unwrap()
-            .unwrap();
+        let now = ledger.now().await.unwrap();
+        let claim =
+            ledger.claim_job(&record.id, "w", now, std::time::Duration::from_secs(9)).await.unwrap().unwrap();
         let id = ItemId::try_from("clip".to_owned()).unwrap();
         let item = NewItem { id: id.clone(), lane: Lane::Items, message: "{}".into() };
-        assert!(ledger.add_items(&claim, &[item], 0, now()).await.unwrap());
+        assert!(ledger.add_items(&claim, &[item], 0, now).await.unwrap());
 
         assert_eq!(redriven(&client, Lane::Items, "a/clip").await, Redriven::Sent);
         assert_eq!(client.queue.waiting(Lane::Items).await.unwrap(), 1);
         assert_eq!(redriven(&client, Lane::Jobs, "not a job").await, Redriven::Sent);
         assert!(client.queue.dead_letters(9).await.unwrap().is_empty());
 
-        assert!(ledger.fail_job(&claim, &Failure::new("x", "y"), now()).await.unwrap());
+        assert!(ledger.fail_job(&claim, &Failure::new("x", "y"), now).await.unwrap());
         let ended = redriven(&client, Lane::Urgent, "a/clip").await;
         assert_eq!(ended, Redriven::ItemEnded(record.id, id));
         assert_eq!(client.queue.dead_letters(9).await.unwrap().len(), 1, "it stays a dead letter");

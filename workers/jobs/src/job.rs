@@ -1,7 +1,7 @@
 //! New jobs and items, before the ledger has them.
 
 use crate::queue::Lane;
-use crate::time::Millis;
+use crate::time::RequestTime;
 use crate::trace::TraceContext;
 use crate::{Failure, ItemId, JobId};
 
@@ -17,9 +17,9 @@ pub struct NewJob {
     /// Body of the job message.
     pub message: String,
     /// Earliest start.
-    pub not_before: Option<Millis>,
+    pub not_before: Option<RequestTime>,
     /// Time at which the job expires.
-    pub deadline: Option<Millis>,
+    pub deadline: Option<RequestTime>,
     /// Parent trace of the work on the job.
     pub trace: TraceContext,
 }

@@ -5,8 +5,8 @@
 //! under a **lease**, runs it, writes its report whole, records the end in the ledger and then acknowledges the message.
 //! The process may crash after each of these steps, and each step may be repeated.
 
-pub mod time;
 pub mod duration;
+pub mod time;
 pub mod failure;
 pub mod disposition;
 pub mod id;

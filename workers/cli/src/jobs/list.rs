@@ -2,7 +2,7 @@
 
 use clap::Args;
 use jobs::JobId;
-use jobs::time::{Millis, now};
+use jobs::time::Millis;
 use video_worker::jobs::progress::JobProgress;
 
 use super::format::{job_json, job_line};
@@ -34,7 +34,7 @@ impl List {
             left -= page.len() as u32;
             for record in page {
                 let counts = ledger.counts(&record.id).await?;
-                let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
+                let progress = JobProgress::load(&ledger, &record, &counts).await?;
                 if self.json {
                     print_line(&job_json(&record, &counts, progress).to_string())?;
                 } else {

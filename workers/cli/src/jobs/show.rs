@@ -2,7 +2,7 @@
 
 use clap::Args;
 use inference::progress::Progress;
-use jobs::time::{now, timestamp};
+use jobs::time::timestamp;
 use video_worker::jobs::progress::JobProgress;
 
 use super::format::{entered_states, item_json, job_json, job_line};
@@ -27,7 +27,7 @@ impl Show {
         let record = find_job(&ledger, &self.job).await?;
         let counts = ledger.counts(&record.id).await?;
         let items = all_items(&ledger, &record.id).await?;
-        let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
+        let progress = JobProgress::load(&ledger, &record, &counts).await?;
         if self.json {
             let mut value = job_json(&record, &counts, progress);
             value["items"] = items.iter().map(item_json).collect();

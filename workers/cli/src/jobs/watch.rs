@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use clap::Args;
 use jobs::state::JobState;
-use jobs::time::now;
 use video_worker::jobs::progress::JobProgress;
 
 use super::format::job_line;
@@ -27,7 +26,7 @@ impl Watch {
         loop {
             let record = find_job(&ledger, &self.job).await?;
             let counts = ledger.counts(&record.id).await?;
-            let progress = JobProgress::load(&ledger, &record, &counts, now()).await?;
+            let progress = JobProgress::load(&ledger, &record, &counts).await?;
             let line = job_line(&record, &counts, progress);
             if line != printed {
                 print_line(&line)?;

@@ -43,9 +43,9 @@ pub enum ClaimOutcome {
     Claimed(ItemClaim),
     /// Another worker holds it.
     Leased,
-    /// It is not due yet.
+    /// It will be due after this time.
     NotDue {
-        due: Millis,
+        wait: Duration,
     },
     /// It has ended, with this failure if it failed.
     Finished {
@@ -203,7 +203,7 @@ impl Ledger {
         .bind(worker)
         .bind(now)
         .bind(later(now, lease));
-        let Some(row) = self.written(claim).await? else { return self.claim_refusal(job, item).await };
+        let Some(row) = self.written(claim).await? else { return self.claim_refusal(job, item, now).await };
         let claim = ItemClaim {
             job: job.clone(),
             item: item.clone(),
@@ -223,7 +223,12 @@ impl Ledger {
         Ok(ClaimOutcome::Claimed(claim))
     }
 
-    async fn claim_refusal(&self, job: &JobId, item: &ItemId) -> Result<ClaimOutcome, LedgerError> {
+    async fn claim_refusal(
+        &self,
+        job: &JobId,
+        item: &ItemId,
+        now: Millis,
+    ) -> Result<ClaimOutcome, LedgerError> {
         let query = sqlx::query(
             "SELECT state, due_at, failure_code, failure_message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state
@@ -234,7 +239,10 @@ impl Ledger {
         let ending = job_state(&row, "job_state")? == JobState::Finalizing;
         Ok(match item_state(&row, "state")? {
             ItemState::Queued if ending => ClaimOutcome::Finished { reason: None },
-            ItemState::Queued => ClaimOutcome::NotDue { due: row.try_get("due_at")? },
+            ItemState::Queued => {
+                let wait = row.try_get::<Millis, _>("due_at")?.saturating_sub(now);
+                ClaimOutcome::NotDue { wait: Duration::from_millis(u64::try_from(wait).unwrap_or(0)) }
+            }
             ItemState::Running => ClaimOutcome::Leased,
             ItemState::Succeeded | ItemState::Failed | ItemState::Cancelled => {
                 ClaimOutcome::Finished { reason: failure(&row)? }

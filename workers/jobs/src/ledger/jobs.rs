@@ -35,7 +35,7 @@ pub struct JobClaim {
 const MAX_ROWS: usize = 500;
 
 impl Ledger {
-    /// Inserts a job, unless its id or key is known.
+    /// Inserts a job, unless its id or key is known. Its durations begin now.
     ///
     /// # Errors
     /// The ledger cannot be reached. The job may have been inserted; another call tells.
@@ -52,8 +52,8 @@ impl Ledger {
         .bind(job.request_sha256.as_str())
         .bind(job.message.as_str())
         .bind(now)
-        .bind(job.not_before)
-        .bind(job.deadline)
+        .bind(job.not_before.map(|time| time.resolve(now)))
+        .bind(job.deadline.map(|time| time.resolve(now)))
         .bind(job.trace.traceparent())
         .bind(job.trace.tracestate());
         if let Some(row) = self.written(inserted).await? {

@@ -2,7 +2,8 @@
 //!
 //! A worker **claims** a job or an item under a **lease** and gets an attempt number. Every later statement of that worker
 //! carries the number: once another worker has claimed the row, the statement changes nothing and returns `false`. The
-//! number is a **fencing token**. The caller passes the time as `now`, so tests need no sleeping.
+//! number is a **fencing token**. The caller passes the time as `now`, so tests need no sleeping; workers and clients take it
+//! from [`Ledger::now`], the clock of the database.
 //!
 //! Statements that claim or announce rows have their condition twice, in the subselect that finds the rows and in the
 //! update itself: after Postgres has waited for another change of the same row, it checks only the latter again.
@@ -10,6 +11,7 @@
 //! `migrations/README.md` maps tables, columns and indices to the names in this code.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
@@ -19,6 +21,7 @@ use sqlx::{AnyPool, Row, SqlSafeStr};
 use url::Url;
 
 mod error;
+mod clock;
 mod record;
 mod counts;
 mod outbox;
@@ -37,6 +40,7 @@ pub use outbox::OutboxEvent;
 pub use record::{ItemRecord, JobRecord};
 pub use sweep::{PendingJobMessage, PendingMessage};
 
+use self::clock::Clock;
 use crate::secret_url::SecretUrl;
 
 /// Files of `migrations/`. Listed by hand, because `sqlx::migrate!` would compile both databases' drivers twice.
@@ -69,6 +73,7 @@ impl Default for LedgerSettings {
 #[derive(Clone)]
 pub struct Ledger {
     pool: AnyPool,
+    clock: Arc<Clock>,
 }
 
 impl Ledger {
@@ -81,16 +86,16 @@ impl Ledger {
         sqlx::any::install_default_drivers();
         let pool = AnyPoolOptions::new().acquire_timeout(settings.acquire_timeout);
         let text = url.reveal();
-        let (pool, url) = match text.split_once(':') {
+        let (pool, url, clock) = match text.split_once(':') {
             Some(("postgres" | "postgresql", _)) => {
                 let url = Url::parse(text).map_err(|reason| LedgerError::Url(reason.to_string()))?;
-                (pool.max_connections(settings.connections), url)
+                (pool.max_connections(settings.connections), url, clock::POSTGRES)
             }
-            Some(("sqlite", file)) => (sqlite_pool(pool), sqlite_url(file)?),
+            Some(("sqlite", file)) => (sqlite_pool(pool), sqlite_url(file)?, clock::SQLITE),
             _ => return Err(LedgerError::Url("expected sqlite://PATH or postgres://...".to_owned())),
         };
         let options: AnyConnectOptions = url.as_str().parse().map_err(LedgerError::Sql)?;
-        Ok(Self { pool: pool.connect_lazy_with(options) })
+        Ok(Self { pool: pool.connect_lazy_with(options), clock: Arc::new(Clock::new(clock)) })
     }
 
     /// Creates the tables, or migrates them to the version of this build. May be repeated, and may run concurrently.

@@ -9,7 +9,7 @@ use crate::ledger::{ClaimOutcome, ItemClaim, LedgerError};
 use crate::message::parse_item_message;
 use crate::queue::Delivery;
 use crate::state::ItemEnd;
-use crate::time::{later, now};
+use crate::time::{Millis, later};
 use crate::{Disposition, Failure, ItemId, JobId, RetryCost, Stopped, trace};
 
 impl<S: Service> Worker<S> {
@@ -24,8 +24,8 @@ impl<S: Service> Worker<S> {
         };
         record_ids(&job, Some(&item));
         let Self { settings, ledger, .. } = self;
-        match self.call_ledger(|| ledger.claim_item(&job, &item, &settings.name, now(), settings.lease)).await
-        {
+        let claim = |now| ledger.claim_item(&job, &item, &settings.name, now, settings.lease);
+        match self.call_ledger(claim).await {
             Ok(ClaimOutcome::Claimed(claim)) => return self.claimed(claim, delivery).await,
             Ok(outcome) => self.unclaimed(&job, &item, outcome, delivery).await,
             Err(error) => self.requeue(delivery, settings.backoff_most, error).await,
@@ -48,11 +48,8 @@ impl<S: Service> Worker<S> {
             }
             // If the holder crashes, the sweep sends another message after the lease.
             ClaimOutcome::Leased => self.acknowledge(delivery, Some(job), Some(item)).await,
-            // Workers' clocks differ a little, and this may be the only message about it.
-            ClaimOutcome::NotDue { due } => {
-                let wait = u64::try_from(due.saturating_sub(now())).unwrap_or(0);
-                self.requeue(delivery, Duration::from_millis(wait), "the item is not due yet").await;
-            }
+            // A retry tier of the queue may end early, and this may be the only message about it.
+            ClaimOutcome::NotDue { wait } => self.requeue(delivery, wait, "the item is not due yet").await,
             ClaimOutcome::NotFound => {
                 let reason =
                     Failure::new("unknown_item", format!("{job}/{item}: no such item in the ledger"));
@@ -74,7 +71,7 @@ impl<S: Service> Worker<S> {
             Err(stopped) => (Err(stopped), None),
         };
         let after = result.as_ref().err().map_or(Duration::ZERO, |stopped| self.delay(&claim, stopped));
-        match self.call_ledger(|| self.record(&claim, &result, after)).await {
+        match self.call_ledger(|now| self.record(&claim, &result, after, now)).await {
             Ok(true) => self.settle(&claim, result, after, delivery).await,
             Ok(false) => {
                 trace::mark_failed("stale_claim");
@@ -108,10 +105,11 @@ impl<S: Service> Worker<S> {
         claim: &ItemClaim,
         result: &Result<ItemEnd, Stopped>,
         after: Duration,
+        now: Millis,
     ) -> Result<bool, LedgerError> {
         match result {
-            Ok(end) => self.ledger.end_item(claim, end, now()).await,
-            Err(stopped) => self.ledger.stop_item(claim, stopped, later(now(), after), now()).await,
+            Ok(end) => self.ledger.end_item(claim, end, now).await,
+            Err(stopped) => self.ledger.stop_item(claim, stopped, later(now, after), now).await,
         }
     }
 

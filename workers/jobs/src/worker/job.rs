@@ -12,7 +12,7 @@ use crate::ledger::{Accepted, JobClaim, JobRecord};
 use crate::message::item_message;
 use crate::queue::{Delivery, QueueError};
 use crate::state::{Counts, EarlyEnd, JobEnd, JobState};
-use crate::time::{Millis, later, now};
+use crate::time::later;
 use crate::trace;
 use crate::{Disposition, Failure, JobId, Stopped};
 
@@ -39,7 +39,7 @@ impl<S: Service> Worker<S> {
                 return None;
             }
         };
-        let record = match self.call_ledger(|| self.ledger.accept(&new, now())).await {
+        let record = match self.call_ledger(|now| self.ledger.accept(&new, now)).await {
             Ok(Accepted::New(record) | Accepted::Same(record)) => record,
             Ok(Accepted::Conflict { existing }) => {
                 let reason = new.conflict_with(&existing);
@@ -97,7 +97,7 @@ impl<S: Service> Worker<S> {
     }
 
     async fn finalize_if_all_ended(&self, job: &JobId) -> Result<(), Stopped> {
-        if self.call_ledger(|| self.ledger.has_open_items(job)).await? {
+        if self.call_ledger(|_| self.ledger.has_open_items(job)).await? {
             return Ok(());
         }
         self.drive_job(job).await
@@ -106,28 +106,33 @@ impl<S: Service> Worker<S> {
     /// Lists the inputs of a job or gathers its results, unless the job has ended or another worker holds it.
     async fn drive_job(&self, job: &JobId) -> Result<(), Stopped> {
         let Self { settings, .. } = self;
-        let claim =
-            self.call_ledger(|| self.ledger.claim_job(job, &settings.name, now(), settings.lease)).await?;
+        let claim = |now| self.ledger.claim_job(job, &settings.name, now, settings.lease);
+        let claim = self.call_ledger(claim).await?;
         let Some(claim) = claim else { return Ok(()) };
         let lost = CancellationToken::new();
+        let renew = |now| self.ledger.renew_job_lease(&claim, now, settings.lease);
         let result = tokio::select! {
             result = self.run_phase(&claim) => result,
             () = lost.cancelled() => Err(stale_claim()),
-            never = self.renew_lease(&lost, || self.ledger.renew_job_lease(&claim, now(), settings.lease)) => match never {},
+            never = self.renew_lease(&lost, renew) => match never {},
         };
         match &result {
             Ok(()) => self.relay().await,
             Err(stopped) => {
                 trace::mark_failed(&stopped.failure.code);
-                self.release_claim(&claim, Some(later(now(), settings.backoff_most))).await;
+                self.release_claim(&claim, Some(settings.backoff_most)).await;
             }
         }
         result
     }
 
-    /// Releases a claim; a worker continues the job at `due`, or when its last item has ended.
-    async fn release_claim(&self, claim: &JobClaim, due: Option<Millis>) {
-        if let Err(error) = self.ledger.release_job(claim, due).await {
+    /// Releases a claim; a worker continues the job after `after`, or when its last item has ended.
+    async fn release_claim(&self, claim: &JobClaim, after: Option<Duration>) {
+        let release = async {
+            let now = self.ledger.now().await?;
+            self.ledger.release_job(claim, after.map(|after| later(now, after))).await
+        };
+        if let Err(error) = release.await {
             tracing::warn!(%error, job = %claim.id, "cannot release the claim; it ends with its lease");
         }
     }
@@ -161,7 +166,7 @@ impl<S: Service> Worker<S> {
             }
             let page = self.call_service(|| self.service.expand(&claim.record, cursor.as_deref())).await?;
             still_held(
-                self.call_ledger(|| self.ledger.add_items(claim, &page.items, position, now())).await?,
+                self.call_ledger(|now| self.ledger.add_items(claim, &page.items, position, now)).await?,
             )?;
             self.observer.step(Step::PageListed, Some(&claim.id), None);
             self.send_items(claim, &page.items).await?;
@@ -171,14 +176,14 @@ impl<S: Service> Worker<S> {
             match page.next {
                 Some(next) => {
                     still_held(
-                        self.call_ledger(|| self.ledger.save_cursor(claim, &next, position, now(), lease))
+                        self.call_ledger(|now| self.ledger.save_cursor(claim, &next, position, now, lease))
                             .await?,
                     )?;
                     cursor = Some(next);
                 }
                 None if position == 0 => return Err(Stopped::fail(no_inputs(claim))),
                 None => {
-                    still_held(self.call_ledger(|| self.ledger.finish_listing(claim, now())).await?)?;
+                    still_held(self.call_ledger(|now| self.ledger.finish_listing(claim, now)).await?)?;
                     self.observer.step(Step::Expanded, Some(&claim.id), None);
                     return Ok(());
                 }
@@ -201,30 +206,30 @@ impl<S: Service> Worker<S> {
     async fn finalize(&self, claim: &JobClaim) -> Result<(), Stopped> {
         if claim.record.failure.as_ref().is_some_and(|reason| EarlyEnd::of(&reason.code).is_some()) {
             while self
-                .call_ledger(|| self.ledger.cancel_open_items(claim, now(), CANCEL_BATCH))
+                .call_ledger(|now| self.ledger.cancel_open_items(claim, now, CANCEL_BATCH))
                 .await?
                 .ok_or_else(stale_claim)?
                 > 0
             {}
         }
-        let Some(record) = self.call_ledger(|| self.ledger.begin_finalizing(claim, now())).await? else {
+        let Some(record) = self.call_ledger(|now| self.ledger.begin_finalizing(claim, now)).await? else {
             self.release_claim(claim, None).await;
             return Ok(());
         };
-        let counts = self.call_ledger(|| self.ledger.counts(&claim.id)).await?;
+        let counts = self.call_ledger(|_| self.ledger.counts(&claim.id)).await?;
         let end = end_of(&record, &counts);
         self.end(claim, EndedJob { record, end, counts }).await
     }
 
     /// Fails a job with its open items, and gathers the results that there are.
     async fn fail(&self, claim: &JobClaim, reason: Failure) -> Result<(), Stopped> {
-        still_held(self.call_ledger(|| self.ledger.fail_job(claim, &reason, now())).await?)?;
+        still_held(self.call_ledger(|now| self.ledger.fail_job(claim, &reason, now)).await?)?;
         self.finalize(claim).await
     }
 
     /// Publishes the end of an ended job again, for a sender that submitted it again with `reply_to`.
     async fn republish_end(&self, record: JobRecord, delivery: Delivery) {
-        let counts = match self.call_ledger(|| self.ledger.counts(&record.id)).await {
+        let counts = match self.call_ledger(|_| self.ledger.counts(&record.id)).await {
             Ok(counts) => counts,
             Err(error) => return self.requeue(delivery, self.settings.backoff_most, error).await,
         };
@@ -232,7 +237,7 @@ impl<S: Service> Worker<S> {
         let mut event = self.service.end_event(&EndedJob { end: end_of(&record, &counts), record, counts });
         event.message.reply_to.clone_from(&delivery.message.reply_to);
         event.message.correlation_id.clone_from(&delivery.message.correlation_id);
-        match self.call_ledger(|| self.ledger.insert_event(&id, &event, now())).await {
+        match self.call_ledger(|now| self.ledger.insert_event(&id, &event, now)).await {
             Ok(()) => self.acknowledge(delivery, Some(&id), None).await,
             Err(error) => return self.requeue(delivery, self.settings.backoff_most, error).await,
         }
@@ -243,7 +248,7 @@ impl<S: Service> Worker<S> {
         self.call_service(|| self.service.finalize(&ended)).await?;
         self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
         let event = self.service.end_event(&ended);
-        still_held(self.call_ledger(|| self.ledger.finish(claim, &ended.end, &event, now())).await?)?;
+        still_held(self.call_ledger(|now| self.ledger.finish(claim, &ended.end, &event, now)).await?)?;
         self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);
         Ok(())
     }

@@ -9,17 +9,19 @@ use super::{Service, Worker};
 use crate::Stopped;
 use crate::ledger::LedgerError;
 use crate::retry::retry_with_backoff;
+use crate::time::Millis;
 
 /// Maximum time of one call to the ledger.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl<S: Service> Worker<S> {
-    /// Calls the ledger, and retries transient errors.
-    pub(super) async fn call_ledger<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, LedgerError>
+    /// Calls the ledger with its current time, and retries transient errors.
+    pub(super) async fn call_ledger<T, F>(&self, call: impl Fn(Millis) -> F) -> Result<T, LedgerError>
     where
         F: Future<Output = Result<T, LedgerError>>,
     {
-        let call = || with_timeout(call());
+        let call = &call;
+        let call = || with_timeout(async move { call(self.ledger.now().await?).await });
         let settings = &self.settings;
         retry_with_backoff(settings.backoff(), settings.retry_timeout, LedgerError::is_transient, call).await
     }
@@ -37,14 +39,14 @@ impl<S: Service> Worker<S> {
     pub(super) async fn renew_lease<F>(
         &self,
         lost: &CancellationToken,
-        mut renew: impl FnMut() -> F,
+        renew: impl Fn(Millis) -> F,
     ) -> Infallible
     where
         F: Future<Output = Result<bool, LedgerError>>,
     {
         loop {
             tokio::time::sleep(self.settings.heartbeat).await;
-            match with_timeout(renew()).await {
+            match with_timeout(async { renew(self.ledger.now().await?).await }).await {
                 Ok(true) => {}
                 Ok(false) => lost.cancel(),
                 // The ledger may be back before the lease ends.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::{Service, Step, Worker};
 use crate::queue::{Delivery, Lane, Message, QueueError, Settled, publish_traced, send_traced};
 use crate::retry::retry_with_backoff;
-use crate::time::now;
 use crate::{Disposition, Failure, ItemId, JobId, Stopped, trace};
 
 impl<S: Service> Worker<S> {
@@ -57,7 +56,8 @@ impl<S: Service> Worker<S> {
     /// Refuses a message that conflicts with a known job. The event goes through the outbox of that job.
     pub(super) async fn refuse_conflicting(&self, existing: &JobId, delivery: Delivery, reason: Failure) {
         let event = self.service.refusal_event(&delivery.message, &reason);
-        if let Err(error) = self.call_ledger(|| self.ledger.insert_event(existing, &event, now())).await {
+        let insert = |now| self.ledger.insert_event(existing, &event, now);
+        if let Err(error) = self.call_ledger(insert).await {
             return self.requeue(delivery, self.settings.backoff_most, error).await;
         }
         self.dead_letter(delivery, &reason).await;

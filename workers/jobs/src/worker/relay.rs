@@ -4,7 +4,7 @@ use super::lease::with_timeout;
 use super::{Service, Step, Worker};
 use crate::ledger::{LedgerError, OutboxEvent};
 use crate::queue::publish_traced;
-use crate::time::{later, now};
+use crate::time::later;
 
 /// Maximum events that one call publishes. Further ones wait for the next call.
 const MAX_EVENTS: usize = 100;
@@ -23,7 +23,8 @@ impl<S: Service> Worker<S> {
 
     /// Publishes one event; returns whether there may be more.
     async fn relay_one(&self) -> Result<bool, LedgerError> {
-        let Some(pending) = with_timeout(self.ledger.claim_events(now(), self.settings.lease)).await? else {
+        let now = with_timeout(self.ledger.now()).await?;
+        let Some(pending) = with_timeout(self.ledger.claim_events(now, self.settings.lease)).await? else {
             return Ok(false);
         };
         if let Err(error) = publish_traced(&*self.queue, &pending.event).await {
@@ -38,6 +39,7 @@ impl<S: Service> Worker<S> {
 
     /// Postpones an event so that other events are tried first: perhaps only this one cannot be published.
     async fn postpone(&self, event: &OutboxEvent) -> Result<(), LedgerError> {
-        with_timeout(self.ledger.postpone_events(event, later(now(), self.settings.backoff_most))).await
+        let now = with_timeout(self.ledger.now()).await?;
+        with_timeout(self.ledger.postpone_events(event, later(now, self.settings.backoff_most))).await
     }
 }

@@ -6,7 +6,7 @@ use tracing::{Instrument, info_span};
 use super::{Claimed, RunContext, Service, Step, Worker, WorkerFault};
 use crate::ledger::LedgerError;
 use crate::state::ItemEnd;
-use crate::time::now;
+use crate::time::Millis;
 use crate::{Disposition, Failure, RetryCost, Stopped, trace};
 
 impl<S: Service> Worker<S> {
@@ -19,14 +19,19 @@ impl<S: Service> Worker<S> {
         let lost = CancellationToken::new();
         tokio::select! {
             result = self.run_and_write(claimed, context, &lost) => result,
-            never = self.renew_lease(&lost, || self.heartbeat(claimed, context)) => match never {},
+            never = self.renew_lease(&lost, |now| self.heartbeat(claimed, context, now)) => match never {},
         }
     }
 
-    async fn heartbeat(&self, claimed: &Claimed<S::Item>, context: &RunContext) -> Result<bool, LedgerError> {
+    async fn heartbeat(
+        &self,
+        claimed: &Claimed<S::Item>,
+        context: &RunContext,
+        now: Millis,
+    ) -> Result<bool, LedgerError> {
         let progress = context.progress();
         let lease = self.settings.lease;
-        self.ledger.renew_item_lease(&claimed.claim, progress.as_deref(), now(), lease).await
+        self.ledger.renew_item_lease(&claimed.claim, progress.as_deref(), now, lease).await
     }
 
     /// Runs the item and writes its report, unless an earlier attempt has written it.

@@ -9,7 +9,6 @@ use crate::ledger::{LedgerError, PendingJobMessage, PendingMessage};
 use crate::message::{item_message, job_message};
 use crate::queue::{Lane, send_traced};
 use crate::state::EarlyEnd;
-use crate::time::now;
 
 /// Maximum rows of each kind that one sweep takes.
 const MAX_ROWS: u32 = 500;
@@ -42,16 +41,17 @@ impl<S: Service> Worker<S> {
     }
 
     async fn sweep_once(&self, min_age: Duration) -> Result<usize, LedgerError> {
+        let now = with_timeout(self.ledger.now()).await?;
         let mut messages = Vec::new();
-        for job in with_timeout(self.ledger.overdue_jobs(now(), MAX_ROWS)).await? {
-            if with_timeout(self.ledger.end_early(&job, EarlyEnd::Expired, now())).await? {
+        for job in with_timeout(self.ledger.overdue_jobs(now, MAX_ROWS)).await? {
+            if with_timeout(self.ledger.end_early(&job, EarlyEnd::Expired, now)).await? {
                 tracing::info!(%job, "the job's deadline has passed");
             }
         }
-        let mut items = with_timeout(self.ledger.expired_items(now(), MAX_ROWS)).await?;
+        let mut items = with_timeout(self.ledger.expired_items(now, MAX_ROWS)).await?;
         // While a lane holds messages, the one about an item or a job may still be among them.
         if self.is_empty(Lane::Items).await && self.is_empty(Lane::Urgent).await {
-            items.extend(with_timeout(self.ledger.unannounced_items(now(), min_age, MAX_ROWS)).await?);
+            items.extend(with_timeout(self.ledger.unannounced_items(now, min_age, MAX_ROWS)).await?);
         }
         messages.extend(items.iter().map(|pending| {
             let PendingMessage { job, item, lane, trace } = pending;
@@ -59,7 +59,7 @@ impl<S: Service> Worker<S> {
         }));
         // A job that has just become due has no message yet, however young its last one is.
         let min_age = if self.is_empty(Lane::Jobs).await { min_age } else { Duration::MAX };
-        let jobs = with_timeout(self.ledger.due_jobs(now(), min_age, MAX_ROWS)).await?;
+        let jobs = with_timeout(self.ledger.due_jobs(now, min_age, MAX_ROWS)).await?;
         messages.extend(jobs.iter().map(|pending| {
             let PendingJobMessage { id, message, trace } = pending;
             (Lane::Jobs, job_message(S::JOB_SCHEMA, id, message, trace))

@@ -338,7 +338,7 @@ async fn broken_worker_stops_and_releases_its_items() {
 async fn items_of_crashed_workers_are_retried_or_failed() {
     let fixture = Fixture::new(&[&["good-1", "good-2", "good-3"]]).await;
     let job = JobId::try_from("job".to_owned()).unwrap();
-    let (long_ago, lease) = (crate::time::now() - 10_000, Duration::from_millis(1));
+    let (long_ago, lease) = (fixture.ledger.now().await.unwrap() - 10_000, Duration::from_millis(1));
     fixture
         .ledger
         .accept(

@@ -8,10 +8,10 @@ use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
 use inference::analysis::AnalysisSpec;
 use inference::context::Priority;
-use jiff::Timestamp;
 use jobs::job::NewJob;
 use jobs::message::parse;
 use jobs::queue::{Lane, Message};
+use jobs::time::RequestTime;
 use jobs::trace::TraceContext;
 use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
@@ -44,10 +44,10 @@ pub struct JobMessage {
     pub output: String,
     /// Earliest start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_before: Option<Timestamp>,
+    pub not_before: Option<RequestTime>,
     /// The job is ended at this time; finished items stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Timestamp>,
+    pub deadline: Option<RequestTime>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// Queue for the end event; the message property of this name serves too.
@@ -151,8 +151,8 @@ impl JobMessage {
             key,
             request_sha256: sha256(json(&RequestIdentity::of(self)).as_bytes()),
             message: json(&named),
-            not_before: self.not_before.map(Timestamp::as_millisecond),
-            deadline: self.deadline.map(Timestamp::as_millisecond),
+            not_before: self.not_before,
+            deadline: self.deadline,
             trace: TraceContext::current(),
         })
     }

@@ -6,6 +6,7 @@ use flamingo::Task;
 use flamingo::prompt::Prompt;
 use globset::{GlobBuilder, GlobMatcher};
 use jobs::message::MAX_MESSAGE;
+use jobs::time::RequestTime;
 use jobs::{Failure, ItemId};
 
 use super::{Input, JobMessage, json};
@@ -57,7 +58,7 @@ impl JobMessage {
             return bad(format!("`max_frames` is not within 1 to {MAX_FRAMES}"));
         }
         if let (Some(begin), Some(end)) = (self.not_before, self.deadline)
-            && begin >= end
+            && is_never(begin, end)
         {
             return bad(format!("`deadline` {end} is not after `not_before` {begin}"));
         }
@@ -74,6 +75,17 @@ impl JobMessage {
             return Err(Failure::new("message_too_large", text));
         }
         Ok(())
+    }
+}
+
+/// Returns whether no time is between the two. A point in time and a duration are compared by the ledger alone: such a job
+/// may expire before it begins.
+fn is_never(begin: RequestTime, end: RequestTime) -> bool {
+    match (begin, end) {
+        (RequestTime::At(begin), RequestTime::At(end)) => begin >= end,
+        (RequestTime::AfterAcceptance(begin), RequestTime::AfterAcceptance(end)) => begin >= end,
+        (RequestTime::At(_), RequestTime::AfterAcceptance(_))
+        | (RequestTime::AfterAcceptance(_), RequestTime::At(_)) => false,
     }
 }
 

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flamingo::family::ModelInfo;
 use futures_util::future::join_all;
+use jobs::ledger::LedgerError;
 use jobs::queue::Lane;
 use jobs::worker::{Observer, Step};
 use jobs::{ItemId, JobId};
@@ -158,8 +159,14 @@ impl Status {
     async fn metrics(&self) -> Result<String, std::fmt::Error> {
         let mut scraped = Registry::with_prefix(PREFIX);
         if let Some(backends) = self.backends.get() {
-            let (messages, events) = tokio::join!(self.waiting(), outbox_pending(backends));
+            let ledger = &backends.ledger;
+            let (messages, events, skew) = tokio::join!(
+                self.waiting(),
+                answered(ledger.outbox_pending()),
+                answered(ledger.clock_skew())
+            );
             scrape::backlog(&mut scraped, &messages, events);
+            scrape::clock(&mut scraped, skew);
         }
         if let Some(shared) = self.shared.get() {
             scrape::resources(&mut scraped, shared);
@@ -172,9 +179,9 @@ impl Status {
     }
 }
 
-/// Returns the unpublished outbox events; `None` if the database does not respond.
-async fn outbox_pending(backends: &Backends) -> Option<u64> {
-    tokio::time::timeout(CHECK_TIMEOUT, backends.ledger.outbox_pending()).await.ok()?.ok()
+/// Returns the answer of the database; `None` if it does not respond.
+async fn answered<T>(answer: impl Future<Output = Result<T, LedgerError>>) -> Option<T> {
+    tokio::time::timeout(CHECK_TIMEOUT, answer).await.ok()?.ok()
 }
 
 /// Bounds a check: backends retry internally for longer than a status request may take.

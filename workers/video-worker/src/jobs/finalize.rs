@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream};
 use jobs::ledger::{ItemRecord, JobRecord};
 use jobs::state::ItemState;
 use jobs::store::{Put, StoreError};
-use jobs::time::{now, timestamp};
+use jobs::time::{Millis, timestamp};
 use jobs::worker::EndedJob;
 use jobs::{ItemId, JobId, Stopped};
 use serde::Serialize;
@@ -41,7 +41,7 @@ impl Outputs {
         let job = JobMessage::from_ledger(&ended.record.message).map_err(Stopped::fail)?;
         let folder = job_folder(&job.output, &ended.record.id);
         let tokens = self.gather(ended, &job, &folder).await?;
-        let manifest = manifest(ended, &job, model, tokens);
+        let manifest = manifest(ended, &job, model, tokens, self.ledger.now().await?);
         let text = serde_json::to_vec_pretty(&manifest).expect("a manifest serializes");
         let key = format!("{folder}/manifest.json");
         match self.store.put_new(&key, text.into()).await.map_err(|e| store_stopped(&e))? {
@@ -147,7 +147,13 @@ fn json_line(value: &impl Serialize) -> Bytes {
     Bytes::from(to_json(value) + "\n")
 }
 
-fn manifest(ended: &EndedJob, job: &JobMessage, model: &ModelInfo, tokens: Tokens) -> Value {
+fn manifest(
+    ended: &EndedJob,
+    job: &JobMessage,
+    model: &ModelInfo,
+    tokens: Tokens,
+    ended_at: Millis,
+) -> Value {
     let EndedJob { record, end, counts } = ended;
     let entered = jobs::state::JobState::ALL.iter().filter_map(|state| {
         Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered_at(*state)?))))
@@ -163,7 +169,7 @@ fn manifest(ended: &EndedJob, job: &JobMessage, model: &ModelInfo, tokens: Token
         },
         "listing": if record.is_listed() { "complete" } else { "incomplete" },
         "states": entered.collect::<Map<_, _>>(),
-        "ended_at": timestamp(now()),
+        "ended_at": timestamp(ended_at),
         "request": JobMessage { job_id: None, idempotency_key: None, ..job.clone() },
         "model": model,
         "tokens": { "prompt": tokens.prompt, "completion": tokens.completion },

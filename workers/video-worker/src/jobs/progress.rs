@@ -46,11 +46,10 @@ impl JobProgress {
         ledger: &Ledger,
         record: &JobRecord,
         counts: &Counts,
-        now: Millis,
     ) -> Result<Option<Self>, LedgerError> {
         let running = ledger.progress(&record.id, MAX_RUNNING_ITEMS).await?;
         let running: Vec<_> = running.iter().filter_map(|text| Progress::parse(text)).collect();
-        Ok(Self::of_job(record, counts, &running, now))
+        Ok(Self::of_job(record, counts, &running, ledger.now().await?))
     }
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn claim_outcome_gives_the_reason(database: TestDatabase) {
     assert_eq!(ask(0, T0 + 1).await, ClaimOutcome::Leased);
     let reason = Failure::new("store_unavailable", "the store does not answer");
     assert!(ledger.stop_item(&claim, &retry(&reason, RetryCost::Attempt), T0 + 50, T0).await.unwrap());
-    assert_eq!(ask(0, T0 + 49).await, ClaimOutcome::NotDue { due: T0 + 50 });
+    assert_eq!(ask(0, T0 + 49).await, ClaimOutcome::NotDue { wait: Duration::from_millis(1) });
     assert_eq!(ledger.items(&id, None, 1).await.unwrap()[0].failure, Some(reason));
     let claim = claim_item(&ledger, &id, 0, T0 + 50).await;
     assert_eq!(claim.attempts(), 2);

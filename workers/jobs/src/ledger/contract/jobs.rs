@@ -298,7 +298,7 @@ pub(super) async fn ended_job_cannot_end_early(database: TestDatabase) {
 
 pub(super) async fn job_waits_for_not_before(database: TestDatabase) {
     let ledger = database.ready().await;
-    let job = NewJob { not_before: Some(T0 + 500), ..job_named("later", "later", "request") };
+    let job = NewJob { not_before: at(T0 + 500), ..job_named("later", "later", "request") };
     ledger.accept(&job, T0).await.unwrap();
     assert!(ledger.claim_job(&job.id, "worker", T0 + 499, LEASE).await.unwrap().is_none());
     // With any minimum age of its last message.
@@ -307,17 +307,30 @@ pub(super) async fn job_waits_for_not_before(database: TestDatabase) {
     assert_eq!(ledger.due_jobs(T0 + 501, Duration::MAX, 10).await.unwrap(), [], "once");
     assert!(ledger.claim_job(&job.id, "worker", T0 + 500, LEASE).await.unwrap().is_some());
 
-    let never = NewJob { not_before: Some(T0 + 9_999), ..job_named("never", "never", "request") };
+    let never = NewJob { not_before: at(T0 + 9_999), ..job_named("never", "never", "request") };
     ledger.accept(&never, T0).await.unwrap();
     assert!(ledger.end_early(&never.id, EarlyEnd::Cancelled, T0 + 1).await.unwrap(), "before its time");
     assert!(ledger.claim_job(&never.id, "worker", T0 + 2, LEASE).await.unwrap().is_some(), "to be finished");
+}
+
+pub(super) async fn durations_begin_at_acceptance(database: TestDatabase) {
+    let ledger = database.ready().await;
+    let after = |seconds| Some(RequestTime::AfterAcceptance(Duration::from_secs(seconds)));
+    let job = NewJob { not_before: after(2), deadline: after(60), ..job_named("soon", "soon", "request") };
+    ledger.accept(&job, T0).await.unwrap();
+    // The same message again, by a later worker.
+    let Accepted::Same(record) = ledger.accept(&job, T0 + 30_000).await.unwrap() else {
+        panic!("it is the same job")
+    };
+    assert_eq!((record.not_before, record.deadline), (Some(T0 + 2_000), Some(T0 + 60_000)));
+    assert!(ledger.claim_job(&job.id, "worker", T0 + 1_999, LEASE).await.unwrap().is_none());
 }
 
 pub(super) async fn finds_overdue_jobs(database: TestDatabase) {
     let ledger = database.ready().await;
     accepted(&ledger).await;
     for (name, deadline) in [("second", T0 + 20), ("first", T0 + 10), ("third", T0 + 30)] {
-        let job = NewJob { deadline: Some(deadline), ..job_named(name, name, name) };
+        let job = NewJob { deadline: at(deadline), ..job_named(name, name, name) };
         ledger.accept(&job, T0).await.unwrap();
     }
     let overdue = async |now| {

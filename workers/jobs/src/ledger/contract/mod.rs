@@ -17,7 +17,7 @@ use super::*;
 use crate::job::{NewItem, NewJob};
 use crate::queue::{Event, Lane, Message};
 use crate::state::{Counts, EarlyEnd, ItemEnd, ItemState, JobEnd, JobState};
-use crate::time::Millis;
+use crate::time::{Millis, RequestTime};
 use crate::trace::TraceContext;
 use crate::{Disposition, Failure, ItemId, JobId, RetryCost, Stopped};
 
@@ -110,6 +110,7 @@ macro_rules! contract {
 }
 
 contract! {
+    clock_continues_between_readings
     migrating_twice_keeps_the_tables
     concurrent_migrations_succeed
     accepts_a_job_once
@@ -123,6 +124,7 @@ contract! {
     job_ended_during_listing_finishes
     ended_job_cannot_end_early
     job_waits_for_not_before
+    durations_begin_at_acceptance
     finds_overdue_jobs
     inserting_a_page_twice_changes_nothing
     only_one_of_many_item_claims_succeeds
@@ -163,6 +165,10 @@ fn clips(numbers: std::ops::Range<usize>) -> Vec<NewItem> {
 
 fn item_id(n: usize) -> ItemId {
     ItemId::try_from(format!("clip-{n}")).unwrap()
+}
+
+fn at(time: Millis) -> Option<RequestTime> {
+    Some(RequestTime::At(jiff::Timestamp::from_millisecond(time).unwrap()))
 }
 
 async fn accepted(ledger: &Ledger) -> JobId {
@@ -215,6 +221,18 @@ async fn race<T: Send + 'static, F: Future<Output = T> + Send + 'static>(
 ) -> Vec<T> {
     let tasks: Vec<_> = (0..runners).map(|n| tokio::spawn(run(n))).collect();
     join_all(tasks).await.into_iter().map(|outcome| outcome.unwrap()).collect()
+}
+
+async fn clock_continues_between_readings(database: TestDatabase) {
+    let ledger = database.open().await;
+    let first = ledger.now().await.unwrap();
+    // The server of the tests is on this machine.
+    assert!(ledger.clock_skew().await.unwrap().abs() < 1_000);
+    ledger.pool.close().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let passed = ledger.now().await.unwrap() - first;
+    assert!((50..4_000).contains(&passed), "{passed} ms");
+    assert!(database.open().await.now().await.unwrap() >= first + 50);
 }
 
 async fn migrating_twice_keeps_the_tables(database: TestDatabase) {

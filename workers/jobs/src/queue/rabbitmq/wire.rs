@@ -7,7 +7,6 @@ use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
 
 use super::Message;
 use crate::Failure;
-use crate::time::now;
 use crate::trace::TraceContext;
 
 /// Number of retries of a message.
@@ -36,8 +35,7 @@ pub(super) fn properties(message: &Message, attempt: u32) -> BasicProperties {
     let mut headers = FieldTable::default();
     let mut properties = BasicProperties::default()
         .with_content_type("application/json".into())
-        .with_delivery_mode(PERSISTENT)
-        .with_timestamp(u64::try_from(now() / 1000).unwrap_or_default());
+        .with_delivery_mode(PERSISTENT);
     match ShortString::try_new(message.id.as_str()) {
         Ok(id) => properties = properties.with_message_id(id),
         Err(_) => put(&mut headers, LONG_ID, &message.id),

@@ -6,6 +6,7 @@ use std::hash::Hash;
 use std::sync::atomic::AtomicU64;
 
 use jobs::queue::Lane;
+use jobs::time::Millis;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -59,6 +60,14 @@ pub(in crate::http) fn backlog(
     }
 }
 
+/// Registers by how much this machine's clock is ahead of the database's. An unknown value is omitted.
+pub(in crate::http) fn clock(registry: &mut Registry, skew: Option<Millis>) {
+    if let Some(skew) = skew {
+        let help = "Seconds by which the clock of this machine is ahead of the database's";
+        float_gauge(registry, "clock_skew_seconds", help, skew as f64 / 1000.0);
+    }
+}
+
 /// Registers the use of shared resources.
 pub(in crate::http) fn resources(registry: &mut Registry, shared: &SharedResources) {
     let SharedResources { disk, memory, engine } = shared;
@@ -102,6 +111,12 @@ fn gauge(registry: &mut Registry, name: &str, help: &str, value: u64) {
     registry.register(name, help, gauge);
 }
 
+fn float_gauge(registry: &mut Registry, name: &str, help: &str, value: f64) {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    registry.register(name, help, gauge);
+}
+
 fn gauges<L>(registry: &mut Registry, name: &str, help: &str, values: impl IntoIterator<Item = (L, u64)>)
 where
     L: EncodeLabelSet + Clone + Hash + Eq + std::fmt::Debug + Send + Sync + 'static,
@@ -128,12 +143,14 @@ mod tests {
         let mut registry = Registry::with_prefix("flamingo");
         backlog(&mut registry, &[(Lane::Items, Some(3)), (Lane::Jobs, None)], Some(2));
         threads(&mut registry, &EngineSnapshot::default());
+        clock(&mut registry, Some(-600_250));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [
             "flamingo_messages_waiting{lane=\"items\"} 3",
             "flamingo_outbox_pending 2",
             "flamingo_news_waiting 2",
+            "flamingo_clock_skew_seconds -600.25",
             "flamingo_engine_passes_total{stage=\"generate\",of=\"write\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");

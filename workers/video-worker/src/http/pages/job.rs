@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, State};
 use axum::response::Response;
 use jobs::ledger::{ItemRecord, JobRecord, Ledger};
 use jobs::state::{Counts, ItemState, JobState};
-use jobs::time::{Millis, now};
+use jobs::time::Millis;
 use jobs::{ItemId, JobId};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -51,8 +51,8 @@ pub async fn page(
         Some(report_key(&job.output, &id, &row.id))
     };
     let reports = reports::read(&backends.store, rows.iter().map(key).collect()).await;
-    let now = now();
-    let current = JobProgress::load(&backends.ledger, &record, &counts, now).await?;
+    let now = backends.ledger.now().await?;
+    let current = JobProgress::load(&backends.ledger, &record, &counts).await?;
     let body = html! {
         (layout::crumbs(&[("Jobs", "/".into())], id.as_str()))
         div.head { h1 { (id) } (layout::badge(record.state.as_str())) }

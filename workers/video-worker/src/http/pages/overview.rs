@@ -10,7 +10,7 @@ use jobs::JobId;
 use jobs::ledger::{JobRecord, LedgerError};
 use jobs::queue::Lane;
 use jobs::state::Counts;
-use jobs::time::{Millis, now, timestamp};
+use jobs::time::{Millis, timestamp};
 use maud::{Markup, html};
 
 use super::format::{about_left, ago, number, span, tasks};
@@ -25,7 +25,7 @@ pub async fn page(State(pages): State<Arc<Pages>>) -> Response {
     let (missing, waiting, newest) =
         tokio::join!(pages.status.missing(), pages.status.waiting(), newest(&pages));
     let is_open = match &newest {
-        Ok(Some((jobs, _))) => jobs.iter().any(|job| !job.state.is_end()),
+        Ok(Some(Newest { jobs, .. })) => jobs.iter().any(|job| !job.state.is_end()),
         // Refresh until jobs can be shown.
         Ok(None) | Err(_) => true,
     };
@@ -34,7 +34,7 @@ pub async fn page(State(pages): State<Arc<Pages>>) -> Response {
         section {
             h2 { "Jobs" }
             @match &newest {
-                Ok(Some((jobs, counts))) => { (table(jobs, counts)) }
+                Ok(Some(newest)) => { (table(newest)) }
                 Ok(None) => { p.notice { "The worker is starting." } }
                 Err(error) => { p.notice.failed { (error.to_string()) } }
             }
@@ -44,7 +44,12 @@ pub async fn page(State(pages): State<Arc<Pages>>) -> Response {
     (status, render("Jobs", is_open, body)).into_response()
 }
 
-type Newest = (Vec<JobRecord>, HashMap<JobId, Counts>);
+/// The newest jobs, with the counts of their items, at the time `now`.
+struct Newest {
+    jobs: Vec<JobRecord>,
+    counts: HashMap<JobId, Counts>,
+    now: Millis,
+}
 
 /// Reads the newest jobs; `None` while the worker starts.
 async fn newest(pages: &Pages) -> Result<Option<Newest>, LedgerError> {
@@ -52,7 +57,7 @@ async fn newest(pages: &Pages) -> Result<Option<Newest>, LedgerError> {
     let jobs = backends.ledger.jobs(None, JOBS).await?;
     let ids: Vec<_> = jobs.iter().map(|job| job.id.clone()).collect();
     let counts = backends.ledger.counts_of(&ids).await?;
-    Ok(Some((jobs, counts)))
+    Ok(Some(Newest { jobs, counts, now: backends.ledger.now().await? }))
 }
 
 fn worker(pages: &Pages, missing: &[String], waiting: &[(Lane, Option<u64>)]) -> Markup {
@@ -105,20 +110,19 @@ fn figure(value: Option<u64>, name: &str) -> Markup {
     }
 }
 
-fn table(jobs: &[JobRecord], counts: &HashMap<JobId, Counts>) -> Markup {
+fn table(Newest { jobs, counts, now }: &Newest) -> Markup {
     if jobs.is_empty() {
         return html! {
             p.empty { "No jobs yet. " code { "flamingo submit" } " adds one." }
         };
     }
-    let now = now();
     html! {
         div.scroll {
             table.jobs {
                 thead { tr { th { "Job" } th { "State" } th.progress { "Progress" } th { "Created" } th { "Took" } } }
                 tbody {
                     @for job in jobs {
-                        (row(job, &counts.get(&job.id).copied().unwrap_or_default(), now))
+                        (row(job, &counts.get(&job.id).copied().unwrap_or_default(), *now))
                     }
                 }
             }
