@@ -51,7 +51,8 @@ seed("message", "job", json.dumps(job))
 seed("message", "video", json.dumps(short | {"tasks": [complete], "input": {"video": "clips/a.mp4"}}))
 seed("message", "videos", json.dumps(
     short | {"tasks": job["tasks"], "input": {"videos": ["file:///v/a.mp4", "s3://v/b.mp4"]}, "generation": sampled}))
-seed("message", "manifest", json.dumps(short | {"tasks": job["tasks"], "input": {"manifest": "s3://v/m.jsonl"}}))
+seed("message", "manifest", json.dumps(
+    short | {"tasks": job["tasks"], "input": {"manifest": "s3://v/m.jsonl"}, "not_before": "90s", "deadline": "1h 30m"}))
 seed("message", "unfinished", json.dumps(short | {"tasks": job["tasks"], "input": {"unfinished_of": "birds"}}))
 seed("message", "item", json.dumps(item))
 seed("message", "newer", json.dumps({"schema": "flamingo.job/2", "more": 1}))

@@ -98,15 +98,18 @@ definitions = json.loads(read("deploy/rabbitmq/definitions.json"))
 lanes = [b["destination"] for b in definitions["bindings"] if b["source"] == "flamingo"]
 queues = [queue["name"] for queue in definitions["queues"]]
 exchanges = [exchange["name"] for exchange in definitions["exchanges"]]
-everything = queues + exchanges + ["amq.default", "amq.topic", "another", "flamingo2", ""]
+# A worker declares and binds the queues of its model; binding needs to write to the queue and to read from the exchange.
+routes = [f"flamingo.{lane}.{16 * digit}" for lane in ("items", "urgent") for digit in "0f"]
+others = ["amq.topic", "another", "flamingo2", f"flamingo.jobs.{16 * '0'}", "flamingo.items.0", "flamingo.items.model", ""]
+everything = queues + exchanges + routes + ["amq.default"] + others
 # The default exchange routes to the queue that a job names in `reply_to`.
-for user, writes, reads in [
-    ("flamingo-worker", exchanges + ["amq.default"], lanes),
-    ("flamingo-submitter", ["flamingo"], []),
-    ("flamingo-scaler", [], []),
+for user, declares, writes, reads in [
+    ("flamingo-worker", routes, exchanges + routes + ["amq.default"], lanes + routes + ["flamingo"]),
+    ("flamingo-submitter", [], ["flamingo"], []),
+    ("flamingo-scaler", [], [], []),
 ]:
     (rights,) = [p for p in definitions["permissions"] if p["user"] == user]
-    for right, names in (("configure", []), ("write", writes), ("read", reads)):
+    for right, names in (("configure", declares), ("write", writes), ("read", reads)):
         # The broker checks unnamed resources with an empty name.
         allowed = {name for name in everything if name and re.search(rights[right], name)}
         hold(allowed == set(names), f"definitions.json: {user} may {right} {sorted(allowed)}")

@@ -68,7 +68,7 @@ impl Service for Trivial {
     async fn expand(&self, _: &JobRecord, _: Option<&str>) -> Result<Page, Stopped> {
         let item = |n: usize| {
             let id = ItemId::try_from(format!("item-{n:06}")).expect("a valid id");
-            NewItem { id, lane: Lane::Items, message: String::new() }
+            NewItem { id, queue: Lane::Items.into(), message: String::new() }
         };
         Ok(Page { items: (0..self.items).map(item).collect(), next: None })
     }

@@ -13,7 +13,7 @@ pub struct Broker<'w> {
     world: &'w World,
     channel: Channel,
     /// The connection closes on drop.
-    _connection: Connection,
+    connection: Connection,
 }
 
 /// Message as it was received.
@@ -44,7 +44,7 @@ impl<'w> Broker<'w> {
             channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
             (connection, channel)
         });
-        Self { world, channel, _connection: connection }
+        Self { world, channel, connection }
     }
 
     /// Sends a message to the jobs lane.
@@ -92,6 +92,16 @@ impl<'w> Broker<'w> {
                     .unwrap();
             }
         });
+    }
+
+    /// Returns whether there is a queue with this name.
+    pub fn has_queue(&self, queue: &str) -> bool {
+        self.world.block_on(async {
+            // The broker closes the channel if there is none.
+            let channel = self.connection.create_channel().await.unwrap();
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.into(), options, FieldTable::default()).await.is_ok()
+        })
     }
 
     /// Waits for the next message of a queue and removes it.

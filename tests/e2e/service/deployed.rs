@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use jobs::queue::{Address, Lane, Route};
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicPublishOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use support::servers::{Kind, Server};
 
 use super::world::{World, wait};
-use crate::program::{binary, model, run};
+use crate::program::{binary, model, read_json, run};
 
 const WORKER: (&str, &str) = ("flamingo-worker", "rights0of0a0worker");
 const SUBMITTER: (&str, &str) = ("flamingo-submitter", "rights0of0a0submitter");
@@ -195,9 +196,15 @@ fn the_deployment_files_work() {
     world.set("FLAMINGO__QUEUE__URL", &submitter);
     world.submit(&[world.job("deployed", json!({}))]).exits(0);
     world.check_whole("deployed", "succeeded", 2, 0);
+    // The worker has declared the queue of its model, which is all that it may declare.
+    let name = read_json(&model().join("config.json"))["name"].as_str().unwrap().to_owned();
+    world.submit(&[world.job("routed", json!({ "model": name }))]).exits(0);
+    world.check_whole("routed", "succeeded", 2, 0);
+    let of_model = Address { lane: Lane::Items, route: Some(Route::new(name)) };
+    let of_model = format!("flamingo.{}", of_model.key());
     worker.signal("TERM");
     assert_eq!(worker.wait(), Some(0));
-    for queue in ["flamingo.jobs", "flamingo.items", "flamingo.dead"] {
+    for queue in ["flamingo.jobs", "flamingo.items", "flamingo.dead", &of_model] {
         wait(&format!("the end of {queue}"), || (deployment.queue(queue)["messages"] == 0).then_some(()));
     }
 }

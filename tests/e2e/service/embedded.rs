@@ -134,6 +134,21 @@ fn bad_use_is_rejected_before_any_work() {
     assert_eq!(listing(folder.path()).iter().filter(|name| *name == "results").count(), 0);
 }
 
+/// No other worker reads the queue of the process, so a job for another model would never end.
+#[test]
+fn run_refuses_jobs_for_another_model() {
+    let jobs = [job(json!({ "job_id": "other", "model": "another" }))];
+    let folder = folder(&[("a.mp4", "short")], &jobs);
+    let ran = run_in(folder.path(), &["run", "jobs.jsonl"]).exits(2);
+    assert!(ran.err.contains("other: asks for the model \"another\", and this is"), "{ran:?}");
+    // It does not hold up other jobs of the same ledger.
+    let name = read_json(&model().join("config.json"))["name"].as_str().unwrap().to_owned();
+    let own = job(json!({ "job_id": "own", "model": name }));
+    std::fs::write(folder.path().join("jobs.jsonl"), own.to_string()).unwrap();
+    let ran = run_in(folder.path(), &["run", "jobs.jsonl"]).exits(0);
+    assert!(ran.out.starts_with("own  succeeded  1 of 1 succeeded"), "{ran:?}");
+}
+
 #[test]
 fn config_prints_the_origin_of_each_setting() {
     let folder = tempfile::tempdir().unwrap();

@@ -17,6 +17,7 @@ mod messages;
 mod outages;
 mod pages;
 mod poison;
+mod routes;
 mod secrets;
 mod shutdown;
 mod slow_store;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::collector::{Collector, Kind, Span};
 
 use super::broker::Broker;
-use super::world::World;
+use super::world::{World, wait};
 
 const QUESTION: &str = "Which zebrafinch is this?";
 /// A secret in the form that `check_secrets.sh` searches for.
@@ -45,6 +45,9 @@ fn traced(collector: &Collector) -> (World, String) {
     let mut other = one;
     other["model"] = json!("another");
     world.submit(&[world.job("retried", other)]).exits(0);
+    // A row of the version before, whose items had no route, so that this worker attempts it.
+    wait("its item", || (world.counts("retried").queued == 1).then_some(()));
+    world.sql("UPDATE items SET route = NULL WHERE job_id = 'retried'");
     world.check_whole("retried", "failed", 0, 1);
     worker.signal("TERM");
     assert_eq!(worker.wait(), Some(0));
@@ -114,9 +117,10 @@ fn a_job_is_one_trace() {
     );
     check_conventions(&job, &world, &model);
 
-    // Every attempt has the same parent span.
+    // Every attempt has the same parent span, here that of the message that the sweep has sent.
     let retried = paths(&trace_of(&spans, "retried"), queue);
-    assert_eq!((retried[&item], retried[&format!("{item} > write report")]), (3, 1), "{retried:#?}");
+    let swept = "submit job > send Q.items > process Q.items";
+    assert_eq!((retried[swept], retried[&format!("{swept} > write report")]), (3, 1), "{retried:#?}");
     let attempts =
         trace_of(&spans, "retried").into_values().filter(|s| s.attribute("item.id") != Value::Null);
     let attempts: BTreeSet<_> = attempts.map(|s| (s.attribute("item.attempt").as_i64(), s.failed)).collect();

@@ -286,6 +286,13 @@ impl World {
         assert_eq!((&manifest["status"], &manifest["counts"]["total"]), (&json!(status), &json!(total)));
     }
 
+    /// Runs a query in the database of the ledger. Returns its first value.
+    pub fn sql(&self, query: &str) -> String {
+        let (_, url) = self.env.iter().rfind(|(name, _)| name == "FLAMINGO__DATABASE__URL").unwrap();
+        let ran = run(Command::new("psql").arg(url).args(["-Atqc", query])).exits(0);
+        ran.out
+    }
+
     pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
         self.runtime.block_on(work)
     }

@@ -80,9 +80,10 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
         let status = Arc::new(Status::default());
         let signalled = tokio::spawn(stop_on_signal(stop.clone(), status.clone())?);
         let pipeline = tokio::task::spawn_blocking(move || model.load_to_answer()).await??;
+        let ours = pipeline.loaded().info.name.clone();
         let working =
             build_worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run();
-        let watching = watch(&backends, &ids, &stop);
+        let watching = watch(&backends, &ids, &ours, &stop);
         let (worked, watched) = tokio::join!(working, watching);
         signalled.abort();
         worked?;
@@ -95,10 +96,17 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
 }
 
 /// Shows the progress until every job has ended or the worker is stopped.
-async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Result<()> {
+///
+/// # Errors
+/// The ledger does not answer, or a job asks for another model than `ours`.
+async fn watch(backends: &Backends, ids: &[JobId], ours: &str, stop: &Stop) -> anyhow::Result<()> {
     let bar = progress(0);
     let result = loop {
-        let (ended, counts) = match all_ended(backends, ids).await {
+        let state = async {
+            check_models(backends, ids, ours).await?;
+            all_ended(backends, ids).await
+        };
+        let (ended, counts) = match state.await {
             Ok(state) => state,
             Err(error) => break Err(error),
         };
@@ -115,6 +123,20 @@ async fn watch(backends: &Backends, ids: &[JobId], stop: &Stop) -> anyhow::Resul
     bar.finish_and_clear();
     stop.drain();
     result
+}
+
+/// Checks that no video waits for another model: this process has the only worker.
+async fn check_models(backends: &Backends, ids: &[JobId], ours: &str) -> anyhow::Result<()> {
+    let now = backends.ledger.now().await?;
+    for id in ids {
+        let unserved = backends.ledger.unserved_routes(id, now).await?;
+        if let Some(other) = unserved.iter().map(|found| found.route.as_str()).find(|route| *route != ours) {
+            bail!(UsageError(format!(
+                "{id}: asks for the model {other:?}, and this is {ours:?}: run it with --model and the other one"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Whether all jobs have ended, and the sum of their item counts.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::job::NewJob;
 use crate::ledger::{Accepted, JobRecord, Ledger, LedgerError};
 use crate::message::job_message;
-use crate::queue::{DeadLetter, Lane, Queue, QueueError, Settled, send_traced};
-use crate::state::{EarlyEnd, ItemState};
+use crate::queue::{Address, DeadLetter, Lane, Queue, QueueError, Sent, Settled, send_traced};
+use crate::state::EarlyEnd;
 use crate::{Failure, ItemId, JobId};
 
 /// Client of the workers' ledger and queue.
@@ -47,6 +47,8 @@ pub enum Redriven {
     NoLane,
     /// Not sent: its item has ended, or there is none.
     ItemEnded(JobId, ItemId),
+    /// Not sent: no worker with the route of its item has run yet.
+    NoQueue,
 }
 
 /// Error of a redrive; the message stays a dead letter.
@@ -90,8 +92,8 @@ impl Client {
 
     async fn notify(&self, job: &JobRecord) -> Notification {
         let message = job_message(self.job_schema, &job.id, &job.message, &job.trace);
-        match send_traced(&*self.queue, Lane::Jobs, &message).await {
-            Ok(()) => Notification::Sent,
+        match send_traced(&*self.queue, &Lane::Jobs.into(), &message).await {
+            Ok(Sent::Confirmed | Sent::NoQueue) => Notification::Sent,
             Err(error) => Notification::Failed(error),
         }
     }
@@ -104,13 +106,17 @@ impl Client {
         let item = letter.item();
         let DeadLetter { lane, delivery, .. } = letter;
         let Some(lane) = lane else { return Ok(Redriven::NoLane) };
-        if let Some((job, item)) = item
-            && self.ledger.item_state(&job, &item).await?.is_none_or(ItemState::is_end)
-        {
-            return Ok(Redriven::ItemEnded(job, item));
-        }
+        let queue = match item {
+            None => Address::from(lane),
+            Some((job, item)) => match self.ledger.item_queue(&job, &item).await? {
+                Some((state, queue)) if !state.is_end() => queue,
+                _ => return Ok(Redriven::ItemEnded(job, item)),
+            },
+        };
         // Acknowledge afterwards: a duplicate does no harm, a loss does.
-        send_traced(&*self.queue, lane, &delivery.message.clone()).await?;
+        if send_traced(&*self.queue, &queue, &delivery.message.clone()).await? == Sent::NoQueue {
+            return Ok(Redriven::NoQueue);
+        }
         Ok(match delivery.ack().await {
             Settled::Confirmed => Redriven::Sent,
             Settled::Lost => Redriven::SentAndKept,
@@ -163,8 +169,8 @@ mod tests {
         assert!(!submitted(&client, &job("a", "request")).await.1);
         let conflict = client.submit(&job("a", "other")).await.unwrap();
         assert!(matches!(conflict, Submitted::Conflict(why) if why.code == "idempotency_conflict"));
-        assert_eq!(client.queue.waiting(Lane::Jobs).await.unwrap(), 2);
-        let message = client.queue.consumer(Lane::Jobs).await.next().await.message.clone();
+        assert_eq!(client.queue.waiting(&Lane::Jobs.into()).await.unwrap(), 2);
+        let message = client.queue.consumer(&Lane::Jobs.into()).await.next().await.message.clone();
         assert_eq!(
             (message.id.as_str(), message.kind.as_str(), &message.body[..]),
             ("a", "job/1", &b"{}"[..])
@@ -182,14 +188,15 @@ mod tests {
             (record.state, record.failure.unwrap().code.as_str()),
             (JobState::Finalizing, "cancelled")
         );
-        assert_eq!(client.queue.waiting(Lane::Jobs).await.unwrap(), 2);
+        assert_eq!(client.queue.waiting(&Lane::Jobs.into()).await.unwrap(), 2);
     }
 
     /// Makes a message of the lane a dead letter and redrives it.
     async fn redriven(client: &Client, lane: Lane, id: &str) -> Redriven {
-        client.queue.send(lane, &Message::new(id.into(), "any", "body")).await.unwrap();
+        let message = Message::new(id.into(), "any", "body");
+        assert_eq!(client.queue.send(&lane.into(), &message).await.unwrap(), Sent::Confirmed);
         // A consumer that is dropped requeues what it has delivered.
-        let mut consumer = client.queue.consumer(lane).await;
+        let mut consumer = client.queue.consumer(&lane.into()).await;
         let delivery = consumer.next().await;
         delivery.dead_letter(&Failure::new("bad", "bad")).await.unwrap();
         let letter = client.queue.dead_letters(1).await.unwrap().remove(0);
@@ -200,17 +207,17 @@ mod tests {
     async fn redrives_only_what_has_not_ended() {
         let client = client().await;
         let (record, _) = submitted(&client, &job("a", "request")).await;
-        let _ = client.queue.consumer(Lane::Jobs).await.next().await.ack().await;
+        let _ = client.queue.consumer(&Lane::Jobs.into()).await.next().await.ack().await;
         let ledger = &client.ledger;
         let now = ledger.now().await.unwrap();
         let claim =
             ledger.claim_job(&record.id, "w", now, std::time::Duration::from_secs(9)).await.unwrap().unwrap();
         let id = ItemId::try_from("clip".to_owned()).unwrap();
-        let item = NewItem { id: id.clone(), lane: Lane::Items, message: "{}".into() };
+        let item = NewItem { id: id.clone(), queue: Lane::Items.into(), message: "{}".into() };
         assert!(ledger.add_items(&claim, &[item], 0, now).await.unwrap());
 
         assert_eq!(redriven(&client, Lane::Items, "a/clip").await, Redriven::Sent);
-        assert_eq!(client.queue.waiting(Lane::Items).await.unwrap(), 1);
+        assert_eq!(client.queue.waiting(&Lane::Items.into()).await.unwrap(), 1);
         assert_eq!(redriven(&client, Lane::Jobs, "not a job").await, Redriven::Sent);
         assert!(client.queue.dead_letters(9).await.unwrap().is_empty());
 

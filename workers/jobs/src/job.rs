@@ -1,6 +1,6 @@
 //! New jobs and items, before the ledger has them.
 
-use crate::queue::Lane;
+use crate::queue::Address;
 use crate::time::RequestTime;
 use crate::trace::TraceContext;
 use crate::{Failure, ItemId, JobId};
@@ -36,8 +36,8 @@ impl NewJob {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {
     pub id: ItemId,
-    /// Lane of its messages.
-    pub lane: Lane,
+    /// Queue of its messages. Only workers with its route run the item.
+    pub queue: Address,
     /// Content of the item, as JSON of the service.
     pub message: String,
 }

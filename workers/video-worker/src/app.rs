@@ -7,7 +7,7 @@ use flamingo::Pipeline;
 use flamingo::video::VideoLimits;
 use jobs::client::Client;
 use jobs::ledger::{Ledger, LedgerError, LedgerSettings};
-use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings};
+use jobs::queue::{MemoryQueue, Queue, RabbitQueue, RabbitSettings, Route};
 use jobs::retry::retry_with_backoff;
 use jobs::store::{Store, StoreError, StoreSettings};
 use jobs::worker::{Observer, Stop, Worker, WorkerSettings};
@@ -139,6 +139,7 @@ pub fn build_worker(
     let name = worker_name(settings);
     let side = u64::from(pipeline.loaded().preprocess.size);
     let engine = Engine::start(pipeline, settings.engine).map_err(start_error)?;
+    let route = Route::new(&engine.info().name);
     tracing::info!(
         worker = name,
         model = engine.info().name,
@@ -183,7 +184,7 @@ pub fn build_worker(
         service: Arc::new(service),
         queue: backends.queue.clone(),
         ledger: backends.ledger.clone(),
-        settings: WorkerSettings { name, ..settings.worker.clone() },
+        settings: WorkerSettings { name, route: Some(route), ..settings.worker.clone() },
         observer,
         stop,
     })

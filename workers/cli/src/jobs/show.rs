@@ -2,7 +2,9 @@
 
 use clap::Args;
 use inference::progress::Progress;
+use jobs::ledger::UnservedRoute;
 use jobs::time::timestamp;
+use serde_json::json;
 use video_worker::jobs::progress::JobProgress;
 
 use super::format::{entered_states, item_json, job_json, job_line};
@@ -28,13 +30,20 @@ impl Show {
         let counts = ledger.counts(&record.id).await?;
         let items = all_items(&ledger, &record.id).await?;
         let progress = JobProgress::load(&ledger, &record, &counts).await?;
+        let unserved = ledger.unserved_routes(&record.id, ledger.now().await?).await?;
         if self.json {
             let mut value = job_json(&record, &counts, progress);
+            value["waiting_for_models"] =
+                unserved.iter().map(|unserved| json!(unserved.route.as_str())).collect();
             value["items"] = items.iter().map(item_json).collect();
             print_line(&format!("{value:#}"))?;
             return Ok(true);
         }
         print_line(&job_line(&record, &counts, progress))?;
+        for UnservedRoute { route, items } in unserved {
+            let model = printable(route.as_str());
+            print_line(&format!("  no worker has the model {model}; videos that wait for it: {items}"))?;
+        }
         for (state, at) in entered_states(&record) {
             print_line(&format!("  {:<20} {}", state.as_str(), timestamp(at)))?;
         }

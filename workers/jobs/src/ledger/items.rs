@@ -5,9 +5,10 @@ use std::time::Duration;
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::record::{attempts, failure, item_id, item_state, job_state, lane};
+use super::record::{address, attempts, failure, item_id, item_state, job_state};
 use super::{ItemRecord, Ledger, LedgerError};
 use crate::job::NewItem;
+use crate::queue::{Address, Route};
 use crate::state::{ItemEnd, ItemState, JobState};
 use crate::time::{Millis, later};
 use crate::{Disposition, Failure, ItemId, JobId, RetryCost, Stopped};
@@ -47,6 +48,8 @@ pub enum ClaimOutcome {
     NotDue {
         wait: Duration,
     },
+    /// Only workers with another route run it; its messages belong into this queue.
+    OtherRoute(Address),
     /// It has ended, with this failure if it failed.
     Finished {
         reason: Option<Failure>,
@@ -112,14 +115,18 @@ impl Ledger {
         Ok(row.try_get("message")?)
     }
 
-    /// Returns the state of an item; `None` if there is none.
+    /// Returns state and queue of an item; `None` if there is none.
     ///
     /// # Errors
     /// The ledger cannot be reached.
-    pub async fn item_state(&self, job: &JobId, item: &ItemId) -> Result<Option<ItemState>, LedgerError> {
-        let query = sqlx::query("SELECT state FROM items WHERE job_id = $1 AND id = $2");
+    pub async fn item_queue(
+        &self,
+        job: &JobId,
+        item: &ItemId,
+    ) -> Result<Option<(ItemState, Address)>, LedgerError> {
+        let query = sqlx::query("SELECT state, lane, route FROM items WHERE job_id = $1 AND id = $2");
         let row = query.bind(job.as_str()).bind(item.as_str()).fetch_optional(&self.pool).await?;
-        row.as_ref().map(|row| item_state(row, "state")).transpose()
+        row.map(|row| Ok((item_state(&row, "state")?, address(&row)?))).transpose()
     }
 
     /// Returns failed and cancelled items of a job as they were inserted, after the last item of the previous page
@@ -135,7 +142,7 @@ impl Ledger {
     ) -> Result<Vec<(i64, NewItem)>, LedgerError> {
         let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
         let rows = sqlx::query(
-            "SELECT id, position, lane, message FROM items
+            "SELECT id, position, lane, route, message FROM items
              WHERE job_id = $1 AND (position, id) > ($2, $3) AND state IN ('failed', 'cancelled')
              ORDER BY position, id LIMIT $4",
         )
@@ -147,7 +154,7 @@ impl Ledger {
         .await?;
         let read = |row: &AnyRow| {
             let item =
-                NewItem { id: item_id(row, "id")?, lane: lane(row)?, message: row.try_get("message")? };
+                NewItem { id: item_id(row, "id")?, queue: address(row)?, message: row.try_get("message")? };
             Ok((row.try_get("position")?, item))
         };
         rows.iter().map(read).collect()
@@ -176,7 +183,7 @@ impl Ledger {
         Ok(query.bind(job.as_str()).fetch_optional(&self.pool).await?.is_some())
     }
 
-    /// Claims an item that is due and unclaimed. A queued job becomes running.
+    /// Claims an item that is due, unclaimed and of any or this route. A queued job becomes running.
     ///
     /// # Errors
     /// The ledger cannot be reached. The item may have been claimed; then its lease expires.
@@ -185,6 +192,7 @@ impl Ledger {
         job: &JobId,
         item: &ItemId,
         worker: &str,
+        route: Option<&Route>,
         now: Millis,
         lease: Duration,
     ) -> Result<ClaimOutcome, LedgerError> {
@@ -194,6 +202,7 @@ impl Ledger {
                  lost = lost + CASE state WHEN 'running' THEN 1 ELSE 0 END, progress = NULL
              WHERE job_id = $1 AND id = $2
                  AND ((state = 'queued' AND due_at <= $4) OR (state = 'running' AND lease_until < $4))
+                 AND (route IS NULL OR route = $6)
                  AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = $1 AND jobs.state = 'finalizing')
              RETURNING attempt, given_back, lost, position, message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state",
@@ -202,8 +211,11 @@ impl Ledger {
         .bind(item.as_str())
         .bind(worker)
         .bind(now)
-        .bind(later(now, lease));
-        let Some(row) = self.written(claim).await? else { return self.claim_refusal(job, item, now).await };
+        .bind(later(now, lease))
+        .bind(route.map(Route::as_str));
+        let Some(row) = self.written(claim).await? else {
+            return self.claim_refusal(job, item, route, now).await;
+        };
         let claim = ItemClaim {
             job: job.clone(),
             item: item.clone(),
@@ -227,18 +239,22 @@ impl Ledger {
         &self,
         job: &JobId,
         item: &ItemId,
+        route: Option<&Route>,
         now: Millis,
     ) -> Result<ClaimOutcome, LedgerError> {
         let query = sqlx::query(
-            "SELECT state, due_at, failure_code, failure_message,
+            "SELECT state, due_at, lane, route, failure_code, failure_message,
                  (SELECT jobs.state FROM jobs WHERE jobs.id = $1) AS job_state
              FROM items WHERE job_id = $1 AND id = $2",
         );
         let row = query.bind(job.as_str()).bind(item.as_str()).fetch_optional(&self.pool).await?;
         let Some(row) = row else { return Ok(ClaimOutcome::NotFound) };
         let ending = job_state(&row, "job_state")? == JobState::Finalizing;
+        let queue = address(&row)?;
+        let is_other = queue.route.is_some() && queue.route.as_ref() != route;
         Ok(match item_state(&row, "state")? {
             ItemState::Queued if ending => ClaimOutcome::Finished { reason: None },
+            ItemState::Queued if is_other => ClaimOutcome::OtherRoute(queue),
             ItemState::Queued => {
                 let wait = row.try_get::<Millis, _>("due_at")?.saturating_sub(now);
                 ClaimOutcome::NotDue { wait: Duration::from_millis(u64::try_from(wait).unwrap_or(0)) }

@@ -7,6 +7,7 @@ use sqlx::AssertSqlSafe;
 use super::{JobRecord, Ledger, LedgerError};
 use crate::JobId;
 use crate::job::{NewItem, NewJob};
+use crate::queue::Route;
 use crate::time::{Millis, later};
 
 /// Result of [`Ledger::accept`].
@@ -31,7 +32,7 @@ pub struct JobClaim {
     pub record: JobRecord,
 }
 
-/// Maximum rows of one INSERT: each has four values, and SQLite takes 32,766 in all.
+/// Maximum rows of one INSERT: each has five values, and SQLite takes 32,766 in all.
 const MAX_ROWS: usize = 500;
 
 impl Ledger {
@@ -184,8 +185,9 @@ impl Ledger {
             let mut insert =
                 sqlx::query(AssertSqlSafe(insert_items(page.len()))).bind(claim.id.as_str()).bind(now);
             for item in page {
-                insert = insert.bind(item.id.as_str()).bind(position).bind(item.lane.as_str());
-                insert = insert.bind(item.message.as_str());
+                insert = insert.bind(item.id.as_str()).bind(position).bind(item.queue.lane.as_str());
+                insert =
+                    insert.bind(item.queue.route.as_ref().map(Route::as_str)).bind(item.message.as_str());
                 position += 1;
             }
             insert.execute(&mut *transaction).await?;
@@ -230,14 +232,14 @@ impl Ledger {
 }
 
 fn insert_items(rows: usize) -> String {
-    // $1: the job; $2: now; then four values per item.
+    // $1: the job; $2: now; then five values per item.
     let row = |row: usize| {
-        let first = 4 * row + 3;
-        format!("($1, 'queued', $2, $2, ${first}, ${}, ${}, ${})", first + 1, first + 2, first + 3)
+        let values: Vec<String> = (0..5).map(|value| format!("${}", 5 * row + 3 + value)).collect();
+        format!("($1, 'queued', $2, $2, {})", values.join(", "))
     };
     let rows: Vec<String> = (0..rows).map(row).collect();
     format!(
-        "INSERT INTO items (job_id, state, due_at, rung_at, id, position, lane, message) VALUES {}
+        "INSERT INTO items (job_id, state, due_at, rung_at, id, position, lane, route, message) VALUES {}
          ON CONFLICT (job_id, id) DO NOTHING",
         rows.join(", ")
     )

@@ -29,6 +29,7 @@ mod jobs;
 mod job_end;
 mod items;
 mod sweep;
+mod workers;
 
 #[cfg(test)]
 mod contract;
@@ -39,18 +40,20 @@ pub use jobs::{Accepted, JobClaim};
 pub use outbox::OutboxEvent;
 pub use record::{ItemRecord, JobRecord};
 pub use sweep::{PendingJobMessage, PendingMessage};
+pub use workers::UnservedRoute;
 
 use self::clock::Clock;
 use crate::secret_url::SecretUrl;
 
 /// Files of `migrations/`. Listed by hand, because `sqlx::migrate!` would compile both databases' drivers twice.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "jobs", include_str!("../../../../migrations/0001_jobs.sql")),
     (2, "early ends", include_str!("../../../../migrations/0002_early_ends.sql")),
     (3, "lost workers", include_str!("../../../../migrations/0003_lost_workers.sql")),
     (4, "outbox", include_str!("../../../../migrations/0004_outbox.sql")),
     (5, "traces", include_str!("../../../../migrations/0005_traces.sql")),
     (6, "lanes", include_str!("../../../../migrations/0006_lanes.sql")),
+    (7, "routes", include_str!("../../../../migrations/0007_routes.sql")),
 ];
 
 /// Connection settings.

@@ -4,7 +4,7 @@ use sqlx::Row;
 use sqlx::any::AnyRow;
 
 use super::LedgerError;
-use crate::queue::Lane;
+use crate::queue::{Address, Lane, Route};
 use crate::state::{ItemState, JobState};
 use crate::time::Millis;
 use crate::trace::TraceContext;
@@ -153,8 +153,17 @@ pub(super) fn trace(row: &AnyRow) -> Result<TraceContext, LedgerError> {
     Ok(TraceContext::parse(parent.as_deref(), state.as_deref()))
 }
 
+/// Reads the queue of an item.
+pub(super) fn address(row: &AnyRow) -> Result<Address, LedgerError> {
+    Ok(Address { lane: lane(row)?, route: route(row)? })
+}
+
+pub(super) fn route(row: &AnyRow) -> Result<Option<Route>, LedgerError> {
+    Ok(row.try_get::<Option<String>, _>("route")?.map(Route::new))
+}
+
 /// Reads the lane of an item. Rows of builds before the column `lane` have none and belong to the normal lane.
-pub(super) fn lane(row: &AnyRow) -> Result<Lane, LedgerError> {
+fn lane(row: &AnyRow) -> Result<Lane, LedgerError> {
     let Some(text) = row.try_get::<Option<String>, _>("lane")? else { return Ok(Lane::Items) };
     let known = Lane::ALL.into_iter().find(|lane| lane.as_str() == text);
     known.ok_or_else(|| LedgerError::BadRow(format!("{text:?} is not a lane")))

@@ -7,9 +7,9 @@ use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::items::REQUEUE;
-use super::record::{item_id, job_id, lane, trace};
+use super::record::{address, item_id, job_id, trace};
 use super::{Ledger, LedgerError};
-use crate::queue::Lane;
+use crate::queue::{Address, Route};
 use crate::time::{Millis, earlier};
 use crate::trace::TraceContext;
 use crate::{ItemId, JobId};
@@ -18,12 +18,15 @@ use crate::{ItemId, JobId};
 const TRACE: &str = "(SELECT traceparent FROM jobs WHERE jobs.id = items.job_id) AS traceparent,
              (SELECT tracestate FROM jobs WHERE jobs.id = items.job_id) AS tracestate";
 
+/// Maximum ids of one statement.
+const MAX_VALUES: usize = 500;
+
 /// Message about an item that is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingMessage {
     pub job: JobId,
     pub item: ItemId,
-    pub lane: Lane,
+    pub queue: Address,
     /// Parent trace of its job.
     pub trace: TraceContext,
 }
@@ -49,7 +52,7 @@ impl Ledger {
              WHERE state = 'running' AND lease_until < $1 AND (job_id, id) IN (
                  SELECT job_id, id FROM items WHERE state = 'running' AND lease_until < $1 ORDER BY lease_until LIMIT $2
              )
-             RETURNING job_id, id, lane, {TRACE}",
+             RETURNING job_id, id, lane, route, {TRACE}",
             REQUEUE = REQUEUE.replace("$4", "$1"),
         )))
         .bind(now)
@@ -59,31 +62,59 @@ impl Ledger {
         rows.iter().map(PendingMessage::read).collect()
     }
 
-    /// Returns due items whose last message is older than `min_age`, so that it must be lost. Items that wait in a long queue
-    /// cannot be told from these: call it only while the queue is empty.
+    /// Returns due items of a route, or of any worker, whose last message is older than `min_age`, so that it must be lost.
+    /// Items that wait in a long queue cannot be told from these: pass `None` while the queue holds messages, for only those
+    /// whose message was not sent ([`mark_unannounced`](Self::mark_unannounced)).
     ///
     /// # Errors
     /// The ledger cannot be reached.
     pub async fn unannounced_items(
         &self,
+        route: Option<&Route>,
         now: Millis,
-        min_age: Duration,
+        min_age: Option<Duration>,
         limit: u32,
     ) -> Result<Vec<PendingMessage>, LedgerError> {
-        let rows = sqlx::query(AssertSqlSafe(format!(
+        // Two statements, because the index finds both forms, and not one that has either.
+        let of_route = if route.is_some() { "route = $4" } else { "route IS NULL" };
+        let query = AssertSqlSafe(format!(
             "UPDATE items SET rung_at = $1
              WHERE state = 'queued' AND due_at <= $1 AND rung_at < $2 AND (job_id, id) IN (
-                 SELECT job_id, id FROM items WHERE state = 'queued' AND due_at <= $1 AND rung_at < $2
+                 SELECT job_id, id FROM items
+                 WHERE {of_route} AND state = 'queued' AND due_at <= $1 AND rung_at < $2
                  ORDER BY rung_at LIMIT $3
              )
-             RETURNING job_id, id, lane, {TRACE}",
-        )))
-        .bind(now)
-        .bind(earlier(now, min_age))
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+             RETURNING job_id, id, lane, route, {TRACE}",
+        ));
+        // Without a message the time of the last one is 0.
+        let before = min_age.map_or(1, |age| earlier(now, age));
+        let mut query = sqlx::query(query).bind(now).bind(before).bind(i64::from(limit));
+        if let Some(route) = route {
+            query = query.bind(route.as_str());
+        }
+        let rows = query.fetch_all(&self.pool).await?;
         rows.iter().map(PendingMessage::read).collect()
+    }
+
+    /// Records that the last messages about these items were not sent, because their route has no queue. The next sweep of a
+    /// worker with the route sends new ones.
+    ///
+    /// # Errors
+    /// The ledger cannot be reached.
+    pub async fn mark_unannounced(&self, job: &JobId, items: &[&ItemId]) -> Result<(), LedgerError> {
+        for items in items.chunks(MAX_VALUES) {
+            let places: Vec<_> = (2..items.len() + 2).map(|n| format!("${n}")).collect();
+            let sql = format!(
+                "UPDATE items SET rung_at = 0 WHERE job_id = $1 AND state = 'queued' AND id IN ({})",
+                places.join(", ")
+            );
+            let mut query = sqlx::query(AssertSqlSafe(sql)).bind(job.as_str());
+            for item in items {
+                query = query.bind(item.as_str());
+            }
+            query.execute(&self.pool).await?;
+        }
+        Ok(())
     }
 
     /// Returns unclaimed jobs with work to do: they have become due since their last message; or the last message is older
@@ -146,7 +177,7 @@ impl PendingMessage {
         Ok(Self {
             job: job_id(row, "job_id")?,
             item: item_id(row, "id")?,
-            lane: lane(row)?,
+            queue: address(row)?,
             trace: trace(row)?,
         })
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
-use super::{Consumer, Event, Lane, Message, Queue, Settled};
+use super::{Address, Consumer, Event, Lane, Message, Queue, Route, Sent, Settled};
 use crate::Failure;
 use crate::trace::TraceContext;
 
@@ -44,6 +44,9 @@ macro_rules! every_behaviour {
             @each $open, [$(#[$attribute])?],
             sends_delivers_and_acknowledges
             lanes_are_separate
+            routes_are_separate
+            message_to_a_route_without_a_queue_is_not_sent
+            routed_message_keeps_its_queue
             holds_a_message_until_it_is_settled
             dropped_delivery_is_redelivered_and_counted
             dropped_consumer_requeues
@@ -102,11 +105,16 @@ pub(super) fn trace() -> TraceContext {
 }
 
 async fn send(backend: &impl Backend, id: &str) {
-    soon(backend.queue().send(Lane::Items, &message(id))).await.unwrap();
+    send_to(&*backend.queue(), Lane::Items, &message(id)).await;
+}
+
+/// Sends a message to a queue that exists.
+pub(super) async fn send_to(queue: &dyn Queue, to: impl Into<Address>, message: &Message) {
+    assert_eq!(soon(queue.send(&to.into(), message)).await.unwrap(), Sent::Confirmed);
 }
 
 async fn consumer(backend: &impl Backend) -> Box<dyn Consumer> {
-    backend.queue().consumer(Lane::Items).await
+    backend.queue().consumer(&Lane::Items.into()).await
 }
 
 async fn nothing_comes(consumer: &mut dyn Consumer) {
@@ -118,7 +126,7 @@ async fn nothing_comes(consumer: &mut dyn Consumer) {
 async fn until_waiting(backend: &impl Backend, expected: u64) {
     let queue = backend.queue();
     soon(async {
-        while queue.waiting(Lane::Items).await.unwrap() != expected {
+        while queue.waiting(&Lane::Items.into()).await.unwrap() != expected {
             sleep(Duration::from_millis(20)).await;
         }
     })
@@ -144,7 +152,7 @@ pub(super) async fn sends_delivers_and_acknowledges(backend: &impl Backend) {
         ..message("a")
     };
     soon(backend.queue().check()).await.unwrap();
-    soon(backend.queue().send(Lane::Items, &sent)).await.unwrap();
+    send_to(&*backend.queue(), Lane::Items, &sent).await;
     let mut consumer = consumer(backend).await;
     let delivery = soon(consumer.next()).await;
     assert_eq!((&delivery.message, delivery.redeliveries), (&sent, 0));
@@ -155,13 +163,82 @@ pub(super) async fn sends_delivers_and_acknowledges(backend: &impl Backend) {
 
 pub(super) async fn lanes_are_separate(backend: &impl Backend) {
     let queue = backend.queue();
-    soon(queue.send(Lane::Jobs, &message("job"))).await.unwrap();
-    let mut items = queue.consumer(Lane::Items).await;
+    send_to(&*queue, Lane::Jobs, &message("job")).await;
+    let mut items = queue.consumer(&Lane::Items.into()).await;
     nothing_comes(&mut *items).await;
-    let mut jobs = queue.consumer(Lane::Jobs).await;
+    let mut jobs = queue.consumer(&Lane::Jobs.into()).await;
     let delivery = soon(jobs.next()).await;
     assert_eq!(delivery.message.id, "job");
     delivery.ack().await;
+}
+
+/// Names of routes in these tests.
+pub(super) const ROUTES: [&str; 3] = ["here", "there *#", "no worker has it"];
+
+pub(super) fn routed(lane: Lane, name: &str) -> Address {
+    Address { lane, route: Some(Route::new(name)) }
+}
+
+pub(super) async fn routes_are_separate(backend: &impl Backend) {
+    let queue = backend.queue();
+    let [here, there, urgent] =
+        [(Lane::Items, ROUTES[0]), (Lane::Items, ROUTES[1]), (Lane::Urgent, ROUTES[0])]
+            .map(|(lane, name)| routed(lane, name));
+    let mut consumers = Vec::new();
+    for queue_of in [&here, &there, &urgent, &Lane::Items.into()] {
+        let mut consumer = queue.consumer(queue_of).await;
+        // The first call creates the queue.
+        nothing_comes(&mut *consumer).await;
+        consumers.push(consumer);
+    }
+    send_to(&*queue, here.clone(), &message("here")).await;
+    let delivery = soon(consumers[0].next()).await;
+    assert_eq!(delivery.message.id, "here");
+    delivery.ack().await;
+    for other in &mut consumers[1..] {
+        nothing_comes(&mut **other).await;
+    }
+    // A route has both queues, whichever its workers consume.
+    send_to(&*queue, routed(Lane::Urgent, ROUTES[1]), &message("there")).await;
+}
+
+pub(super) async fn message_to_a_route_without_a_queue_is_not_sent(backend: &impl Backend) {
+    let (queue, address) = (backend.queue(), routed(Lane::Items, ROUTES[2]));
+    for _ in 0..3 {
+        assert_eq!(soon(queue.send(&address, &message("lost"))).await.unwrap(), Sent::NoQueue);
+    }
+    assert!(soon(queue.waiting(&address)).await.is_err(), "it makes no queue");
+    soon(queue.check()).await.unwrap();
+    let mut consumer = queue.consumer(&address).await;
+    nothing_comes(&mut *consumer).await;
+    drop(consumer);
+    // The queue stays without its consumer.
+    send_to(&*queue, address.clone(), &message("kept")).await;
+    soon(async {
+        while queue.waiting(&address).await.unwrap() != 1 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let mut consumer = queue.consumer(&address).await;
+    assert_eq!(soon(consumer.next()).await.message.id, "kept");
+}
+
+/// The message is retried, dropped, requeued and dead-lettered.
+pub(super) async fn routed_message_keeps_its_queue(backend: &impl Backend) {
+    let (queue, address) = (backend.queue(), routed(Lane::Urgent, ROUTES[1]));
+    let mut consumer = queue.consumer(&address).await;
+    nothing_comes(&mut *consumer).await;
+    send_to(&*queue, address, &message("a")).await;
+    let delivery = soon(consumer.next()).await;
+    soon(delivery.retry_after(Duration::from_millis(50))).await.unwrap();
+    drop(soon(consumer.next()).await);
+    soon(soon(consumer.next()).await.requeue()).await;
+    let delivery = soon(consumer.next()).await;
+    soon(delivery.dead_letter(&Failure::new("bad", "for a reason"))).await.unwrap();
+    let letter = list_dead(&queue, 1, 1).await.pop().unwrap();
+    assert_eq!((letter.lane, letter.delivery.message.id.as_str()), (Some(Lane::Urgent), "a"));
+    soon(letter.delivery.ack()).await;
 }
 
 pub(super) async fn holds_a_message_until_it_is_settled(backend: &impl Backend) {
@@ -271,7 +348,7 @@ pub(super) async fn dropping_next_loses_no_message(backend: &impl Backend) {
     let queue = backend.queue();
     let sending = tokio::spawn(async move {
         for number in 0..MESSAGES {
-            queue.send(Lane::Items, &message(&number.to_string())).await.unwrap();
+            send_to(&*queue, Lane::Items, &message(&number.to_string())).await;
             sleep(Duration::from_millis(2)).await;
         }
     });
@@ -340,7 +417,7 @@ pub(super) async fn long_ids_round_trip(backend: &impl Backend) {
 pub(super) async fn trace_survives_every_way_of_settling(backend: &impl Backend) {
     let queue = backend.queue();
     let sent = Message { trace: trace(), ..message("a") };
-    soon(queue.send(Lane::Items, &sent)).await.unwrap();
+    send_to(&*queue, Lane::Items, &sent).await;
     let mut consumer = consumer(backend).await;
     let delivery = soon(consumer.next()).await;
     assert_eq!(delivery.message, sent);
@@ -356,7 +433,7 @@ pub(super) async fn trace_survives_every_way_of_settling(backend: &impl Backend)
     soon(delivery.dead_letter(&Failure::new("bad", "for a reason"))).await.unwrap();
     let letter = list_dead(&queue, 1, 1).await.pop().unwrap();
     assert_eq!(letter.delivery.message, sent, "dead-lettered");
-    soon(queue.send(Lane::Items, &letter.delivery.message)).await.unwrap();
+    send_to(&*queue, Lane::Items, &letter.delivery.message).await;
     soon(letter.delivery.ack()).await;
     let delivery = soon(consumer.next()).await;
     assert_eq!(delivery.message, sent, "sent again");

@@ -7,7 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Notify, broadcast, mpsc};
 
-use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
+use super::{
+    Address, Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Sent, Settle, Settled,
+};
 use crate::Failure;
 
 /// Maximum redeliveries of a message after its consumer was dropped.
@@ -25,50 +27,32 @@ pub struct MemoryQueue {
 struct Shared {
     delivery_limit: u32,
     state: Mutex<State>,
-    arrived: PerLane<Notify>,
     events: broadcast::Sender<Event>,
 }
 
 #[derive(Default)]
 struct State {
-    ready: PerLane<VecDeque<Waiting>>,
+    /// Those of all workers, and those of routes that have had a consumer.
+    queues: HashMap<Address, Waiting>,
     dead: VecDeque<Dead>,
     replies: HashMap<String, mpsc::UnboundedSender<Message>>,
 }
 
+/// Messages of one queue that no consumer has taken.
 #[derive(Default)]
-struct PerLane<T> {
-    jobs: T,
-    items: T,
-    urgent: T,
-}
-
-impl<T> PerLane<T> {
-    fn of(&self, lane: Lane) -> &T {
-        match lane {
-            Lane::Jobs => &self.jobs,
-            Lane::Items => &self.items,
-            Lane::Urgent => &self.urgent,
-        }
-    }
-
-    fn of_mut(&mut self, lane: Lane) -> &mut T {
-        match lane {
-            Lane::Jobs => &mut self.jobs,
-            Lane::Items => &mut self.items,
-            Lane::Urgent => &mut self.urgent,
-        }
-    }
+struct Waiting {
+    messages: VecDeque<Pending>,
+    arrived: Arc<Notify>,
 }
 
 #[derive(Clone)]
 struct Dead {
-    lane: Lane,
+    from: Address,
     message: Message,
     reason: Failure,
 }
 
-struct Waiting {
+struct Pending {
     message: Message,
     redeliveries: u32,
 }
@@ -88,8 +72,10 @@ impl MemoryQueue {
     pub fn with_delivery_limit(limit: u32) -> Self {
         let shared = Shared {
             delivery_limit: limit,
-            state: Mutex::default(),
-            arrived: PerLane::default(),
+            state: Mutex::new(State {
+                queues: Lane::ALL.map(|lane| (lane.into(), Waiting::default())).into(),
+                ..State::default()
+            }),
             events: broadcast::Sender::new(EVENT_BUFFER),
         };
         Self { shared: Arc::new(shared) }
@@ -122,26 +108,43 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, lane: Lane, waiting: Waiting) {
-        self.state().ready.of_mut(lane).push_back(waiting);
-        self.arrived.of(lane).notify_one();
+    /// Creates the queues of a new route. Returns the notification about arrivals at this address.
+    fn open(&self, at: &Address) -> Arc<Notify> {
+        let mut state = self.state();
+        for address in at.route.iter().flat_map(Address::of_route) {
+            state.queues.entry(address).or_default();
+        }
+        state.queues.entry(at.clone()).or_default().arrived.clone()
     }
 
-    fn pop(&self, lane: Lane) -> Option<Waiting> {
-        self.state().ready.of_mut(lane).pop_front()
+    fn push(&self, to: &Address, pending: Pending) -> Sent {
+        let mut state = self.state();
+        let Some(waiting) = state.queues.get_mut(to) else { return Sent::NoQueue };
+        waiting.messages.push_back(pending);
+        waiting.arrived.notify_one();
+        Sent::Confirmed
+    }
+
+    /// Puts a message back into the queue that delivered it, which therefore exists.
+    fn push_back(&self, to: &Address, pending: Pending) {
+        let _confirmed = self.push(to, pending);
+    }
+
+    fn pop(&self, from: &Address) -> Option<Pending> {
+        self.state().queues.get_mut(from)?.messages.pop_front()
     }
 
     /// Requeues the message of a dropped consumer, or dead-letters it after too many redeliveries.
-    fn redeliver(&self, lane: Lane, waiting: Waiting) {
-        let redeliveries = waiting.redeliveries + 1;
+    fn redeliver(&self, to: &Address, pending: Pending) {
+        let redeliveries = pending.redeliveries + 1;
         if redeliveries <= self.delivery_limit {
-            return self.push(lane, Waiting { redeliveries, ..waiting });
+            return self.push_back(to, Pending { redeliveries, ..pending });
         }
         let reason = Failure::new(
             "delivery_limit",
             format!("delivered {redeliveries} times and never settled; it may crash its workers"),
         );
-        self.state().dead.push_back(Dead { lane, message: waiting.message, reason });
+        self.state().dead.push_back(Dead { from: to.clone(), message: pending.message, reason });
     }
 }
 
@@ -155,9 +158,8 @@ impl Queue for MemoryQueue {
         "memory"
     }
 
-    async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
-        self.shared.push(lane, Waiting { message: message.clone(), redeliveries: 0 });
-        Ok(())
+    async fn send(&self, to: &Address, message: &Message) -> Result<Sent, QueueError> {
+        Ok(self.shared.push(to, Pending { message: message.clone(), redeliveries: 0 }))
     }
 
     async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
@@ -174,23 +176,26 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    async fn consumer(&self, lane: Lane) -> Box<dyn Consumer> {
-        Box::new(MemoryConsumer { shared: self.shared.clone(), lane, taken: None })
+    async fn consumer(&self, of: &Address) -> Box<dyn Consumer> {
+        let arrived = self.shared.open(of);
+        Box::new(MemoryConsumer { shared: self.shared.clone(), from: of.clone(), arrived, taken: None })
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         let mut state = self.shared.state();
         let held = limit.min(state.dead.len());
         let held = state.dead.drain(..held).map(|dead| {
-            let (lane, reason, message) = (Some(dead.lane), dead.reason.clone(), dead.message.clone());
+            let (lane, reason, message) = (Some(dead.from.lane), dead.reason.clone(), dead.message.clone());
             let settle = DeadSettle { shared: self.shared.clone(), dead: Some(dead) };
             DeadLetter { lane, reason, delivery: Delivery::new(message, 0, Box::new(settle)) }
         });
         Ok(held.collect())
     }
 
-    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
-        Ok(self.shared.state().ready.of(lane).len() as u64)
+    async fn waiting(&self, at: &Address) -> Result<u64, QueueError> {
+        let state = self.shared.state();
+        let waiting = state.queues.get(at).ok_or_else(|| QueueError(format!("no queue {}", at.key())))?;
+        Ok(waiting.messages.len() as u64)
     }
 
     async fn check(&self) -> Result<(), QueueError> {
@@ -200,26 +205,27 @@ impl Queue for MemoryQueue {
 
 struct MemoryConsumer {
     shared: Arc<Shared>,
-    lane: Lane,
+    from: Address,
+    arrived: Arc<Notify>,
     taken: Option<Arc<Taken>>,
 }
 
 #[async_trait]
 impl Consumer for MemoryConsumer {
     async fn next(&mut self) -> Delivery {
-        let waiting = loop {
+        let pending = loop {
             // A message that arrives between `pop` and `notified` leaves a permit, so the wait ends at once.
-            if let Some(waiting) = self.shared.pop(self.lane) {
-                break waiting;
+            if let Some(pending) = self.shared.pop(&self.from) {
+                break pending;
             }
-            self.shared.arrived.of(self.lane).notified().await;
+            self.arrived.notified().await;
         };
         // No await from here to the return: dropping this future cannot lose the message.
-        let (message, redeliveries) = (waiting.message.clone(), waiting.redeliveries);
+        let (message, redeliveries) = (pending.message.clone(), pending.redeliveries);
         let taken = Arc::new(Taken {
             shared: self.shared.clone(),
-            lane: self.lane,
-            waiting: Mutex::new(Some(waiting)),
+            from: self.from.clone(),
+            pending: Mutex::new(Some(pending)),
         });
         self.taken = Some(taken.clone());
         Delivery::new(message, redeliveries, Box::new(MemorySettle { taken }))
@@ -237,18 +243,18 @@ impl Drop for MemoryConsumer {
 /// Delivered message. It is settled by the delivery or by dropping the consumer, whichever comes first.
 struct Taken {
     shared: Arc<Shared>,
-    lane: Lane,
-    waiting: Mutex<Option<Waiting>>,
+    from: Address,
+    pending: Mutex<Option<Pending>>,
 }
 
 impl Taken {
-    fn take(&self) -> Option<Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take(&self) -> Option<Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn redeliver(&self) {
-        if let Some(waiting) = self.take() {
-            self.shared.redeliver(self.lane, waiting);
+        if let Some(pending) = self.take() {
+            self.shared.redeliver(&self.from, pending);
         }
     }
 }
@@ -259,10 +265,10 @@ struct MemorySettle {
 
 impl MemorySettle {
     /// Takes the message and passes it to `then`, unless the consumer was dropped before.
-    fn settle(&self, then: impl FnOnce(Arc<Shared>, Lane, Waiting)) -> Settled {
+    fn settle(&self, then: impl FnOnce(Arc<Shared>, Address, Pending)) -> Settled {
         match self.taken.take() {
-            Some(waiting) => {
-                then(self.taken.shared.clone(), self.taken.lane, waiting);
+            Some(pending) => {
+                then(self.taken.shared.clone(), self.taken.from.clone(), pending);
                 Settled::Confirmed
             }
             None => Settled::Lost,
@@ -277,22 +283,22 @@ impl Settle for MemorySettle {
     }
 
     async fn retry_after(self: Box<Self>, after: Duration) -> Result<Settled, QueueError> {
-        Ok(self.settle(|shared, lane, waiting| {
+        Ok(self.settle(|shared, from, pending| {
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
-                shared.push(lane, Waiting { message: waiting.message, redeliveries: 0 });
+                shared.push_back(&from, Pending { message: pending.message, redeliveries: 0 });
             });
         }))
     }
 
     async fn requeue(self: Box<Self>) -> Settled {
-        self.settle(|shared, lane, waiting| shared.push(lane, waiting))
+        self.settle(|shared, from, pending| shared.push_back(&from, pending))
     }
 
     async fn dead_letter(self: Box<Self>, reason: &Failure) -> Result<Settled, QueueError> {
         let reason = reason.clone();
-        Ok(self.settle(|shared, lane, waiting| {
-            shared.state().dead.push_back(Dead { lane, message: waiting.message, reason });
+        Ok(self.settle(|shared, from, pending| {
+            shared.state().dead.push_back(Dead { from, message: pending.message, reason });
         }))
     }
 }

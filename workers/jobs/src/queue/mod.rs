@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
+mod address;
 mod memory;
 mod rabbitmq;
 mod traced;
@@ -17,6 +17,7 @@ mod traced;
 #[cfg(test)]
 mod contract;
 
+pub use address::{Address, Lane, Route};
 pub use memory::MemoryQueue;
 pub use rabbitmq::{
     Argument, Binding, Exchange, QueueSpec, RabbitQueue, RabbitSettings, RetryTier, Routes, Topology,
@@ -26,31 +27,6 @@ pub use traced::{process_span, publish_traced, send_traced};
 
 use crate::trace::TraceContext;
 use crate::{Disposition, Failure, ItemId, JobId, Stopped};
-
-/// Lane of messages. Each lane is a queue of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Lane {
-    /// Messages about jobs.
-    Jobs,
-    /// Messages about items, one each.
-    Items,
-    /// Messages about urgent items. They have worker slots of their own, so that they never wait behind a batch.
-    Urgent,
-}
-
-impl Lane {
-    pub const ALL: [Lane; 3] = [Lane::Jobs, Lane::Items, Lane::Urgent];
-
-    /// Returns the lane's name, which is also its routing key.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Lane::Jobs => "jobs",
-            Lane::Items => "items",
-            Lane::Urgent => "urgent",
-        }
-    }
-}
 
 /// Message with its properties.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +79,15 @@ impl From<QueueError> for Stopped {
     }
 }
 
+/// Result of a send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Sent {
+    Confirmed,
+    /// Not sent: there is no queue of the route, so no worker with it has run yet.
+    NoQueue,
+}
+
 /// Result of settling a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -125,7 +110,7 @@ pub trait Queue: Send + Sync + 'static {
     ///
     /// # Errors
     /// The queue has not confirmed it; another send may duplicate it.
-    async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError>;
+    async fn send(&self, to: &Address, message: &Message) -> Result<Sent, QueueError>;
 
     /// Publishes an event to all subscribers and to `reply_to`. An event without subscribers is no error.
     ///
@@ -133,8 +118,9 @@ pub trait Queue: Send + Sync + 'static {
     /// As [`send`](Self::send).
     async fn publish_event(&self, event: &Event) -> Result<(), QueueError>;
 
-    /// Creates a consumer of a lane, which takes one message at a time. Dropping it requeues its unsettled delivery.
-    async fn consumer(&self, lane: Lane) -> Box<dyn Consumer>;
+    /// Creates a consumer, which takes one message at a time. Dropping it requeues its unsettled delivery. The first
+    /// consumer of a route creates its queues, which stay.
+    async fn consumer(&self, of: &Address) -> Box<dyn Consumer>;
 
     /// Takes the oldest dead letters. Each is held until it is acknowledged or dropped.
     ///
@@ -142,11 +128,11 @@ pub trait Queue: Send + Sync + 'static {
     /// The queue does not answer.
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError>;
 
-    /// Returns the number of messages of a lane that no consumer has taken.
+    /// Returns the number of messages that no consumer has taken.
     ///
     /// # Errors
-    /// The queue does not answer.
-    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError>;
+    /// The queue does not answer, or there is no queue of the route.
+    async fn waiting(&self, at: &Address) -> Result<u64, QueueError>;
 
     /// Checks that the queue is reachable and complete.
     ///
@@ -176,7 +162,7 @@ impl DeadLetter {
     }
 }
 
-/// Consumer of a lane, one message at a time.
+/// Consumer of one message at a time.
 #[async_trait]
 pub trait Consumer: Send {
     /// Waits for the next message, through lost connections and restarts of the queue. Dropping the future loses no message.

@@ -4,18 +4,18 @@
 
 use tracing::{Instrument, Span, field::Empty, info_span};
 
-use super::{Delivery, Event, Lane, Message, Queue, QueueError};
+use super::{Address, Delivery, Event, Message, Queue, QueueError, Sent};
 use crate::trace::{self, TraceContext};
 
 /// Sends a message in a span of its own.
 ///
 /// # Errors
 /// As [`Queue::send`].
-pub async fn send_traced(queue: &dyn Queue, lane: Lane, message: &Message) -> Result<(), QueueError> {
-    let (exchange, key) = (queue.name(), lane.as_str());
+pub async fn send_traced(queue: &dyn Queue, to: &Address, message: &Message) -> Result<Sent, QueueError> {
+    let (exchange, key) = (queue.name(), to.key());
     let context = TraceContext::current().or(&message.trace);
-    let span = send_span(queue, &context, exchange, key, &format!("{exchange}.{key}"), message);
-    async { mark_errors(queue.send(lane, &with_open_span(message, &context)).await) }.instrument(span).await
+    let span = send_span(queue, &context, exchange, &key, &format!("{exchange}.{key}"), message);
+    async { mark_errors(queue.send(to, &with_open_span(message, &context)).await) }.instrument(span).await
 }
 
 /// Publishes an event in a span of its own.
@@ -70,8 +70,8 @@ fn mark_errors<T>(result: Result<T, QueueError>) -> Result<T, QueueError> {
 }
 
 /// Opens the span of processing a message, under the span in which it was sent.
-pub fn process_span(queue: &dyn Queue, lane: Lane, delivery: &Delivery) -> Span {
-    let (name, key) = (queue.name(), lane.as_str());
+pub fn process_span(queue: &dyn Queue, from: &Address, delivery: &Delivery) -> Span {
+    let (name, key) = (queue.name(), from.key());
     let span = info_span!(
         "process",
         otel.name = format!("process {name}.{key}"),
@@ -100,7 +100,7 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt;
 
     use super::*;
-    use crate::queue::MemoryQueue;
+    use crate::queue::{Lane, MemoryQueue};
 
     /// A worker may publish the event of one job while it processes another.
     #[tokio::test]
@@ -122,8 +122,9 @@ mod tests {
             assert!(published.traceparent().unwrap().contains(job) && published != trace, "{published:?}");
 
             let other = TraceContext::current();
-            send_traced(&memory, Lane::Items, &message).await.unwrap();
-            let sent = memory.consumer(Lane::Items).await.next().await.message.trace;
+            let items = Address::from(Lane::Items);
+            assert_eq!(send_traced(&memory, &items, &message).await.unwrap(), Sent::Confirmed);
+            let sent = memory.consumer(&items).await.next().await.message.trace;
             let trace_id = |context: &TraceContext| context.traceparent().map(|text| text[3..35].to_owned());
             assert_eq!(trace_id(&sent), trace_id(&other));
         }

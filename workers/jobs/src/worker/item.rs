@@ -7,7 +7,7 @@ use tracing::Span;
 use super::{Claimed, RunContext, Service, Step, Worker, WorkerFault, record_ids};
 use crate::ledger::{ClaimOutcome, ItemClaim, LedgerError};
 use crate::message::parse_item_message;
-use crate::queue::Delivery;
+use crate::queue::{Address, Delivery, Sent};
 use crate::state::ItemEnd;
 use crate::time::{Millis, later};
 use crate::{Disposition, Failure, ItemId, JobId, RetryCost, Stopped, trace};
@@ -24,7 +24,8 @@ impl<S: Service> Worker<S> {
         };
         record_ids(&job, Some(&item));
         let Self { settings, ledger, .. } = self;
-        let claim = |now| ledger.claim_item(&job, &item, &settings.name, now, settings.lease);
+        let (name, route) = (&settings.name, settings.route.as_ref());
+        let claim = |now| ledger.claim_item(&job, &item, name, route, now, settings.lease);
         match self.call_ledger(claim).await {
             Ok(ClaimOutcome::Claimed(claim)) => return self.claimed(claim, delivery).await,
             Ok(outcome) => self.unclaimed(&job, &item, outcome, delivery).await,
@@ -50,12 +51,32 @@ impl<S: Service> Worker<S> {
             ClaimOutcome::Leased => self.acknowledge(delivery, Some(job), Some(item)).await,
             // A retry tier of the queue may end early, and this may be the only message about it.
             ClaimOutcome::NotDue { wait } => self.requeue(delivery, wait, "the item is not due yet").await,
+            ClaimOutcome::OtherRoute(queue) => self.forward(job, item, &queue, delivery).await,
             ClaimOutcome::NotFound => {
                 let reason =
                     Failure::new("unknown_item", format!("{job}/{item}: no such item in the ledger"));
                 self.dead_letter(delivery, &reason).await;
                 self.observer.step(Step::Refused(&reason), Some(job), Some(item));
             }
+        }
+    }
+
+    /// Sends a message that came to a queue of another route, from a build without routes, to its own queue.
+    async fn forward(&self, job: &JobId, item: &ItemId, queue: &Address, delivery: Delivery) {
+        let sent = match self.send(queue, &delivery.message).await {
+            Ok(sent) => sent,
+            Err(error) => return self.requeue(delivery, self.settings.backoff_most, error).await,
+        };
+        if sent == Sent::NoQueue {
+            self.mark_unannounced(job, &[item]).await;
+        }
+        self.acknowledge(delivery, Some(job), Some(item)).await;
+    }
+
+    /// Records items whose messages were not sent. Without the record, the sweep finds them later.
+    pub(super) async fn mark_unannounced(&self, job: &JobId, items: &[&ItemId]) {
+        if let Err(error) = self.call_ledger(|_| self.ledger.mark_unannounced(job, items)).await {
+            tracing::warn!(%error, %job, "cannot record items without a queue");
         }
     }
 

@@ -10,11 +10,11 @@ use super::{EndedJob, Service, Step, Worker, WorkerFault, record_ids};
 use crate::job::{NewItem, NewJob};
 use crate::ledger::{Accepted, JobClaim, JobRecord};
 use crate::message::item_message;
-use crate::queue::{Delivery, QueueError};
+use crate::queue::{Delivery, QueueError, Sent};
 use crate::state::{Counts, EarlyEnd, JobEnd, JobState};
 use crate::time::later;
 use crate::trace;
-use crate::{Disposition, Failure, JobId, Stopped};
+use crate::{Disposition, Failure, ItemId, JobId, Stopped};
 
 /// Maximum item messages that are sent concurrently.
 const CONCURRENT_SENDS: usize = 64;
@@ -191,14 +191,28 @@ impl<S: Service> Worker<S> {
         }
     }
 
+    /// Sends a message about each item. Items whose route has no queue stay queued, for a worker that has the route.
     async fn send_items(&self, claim: &JobClaim, items: &[NewItem]) -> Result<(), QueueError> {
         let sending: Vec<_> = items.iter().map(|item| self.send_item(claim, item)).collect();
-        stream::iter(sending).buffer_unordered(CONCURRENT_SENDS).try_collect().await
+        let unsent: Vec<_> =
+            stream::iter(sending).buffer_unordered(CONCURRENT_SENDS).try_collect::<Vec<_>>().await?;
+        let unsent: Vec<_> = unsent.into_iter().flatten().collect();
+        if !unsent.is_empty() {
+            tracing::info!(job = %claim.id, items = unsent.len(), "no worker has the route of these items yet");
+            self.mark_unannounced(&claim.id, &unsent).await;
+        }
+        Ok(())
     }
 
-    async fn send_item(&self, claim: &JobClaim, item: &NewItem) -> Result<(), QueueError> {
-        let message = item_message(S::ITEM_SCHEMA, &claim.id, &item.id, item.lane, &claim.record.trace);
-        self.send(item.lane, &message).await
+    /// Sends the message about an item. Returns the item if its route has no queue.
+    async fn send_item<'i>(
+        &self,
+        claim: &JobClaim,
+        item: &'i NewItem,
+    ) -> Result<Option<&'i ItemId>, QueueError> {
+        let NewItem { id, queue, .. } = item;
+        let message = item_message(S::ITEM_SCHEMA, &claim.id, id, queue.lane, &claim.record.trace);
+        Ok((self.send(queue, &message).await? == Sent::NoQueue).then_some(id))
     }
 
     /// Gathers the results of a job whose items have all ended: writes them, then records end and event in the ledger, then

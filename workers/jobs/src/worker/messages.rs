@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::{Service, Step, Worker};
-use crate::queue::{Delivery, Lane, Message, QueueError, Settled, publish_traced, send_traced};
+use crate::queue::{Address, Delivery, Message, QueueError, Sent, Settled, publish_traced, send_traced};
 use crate::retry::retry_with_backoff;
 use crate::{Disposition, Failure, ItemId, JobId, Stopped, trace};
 
 impl<S: Service> Worker<S> {
-    pub(super) async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
+    pub(super) async fn send(&self, to: &Address, message: &Message) -> Result<Sent, QueueError> {
         let Self { settings, queue, .. } = self;
-        let send = || send_traced(&**queue, lane, message);
+        let send = || send_traced(&**queue, to, message);
         retry_with_backoff(settings.backoff(), settings.retry_timeout, |_| true, send).await
     }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
 
 use crate::ledger::Ledger;
-use crate::queue::{Delivery, Lane, Queue, process_span};
+use crate::queue::{Address, Consumer, Delivery, Lane, Queue, Route, process_span};
 use crate::{Failure, ItemId, JobId};
 
 mod settings;
@@ -24,6 +24,7 @@ mod item;
 mod run;
 mod job;
 mod sweep;
+mod presence;
 #[cfg(test)]
 mod tests;
 
@@ -57,12 +58,20 @@ impl<S: Service> Worker<S> {
         let mut tasks = JoinSet::new();
         let Self { settings, .. } = &*worker;
         for (lane, slots) in [(Lane::Items, settings.items), (Lane::Urgent, settings.urgent)] {
-            for _ in 0..slots {
-                tasks.spawn(worker.clone().consume(lane));
+            for route in worker.routes() {
+                let from = Address { lane, route: route.cloned() };
+                for _ in 0..slots {
+                    // Made before the first sweep, which asks the queue of the route for its length.
+                    let consumer = worker.queue.consumer(&from).await;
+                    tasks.spawn(worker.clone().consume(from.clone(), consumer));
+                }
             }
         }
-        tasks.spawn(worker.clone().consume(Lane::Jobs));
+        let jobs = Address::from(Lane::Jobs);
+        let consumer = worker.queue.consumer(&jobs).await;
+        tasks.spawn(worker.clone().consume(jobs, consumer));
         tasks.spawn(worker.clone().sweep());
+        tasks.spawn(worker.clone().be_present());
         let aborting = tokio::spawn(worker.clone().abort_after_grace());
         let mut result = Ok(());
         while let Some(ended) = tasks.join_next().await {
@@ -83,17 +92,26 @@ impl<S: Service> Worker<S> {
         self.stop.abort();
     }
 
-    /// Consumes the messages of a lane, one at a time.
-    async fn consume(self: Arc<Self>, lane: Lane) -> Result<(), WorkerFault> {
-        let mut consumer = self.queue.consumer(lane).await;
+    /// Returns the routes of the items that this worker runs; `None` stands for the items of all workers.
+    fn routes(&self) -> impl Iterator<Item = Option<&Route>> {
+        let own = self.settings.route.as_ref();
+        std::iter::once(None).chain(own.map(Some))
+    }
+
+    /// Consumes the messages of a queue, one at a time.
+    async fn consume(
+        self: Arc<Self>,
+        from: Address,
+        mut consumer: Box<dyn Consumer>,
+    ) -> Result<(), WorkerFault> {
         loop {
             let delivery = tokio::select! {
                 biased;
                 () = self.stop.draining() => return Ok(()),
                 delivery = consumer.next() => delivery,
             };
-            let span = process_span(&*self.queue, lane, &delivery);
-            self.process(lane, delivery).instrument(span).await?;
+            let span = process_span(&*self.queue, &from, &delivery);
+            self.process(from.lane, delivery).instrument(span).await?;
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::duration;
+use crate::queue::Route;
 use crate::retry::Backoff;
 
 /// Settings of a worker.
@@ -12,7 +13,10 @@ use crate::retry::Backoff;
 pub struct WorkerSettings {
     /// Name of this worker in the ledger.
     pub name: String,
-    /// Maximum items in flight; each has a message of its own.
+    /// Route of this worker: it also runs the items of this route. Not a setting: the service knows it.
+    #[serde(skip)]
+    pub route: Option<Route>,
+    /// Maximum items in flight from each queue, that of all workers and that of the route; each has a message of its own.
     pub items: usize,
     /// Maximum urgent items in flight, in addition.
     pub urgent: usize,

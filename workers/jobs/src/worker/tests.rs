@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::job::{NewItem, NewJob};
 use crate::ledger::{ItemClaim, JobRecord, LedgerSettings};
-use crate::queue::{Event, MemoryQueue, Message, QueueError};
+use crate::queue::{Event, MemoryQueue, Message, QueueError, Sent};
 use crate::secret_url::SecretUrl;
 use crate::state::{ItemEnd, ItemState, JobState};
 use crate::trace::TraceContext;
@@ -18,8 +18,9 @@ use crate::{Disposition, ItemId, RetryCost, Stopped};
 
 mod messages;
 mod outbox;
+mod routes;
 
-/// Service whose items have ids such as `good-1` or `retry-2`: the part before the dash is the script.
+/// Service whose items have ids such as `good-1` or `retry-2.x`: the part before the dash is the script, and `x` the route.
 struct Scripted {
     items: Vec<Vec<&'static str>>,
     reports: Mutex<HashMap<String, ItemEnd>>,
@@ -76,7 +77,10 @@ impl Service for Scripted {
         let Some(names) = self.items.get(at) else { return Err(Stopped::fail(failure("unlistable"))) };
         let item = |name: &&str| NewItem {
             id: ItemId::try_from((*name).to_owned()).unwrap(),
-            lane: if name.starts_with("urgent") { Lane::Urgent } else { Lane::Items },
+            queue: Address {
+                lane: if name.starts_with("urgent") { Lane::Urgent } else { Lane::Items },
+                route: name.split_once('.').map(|(_, route)| Route::new(route)),
+            },
             message: name.split_once('-').unwrap().0.into(),
         };
         let next = (at + 1 < self.items.len()).then(|| (at + 1).to_string());
@@ -154,6 +158,7 @@ impl Fixture {
             ledger: self.ledger.clone(),
             settings: WorkerSettings {
                 name: "worker".into(),
+                route: None,
                 items: 2,
                 lease: ms(500),
                 heartbeat: ms(100),
@@ -175,7 +180,7 @@ impl Fixture {
 
     async fn send(&self, id: &str, body: &'static [u8]) {
         let message = Message::new(id.into(), "job/1", body);
-        self.queue.send(Lane::Jobs, &message).await.unwrap();
+        assert_eq!(self.queue.send(&Lane::Jobs.into(), &message).await.unwrap(), Sent::Confirmed);
     }
 
     /// Runs a worker until the job has ended. Returns the job, and state and failure code of its items.
@@ -357,14 +362,18 @@ async fn items_of_crashed_workers_are_retried_or_failed() {
         .unwrap();
     let claim = fixture.ledger.claim_job(&job, "crashed", long_ago, lease).await.unwrap().unwrap();
     let names = ["good-1", "good-2", "good-3"].map(|name| ItemId::try_from(name.to_owned()).unwrap());
-    let items =
-        names.each_ref().map(|id| NewItem { id: id.clone(), lane: Lane::Items, message: "good".into() });
+    let items = names.each_ref().map(|id| NewItem {
+        id: id.clone(),
+        queue: Lane::Items.into(),
+        message: "good".into(),
+    });
     assert!(fixture.ledger.add_items(&claim, &items, 0, long_ago).await.unwrap());
     assert!(fixture.ledger.finish_listing(&claim, long_ago).await.unwrap());
     for (n, crashes) in [(0, 3), (1, 4)] {
         for crash in 0..crashes {
             let then = long_ago + 10 * crash;
-            let claimed = fixture.ledger.claim_item(&job, &names[n], "crashed", then, lease).await.unwrap();
+            let claimed =
+                fixture.ledger.claim_item(&job, &names[n], "crashed", None, then, lease).await.unwrap();
             assert!(matches!(claimed, crate::ledger::ClaimOutcome::Claimed(_)), "{claimed:?}");
         }
     }

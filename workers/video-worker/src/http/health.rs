@@ -13,7 +13,7 @@ use axum::routing::get;
 use flamingo::family::ModelInfo;
 use futures_util::future::join_all;
 use jobs::ledger::LedgerError;
-use jobs::queue::Lane;
+use jobs::queue::{Address, Lane, Route};
 use jobs::worker::{Observer, Step};
 use jobs::{ItemId, JobId};
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -121,13 +121,21 @@ impl Status {
         self.metrics.in_flight()
     }
 
-    /// Returns the waiting messages of each lane; `None` if the queue does not tell.
+    /// Returns the messages of each lane that wait for this worker: for any worker, or for one with this model. `None` if the
+    /// queue does not tell.
     pub async fn waiting(&self) -> Vec<(Lane, Option<u64>)> {
         let lanes = Lane::ALL.map(|lane| async move {
-            let waiting = self.backends.get()?.queue.waiting(lane);
-            tokio::time::timeout(CHECK_TIMEOUT, waiting).await.ok()?.ok()
+            let route = self.model().filter(|_| lane != Lane::Jobs).map(|model| Route::new(&model.name));
+            let of_route = route.map(|route| Address { lane, route: Some(route) });
+            let queues = std::iter::once(Address::from(lane)).chain(of_route);
+            join_all(queues.map(|queue| self.waiting_in(queue))).await.into_iter().sum()
         });
         Lane::ALL.into_iter().zip(join_all(lanes).await).collect()
+    }
+
+    async fn waiting_in(&self, queue: Address) -> Option<u64> {
+        let waiting = self.backends.get()?.queue.waiting(&queue);
+        tokio::time::timeout(CHECK_TIMEOUT, waiting).await.ok()?.ok()
     }
 
     /// Lists the backends that are missing for work, one line each.
@@ -160,12 +168,15 @@ impl Status {
         let mut scraped = Registry::with_prefix(PREFIX);
         if let Some(backends) = self.backends.get() {
             let ledger = &backends.ledger;
-            let (messages, events, skew) = tokio::join!(
+            let missing = async { ledger.missing_routes(ledger.now().await?).await };
+            let (messages, events, missing, skew) = tokio::join!(
                 self.waiting(),
                 answered(ledger.outbox_pending()),
+                answered(missing),
                 answered(ledger.clock_skew())
             );
             scrape::backlog(&mut scraped, &messages, events);
+            scrape::models(&mut scraped, missing);
             scrape::clock(&mut scraped, skew);
         }
         if let Some(shared) = self.shared.get() {

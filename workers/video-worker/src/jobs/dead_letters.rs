@@ -23,6 +23,7 @@ pub fn lane_name(letter: &DeadLetter) -> &'static str {
 pub fn not_redriven(redriven: &Redriven) -> Option<String> {
     match redriven {
         Redriven::Sent | Redriven::SentAndKept => None,
+        Redriven::NoQueue => Some("no worker with the model of this video has run yet".into()),
         Redriven::NoLane => Some("its original lane is unknown: submit the request again".into()),
         Redriven::ItemEnded(job, _) => Some(format!(
             "this video already has a report; `flamingo jobs retry {job}` repeats failed videos"

@@ -6,6 +6,7 @@ use flamingo::digest::sha256;
 use inference::analysis::AnalysisSpec;
 use jobs::job::NewItem;
 use jobs::ledger::{JobRecord, Ledger};
+use jobs::queue::{Address, Route};
 use jobs::worker::Page;
 use jobs::{Failure, ItemId, JobId, Stopped};
 
@@ -200,8 +201,10 @@ fn file_name(url: &str) -> String {
     url.trim_end_matches('/').rsplit('/').next().unwrap_or(url).to_owned()
 }
 
+/// Returns an item for the ledger. Only workers with the model that it names run it.
 fn new_item(item: &Item) -> NewItem {
-    NewItem { id: item.item_id.clone(), lane: lane(item.priority), message: to_json(item) }
+    let queue = Address { lane: lane(item.priority), route: item.model.as_ref().map(Route::new) };
+    NewItem { id: item.item_id.clone(), queue, message: to_json(item) }
 }
 
 /// Makes ids unique: `a/x.mp4` and `b/x.mp4` share the name `x.mp4`; then all of that name get ids of their full paths.

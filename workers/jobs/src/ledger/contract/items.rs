@@ -6,14 +6,13 @@ pub(super) async fn only_one_of_many_item_claims_succeeds(database: TestDatabase
     let ledger = database.ready().await;
     let id = expanded_job(&ledger, 1).await;
     for (round, now) in [(1, T0), (2, T0 + 1_001)] {
-        let claims =
-            race(32, |n| {
-                let (ledger, id) = (ledger.clone(), id.clone());
-                async move {
-                    ledger.claim_item(&id, &item_id(0), &format!("worker-{n}"), now, LEASE).await.unwrap()
-                }
-            })
-            .await;
+        let claims = race(32, |n| {
+            let (ledger, id) = (ledger.clone(), id.clone());
+            async move {
+                ledger.claim_item(&id, &item_id(0), &format!("worker-{n}"), None, now, LEASE).await.unwrap()
+            }
+        })
+        .await;
         let won: Vec<_> = claims.iter().filter(|claim| matches!(claim, ClaimOutcome::Claimed(_))).collect();
         assert_eq!(won.len(), 1);
         assert!(matches!(won[0], ClaimOutcome::Claimed(claim) if claim.attempt == round));
@@ -31,7 +30,7 @@ pub(super) async fn stale_claim_changes_nothing(database: TestDatabase) {
     let new = claim_item(&ledger, &id, 0, now).await;
     let swept = ledger.expired_items(now, 10).await.unwrap();
     let trace = TraceContext::default();
-    let expected = PendingMessage { job: id.clone(), item: item_id(1), lane: Lane::Urgent, trace };
+    let expected = PendingMessage { job: id.clone(), item: item_id(1), queue: Lane::Urgent.into(), trace };
     assert_eq!(swept, [expected]);
     for old in &old {
         assert!(!ledger.renew_item_lease(old, None, now, LEASE).await.unwrap());
@@ -73,7 +72,7 @@ pub(super) async fn claim_outcome_gives_the_reason(database: TestDatabase) {
     let id = expanded_job(&ledger, 1).await;
     let ask = |n: usize, now: Millis| {
         let (ledger, id) = (ledger.clone(), id.clone());
-        async move { ledger.claim_item(&id, &item_id(n), "other", now, LEASE).await.unwrap() }
+        async move { ledger.claim_item(&id, &item_id(n), "other", None, now, LEASE).await.unwrap() }
     };
     assert_eq!(ask(9, T0).await, ClaimOutcome::NotFound);
     let claim = claim_item(&ledger, &id, 0, T0).await;
@@ -125,7 +124,7 @@ pub(super) async fn ending_an_item_twice_succeeds(database: TestDatabase) {
 async fn sweep(ledger: Ledger) -> Vec<String> {
     let (now, min_age) = (T0 + 1_001, Duration::from_millis(500));
     let expired = ledger.expired_items(now, 6).await.unwrap();
-    let unannounced = ledger.unannounced_items(now, min_age, 6).await.unwrap();
+    let unannounced = ledger.unannounced_items(None, now, Some(min_age), 6).await.unwrap();
     let jobs = ledger.due_jobs(now, min_age, 6).await.unwrap();
     let items = expired.into_iter().chain(unannounced).map(|pending| pending.item.to_string());
     items.chain(jobs.into_iter().map(|pending| pending.id.to_string())).collect()
@@ -139,7 +138,10 @@ pub(super) async fn lost_messages_are_returned_once(database: TestDatabase) {
     }
     let unannounced_job = accepted(&ledger).await;
     let other = database.open().await;
-    assert_eq!(ledger.unannounced_items(T0 + 500, Duration::from_millis(500), 100).await.unwrap(), []);
+    assert_eq!(
+        ledger.unannounced_items(None, T0 + 500, Some(Duration::from_millis(500)), 100).await.unwrap(),
+        []
+    );
     let mut announced =
         race(8, |n| sweep(if n % 2 == 0 { ledger.clone() } else { other.clone() })).await.concat();
     // Two sweepers on the same rows may both return fewer; the next round returns the rest.
@@ -230,7 +232,8 @@ pub(super) async fn processes_share_a_ledger(database: TestDatabase) {
         async move {
             let mut ended = 0;
             for item in 0..120 {
-                let claimed = ledger.claim_item(&job, &item_id(item), "worker", T0, LEASE).await.unwrap();
+                let claimed =
+                    ledger.claim_item(&job, &item_id(item), "worker", None, T0, LEASE).await.unwrap();
                 if let ClaimOutcome::Claimed(claim) = claimed {
                     assert!(ledger.renew_item_lease(&claim, None, T0, LEASE).await.unwrap());
                     assert!(ledger.end_item(&claim, &ItemEnd::Succeeded, T0).await.unwrap());
@@ -264,7 +267,7 @@ pub(super) async fn pending_messages_carry_the_trace_of_their_job(database: Test
     for pending in jobs {
         assert_eq!(pending.trace, of(pending.id.as_str()));
     }
-    let unannounced = ledger.unannounced_items(now, min_age, 6).await.unwrap();
+    let unannounced = ledger.unannounced_items(None, now, Some(min_age), 6).await.unwrap();
     let expired = ledger.expired_items(now, 6).await.unwrap();
     assert_eq!((unannounced.len(), expired.len()), (2, 2));
     for pending in unannounced.into_iter().chain(expired) {

@@ -232,7 +232,7 @@ pub(super) async fn cancelled_job_invalidates_claims(database: TestDatabase) {
     }
     assert!(ledger.end_item(&items[1], &ItemEnd::Succeeded, T0 + 3).await.unwrap());
     assert!(ledger.stop_item(&items[2], &cancelled(), T0 + 3, T0 + 3).await.unwrap());
-    let queued = ledger.claim_item(&id, &item_id(4), "worker", T0 + 3, LEASE).await.unwrap();
+    let queued = ledger.claim_item(&id, &item_id(4), "worker", None, T0 + 3, LEASE).await.unwrap();
     assert_eq!(queued, ClaimOutcome::Finished { reason: None }, "no further item begins");
 
     let pending = ledger.due_jobs(T0 + 4, Duration::from_secs(60), 10).await.unwrap();

@@ -9,13 +9,15 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 mod items;
 mod jobs;
 mod outbox;
+mod routes;
 
 use self::items::*;
 use self::jobs::*;
 use self::outbox::*;
+use self::routes::*;
 use super::*;
 use crate::job::{NewItem, NewJob};
-use crate::queue::{Event, Lane, Message};
+use crate::queue::{Address, Event, Lane, Message, Route};
 use crate::state::{Counts, EarlyEnd, ItemEnd, ItemState, JobEnd, JobState};
 use crate::time::{Millis, RequestTime};
 use crate::trace::TraceContext;
@@ -138,6 +140,10 @@ contract! {
     pages_list_every_row_once
     counts_items_of_several_jobs
     item_equals_its_row_in_the_page
+    only_workers_with_the_route_claim_an_item
+    lost_messages_are_returned_by_route
+    names_routes_without_a_worker
+    workers_without_heartbeats_are_forgotten
     job_end_and_event_are_atomic
     claims_events_in_order
     only_one_of_many_relays_claims_an_event
@@ -159,7 +165,7 @@ fn job_named(id: &str, key: &str, request: &str) -> NewJob {
 
 fn clips(numbers: std::ops::Range<usize>) -> Vec<NewItem> {
     let lane = |n: usize| if n.is_multiple_of(2) { Lane::Items } else { Lane::Urgent };
-    let item = |n| NewItem { id: item_id(n), lane: lane(n), message: format!("message {n}") };
+    let item = |n| NewItem { id: item_id(n), queue: lane(n).into(), message: format!("message {n}") };
     numbers.map(item).collect()
 }
 
@@ -200,7 +206,7 @@ async fn expanded_job(ledger: &Ledger, count: usize) -> JobId {
 }
 
 async fn claim_item(ledger: &Ledger, job: &JobId, n: usize, now: Millis) -> ItemClaim {
-    match ledger.claim_item(job, &item_id(n), "worker", now, LEASE).await.unwrap() {
+    match ledger.claim_item(job, &item_id(n), "worker", None, now, LEASE).await.unwrap() {
         ClaimOutcome::Claimed(claim) => claim,
         other => panic!("clip-{n} cannot be claimed: {other:?}"),
     }

@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::call::{bounded, short_string};
-use super::publisher::Address;
-use super::topology::ready;
+use super::publisher::Destination;
+use super::topology::{self, ready};
 use super::{
-    Broker, Consumer, DeadLetter, Delivery, Lane, Message, QueueError, RabbitSettings, Settle, Settled, wire,
+    Address, Broker, Consumer, DeadLetter, Delivery, Message, QueueError, RabbitSettings, Settle, Settled,
+    wire,
 };
 use crate::Failure;
 
@@ -30,7 +31,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(2);
 /// Consumer of one message at a time over its own channel: a broken channel requeues only this message.
 pub(super) struct RabbitConsumer {
     broker: Arc<Broker>,
-    lane: Lane,
+    from: Address,
     state: State,
     delay: Duration,
 }
@@ -56,8 +57,8 @@ struct Session {
 }
 
 impl RabbitConsumer {
-    pub(super) fn new(broker: Arc<Broker>, lane: Lane) -> Self {
-        Self { broker, lane, state: State::BackingOff { until: Instant::now() }, delay: FIRST_DELAY }
+    pub(super) fn new(broker: Arc<Broker>, from: Address) -> Self {
+        Self { broker, from, state: State::BackingOff { until: Instant::now() }, delay: FIRST_DELAY }
     }
 
     /// Waits for the next message, or returns the error of the channel.
@@ -66,7 +67,7 @@ impl RabbitConsumer {
             match &mut self.state {
                 State::BackingOff { until } => {
                     sleep_until(*until).await;
-                    let opening = tokio::spawn(Session::open(self.broker.clone(), self.lane));
+                    let opening = tokio::spawn(Session::open(self.broker.clone(), self.from.clone()));
                     self.state = State::Opening(AbortOnDropHandle::new(opening));
                 }
                 State::Opening(task) => {
@@ -87,17 +88,20 @@ impl RabbitConsumer {
         self.broker.consuming.invalidate_topology();
         self.broker.count_reconnect();
         let delay = self.delay.mul_f64(rand::random_range(0.5..1.0));
-        tracing::warn!(lane = self.lane.as_str(), %cause, ?delay, "restarting the consumer");
+        tracing::warn!(queue = self.from.key(), %cause, ?delay, "restarting the consumer");
         self.state = State::BackingOff { until: Instant::now() + delay };
         self.delay = (self.delay * 2).min(LONGEST_DELAY);
     }
 }
 
 impl Session {
-    async fn open(broker: Arc<Broker>, lane: Lane) -> Result<Self, QueueError> {
+    async fn open(broker: Arc<Broker>, from: Address) -> Result<Self, QueueError> {
         let RabbitSettings { answer_timeout, watchdog, .. } = broker.settings;
-        let queue = broker.settings.lane(lane);
+        let queue = broker.settings.queue(&from);
         let channel = OwnChannel { channel: broker.consuming.channel().await?, limit: answer_timeout };
+        if let Some(route) = &from.route {
+            topology::of_route(&broker.settings, route).declare(&channel, answer_timeout).await?;
+        }
         bounded(answer_timeout, "prefetch", channel.basic_qos(1, BasicQosOptions::default())).await?;
         // The broker chooses the tag.
         let (name, tag) = (short_string(&queue)?, "".into());
@@ -169,7 +173,7 @@ impl Consumer for RabbitConsumer {
         // stream.
         loop {
             match self.receive().await {
-                Ok(delivery) => return self.broker.delivery(self.lane, delivery),
+                Ok(delivery) => return self.broker.delivery(self.from.key(), delivery),
                 Err(cause) => self.restart(&cause),
             }
         }
@@ -177,13 +181,13 @@ impl Consumer for RabbitConsumer {
 }
 
 impl Broker {
-    fn delivery(self: &Arc<Self>, lane: Lane, mut delivery: lapin::message::Delivery) -> Delivery {
+    fn delivery(self: &Arc<Self>, key: String, mut delivery: lapin::message::Delivery) -> Delivery {
         let redeliveries = wire::redeliveries(&delivery);
         let attempt = wire::attempt(&delivery);
         let message = wire::message(&mut delivery);
         let settle = RabbitSettle {
             broker: self.clone(),
-            lane,
+            key,
             attempt,
             message: message.clone(),
             acker: delivery.acker,
@@ -206,12 +210,12 @@ impl Broker {
             let Some(got) = bounded(answer_timeout, format!("queue {queue}"), get).await? else { break };
             let mut delivery = got.delivery;
             let key = delivery.routing_key.to_string();
-            let lane = Lane::ALL.into_iter().find(|lane| lane.as_str() == key);
+            let lane = Address::lane_of(&key);
             let reason = wire::reason(&delivery);
             let message = wire::message(&mut delivery);
             let settle = RabbitSettle {
                 broker: self.clone(),
-                lane: lane.unwrap_or(Lane::Items),
+                key,
                 attempt: 0,
                 message: message.clone(),
                 acker: delivery.acker,
@@ -226,7 +230,8 @@ impl Broker {
 
 struct RabbitSettle {
     broker: Arc<Broker>,
-    lane: Lane,
+    /// Routing key, which names lane and route.
+    key: String,
     attempt: u32,
     message: Message,
     acker: Acker,
@@ -260,8 +265,8 @@ impl Settle for RabbitSettle {
         let Some(tier) = self.broker.tier(after) else {
             return Err(QueueError("no retry delay is configured".to_owned()));
         };
-        // The tier's queue keeps the routing key, which is the lane.
-        let to = Address { exchange: &tier.name, key: self.lane.as_str(), mandatory: true };
+        // The tier's queue keeps the routing key.
+        let to = Destination { exchange: &tier.name, key: &self.key, mandatory: true };
         let properties = wire::properties(&self.message, self.attempt.saturating_add(1));
         self.broker.publisher.publish(to, &self.message.body, properties).await?;
         Ok(self.acknowledge().await)
@@ -273,8 +278,8 @@ impl Settle for RabbitSettle {
 
     async fn dead_letter(self: Box<Self>, reason: &Failure) -> Result<Settled, QueueError> {
         let dead = self.broker.settings.dead();
-        let to = Address { exchange: &dead, key: self.lane.as_str(), mandatory: true };
-        let properties = wire::dead_properties(&self.message, self.attempt, self.lane.as_str(), reason);
+        let to = Destination { exchange: &dead, key: &self.key, mandatory: true };
+        let properties = wire::dead_properties(&self.message, self.attempt, &self.key, reason);
         self.broker.publisher.publish(to, &self.message.body, properties).await?;
         Ok(self.acknowledge().await)
     }

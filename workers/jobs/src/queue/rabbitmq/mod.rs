@@ -1,6 +1,7 @@
 //! RabbitMQ backend, over AMQP 0.9.1.
 //!
-//! Lanes are quorum queues with a delivery limit. Messages that exceed it and messages that a worker dead-letters go to the
+//! Lanes are quorum queues with a delivery limit, and so are the queues of routes, which the workers with the route declare.
+//! A message to a route without a queue comes back to its sender. Messages that exceed it and messages that a worker dead-letters go to the
 //! dead-letter queue. A message with a retry delay waits in the queue of a retry tier and expires from there back to its
 //! lane. There is one tier per delay, because a queue expires messages only at its head.
 
@@ -24,8 +25,11 @@ pub use topology::{Argument, Binding, Exchange, QueueSpec, RetryTier, Routes, To
 
 use self::consumer::RabbitConsumer;
 use self::link::Link;
-use self::publisher::{Address, Publisher};
-use super::{Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Settle, Settled};
+use self::publisher::{Destination, Publisher};
+use super::{
+    Address, Consumer, DeadLetter, Delivery, Event, Lane, Message, Queue, QueueError, Route, Sent, Settle,
+    Settled,
+};
 use crate::secret_url::SecretUrl;
 
 /// Settings of broker and topology. All workers and submitters of one service need the same ones.
@@ -73,8 +77,8 @@ impl RabbitSettings {
         }
     }
 
-    fn lane(&self, lane: Lane) -> String {
-        format!("{}.{}", self.name, lane.as_str())
+    fn queue(&self, of: &Address) -> String {
+        format!("{}.{}", self.name, of.key())
     }
 
     fn dead(&self) -> String {
@@ -146,42 +150,49 @@ impl Queue for RabbitQueue {
         &self.broker.settings.name
     }
 
-    async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
+    async fn send(&self, to: &Address, message: &Message) -> Result<Sent, QueueError> {
         let Broker { settings, publisher, .. } = &*self.broker;
-        let to = Address { exchange: &settings.name, key: lane.as_str(), mandatory: true };
-        publisher.publish(to, &message.body, wire::properties(message, 0)).await
+        let (key, properties) = (to.key(), wire::properties(message, 0));
+        let destination = Destination { exchange: &settings.name, key: &key, mandatory: true };
+        match &to.route {
+            Some(_) => publisher.offer(destination, &message.body, properties).await,
+            None => publisher.publish(destination, &message.body, properties).await.map(|()| Sent::Confirmed),
+        }
     }
 
     async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
         let Broker { settings, publisher, .. } = &*self.broker;
         let message = &event.message;
         let exchange = settings.events();
-        let to_all = Address { exchange: &exchange, key: &event.topic, mandatory: false };
+        let to_all = Destination { exchange: &exchange, key: &event.topic, mandatory: false };
         publisher.publish(to_all, &message.body, wire::properties(message, 0)).await?;
         // AMQP allows no longer queue name. Events must not go to one of our own queues, whatever `reply_to` says.
         let ours = topology(settings).queues;
-        let is_valid =
-            |name: &&str| call::short_string(name).is_ok() && ours.iter().all(|queue| queue.name != *name);
+        let is_ours = |name: &str| {
+            let is_route = |lane: Lane| name.starts_with(&format!("{}.", settings.queue(&lane.into())));
+            ours.iter().any(|queue| queue.name == name) || Lane::ALL.into_iter().any(is_route)
+        };
+        let is_valid = |name: &&str| call::short_string(name).is_ok() && !is_ours(name);
         if let Some(queue) = message.reply_to.as_deref().filter(is_valid) {
             // The default exchange routes to the queue of that name.
-            let to_sender = Address { exchange: "", key: queue, mandatory: false };
+            let to_sender = Destination { exchange: "", key: queue, mandatory: false };
             publisher.publish(to_sender, &message.body, wire::properties(message, 0)).await?;
         }
         Ok(())
     }
 
-    async fn consumer(&self, lane: Lane) -> Box<dyn Consumer> {
-        Box::new(RabbitConsumer::new(self.broker.clone(), lane))
+    async fn consumer(&self, of: &Address) -> Box<dyn Consumer> {
+        Box::new(RabbitConsumer::new(self.broker.clone(), of.clone()))
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.broker.dead_letters(limit).await
     }
 
-    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
+    async fn waiting(&self, at: &Address) -> Result<u64, QueueError> {
         let Broker { settings, publisher, .. } = &*self.broker;
         let channel = publisher.link.channel().await?;
-        topology::ready(&channel, &settings.lane(lane), settings.answer_timeout).await
+        topology::ready(&channel, &settings.queue(at), settings.answer_timeout).await
     }
 
     async fn check(&self) -> Result<(), QueueError> {

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::call::{broker_error, short_string};
 use super::link::Link;
-use super::{QueueError, RabbitSettings};
+use super::{QueueError, RabbitSettings, Sent};
 
 /// Maximum concurrent publishes, and so channels of the connection.
 const MAX_PUBLISHES: usize = 32;
@@ -28,10 +28,10 @@ pub(super) struct Publisher {
 
 /// Destination of a message.
 #[derive(Clone, Copy)]
-pub(super) struct Address<'a> {
+pub(super) struct Destination<'a> {
     pub(super) exchange: &'a str,
     pub(super) key: &'a str,
-    /// Fail if no queue is bound for the message.
+    /// Return the message if no queue is bound for it.
     pub(super) mandatory: bool,
 }
 
@@ -45,13 +45,31 @@ impl Publisher {
         })
     }
 
-    /// Publishes a message, and returns when the broker has confirmed it.
+    /// Publishes a message, and returns when the broker has confirmed it. A returned message is an error: a queue of the
+    /// topology is missing.
     pub(super) async fn publish(
         &self,
-        to: Address<'_>,
+        to: Destination<'_>,
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<(), QueueError> {
+        match self.offer(to, body, properties).await? {
+            Sent::Confirmed => Ok(()),
+            Sent::NoQueue => {
+                self.link.invalidate_topology();
+                let Destination { exchange, key, .. } = to;
+                Err(QueueError(format!("unroutable: no queue is bound to exchange {exchange:?} for {key:?}")))
+            }
+        }
+    }
+
+    /// Publishes a message that may be returned, and returns when the broker has confirmed or returned it.
+    pub(super) async fn offer(
+        &self,
+        to: Destination<'_>,
+        body: &[u8],
+        properties: BasicProperties,
+    ) -> Result<Sent, QueueError> {
         match tokio::time::timeout(self.timeout, self.try_publish(to, body, properties)).await {
             Ok(done) => done,
             Err(_) => {
@@ -67,10 +85,10 @@ impl Publisher {
 
     async fn try_publish(
         &self,
-        to: Address<'_>,
+        to: Destination<'_>,
         body: &[u8],
         properties: BasicProperties,
-    ) -> Result<(), QueueError> {
+    ) -> Result<Sent, QueueError> {
         let (exchange, key) = (short_string(to.exchange)?, short_string(to.key)?);
         // The semaphore is never closed.
         let _slot = self.slots.acquire().await;
@@ -84,22 +102,7 @@ impl Publisher {
         })?;
         // Reuse only a channel that has answered; dropping any other closes it.
         self.keep(channel);
-        self.check_confirmation(to, confirmation)
-    }
-
-    fn check_confirmation(&self, to: Address<'_>, confirmation: Confirmation) -> Result<(), QueueError> {
-        let Address { exchange, key, .. } = to;
-        match confirmation {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(_)) => {
-                self.link.invalidate_topology();
-                Err(QueueError(format!("unroutable: no queue is bound to exchange {exchange:?} for {key:?}")))
-            }
-            Confirmation::Nack(_) => Err(QueueError(format!(
-                "refused by the broker: a queue behind exchange {exchange:?} for {key:?} is full or has no leader"
-            ))),
-            Confirmation::NotRequested => Err(QueueError("the channel gives no confirms".to_owned())),
-        }
+        check_confirmation(to, confirmation)
     }
 
     async fn take(&self) -> Result<Channel, QueueError> {
@@ -124,5 +127,17 @@ impl Publisher {
 
     fn idle(&self) -> MutexGuard<'_, Vec<Channel>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn check_confirmation(to: Destination<'_>, confirmation: Confirmation) -> Result<Sent, QueueError> {
+    let Destination { exchange, key, .. } = to;
+    match confirmation {
+        Confirmation::Ack(None) => Ok(Sent::Confirmed),
+        Confirmation::Ack(Some(_)) => Ok(Sent::NoQueue),
+        Confirmation::Nack(_) => Err(QueueError(format!(
+            "refused by the broker: a queue behind exchange {exchange:?} for {key:?} is full or has no leader"
+        ))),
+        Confirmation::NotRequested => Err(QueueError("the channel gives no confirms".to_owned())),
     }
 }

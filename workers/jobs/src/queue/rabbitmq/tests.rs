@@ -15,7 +15,9 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::Failure;
-use crate::queue::contract::{Backend, DELIVERY_LIMIT, every_behaviour, message, soon};
+use crate::queue::contract::{
+    Backend, DELIVERY_LIMIT, ROUTES, every_behaviour, message, routed, send_to, soon,
+};
 
 fn url() -> String {
     std::env::var("FLAMINGO_TEST_AMQP")
@@ -97,8 +99,10 @@ impl Backend for Server {
     async fn close(self) {
         let channel = self.admin.create_channel().await.unwrap();
         let Topology { exchanges, queues, .. } = topology(&self.settings);
-        for queue in queues {
-            channel.queue_delete(queue.name.into(), QueueDeleteOptions::default()).await.unwrap();
+        let routed = [Lane::Items, Lane::Urgent].map(|lane| ROUTES.map(|name| routed(lane, name)));
+        let routed = routed.as_flattened().iter().map(|address| self.settings.queue(address));
+        for name in queues.into_iter().map(|queue| queue.name).chain(routed) {
+            channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
         }
         for exchange in exchanges {
             channel.exchange_delete(exchange.name.into(), ExchangeDeleteOptions::default()).await.unwrap();
@@ -164,8 +168,8 @@ async fn relayed() -> (Relay, RabbitSettings) {
 async fn reconnects_within_5_s_of_a_cut() {
     let (relay, settings) = relayed().await;
     let server = Server::with(settings).await;
-    server.queue.send(Lane::Items, &message("held")).await.unwrap();
-    let mut consumer = server.queue.consumer(Lane::Items).await;
+    send_to(&*server.queue, Lane::Items, &message("held")).await;
+    let mut consumer = server.queue.consumer(&Lane::Items.into()).await;
     let held = soon(consumer.next()).await;
     relay.cut();
     let since = Instant::now();
@@ -175,9 +179,9 @@ async fn reconnects_within_5_s_of_a_cut() {
     assert_eq!(held.ack().await, Settled::Lost);
     assert_eq!(again.ack().await, Settled::Confirmed);
     // The cut also affected the publisher's connection.
-    let sent = server.queue.send(Lane::Items, &message("after")).await;
+    let sent = server.queue.send(&Lane::Items.into(), &message("after")).await;
     if sent.is_err() {
-        server.queue.send(Lane::Items, &message("after")).await.unwrap();
+        send_to(&*server.queue, Lane::Items, &message("after")).await;
     }
     assert_eq!(soon(consumer.next()).await.message.id, "after");
     assert!(server.queue.reconnects() >= 1);
@@ -196,7 +200,7 @@ async fn cuts_lose_no_confirmed_message() {
     for _ in 0..4 {
         let (queue, arrived) = (server.queue.clone(), arrived.clone());
         tasks.spawn(async move {
-            let mut consumer = queue.consumer(Lane::Items).await;
+            let mut consumer = queue.consumer(&Lane::Items.into()).await;
             loop {
                 let delivery = consumer.next().await;
                 let _ = arrived.send(delivery.message.id.clone());
@@ -211,7 +215,7 @@ async fn cuts_lose_no_confirmed_message() {
         }
     });
     for number in 0..MESSAGES {
-        while server.queue.send(Lane::Items, &message(&number.to_string())).await.is_err() {
+        while server.queue.send(&Lane::Items.into(), &message(&number.to_string())).await.is_err() {
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -227,13 +231,13 @@ async fn cuts_lose_no_confirmed_message() {
 #[ignore = "needs RabbitMQ"]
 async fn redeclares_a_deleted_queue() {
     let server = open().await;
-    let mut consumer = server.queue.consumer(Lane::Items).await;
+    let mut consumer = server.queue.consumer(&Lane::Items.into()).await;
     let waiting = tokio::spawn(async move { consumer.next().await.message.id });
-    server.queue.send(Lane::Jobs, &message("ready")).await.unwrap();
+    send_to(&*server.queue, Lane::Jobs, &message("ready")).await;
     sleep(Duration::from_millis(500)).await;
-    server.delete_queue(&server.settings.lane(Lane::Items)).await;
+    server.delete_queue(&server.settings.queue(&Lane::Items.into())).await;
     soon(async {
-        while server.queue.send(Lane::Items, &message("after")).await.is_err() {
+        while server.queue.send(&Lane::Items.into(), &message("after")).await.is_err() {
             sleep(Duration::from_millis(100)).await;
         }
     })
@@ -242,15 +246,56 @@ async fn redeclares_a_deleted_queue() {
     server.close().await;
 }
 
+async fn until_declared(server: &Server, address: &Address) {
+    soon(async {
+        while server.queue.waiting(address).await.is_err() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+}
+
+/// The consumer of a route restores its queue too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn redeclares_a_deleted_queue_of_a_route() {
+    let server = open().await;
+    let address = routed(Lane::Items, ROUTES[0]);
+    let mut consumer = server.queue.consumer(&address).await;
+    let waiting = tokio::spawn(async move { consumer.next().await.message.id });
+    until_declared(&server, &address).await;
+    server.delete_queue(&server.settings.queue(&address)).await;
+    until_declared(&server, &address).await;
+    send_to(&*server.queue, address, &message("after")).await;
+    assert_eq!(soon(waiting).await.unwrap(), "after");
+    server.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs RabbitMQ"]
+async fn event_never_goes_to_a_queue_of_a_route() {
+    let server = open().await;
+    let address = routed(Lane::Items, ROUTES[0]);
+    let mut consumer = server.queue.consumer(&address).await;
+    let waiting = tokio::spawn(async move { consumer.next().await.message.id });
+    until_declared(&server, &address).await;
+    let reply_to = Some(server.settings.queue(&address));
+    let event = Event { topic: "job.failed".to_owned(), message: Message { reply_to, ..message("event") } };
+    server.queue.publish_event(&event).await.unwrap();
+    send_to(&*server.queue, address, &message("item")).await;
+    assert_eq!(soon(waiting).await.unwrap(), "item");
+    server.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs RabbitMQ"]
 async fn unroutable_message_is_an_error() {
     let server = open().await;
     server.queue.check().await.unwrap();
-    server.delete_queue(&server.settings.lane(Lane::Items)).await;
-    let error = server.queue.send(Lane::Items, &message("a")).await.unwrap_err().to_string();
+    server.delete_queue(&server.settings.queue(&Lane::Items.into())).await;
+    let error = server.queue.send(&Lane::Items.into(), &message("a")).await.unwrap_err().to_string();
     assert!(error.contains("unroutable"), "{error}");
-    server.queue.send(Lane::Items, &message("a")).await.unwrap();
+    send_to(&*server.queue, Lane::Items, &message("a")).await;
     server.close().await;
 }
 
@@ -260,7 +305,7 @@ async fn full_queue_refuses_messages() {
     let server = Server::with(RabbitSettings { max_length: Some(1), ..settings(url()) }).await;
     let mut refused = None;
     for number in 0..20 {
-        refused = server.queue.send(Lane::Items, &message(&number.to_string())).await.err();
+        refused = server.queue.send(&Lane::Items.into(), &message(&number.to_string())).await.err();
         if refused.is_some() {
             break;
         }
@@ -311,8 +356,8 @@ async fn unreachable_broker_error_hides_the_password() {
     let queue = RabbitQueue::open(settings).unwrap();
     for error in [
         queue.check().await.unwrap_err(),
-        queue.send(Lane::Jobs, &message("a")).await.unwrap_err(),
-        queue.waiting(Lane::Jobs).await.unwrap_err(),
+        queue.send(&Lane::Jobs.into(), &message("a")).await.unwrap_err(),
+        queue.waiting(&Lane::Jobs.into()).await.unwrap_err(),
     ] {
         let error = format!("{error} {error:?}");
         assert!(error.contains("127.0.0.1:9") && !error.contains("s3cret-word"), "{error}");

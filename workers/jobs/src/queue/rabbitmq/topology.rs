@@ -10,7 +10,7 @@ use lapin::{Channel, ExchangeKind};
 use serde::Serialize;
 
 use super::call::{bounded, short_string};
-use super::{Lane, QueueError, RabbitSettings};
+use super::{Address, Lane, QueueError, RabbitSettings, Route};
 
 /// Exchanges, queues and the bindings between them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -72,7 +72,7 @@ const DEAD_LETTER_DELIVERY_LIMIT: i64 = 1_000_000;
 
 /// Returns the topology for these settings.
 pub fn topology(settings: &RabbitSettings) -> Topology {
-    let lanes = Lane::ALL.iter().map(|lane| lane_queue(settings, *lane));
+    let lanes = Lane::ALL.map(Address::from);
     let tiers = retry_tiers(settings);
     let waits = tiers.iter().map(|tier| retry_queue(settings, tier));
     let dead = QueueSpec {
@@ -86,16 +86,22 @@ pub fn topology(settings: &RabbitSettings) -> Topology {
         fanout(settings.dead()),
     ];
     exchanges.extend(tiers.iter().map(|tier| fanout(tier.name.clone())));
-    let to_lane = |lane: &Lane| Binding {
-        exchange: settings.name.clone(),
-        queue: settings.lane(*lane),
-        key: lane.as_str().to_owned(),
-    };
     let to_itself = |name: String| Binding { exchange: name.clone(), queue: name, key: String::new() };
-    let mut bindings: Vec<Binding> = Lane::ALL.iter().map(to_lane).collect();
+    let mut bindings: Vec<Binding> = lanes.iter().map(|lane| lane_binding(settings, lane)).collect();
     bindings.push(to_itself(settings.dead()));
     bindings.extend(tiers.iter().map(|tier| to_itself(tier.name.clone())));
+    let lanes = lanes.iter().map(|lane| lane_queue(settings, lane));
     Topology { exchanges, queues: lanes.chain([dead]).chain(waits).collect(), bindings }
+}
+
+/// Returns what a worker with a route adds to the topology: the queues of the route and their bindings.
+pub(super) fn of_route(settings: &RabbitSettings, route: &Route) -> Topology {
+    let addresses = Address::of_route(route);
+    Topology {
+        exchanges: Vec::new(),
+        queues: addresses.iter().map(|address| lane_queue(settings, address)).collect(),
+        bindings: addresses.iter().map(|address| lane_binding(settings, address)).collect(),
+    }
 }
 
 /// Returns the retry tiers, shortest first.
@@ -118,18 +124,22 @@ fn format_delay(delay: Duration) -> String {
     }
 }
 
-fn lane_queue(settings: &RabbitSettings, lane: Lane) -> QueueSpec {
+fn lane_binding(settings: &RabbitSettings, address: &Address) -> Binding {
+    Binding { exchange: settings.name.clone(), queue: settings.queue(address), key: address.key() }
+}
+
+fn lane_queue(settings: &RabbitSettings, address: &Address) -> QueueSpec {
     let mut arguments = quorum([("x-delivery-limit", Argument::Number(settings.delivery_limit.into()))]);
     arguments.extend(safe_dead_letters(settings.dead()));
     if let Some(longest) = settings.max_length {
         arguments.insert("x-max-length", Argument::Number(longest.into()));
     }
-    QueueSpec { name: settings.lane(lane), arguments }
+    QueueSpec { name: settings.queue(address), arguments }
 }
 
 fn retry_queue(settings: &RabbitSettings, tier: &RetryTier) -> QueueSpec {
     let ttl = i64::try_from(tier.delay.as_millis()).unwrap_or(i64::MAX);
-    // No x-dead-letter-routing-key: a message keeps its routing key, which is its lane.
+    // No x-dead-letter-routing-key: a message keeps its routing key, which names its lane and route.
     let mut arguments = quorum([("x-message-ttl", Argument::Number(ttl))]);
     arguments.extend(safe_dead_letters(settings.name.clone()));
     QueueSpec { name: tier.name.clone(), arguments }

@@ -4,7 +4,7 @@ use super::*;
 
 async fn send_item(fixture: &Fixture, body: &'static str) {
     let message = Message::new("job/clip".into(), "any", body);
-    fixture.queue.send(Lane::Items, &message).await.unwrap();
+    assert_eq!(fixture.queue.send(&Lane::Items.into(), &message).await.unwrap(), Sent::Confirmed);
 }
 
 /// The ledger has no such item, which only an accepted message can show.
@@ -38,7 +38,7 @@ async fn requeues_item_messages_of_a_newer_version() {
     assert!(fixture.queue.peek_dead().is_empty());
     assert_eq!(events.try_recv().unwrap().topic, "job.succeeded");
     assert!(events.try_recv().is_err(), "a newer message is not refused");
-    let mut consumer = fixture.queue.consumer(Lane::Items).await;
+    let mut consumer = fixture.queue.consumer(&Lane::Items.into()).await;
     let again = tokio::time::timeout(Duration::from_secs(10), consumer.next()).await.unwrap();
     assert!(again.message.body.starts_with(br#"{"schema": "item/3""#));
 }

@@ -30,8 +30,8 @@ impl Queue for RefusesEvents {
         self.queue.name()
     }
 
-    async fn send(&self, lane: Lane, message: &Message) -> Result<(), QueueError> {
-        self.queue.send(lane, message).await
+    async fn send(&self, to: &Address, message: &Message) -> Result<Sent, QueueError> {
+        self.queue.send(to, message).await
     }
 
     async fn publish_event(&self, event: &Event) -> Result<(), QueueError> {
@@ -42,16 +42,16 @@ impl Queue for RefusesEvents {
         self.queue.publish_event(event).await
     }
 
-    async fn consumer(&self, lane: Lane) -> Box<dyn Consumer> {
-        self.queue.consumer(lane).await
+    async fn consumer(&self, of: &Address) -> Box<dyn Consumer> {
+        self.queue.consumer(of).await
     }
 
     async fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.queue.dead_letters(limit).await
     }
 
-    async fn waiting(&self, lane: Lane) -> Result<u64, QueueError> {
-        self.queue.waiting(lane).await
+    async fn waiting(&self, at: &Address) -> Result<u64, QueueError> {
+        self.queue.waiting(at).await
     }
 
     async fn check(&self) -> Result<(), QueueError> {

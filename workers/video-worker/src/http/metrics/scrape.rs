@@ -60,6 +60,13 @@ pub(in crate::http) fn backlog(
     }
 }
 
+/// Registers the number of models that no worker has. An unknown value is omitted.
+pub(in crate::http) fn models(registry: &mut Registry, missing: Option<u64>) {
+    if let Some(missing) = missing {
+        gauge(registry, "models_missing", "Models that queued videos need and no worker has", missing);
+    }
+}
+
 /// Registers by how much this machine's clock is ahead of the database's. An unknown value is omitted.
 pub(in crate::http) fn clock(registry: &mut Registry, skew: Option<Millis>) {
     if let Some(skew) = skew {
@@ -139,11 +146,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exports_old_names_of_renamed_metrics() {
+    fn exports_metrics_and_old_names_of_renamed_ones() {
         let mut registry = Registry::with_prefix("flamingo");
         backlog(&mut registry, &[(Lane::Items, Some(3)), (Lane::Jobs, None)], Some(2));
         threads(&mut registry, &EngineSnapshot::default());
         clock(&mut registry, Some(-600_250));
+        models(&mut registry, Some(4));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [
@@ -151,6 +159,7 @@ mod tests {
             "flamingo_outbox_pending 2",
             "flamingo_news_waiting 2",
             "flamingo_clock_skew_seconds -600.25",
+            "flamingo_models_missing 4",
             "flamingo_engine_passes_total{stage=\"generate\",of=\"write\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");

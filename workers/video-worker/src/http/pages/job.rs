@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
-use jobs::ledger::{ItemRecord, JobRecord, Ledger};
+use jobs::ledger::{ItemRecord, JobRecord, Ledger, UnservedRoute};
 use jobs::state::{Counts, ItemState, JobState};
 use jobs::time::Millis;
 use jobs::{ItemId, JobId};
@@ -53,11 +53,15 @@ pub async fn page(
     let reports = reports::read(&backends.store, rows.iter().map(key).collect()).await;
     let now = backends.ledger.now().await?;
     let current = JobProgress::load(&backends.ledger, &record, &counts).await?;
+    let unserved = backends.ledger.unserved_routes(&id, now).await?;
     let body = html! {
         (layout::crumbs(&[("Jobs", "/".into())], id.as_str()))
         div.head { h1 { (id) } (layout::badge(record.state.as_str())) }
         @if let Some(why) = &record.failure {
             p.notice.failed { code { (why.code) } " " (why.message) }
+        }
+        @for UnservedRoute { route, items } in &unserved {
+            p.notice { "No worker has the model " code { (route.as_str()) } ": " (number(*items, "video")) " waiting." }
         }
         (progress(&record, &counts, current, now))
         div.columns {
