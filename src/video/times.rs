@@ -241,7 +241,8 @@ impl<'a> Stream<'a> {
         let (Some(before), Some(after)) = (before, after) else { return last.saturating_add(self.interval) };
         let expected = before / 2 + after / 2;
         let center = |pair: &[i64]| pair[0] + pair[1].saturating_sub(pair[0]) / 2;
-        let hole = |pair: &&[i64]| pair[1].saturating_sub(pair[0]) > self.interval + self.interval / 2;
+        let hole =
+            |pair: &&[i64]| pair[1].saturating_sub(pair[0]) > self.interval.saturating_add(self.interval / 2);
         let distance = |pair: &&[i64]| center(pair).saturating_sub(expected).saturating_abs();
         // A hole far away has another cause.
         let reach = self.interval.saturating_mul(MAX_REORDERED as i64);

@@ -20,7 +20,17 @@ fn json_report_has_all_fields() {
     let input = path("short");
     let report = quick(&["caption", &input, "--json"]).exits(0).report();
     let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-    let top = ["answers", "input", "model", "schema", "status", "timing", "videos", "warnings"];
+    let top = [
+        "answers",
+        "input",
+        "model",
+        "sampling_contract",
+        "schema",
+        "status",
+        "timing",
+        "videos",
+        "warnings",
+    ];
     assert_eq!(keys(&report), top);
     assert_eq!(report["schema"], "flamingo.report/1");
     assert_eq!(report["input"], json!([input]));

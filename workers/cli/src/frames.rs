@@ -46,7 +46,11 @@ impl Frames {
             let file = printable(&self.file.display().to_string());
             let (codec, fps) = (&info.codec, info.average_fps);
             println!("{file}: {codec}, {}x{}, {:.3} s, {fps:.3} fps", info.width, info.height, info.duration);
-            let list = times.iter().map(|t| format!("{t:.3}")).collect::<Vec<_>>().join(" ");
+            let shown = |same: &[f64]| match same {
+                [time] => format!("{time:.3}"),
+                _ => format!("{:.3} ({} times)", same[0], same.len()),
+            };
+            let list = times.chunk_by(f64::eq).map(shown).collect::<Vec<_>>().join(" ");
             match times.len() {
                 0 => println!("no frame in the sampled range"),
                 n => println!("{n} frames at {list} s"),
