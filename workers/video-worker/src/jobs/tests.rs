@@ -61,6 +61,9 @@ fn report(item: &Item, over: Value) -> Vec<u8> {
     serde_json::to_vec(&report).unwrap()
 }
 
+/// Result of a call about an object: it is the report, or code and disposition of the failure.
+type Outcome = Result<(), (String, Disposition)>;
+
 /// Each object in the place of a report, when it is found and when a put finds it.
 #[tokio::test]
 async fn only_the_report_of_the_item_counts() {
@@ -71,7 +74,7 @@ async fn only_the_report_of_the_item_counts() {
     let other_version = Item { etag: Some("e2".into()), ..item.clone() };
     let code = |code: &str, disposition| Err((code.to_owned(), disposition));
     let foreign = || code("foreign_report", Disposition::Fail);
-    let cases: [(&str, Vec<u8>, Result<(), (String, Disposition)>); 12] = [
+    let cases: [(&str, Vec<u8>, Outcome); 12] = [
         ("its own", report(&item, json!({"attempt": 3})), Ok(())),
         ("of the version before", report(&item, json!({"request_sha256": null})), Ok(())),
         ("of an urgent job with the request", report(&urgent, json!({})), Ok(())),
