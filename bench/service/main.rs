@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use jobs::client::Client;
 use jobs::job::{NewItem, NewJob};
-use jobs::ledger::{ItemClaim, JobRecord};
+use jobs::ledger::{ItemClaim, JobClaim, JobRecord};
 use jobs::queue::{Event, Lane, Message};
 use jobs::state::ItemEnd;
 use jobs::store::{Put, Store, StoreError};
@@ -53,6 +53,7 @@ fn event(topic: &str) -> Event {
 impl Service for Trivial {
     type Item = ();
     type Report = Vec<u8>;
+    type Summary = ();
 
     const JOB_SCHEMA: &'static str = "bench.job/1";
     const ITEM_SCHEMA: &'static str = "bench.item/1";
@@ -93,7 +94,11 @@ impl Service for Trivial {
         }
     }
 
-    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
+    async fn gather(&self, _: &JobClaim) -> Result<(), Stopped> {
+        Ok(())
+    }
+
+    async fn complete(&self, ended: &EndedJob, (): &()) -> Result<(), Stopped> {
         let manifest = format!("{}/manifest.json", ended.record.id);
         self.store.put_new(&manifest, "{}".into()).await.map(drop).map_err(unavailable)
     }

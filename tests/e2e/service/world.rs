@@ -259,6 +259,15 @@ impl World {
         lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
     }
 
+    /// Puts an object in the place of a result.
+    pub fn put_result(&self, key: &str, bytes: &[u8]) {
+        self.runtime.block_on(self.results.put(key, bytes.to_vec().into())).unwrap();
+    }
+
+    pub fn delete_result(&self, key: &str) {
+        self.runtime.block_on(self.results.delete(key)).unwrap();
+    }
+
     /// Returns the keys of all results of a job, relative to the folder of the job.
     pub fn results(&self, job: &str) -> Vec<String> {
         let page = self.runtime.block_on(self.results.page(job, None, 10_000)).unwrap();

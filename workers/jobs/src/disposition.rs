@@ -49,6 +49,12 @@ impl Stopped {
         Self::new(Disposition::Retry(RetryCost::Free), failure)
     }
 
+    /// Creates the failure of work that another worker has claimed.
+    pub fn stale_claim() -> Self {
+        let failure = Failure::new("stale_claim", "another worker has claimed the job");
+        Self::new(Disposition::Cancelled, failure)
+    }
+
     /// Returns whether the same call may succeed later in this process.
     pub fn is_transient(&self) -> bool {
         match self.disposition {

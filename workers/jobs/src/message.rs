@@ -103,7 +103,7 @@ fn fail(code: &str, text: String) -> Stopped {
 }
 
 /// Returns whether `found` is the schema `ours` in a later version.
-fn is_newer(found: &str, ours: &str) -> bool {
+pub fn is_newer(found: &str, ours: &str) -> bool {
     let version = |schema: &str| {
         let (name, version) = schema.rsplit_once('/')?;
         Some((name.to_owned(), version.parse::<u32>().ok()?))

@@ -67,6 +67,7 @@ impl JobState {
 pub enum ItemState {
     Queued,
     Running,
+    /// It has a report. If that is lost before the results of the job are gathered, the item fails.
     Succeeded,
     Failed,
     /// Its job ended early, before the item was done. The job's failure gives the reason.

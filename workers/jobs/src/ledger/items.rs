@@ -66,7 +66,8 @@ pub(super) const REQUEUE: &str =
          THEN $4 END";
 
 /// Columns of an [`ItemRecord`]: `given_back` is `released`, `lost` is `worker_losses`.
-const RECORD: &str = "id, position, state, attempt, given_back, lost, due_at, worker, lease_until, progress,
+pub(super) const RECORD: &str =
+    "id, position, state, attempt, given_back, lost, due_at, worker, lease_until, progress,
      failure_code, failure_message, claimed_at, ended_at";
 
 impl Ledger {

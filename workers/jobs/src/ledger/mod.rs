@@ -28,6 +28,7 @@ mod outbox;
 mod jobs;
 mod job_end;
 mod items;
+mod results;
 mod sweep;
 mod workers;
 

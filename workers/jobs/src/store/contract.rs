@@ -61,6 +61,7 @@ contract! {
     put_new_recognizes_the_same_bytes
     missing_objects_are_none
     put_replaces_an_object
+    a_deleted_object_may_be_put_again
     reading_stops_at_the_limit
     supports_unusual_key_characters
     listing_continues_after_the_last_key
@@ -245,6 +246,15 @@ async fn upload_is_visible_only_when_finished(store: &Store) {
     assert_eq!(keys(store, "").await, ["empty", "large", "small"]);
 }
 
+async fn a_deleted_object_may_be_put_again(store: &Store) {
+    for text in ["first", "second"] {
+        assert_eq!(store.put_new("items/a.json", text.into()).await.unwrap(), Put::Created);
+        store.delete("items/a.json").await.unwrap();
+        assert_eq!(store.get("items/a.json", LIMIT).await.unwrap(), None);
+    }
+    assert_eq!(store.page("items", None, 10).await.unwrap(), []);
+}
+
 async fn probe_leaves_no_object(store: &Store) {
     store.probe().await.unwrap();
     assert_eq!(store.page("", None, 10).await.unwrap(), []);
@@ -257,6 +267,7 @@ async fn rejects_invalid_keys(store: &Store) {
             store.put(key, "x".into()).await.unwrap_err(),
             store.put_new(key, "x".into()).await.unwrap_err(),
             store.head(key).await.unwrap_err(),
+            store.delete(key).await.unwrap_err(),
             store.fetch(key, None, &mut scratch().await, LIMIT).await.unwrap_err(),
             store.page("a", Some(key), 1).await.unwrap_err(),
         ];

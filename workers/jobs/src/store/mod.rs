@@ -171,6 +171,15 @@ impl Store {
         self.backend.put(&path, bytes.into()).await.map(drop).map_err(|reason| self.error(key, reason))
     }
 
+    /// Deletes an object.
+    ///
+    /// # Errors
+    /// The object does not exist (S3 accepts that); the store cannot be reached, or refuses.
+    pub async fn delete(&self, key: &str) -> Result<(), StoreError> {
+        let path = self.path(key)?;
+        self.backend.delete(&path).await.map_err(|reason| self.error(key, reason))
+    }
+
     /// Reads an object whole. Returns `None` if it does not exist.
     ///
     /// # Errors
@@ -298,7 +307,7 @@ impl Store {
             Err(StoreError::NotFound { .. }) => return Err(StoreError::NotFound { url: self.shown.clone() }),
             other => other,
         };
-        let deleted = self.backend.delete(&path).await.map_err(|reason| self.error(&key, reason));
+        let deleted = self.delete(&key).await;
         outcome.and(deleted)
     }
 

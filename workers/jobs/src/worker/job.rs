@@ -113,7 +113,7 @@ impl<S: Service> Worker<S> {
         let renew = |now| self.ledger.renew_job_lease(&claim, now, settings.lease);
         let result = tokio::select! {
             result = self.run_phase(&claim) => result,
-            () = lost.cancelled() => Err(stale_claim()),
+            () = lost.cancelled() => Err(Stopped::stale_claim()),
             never = self.renew_lease(&lost, renew) => match never {},
         };
         match &result {
@@ -215,14 +215,14 @@ impl<S: Service> Worker<S> {
         Ok((self.send(queue, &message).await? == Sent::NoQueue).then_some(id))
     }
 
-    /// Gathers the results of a job whose items have all ended: writes them, then records end and event in the ledger, then
-    /// publishes the event.
+    /// Gathers the results of a job whose items have all ended: writes them, then the completion marker, then records end and
+    /// event in the ledger, then publishes the event.
     async fn finalize(&self, claim: &JobClaim) -> Result<(), Stopped> {
         if claim.record.failure.as_ref().is_some_and(|reason| EarlyEnd::of(&reason.code).is_some()) {
             while self
                 .call_ledger(|now| self.ledger.cancel_open_items(claim, now, CANCEL_BATCH))
                 .await?
-                .ok_or_else(stale_claim)?
+                .ok_or_else(Stopped::stale_claim)?
                 > 0
             {}
         }
@@ -230,9 +230,12 @@ impl<S: Service> Worker<S> {
             self.release_claim(claim, None).await;
             return Ok(());
         };
+        let claim = &JobClaim { record, ..claim.clone() };
+        let summary = self.call_service(|| self.service.gather(claim)).await?;
+        // Afterwards: the gathering may have failed items.
         let counts = self.call_ledger(|_| self.ledger.counts(&claim.id)).await?;
-        let end = end_of(&record, &counts);
-        self.end(claim, EndedJob { record, end, counts }).await
+        let record = claim.record.clone();
+        self.end(claim, EndedJob { end: end_of(&record, &counts), record, counts }, &summary).await
     }
 
     /// Fails a job with its open items, and gathers the results that there are.
@@ -258,8 +261,8 @@ impl<S: Service> Worker<S> {
         self.relay().await;
     }
 
-    async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Stopped> {
-        self.call_service(|| self.service.finalize(&ended)).await?;
+    async fn end(&self, claim: &JobClaim, ended: EndedJob, summary: &S::Summary) -> Result<(), Stopped> {
+        self.call_service(|| self.service.complete(&ended, summary)).await?;
         self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
         let event = self.service.end_event(&ended);
         still_held(self.call_ledger(|now| self.ledger.finish(claim, &ended.end, &event, now)).await?)?;
@@ -286,10 +289,5 @@ fn no_inputs(claim: &JobClaim) -> Failure {
 }
 
 fn still_held(held: bool) -> Result<(), Stopped> {
-    if held { Ok(()) } else { Err(stale_claim()) }
-}
-
-fn stale_claim() -> Stopped {
-    let failure = Failure::new("stale_claim", "another worker has claimed the job");
-    Stopped::new(Disposition::Cancelled, failure)
+    if held { Ok(()) } else { Err(Stopped::stale_claim()) }
 }

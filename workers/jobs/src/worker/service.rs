@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::{NewItem, NewJob};
-use crate::ledger::{ItemClaim, JobRecord};
+use crate::ledger::{ItemClaim, JobClaim, JobRecord};
 use crate::queue::{Event, Message};
 use crate::state::{Counts, ItemEnd, JobEnd};
 use crate::{Failure, Stopped};
@@ -21,6 +21,8 @@ pub trait Service: Send + Sync + 'static {
     type Item: Send + Sync;
     /// Report of a finished item, before it is written to the store.
     type Report: Send + Sync;
+    /// Sums over the results of a job.
+    type Summary: Send + Sync;
 
     /// Schema of job messages, which is their `kind` in the queue.
     const JOB_SCHEMA: &'static str;
@@ -38,22 +40,27 @@ pub trait Service: Send + Sync + 'static {
     /// Lists one page of a job's inputs, from `cursor` on.
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped>;
 
-    /// Returns the end of an item whose report an earlier attempt wrote. The worker calls it before each further attempt.
+    /// Returns the end of an item whose report an earlier attempt wrote. The worker calls it before each further attempt. A
+    /// permanent failure, such as another object in the place of the report, ends the item without a report.
     async fn find_report(&self, item: &Claimed<Self::Item>) -> Result<Option<ItemEnd>, Stopped>;
 
     /// Runs an item and returns its report. Ends early as cancelled when `context.stop` is cancelled.
     async fn run(&self, item: &Claimed<Self::Item>, context: &RunContext) -> Result<Self::Report, Stopped>;
 
     /// Writes the report of an item, or of its failure, whole. Returns the end that the stored report states: it may be the
-    /// report of another attempt.
+    /// report of another attempt. A permanent failure ends the item without a report.
     async fn write(
         &self,
         item: &Claimed<Self::Item>,
         result: Result<&Self::Report, &Failure>,
     ) -> Result<ItemEnd, Stopped>;
 
-    /// Gathers the results of a job whose items have all ended, and writes the completion marker last. May be repeated.
-    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped>;
+    /// Gathers the results of a job whose items have all ended. Succeeded items without a report fail, in the ledger too. May
+    /// be repeated.
+    async fn gather(&self, claim: &JobClaim) -> Result<Self::Summary, Stopped>;
+
+    /// Writes the completion marker of a job after its results. May be repeated.
+    async fn complete(&self, ended: &EndedJob, summary: &Self::Summary) -> Result<(), Stopped>;
 
     /// Builds the event of a job's end.
     fn end_event(&self, ended: &EndedJob) -> Event;

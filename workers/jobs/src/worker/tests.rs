@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::job::{NewItem, NewJob};
-use crate::ledger::{ItemClaim, JobRecord, LedgerSettings};
+use crate::ledger::{ItemClaim, JobClaim, JobRecord, LedgerSettings};
 use crate::queue::{Event, MemoryQueue, Message, QueueError, Sent};
 use crate::secret_url::SecretUrl;
 use crate::state::{ItemEnd, ItemState, JobState};
@@ -18,6 +18,7 @@ use crate::{Disposition, ItemId, RetryCost, Stopped};
 
 mod messages;
 mod outbox;
+mod reports;
 mod routes;
 
 /// Service whose items have ids such as `good-1` or `retry-2.x`: the part before the dash is the script, and `x` the route.
@@ -25,6 +26,7 @@ struct Scripted {
     items: Vec<Vec<&'static str>>,
     reports: Mutex<HashMap<String, ItemEnd>>,
     runs: Mutex<HashMap<String, usize>>,
+    ledger: Ledger,
 }
 
 struct NoObserver;
@@ -45,6 +47,7 @@ fn event(topic: &str, id: &str) -> Event {
 impl Service for Scripted {
     type Item = String;
     type Report = ();
+    type Summary = ();
 
     const JOB_SCHEMA: &'static str = "job/1";
     const ITEM_SCHEMA: &'static str = "item/2";
@@ -100,7 +103,7 @@ impl Service for Scripted {
         };
         let stopped = |disposition, code: &str| Err(Stopped::new(disposition, failure(code)));
         match item.item.as_str() {
-            "good" | "urgent" => Ok(()),
+            "good" | "urgent" | "lost" | "foreign" => Ok(()),
             "bad" => stopped(Disposition::Fail, "bad"),
             "once" if runs > 1 => Ok(()),
             "once" | "retry" => stopped(Disposition::Retry(RetryCost::Attempt), "away"),
@@ -116,11 +119,21 @@ impl Service for Scripted {
     }
 
     async fn write(&self, item: &Claimed<String>, result: Result<&(), &Failure>) -> Result<ItemEnd, Stopped> {
+        if item.item == "foreign" {
+            return Err(Stopped::fail(failure("foreign")));
+        }
         let end = result.map_or_else(|reason| ItemEnd::Failed(reason.clone()), |()| ItemEnd::Succeeded);
         Ok(self.reports.lock().unwrap().entry(item.claim.item.to_string()).or_insert(end).clone())
     }
 
-    async fn finalize(&self, _: &EndedJob) -> Result<(), Stopped> {
+    async fn gather(&self, claim: &JobClaim) -> Result<(), Stopped> {
+        let lost = self.items.iter().flatten().filter(|name| name.starts_with("lost"));
+        let lost = lost.map(|name| (ItemId::try_from((*name).to_owned()).unwrap(), failure("lost")));
+        assert!(self.ledger.fail_succeeded_items(claim, &lost.collect::<Vec<_>>()).await.unwrap());
+        Ok(())
+    }
+
+    async fn complete(&self, _: &EndedJob, (): &()) -> Result<(), Stopped> {
         Ok(())
     }
 
@@ -146,7 +159,8 @@ impl Fixture {
         let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
         ledger.migrate().await.unwrap();
         let items = items.iter().map(|page| page.to_vec()).collect();
-        let service = Scripted { items, reports: Mutex::default(), runs: Mutex::default() };
+        let (reports, runs) = (Mutex::default(), Mutex::default());
+        let service = Scripted { items, reports, runs, ledger: ledger.clone() };
         Self { queue: MemoryQueue::new(), ledger, service: Arc::new(service), stop: Stop::default() }
     }
 

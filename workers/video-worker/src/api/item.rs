@@ -1,12 +1,13 @@
 //! Items, as a worker creates them and the ledger keeps them.
 
+use flamingo::digest::sha256;
 use inference::analysis::AnalysisSpec;
 use inference::context::Priority;
 use jobs::message::parse;
 use jobs::{ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::NoUnknownFields;
+use super::{NoUnknownFields, json};
 
 /// Schema of [`Item`] in the ledger. Item messages had it too while they were whole items; such messages are still accepted.
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
@@ -37,7 +38,26 @@ pub struct Item {
     pub rest: NoUnknownFields,
 }
 
+/// The fields that decide the answers of an item. Their order is part of the hash, which reports keep.
+#[derive(Serialize)]
+struct ItemRequest<'i> {
+    video: &'i str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    etag: Option<&'i str>,
+    #[serde(flatten)]
+    spec: &'i AnalysisSpec,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'i str>,
+}
+
 impl Item {
+    /// Returns the SHA-256 of the fields that decide the answers: neither ids nor priority nor output.
+    pub fn request_sha256(&self) -> String {
+        let Self { video, etag, spec, model, .. } = self;
+        let request = ItemRequest { video, etag: etag.as_deref(), spec, model: model.as_deref() };
+        sha256(json(&request).as_bytes())
+    }
+
     /// Parses the content of an item from the ledger.
     ///
     /// # Errors

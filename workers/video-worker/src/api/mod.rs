@@ -18,7 +18,9 @@ pub use inference::context::Priority;
 pub use item::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item};
 pub use job::{Input, JOB_SCHEMA, JobMessage, lane};
 pub use manifest::{MANIFEST_SCHEMA, ManifestLine};
-pub use report::{ErrorLine, InputInfo, ItemReport, MAX_REPORT_BYTES, job_folder, report_key, sheet_key};
+pub use report::{
+    ErrorLine, InputInfo, ItemReport, MAX_REPORT_BYTES, REPORT_SCHEMA, job_folder, report_key, sheet_key,
+};
 pub use unknown::NoUnknownFields;
 pub use validate::matcher;
 

@@ -6,8 +6,10 @@ use jobs::state::ItemEnd;
 use jobs::{Failure, ItemId, JobId};
 use serde::{Deserialize, Serialize};
 
+use super::Item;
+
 /// Schema version of [`ItemReport`].
-pub const SCHEMA: &str = "flamingo.item_report/1";
+pub const REPORT_SCHEMA: &str = "flamingo.item_report/1";
 
 /// Largest report in bytes.
 pub const MAX_REPORT_BYTES: u64 = 64 << 20;
@@ -18,6 +20,9 @@ pub struct ItemReport {
     pub schema: String,
     pub job_id: JobId,
     pub item_id: ItemId,
+    /// Hash of the answered request ([`Item::request_sha256`]). Reports of the version before have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_sha256: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_id: Option<String>,
     /// Number of the claim that wrote it, and the worker.
@@ -41,20 +46,21 @@ pub struct InputInfo {
 }
 
 impl ItemReport {
-    /// Combines the claim, the input and the body of a report.
+    /// Combines the claim, the item, the input and the body of a report.
     pub fn new(
         claim: &ItemClaim,
-        custom_id: Option<String>,
+        item: &Item,
         worker: &str,
         input: InputInfo,
         fetch_s: f64,
         body: ReportBody,
     ) -> Self {
         Self {
-            schema: SCHEMA.into(),
+            schema: REPORT_SCHEMA.into(),
             job_id: claim.job.clone(),
             item_id: claim.item.clone(),
-            custom_id,
+            request_sha256: Some(item.request_sha256()),
+            custom_id: item.custom_id.clone(),
             attempt: claim.attempt,
             worker: worker.into(),
             input,
@@ -69,6 +75,21 @@ impl ItemReport {
     /// The bytes are not a report.
     pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(bytes)
+    }
+
+    /// Checks that this is the report of `item`: job, item and request are the same. A report of the version before has no
+    /// hash of its request, so its ids decide.
+    ///
+    /// # Errors
+    /// The difference, as a text.
+    pub fn check_item(&self, item: &Item) -> Result<(), String> {
+        if (&self.job_id, &self.item_id) != (&item.job_id, &item.item_id) {
+            return Err(format!("it is the report of {}/{}", self.job_id, self.item_id));
+        }
+        match &self.request_sha256 {
+            Some(hash) if *hash != item.request_sha256() => Err("it answers another request".into()),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Returns the report as indented JSON.

@@ -89,6 +89,16 @@ fn request_hash_is_stable() {
     assert_eq!(job.to_new().unwrap().request_sha256, sha256(text.as_bytes()));
 }
 
+/// Reports keep hashes of earlier versions: the same request must keep its hash.
+#[test]
+fn item_request_hash_is_stable() {
+    let text = r#"{"video":"a.mp4","etag":"e1","tasks":[{"kind":"caption"}],"sampling":{"fps":{"fps":2.0}},"window":1.5,"max_frames":9,"generation":{"strategy":{"kind":"greedy"},"max_new_tokens":7},"model":"mini"}"#;
+    let ids = r#"{"schema":"flamingo.item/1","job_id":"any","item_id":"any","custom_id":"any","output":"any","priority":"urgent","#;
+    let item = Item::parse(&text.replacen('{', ids, 1)).unwrap();
+    let text = text.replace(r#"{"fps":{"fps":2.0}}"#, &json(&item.spec.sampling));
+    assert_eq!(item.request_sha256(), sha256(text.as_bytes()));
+}
+
 /// The build before parses the schema of a message first, as [`parse`](jobs::message::parse) does, and reads
 /// `flamingo.item/1`: it requeues the new form at no attempt. This build accepts both forms.
 #[test]

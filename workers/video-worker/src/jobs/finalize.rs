@@ -1,85 +1,71 @@
 //! Collection of the item reports of a job into its results.
 
 use bytes::Bytes;
-use flamingo::family::ModelInfo;
 use futures_util::{StreamExt, stream};
-use jobs::ledger::{ItemRecord, JobRecord};
-use jobs::state::ItemState;
-use jobs::store::{Put, StoreError};
-use jobs::time::{Millis, timestamp};
-use jobs::worker::EndedJob;
-use jobs::{ItemId, JobId, Stopped};
+use jobs::ledger::{ItemRecord, JobClaim, JobRecord};
+use jobs::state::{ItemEnd, ItemState};
+use jobs::store::StoreError;
+use jobs::{Failure, ItemId, Stopped};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
 use super::Outputs;
-use super::reports::read_valid_report;
-use super::retry_policy::store_stopped;
-use crate::api::{
-    ErrorLine, InputInfo, Item, ItemReport, JobMessage, MANIFEST_SCHEMA, MAX_REPORT_BYTES, job_folder,
-    json as to_json, report_key,
-};
+use super::manifest::Tokens;
+use super::reports::written_report;
+use super::retry_policy::{report_stopped, store_stopped};
+use crate::api::{ErrorLine, InputInfo, Item, ItemReport, JobMessage, job_folder, json as to_json};
 
 /// Reports read concurrently, and ledger rows per query.
 const CONCURRENT_READS: usize = 16;
 const ROWS: u32 = 500;
 
-/// Token sums over the items of a job.
-#[derive(Debug, Clone, Copy, Default)]
-struct Tokens {
-    prompt: u64,
-    completion: u64,
+/// Ended item with its report.
+struct Gathered {
+    row: ItemRecord,
+    /// Content of the item, if this build can read it.
+    item: Option<Item>,
+    /// Report of the item; a cancelled one has none, and a failed one may have none.
+    report: Option<ItemReport>,
+    /// Reason why a succeeded item has no report any more.
+    lost: Option<Failure>,
 }
 
 impl Outputs {
-    /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs, then `manifest.json`. When the manifest exists, the
-    /// job has ended and all other files are complete.
+    /// Writes `results.jsonl` and `errors.jsonl` in the order of the inputs. A succeeded item without its report fails, in the
+    /// ledger too.
     ///
     /// # Errors
-    /// Ledger or store are unavailable.
-    pub(super) async fn write_results(&self, ended: &EndedJob, model: &ModelInfo) -> Result<(), Stopped> {
-        let job = JobMessage::from_ledger(&ended.record.message).map_err(Stopped::fail)?;
-        let folder = job_folder(&job.output, &ended.record.id);
-        let tokens = self.gather(ended, &job, &folder).await?;
-        let manifest = manifest(ended, &job, model, tokens, self.ledger.now().await?);
-        let text = serde_json::to_vec_pretty(&manifest).expect("a manifest serializes");
-        let key = format!("{folder}/manifest.json");
-        match self.store.put_new(&key, text.into()).await.map_err(|e| store_stopped(&e))? {
-            Put::Created | Put::Same => {}
-            // An earlier finalization died before the ledger was updated: its manifest differs only in times.
-            Put::Other(_) => tracing::info!(job = %ended.record.id, "the manifest already existed"),
+    /// Ledger or store are unavailable, the claim is stale, or the folder has the manifest of another job.
+    pub(super) async fn gather(&self, claim: &JobClaim) -> Result<Tokens, Stopped> {
+        let mut tokens = Tokens::default();
+        if !self.may_write(&claim.record).await? {
+            return Ok(tokens);
         }
-        Ok(())
-    }
-
-    async fn gather(&self, ended: &EndedJob, job: &JobMessage, folder: &str) -> Result<Tokens, Stopped> {
+        let job = JobMessage::from_ledger(&claim.record.message).map_err(Stopped::fail)?;
+        let folder = job_folder(&job.output, &claim.id);
         let unavailable = |e: StoreError| store_stopped(&e);
         let mut results = self.store.upload(&format!("{folder}/results.jsonl")).map_err(unavailable)?;
         let mut errors = self.store.upload(&format!("{folder}/errors.jsonl")).map_err(unavailable)?;
-        let mut tokens = Tokens::default();
         let mut after: Option<(i64, ItemId)> = None;
         loop {
             let from = after.as_ref().map(|(position, id)| (*position, id));
-            let rows = self.ledger.items(&ended.record.id, from, ROWS).await?;
-            let Some(last) = rows.last() else { break };
+            let rows = self.ledger.items_with_content(&claim.id, from, ROWS).await?;
+            let Some((last, _)) = rows.last() else { break };
             after = Some((last.position, last.id.clone()));
-            let reading: Vec<_> = rows.iter().map(|row| self.report(job, &ended.record.id, row)).collect();
+            let mut lost = Vec::new();
+            let reading: Vec<_> = rows.into_iter().map(|(row, content)| self.read(row, content)).collect();
             // Written one by one: all of them at once may exceed memory.
-            let mut reports = stream::iter(rows.iter()).zip(stream::iter(reading).buffered(CONCURRENT_READS));
-            while let Some((row, report)) = reports.next().await {
-                let report = report?;
-                report.iter().for_each(|report| tokens.add(report));
-                let written = match row.state {
-                    ItemState::Succeeded => {
-                        results.write(result_line(&ended.record.id, row, report.as_ref())).await
-                    }
-                    ItemState::Cancelled => {
-                        errors.write(self.cancelled_line(&ended.record, row).await?).await
-                    }
-                    _ => errors.write(failed_line(row, report.as_ref())).await,
+            let mut reading = stream::iter(reading).buffered(CONCURRENT_READS);
+            while let Some(gathered) = reading.next().await {
+                let gathered = gathered?;
+                gathered.report.iter().for_each(|report| tokens.add(report.body.answers()));
+                let written = match gathered.result_line() {
+                    Some(line) => results.write(line).await,
+                    None => errors.write(gathered.error_line(&claim.record)).await,
                 };
                 written.map_err(unavailable)?;
+                lost.extend(gathered.lost.map(|why| (gathered.row.id, why)));
             }
+            self.fail_lost(claim, &lost).await?;
         }
         results.finish().await.map_err(unavailable)?;
         errors.finish().await.map_err(unavailable)?;
@@ -87,94 +73,72 @@ impl Outputs {
     }
 
     /// Reads the report of an item.
-    async fn report(
-        &self,
-        job: &JobMessage,
-        id: &JobId,
-        row: &ItemRecord,
-    ) -> Result<Option<ItemReport>, Stopped> {
-        // A cancelled item may have a report that was written after its end.
-        if row.state == ItemState::Cancelled {
-            return Ok(None);
-        }
-        let key = report_key(&job.output, id, &row.id);
-        read_valid_report(&self.store, &key, MAX_REPORT_BYTES).await.map_err(|e| store_stopped(&e))
+    async fn read(&self, row: ItemRecord, content: String) -> Result<Gathered, Stopped> {
+        let item = match Item::parse(&content) {
+            // A newer build can read it.
+            Err(stopped) if stopped.is_transient() => return Err(stopped),
+            item => item.map_err(|stopped| stopped.failure),
+        };
+        let written = match &item {
+            // A cancelled item may have a report that was written after its end.
+            _ if row.state == ItemState::Cancelled => {
+                return Ok(Gathered { row, item: item.ok(), report: None, lost: None });
+            }
+            Ok(item) => written_report(&self.store, item).await.map_err(|e| report_stopped(&e))?,
+            Err(failure) => Err(failure.clone()),
+        };
+        let (report, lost) = match written {
+            written if row.state != ItemState::Succeeded => (written.ok(), None),
+            Ok(report) if report.end() == ItemEnd::Succeeded => (Some(report), None),
+            Ok(ItemReport { job_id, item_id, .. }) => {
+                let text =
+                    format!("the report of {job_id}/{item_id} stated a success and now states a failure");
+                (None, Some(Failure::new("report_changed", text)))
+            }
+            Err(failure) => (None, Some(failure)),
+        };
+        Ok(Gathered { row, item: item.ok(), report, lost })
     }
 
-    /// Returns the line of a cancelled item. It may have failed before and been due for a retry, so its error is that of the
-    /// job.
-    async fn cancelled_line(&self, job: &JobRecord, row: &ItemRecord) -> Result<Bytes, Stopped> {
-        let content = self.ledger.item_content(&job.id, &row.id).await?;
-        let item = Item::parse(&content).ok();
-        Ok(json_line(&ErrorLine {
+    /// Fails succeeded items that have lost their reports.
+    async fn fail_lost(&self, claim: &JobClaim, lost: &[(ItemId, Failure)]) -> Result<(), Stopped> {
+        let Some((item, failure)) = lost.first() else { return Ok(()) };
+        tracing::warn!(job = %claim.id, items = lost.len(), %item, %failure, "reports are lost");
+        if self.ledger.fail_succeeded_items(claim, lost).await? {
+            Ok(())
+        } else {
+            Err(Stopped::stale_claim())
+        }
+    }
+}
+
+impl Gathered {
+    /// Returns the line of a succeeded item: its report.
+    fn result_line(&self) -> Option<Bytes> {
+        let report = self.report.as_ref().filter(|_| self.row.state == ItemState::Succeeded);
+        report.map(json_line)
+    }
+
+    /// Returns the line of a failed or cancelled item. A cancelled item may have failed before and been due for a retry, so its
+    /// error is that of the job.
+    fn error_line(&self, job: &JobRecord) -> Bytes {
+        let Self { row, item, report, lost } = self;
+        let failure = match row.state {
+            ItemState::Cancelled => &job.failure,
+            _ => &row.failure,
+        };
+        let listed = |item: &Item| InputInfo { url: item.video.clone(), bytes: None, etag: None };
+        let input = report.as_ref().map(|report| report.input.clone());
+        json_line(&ErrorLine {
             item_id: &row.id,
             custom_id: item.as_ref().and_then(|item| item.custom_id.as_deref()),
-            input: item.as_ref().map(|item| InputInfo { url: item.video.clone(), bytes: None, etag: None }),
-            attempt: None,
-            error: job.failure.as_ref(),
-        }))
+            input: input.or_else(|| item.as_ref().map(listed)),
+            attempt: report.as_ref().map(|report| report.attempt),
+            error: lost.as_ref().or(failure.as_ref()),
+        })
     }
-}
-
-impl Tokens {
-    fn add(&mut self, report: &ItemReport) {
-        for answer in report.body.answers() {
-            self.prompt += answer.prompt_tokens as u64;
-            self.completion += answer.completion_tokens as u64;
-        }
-    }
-}
-
-/// Returns the line of a succeeded item: its report, or the entry of the ledger if the report cannot be read.
-fn result_line(job: &JobId, row: &ItemRecord, report: Option<&ItemReport>) -> Bytes {
-    match report {
-        Some(report) => json_line(report),
-        None => json_line(&json!({ "job_id": job, "item_id": row.id, "status": row.state })),
-    }
-}
-
-fn failed_line(row: &ItemRecord, report: Option<&ItemReport>) -> Bytes {
-    json_line(&ErrorLine {
-        item_id: &row.id,
-        custom_id: report.and_then(|report| report.custom_id.as_deref()),
-        input: report.map(|report| report.input.clone()),
-        attempt: report.map(|report| report.attempt),
-        error: row.failure.as_ref(),
-    })
 }
 
 fn json_line(value: &impl Serialize) -> Bytes {
     Bytes::from(to_json(value) + "\n")
-}
-
-fn manifest(
-    ended: &EndedJob,
-    job: &JobMessage,
-    model: &ModelInfo,
-    tokens: Tokens,
-    ended_at: Millis,
-) -> Value {
-    let EndedJob { record, end, counts } = ended;
-    let entered = jobs::state::JobState::ALL.iter().filter_map(|state| {
-        Some((format!("{}_at", state.as_str()), json!(timestamp(record.entered_at(*state)?))))
-    });
-    json!({
-        "schema": MANIFEST_SCHEMA,
-        "job_id": record.id,
-        "idempotency_key": record.key,
-        "status": end.state(),
-        "error": end.failure(),
-        "counts": {
-            "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed, "cancelled": counts.cancelled,
-        },
-        "listing": if record.is_listed() { "complete" } else { "incomplete" },
-        "states": entered.collect::<Map<_, _>>(),
-        "ended_at": timestamp(ended_at),
-        "request": JobMessage { job_id: None, idempotency_key: None, ..job.clone() },
-        "model": model,
-        "tokens": { "prompt": tokens.prompt, "completion": tokens.completion },
-        "results": "results.jsonl",
-        "errors": "errors.jsonl",
-        "software": concat!("flamingo ", env!("CARGO_PKG_VERSION")),
-    })
 }

@@ -7,7 +7,7 @@ use inference::decoder::DecoderConfig;
 use inference::engine::Engine;
 use inference::model::Model;
 use jobs::job::NewJob;
-use jobs::ledger::{ItemClaim, JobRecord, Ledger};
+use jobs::ledger::{ItemClaim, JobClaim, JobRecord, Ledger};
 use jobs::queue::{Event, Message};
 use jobs::state::ItemEnd;
 use jobs::store::Store;
@@ -20,15 +20,19 @@ use crate::cache::VisualTokenCache;
 use crate::inputs::Inputs;
 
 pub mod progress;
-pub mod retry_policy;
 pub mod reports;
+pub mod manifest;
+pub mod retry_policy;
 pub mod expand;
 mod run_item;
 mod finalize;
 mod events;
 pub mod dead_letters;
+#[cfg(test)]
+mod tests;
 
 use expand::Listing;
+use manifest::Tokens;
 
 /// Runs jobs about videos.
 pub struct VideoService {
@@ -68,6 +72,7 @@ pub struct ServiceLimits {
 impl Service for VideoService {
     type Item = Item;
     type Report = ItemReport;
+    type Summary = Tokens;
 
     const JOB_SCHEMA: &'static str = JOB_SCHEMA;
     const ITEM_SCHEMA: &'static str = ITEM_MESSAGE_SCHEMA;
@@ -83,6 +88,9 @@ impl Service for VideoService {
 
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
         let Self { inputs, outputs, limits, .. } = self;
+        if cursor.is_none() {
+            outputs.may_write(job).await?;
+        }
         Listing { inputs, ledger: &outputs.ledger, limits }.page(job, cursor).await
     }
 
@@ -102,8 +110,12 @@ impl Service for VideoService {
         self.write_report(item, result).await
     }
 
-    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
-        self.outputs.write_results(ended, self.engine.info()).await
+    async fn gather(&self, claim: &JobClaim) -> Result<Tokens, Stopped> {
+        self.outputs.gather(claim).await
+    }
+
+    async fn complete(&self, ended: &EndedJob, tokens: &Tokens) -> Result<(), Stopped> {
+        self.outputs.write_manifest(ended, self.engine.info(), *tokens).await
     }
 
     fn end_event(&self, ended: &EndedJob) -> Event {

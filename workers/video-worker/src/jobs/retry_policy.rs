@@ -7,6 +7,8 @@ use jobs::store::StoreError;
 use jobs::{Disposition, Failure, RetryCost, Stopped};
 use rustix::io::Errno;
 
+use super::manifest::{FOREIGN_MANIFEST, ManifestError};
+use super::reports::ReportError;
 use crate::admission::NoRoom;
 use crate::inputs::FetchError;
 use inference::analysis::AnalysisError;
@@ -102,6 +104,23 @@ pub fn other_model(failure: Failure) -> Stopped {
 /// Stops a step that the store has failed. Every store error is transient: finished work is not thrown away.
 pub fn store_stopped(error: &StoreError) -> Stopped {
     Stopped::new(FREE, Failure::new(error.code(), error.to_string()))
+}
+
+/// Stops an item whose report cannot be read or stored. An object in its place stays there, so a repetition is useless.
+pub fn report_stopped(error: &ReportError) -> Stopped {
+    match error {
+        ReportError::Store(error) => store_stopped(error),
+        ReportError::Foreign { .. } => Stopped::fail(Failure::new("foreign_report", error.to_string())),
+        ReportError::Newer { .. } => Stopped::new(FREE, Failure::new("newer_schema", error.to_string())),
+    }
+}
+
+/// Stops a job whose manifest cannot be read or stored. An object in its place stays there.
+pub fn manifest_stopped(error: &ManifestError) -> Stopped {
+    match error {
+        ManifestError::Store(error) => store_stopped(error),
+        ManifestError::Foreign { .. } => Stopped::fail(Failure::new(FOREIGN_MANIFEST, error.to_string())),
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use inference::report::contact_sheet::FrameSampler;
 use inference::report::{ErrorReport, ReportBody};
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
-use jobs::store::Put;
 use jobs::trace;
 use jobs::worker::{Claimed, RunContext};
 use jobs::{Disposition, Failure, Stopped};
@@ -22,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use super::VideoService;
-use super::reports::read_valid_report;
-use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, store_stopped};
+use super::reports::{put_report, read_report};
+use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, report_stopped};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, report_key, sheet_key};
+use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -45,8 +44,8 @@ enum VideoSource {
 impl VideoService {
     /// Returns how the item ended, if an earlier attempt has written its report.
     pub(super) async fn written_end(&self, claimed: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {
-        let report = read_valid_report(&self.outputs.store, &key(claimed), MAX_REPORT_BYTES).await;
-        Ok(report.map_err(|e| store_stopped(&e))?.map(|report| report.end()))
+        let report = read_report(&self.outputs.store, &claimed.item, MAX_REPORT_BYTES).await;
+        Ok(report.map_err(|e| report_stopped(&e))?.map(|report| report.end()))
     }
 
     /// Runs an item: download, memory reservation, analysis.
@@ -125,13 +124,13 @@ impl VideoService {
             );
             return Box::pin(self.write_report(claimed, Err(&Failure::new("report_too_large", text)))).await;
         }
-        let put = self.outputs.store.put_new(&key(claimed), Bytes::from(bytes)).await;
-        match put.map_err(|e| store_stopped(&e))? {
-            Put::Created | Put::Same => Ok(end),
-            Put::Other(there) => {
+        let put = put_report(&self.outputs.store, &claimed.item, bytes).await;
+        match put.map_err(|e| report_stopped(&e))? {
+            None => Ok(end),
+            Some(earlier) => {
                 let claim = &claimed.claim;
                 tracing::info!(job = %claim.job, item = %claim.item, "another attempt had written the report");
-                Ok(ItemReport::parse(&there).map_or(end, |report| report.end()))
+                Ok(earlier.end())
             }
         }
     }
@@ -262,17 +261,15 @@ impl VideoService {
         fetch_s: f64,
         analysis: Analysis,
     ) -> ItemReport {
-        let custom_id = item.custom_id.clone();
-        ItemReport::new(claim, custom_id, &self.worker, input, fetch_s, analysis.report.body)
+        ItemReport::new(claim, item, &self.worker, input, fetch_s, analysis.report.body)
     }
 
     /// Returns the report of an item that failed before its analysis.
     fn failed(&self, Claimed { claim, item }: &Claimed<Item>, why: &Failure) -> ItemReport {
         let input = InputInfo { url: item.video.clone(), bytes: None, etag: None };
-        let custom_id = item.custom_id.clone();
         let error = ErrorReport { code: why.code.clone(), message: why.message.clone() };
         let body = ReportBody::failed(self.engine.info().clone(), error);
-        ItemReport::new(claim, custom_id, &self.worker, input, 0.0, body)
+        ItemReport::new(claim, item, &self.worker, input, 0.0, body)
     }
 }
 
@@ -283,10 +280,6 @@ fn request_context(item: &Item, stop: CancellationToken) -> RequestContext {
         cancel: Cancel::when(move || stop.is_cancelled()),
         ..RequestContext::default()
     }
-}
-
-fn key(Claimed { claim, item }: &Claimed<Item>) -> String {
-    report_key(&item.output, &claim.job, &claim.item)
 }
 
 fn cancelled() -> Stopped {

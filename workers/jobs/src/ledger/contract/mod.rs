@@ -9,11 +9,13 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 mod items;
 mod jobs;
 mod outbox;
+mod results;
 mod routes;
 
 use self::items::*;
 use self::jobs::*;
 use self::outbox::*;
+use self::results::*;
 use self::routes::*;
 use super::*;
 use crate::job::{NewItem, NewJob};
@@ -144,6 +146,8 @@ contract! {
     lost_messages_are_returned_by_route
     names_routes_without_a_worker
     workers_without_heartbeats_are_forgotten
+    only_the_finalizing_worker_fails_succeeded_items
+    pages_have_the_contents_of_items
     job_end_and_event_are_atomic
     claims_events_in_order
     only_one_of_many_relays_claims_an_event

@@ -19,7 +19,7 @@ use super::format::{bytes, clock, number, sampling, task};
 use super::layout::{code, text, time};
 use super::reports;
 use super::{PageError, Pages, item_path, job_path, layout, render};
-use crate::api::{Item, ItemReport, report_key, sheet_key};
+use crate::api::{Item, ItemReport, sheet_key};
 
 /// Largest contact sheet in bytes.
 const LARGEST_SHEET: u64 = 1 << 20;
@@ -46,9 +46,9 @@ impl ItemView {
         Ok(Self { job, item, row, message })
     }
 
-    /// Returns the store key that `key` derives for the item.
-    fn key(&self, key: impl Fn(&str, &JobId, &ItemId) -> String) -> Option<String> {
-        self.message.as_ref().ok().map(|message| key(&message.output, &self.job, &self.item))
+    /// Returns the key of the contact sheet.
+    fn sheet_key(&self) -> Option<String> {
+        self.message.as_ref().ok().map(|message| sheet_key(&message.output, &self.job, &self.item))
     }
 }
 
@@ -59,9 +59,9 @@ pub async fn page(
     let backends = pages.backends()?;
     let view = ItemView::find(&backends.ledger, ids?).await?;
     let has_ended = view.row.state.is_end();
-    let key = view.key(report_key).filter(|_| has_ended);
-    let report = reports::read(&backends.store, vec![key]).await.pop().unwrap_or(Ok(None));
-    let has_sheet = match view.key(sheet_key) {
+    let ended = view.message.as_ref().ok().filter(|_| has_ended).cloned();
+    let report = reports::read(&backends.store, vec![ended]).await.pop().unwrap_or(Ok(None));
+    let has_sheet = match view.sheet_key() {
         Some(key) => {
             timeout(TIMEOUT, backends.store.head(&key)).await.is_ok_and(|found| matches!(found, Ok(Some(_))))
         }
@@ -96,7 +96,7 @@ pub async fn sheet(
     let backends = pages.backends()?;
     let view = ItemView::find(&backends.ledger, ids?).await?;
     let none = || PageError::NotFound("There is no contact sheet of this video.".into());
-    let key = view.key(sheet_key).ok_or_else(none)?;
+    let key = view.sheet_key().ok_or_else(none)?;
     let found = timeout(TIMEOUT, backends.store.get(&key, LARGEST_SHEET)).await;
     let found = found.map_err(|_| PageError::Unavailable("The store does not respond.".into()))?;
     let bytes = found.map_err(|e| PageError::Unavailable(e.to_string()))?.ok_or_else(none)?;

@@ -16,8 +16,7 @@ use super::format::{about_left, clock, input, number, percent, sampling, span, t
 use super::layout::{code, text, time};
 use super::reports::{self, ReadReport};
 use super::{PageError, Pages, item_path, job_path, layout, render};
-use crate::api::JobMessage;
-use crate::api::report_key;
+use crate::api::{Item, JobMessage};
 use crate::jobs::progress::JobProgress;
 use inference::progress::Progress;
 
@@ -46,11 +45,12 @@ pub async fn page(
     let counts = backends.ledger.counts(&id).await?;
     let rows = rows(&backends.ledger, &id, after.as_ref()).await?;
     let job = JobMessage::from_ledger(&record.message);
-    let key = |row: &ItemRecord| {
-        let job = job.as_ref().ok().filter(|_| row.state == ItemState::Succeeded)?;
-        Some(report_key(&job.output, &id, &row.id))
+    let succeeded = |(row, content): &(ItemRecord, String)| {
+        let content = Some(content).filter(|_| row.state == ItemState::Succeeded)?;
+        Item::parse(content).ok()
     };
-    let reports = reports::read(&backends.store, rows.iter().map(key).collect()).await;
+    let reports = reports::read(&backends.store, rows.iter().map(succeeded).collect()).await;
+    let rows: Vec<_> = rows.into_iter().map(|(row, _)| row).collect();
     let now = backends.ledger.now().await?;
     let current = JobProgress::load(&backends.ledger, &record, &counts).await?;
     let unserved = backends.ledger.unserved_routes(&id, now).await?;
@@ -76,13 +76,17 @@ pub async fn page(
     Ok(render(id.as_str(), !record.state.is_end(), body))
 }
 
-/// Reads a page of items; fails if `after` is not an item of the job.
-async fn rows(ledger: &Ledger, job: &JobId, after: Option<&ItemId>) -> Result<Vec<ItemRecord>, PageError> {
-    let Some(after) = after else { return Ok(ledger.items(job, None, ITEMS).await?) };
+/// Reads a page of items with their contents; fails if `after` is not an item of the job.
+async fn rows(
+    ledger: &Ledger,
+    job: &JobId,
+    after: Option<&ItemId>,
+) -> Result<Vec<(ItemRecord, String)>, PageError> {
+    let Some(after) = after else { return Ok(ledger.items_with_content(job, None, ITEMS).await?) };
     let Some(last) = ledger.item(job, after).await? else {
         return Err(PageError::NotFound(format!("{job}/{after}: no such video in the ledger.")));
     };
-    Ok(ledger.items(job, Some((last.position, after)), ITEMS).await?)
+    Ok(ledger.items_with_content(job, Some((last.position, after)), ITEMS).await?)
 }
 
 fn progress(record: &JobRecord, counts: &Counts, current: Option<JobProgress>, now: Millis) -> Markup {
