@@ -258,7 +258,6 @@ async fn rejects_invalid_keys(store: &Store) {
             store.put_new(key, "x".into()).await.unwrap_err(),
             store.head(key).await.unwrap_err(),
             store.fetch(key, None, &mut scratch().await, LIMIT).await.unwrap_err(),
-            store.page("a", Some(key), 1).await.unwrap_err(),
         ];
         for error in errors {
             assert_eq!((error.code(), error.is_transient()), ("bad_url", false), "{key:?}");
