@@ -15,6 +15,7 @@ use video_worker::api::job_folder;
 use video_worker::api::{JobMessage, json};
 use video_worker::app::{Backends, build_worker, check_confinement};
 use video_worker::http::health::Status;
+use video_worker::jobs::expand::skipped;
 use video_worker::settings::Settings;
 
 use crate::args::{ModelArgs, UsageError};
@@ -162,6 +163,10 @@ async fn report(backends: &Backends, ids: &[JobId]) -> anyhow::Result<bool> {
         let counts = backends.ledger.counts(id).await?;
         let folder = backends.store.url(&job_folder(&JobMessage::from_ledger(&record.message)?.output, id));
         print_failures(backends, &record, &counts).await?;
+        let skipped = skipped(&record);
+        if skipped.total() > 0 {
+            eprintln!("{id}: {skipped} (FLAMINGO_LOG=video_worker=debug names them)");
+        }
         let (state, done, total) = (record.state.as_str(), counts.succeeded, counts.total);
         print_line(&format!("{id}  {state}  {done} of {total} succeeded  {folder}"))?;
         all_well &= record.state == JobState::Succeeded;

@@ -218,6 +218,8 @@ pub fn read(file: &Path, with_id: impl Fn(JobMessage) -> JobMessage) -> anyhow::
         std::fs::read_to_string(file)
     };
     let text = text.map_err(|e| UsageError(format!("{}: cannot be read: {e}", file.display())))?;
+    // Some editors write a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut jobs = Vec::new();
     for (n, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let bad = |why: &str| UsageError(format!("{}, line {n}: {why}", file.display()));

@@ -172,22 +172,20 @@ impl<S: Service> Worker<S> {
             self.send_items(claim, &page.items).await?;
             self.observer.step(Step::PageSent, Some(&claim.id), None);
             position += page.items.len() as i64;
-            let lease = self.settings.lease;
-            match page.next {
-                Some(next) => {
-                    still_held(
-                        self.call_ledger(|now| self.ledger.save_cursor(claim, &next, position, now, lease))
-                            .await?,
-                    )?;
-                    cursor = Some(next);
-                }
-                None if position == 0 => return Err(Stopped::fail(no_inputs(claim))),
-                None => {
-                    still_held(self.call_ledger(|now| self.ledger.finish_listing(claim, now)).await?)?;
-                    self.observer.step(Step::Expanded, Some(&claim.id), None);
-                    return Ok(());
-                }
+            if !page.cursor.is_empty() {
+                let lease = self.settings.lease;
+                let save = |now| self.ledger.save_cursor(claim, &page.cursor, position, now, lease);
+                still_held(self.call_ledger(save).await?)?;
             }
+            if page.is_last {
+                if position == 0 {
+                    return Err(Stopped::fail(no_inputs(claim)));
+                }
+                still_held(self.call_ledger(|now| self.ledger.finish_listing(claim, now)).await?)?;
+                self.observer.step(Step::Expanded, Some(&claim.id), None);
+                return Ok(());
+            }
+            cursor = Some(page.cursor);
         }
     }
 

@@ -84,7 +84,7 @@ impl Service for Scripted {
             message: name.split_once('-').unwrap().0.into(),
         };
         let next = (at + 1 < self.items.len()).then(|| (at + 1).to_string());
-        Ok(Page { items: names.iter().map(item).collect(), next })
+        Ok(Page::until(names.iter().map(item).collect(), next))
     }
 
     async fn find_report(&self, item: &Claimed<String>) -> Result<Option<ItemEnd>, Stopped> {

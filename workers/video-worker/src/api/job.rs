@@ -182,6 +182,7 @@ impl JobMessage {
             custom_id: None,
             video,
             etag: None,
+            refused: None,
             spec: self.spec.clone(),
             model: self.model.clone(),
             priority: self.priority,

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use flamingo::Task;
 use flamingo::prompt::Prompt;
-use globset::{GlobBuilder, GlobMatcher};
 use jobs::message::MAX_MESSAGE;
 use jobs::time::RequestTime;
 use jobs::{Failure, ItemId};
 
+use super::glob::InputGlob;
 use super::{Input, JobMessage, json};
 use crate::inputs::Location;
 
@@ -106,7 +106,7 @@ impl Input {
             }
             Input::Prefix { url, glob } => {
                 Location::parse(url)?;
-                matcher(glob).map(|_| ())
+                InputGlob::new(glob).map(|_| ())
             }
             Input::UnfinishedOf(_) => Ok(()),
         }
@@ -135,10 +135,4 @@ pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// Compiles a glob: `*` does not cross folders, `**` does.
-pub fn matcher(glob: &str) -> Result<GlobMatcher, Failure> {
-    let glob = GlobBuilder::new(glob).literal_separator(true).build();
-    Ok(glob.map_err(|e| Failure::new("bad_request", e.to_string()))?.compile_matcher())
 }

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Outputs;
+use super::expand::skipped;
 use super::reports::read_valid_report;
 use super::retry_policy::store_stopped;
 use crate::api::{
@@ -167,6 +168,7 @@ fn manifest(
         "counts": {
             "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed, "cancelled": counts.cancelled,
         },
+        "skipped": skipped(record),
         "listing": if record.is_listed() { "complete" } else { "incomplete" },
         "states": entered.collect::<Map<_, _>>(),
         "ended_at": timestamp(ended_at),
