@@ -23,7 +23,7 @@ use crate::jobs::all_items;
 use crate::output::{print_line, printable, progress};
 use crate::process::own_executable;
 use crate::settings::{ModelOverrides, SettingsArgs, block_on, model_args};
-use crate::submit::{Submitted, read, submit};
+use crate::submit::{Submitted, check_store, read, submit};
 use crate::work::stop_on_signal;
 
 #[derive(Debug, Args)]
@@ -67,6 +67,7 @@ fn with_derived_id(mut job: JobMessage) -> JobMessage {
 async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
     check_confinement(&settings, &own_executable()?)?;
     let backends = Backends::open(&settings).await?;
+    check_store(&backends, &jobs)?;
     backends.ledger.migrate().await?;
     backends.wait(&settings).await?;
     let mut ids = Vec::new();

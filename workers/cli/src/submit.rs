@@ -149,6 +149,7 @@ impl Submit {
         }
         block_on(async {
             let backends = Backends::open(&settings).await?;
+            check_store(&backends, &jobs)?;
             backends.ledger.check().await?;
             let mut all_well = true;
             for job in &jobs {
@@ -197,6 +198,14 @@ async fn submit_job(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sub
             Ok(Submitted::Job { id: record.id, new: is_new })
         }
     }
+}
+
+/// Checks that the store takes the results of every job.
+///
+/// # Errors
+/// [`UsageError`]: keys of the results may be too long.
+pub fn check_store(backends: &Backends, jobs: &[JobMessage]) -> Result<(), UsageError> {
+    jobs.iter().try_for_each(|job| job.check_store(&backends.store).map_err(|why| UsageError(why.message)))
 }
 
 /// Gives a job an id, if it has neither id nor key.

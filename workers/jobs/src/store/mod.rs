@@ -21,6 +21,7 @@ mod error;
 mod raw_keys;
 mod backend;
 mod upload;
+mod keys;
 mod page;
 
 #[cfg(test)]
@@ -307,14 +308,6 @@ impl Store {
         Ok(object)
     }
 
-    /// Checks that objects with this key can be read and written.
-    ///
-    /// # Errors
-    /// The key is empty, has control characters, or has an empty part, `.` or `..` between its slashes.
-    pub fn check_key(&self, key: &str) -> Result<(), StoreError> {
-        self.path(key).map(drop)
-    }
-
     /// Returns the path of a key in the backend.
     fn path(&self, key: &str) -> Result<Path, StoreError> {
         let bad = |reason: String| StoreError::BadUrl { url: self.url(key), reason };
@@ -323,6 +316,7 @@ impl Store {
         if relative.as_ref() != key || key.is_empty() {
             return Err(bad("a key must not begin or end with `/`".to_owned()));
         }
+        self.check_key_length(key)?;
         Path::parse(format!("{}/{key}", self.root)).map_err(|reason| bad(reason.to_string()))
     }
 

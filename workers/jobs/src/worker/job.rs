@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
+use super::lease::released;
 use super::{EndedJob, Service, Step, Worker, WorkerFault, record_ids};
 use crate::job::{NewItem, NewJob};
 use crate::ledger::{Accepted, JobClaim, JobRecord};
@@ -161,8 +162,7 @@ impl<S: Service> Worker<S> {
         let mut position = claim.record.next_position;
         loop {
             if self.stop.is_draining() {
-                let failure = Failure::new("released", "this worker is stopping");
-                return Err(Stopped::new(Disposition::Cancelled, failure));
+                return Err(released());
             }
             let page = self.call_service(|| self.service.expand(&claim.record, cursor.as_deref())).await?;
             still_held(
@@ -257,8 +257,19 @@ impl<S: Service> Worker<S> {
     }
 
     async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Stopped> {
-        self.call_service(|| self.service.finalize(&ended)).await?;
-        self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
+        let ended = match self.call_service(|| self.service.finalize(&ended)).await {
+            Ok(()) => {
+                self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
+                ended
+            }
+            // No retry helps: the job ends without results.
+            Err(Stopped { failure, disposition: Disposition::Fail }) => {
+                tracing::error!(job = %claim.id, %failure, "the results cannot be written");
+                let reason = ended.record.failure.clone().unwrap_or(failure);
+                EndedJob { end: JobEnd::Failed(reason), ..ended }
+            }
+            Err(stopped) => return Err(stopped),
+        };
         let event = self.service.end_event(&ended);
         still_held(self.call_ledger(|now| self.ledger.finish(claim, &ended.end, &event, now)).await?)?;
         self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);

@@ -50,7 +50,7 @@ impl<S: Service> Worker<S> {
                     return (Ok(end), None);
                 }
                 Ok(None) => {}
-                Err(stopped) => return (Err(Stopped::retry_free(stopped.failure)), None),
+                Err(stopped) => return (Err(without_report(stopped)), None),
             }
         }
         let max_losses = i64::from(self.settings.losses);
@@ -117,11 +117,18 @@ impl<S: Service> Worker<S> {
             let written = self.call_service(|| self.service.write(claimed, result)).await;
             written.inspect_err(|stopped| trace::mark_failed(&stopped.failure.code))
         };
-        // An item without a report has not ended, whatever has failed.
-        let end = writing.instrument(info_span!("write report")).await;
-        let end = end.map_err(|stopped| Stopped::retry_free(stopped.failure))?;
+        let end = writing.instrument(info_span!("write report")).await.map_err(without_report)?;
         let claim = &claimed.claim;
         self.observer.step(Step::ReportWritten, Some(&claim.job), Some(&claim.item));
         Ok(end)
+    }
+}
+
+/// Stops an item whose report cannot be read or written. Without a report it has not ended, whatever has failed, unless no
+/// retry helps.
+fn without_report(stopped: Stopped) -> Stopped {
+    match stopped.disposition {
+        Disposition::Fail | Disposition::Cancelled => stopped,
+        Disposition::Retry(_) | Disposition::WorkerFault => Stopped::retry_free(stopped.failure),
     }
 }

@@ -16,6 +16,7 @@ use crate::state::{ItemEnd, ItemState, JobState};
 use crate::trace::TraceContext;
 use crate::{Disposition, ItemId, RetryCost, Stopped};
 
+mod grace;
 mod messages;
 mod outbox;
 mod routes;
@@ -31,6 +32,15 @@ struct NoObserver;
 
 impl<R> Observer<R> for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
+}
+
+/// Result of storing the report of an item with this script, or the results of a job with this id.
+fn stored(name: &str) -> Result<(), Stopped> {
+    match name {
+        "unwritable" => Err(Stopped::fail(failure("bad_url"))),
+        "unstored" => Err(Stopped::retry_free(failure("store_unavailable"))),
+        _ => Ok(()),
+    }
 }
 
 fn failure(code: &str) -> Failure {
@@ -100,7 +110,7 @@ impl Service for Scripted {
         };
         let stopped = |disposition, code: &str| Err(Stopped::new(disposition, failure(code)));
         match item.item.as_str() {
-            "good" | "urgent" => Ok(()),
+            "good" | "urgent" | "unwritable" | "unstored" => Ok(()),
             "bad" => stopped(Disposition::Fail, "bad"),
             "once" if runs > 1 => Ok(()),
             "once" | "retry" => stopped(Disposition::Retry(RetryCost::Attempt), "away"),
@@ -116,12 +126,13 @@ impl Service for Scripted {
     }
 
     async fn write(&self, item: &Claimed<String>, result: Result<&(), &Failure>) -> Result<ItemEnd, Stopped> {
+        stored(&item.item)?;
         let end = result.map_or_else(|reason| ItemEnd::Failed(reason.clone()), |()| ItemEnd::Succeeded);
         Ok(self.reports.lock().unwrap().entry(item.claim.item.to_string()).or_insert(end).clone())
     }
 
-    async fn finalize(&self, _: &EndedJob) -> Result<(), Stopped> {
-        Ok(())
+    async fn finalize(&self, ended: &EndedJob) -> Result<(), Stopped> {
+        stored(ended.record.id.as_str())
     }
 
     fn end_event(&self, ended: &EndedJob) -> Event {

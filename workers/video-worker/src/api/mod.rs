@@ -22,7 +22,9 @@ pub use inference::context::Priority;
 pub use item::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item};
 pub use job::{Input, JOB_SCHEMA, JobMessage, lane};
 pub use manifest::{MANIFEST_SCHEMA, ManifestLine};
-pub use report::{ErrorLine, InputInfo, ItemReport, MAX_REPORT_BYTES, job_folder, report_key, sheet_key};
+pub use report::{
+    ErrorLine, InputInfo, ItemReport, MAX_REPORT_BYTES, job_folder, longest_key, report_key, sheet_key,
+};
 pub use unknown::NoUnknownFields;
 
 /// Serializes our own types, which cannot fail: their keys are strings.
