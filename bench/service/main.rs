@@ -71,7 +71,7 @@ impl Service for Trivial {
             let id = ItemId::try_from(format!("item-{n:06}")).expect("a valid id");
             NewItem { id, queue: Lane::Items.into(), message: String::new() }
         };
-        Ok(Page { items: (0..self.items).map(item).collect(), next: None })
+        Ok(Page::until((0..self.items).map(item).collect(), None))
     }
 
     async fn find_report(&self, item: &Claimed<()>) -> Result<Option<ItemEnd>, Stopped> {

@@ -2,6 +2,7 @@
 # RabbitMQ for scripts/server.sh, from the Debian package; its own daemon is not touched.
 #
 #   RABBITMQ_CONSUMER_TIMEOUT_MS   maximum time for which a consumer may hold a message, checked once a second; default 30 minutes
+#   RABBITMQ_MEMORY_BYTES          memory above which it blocks publishers; default 4 GB
 #   RABBITMQ_MANAGEMENT=1          enables the HTTP API
 #   RABBITMQ_CONF=FILE             adds the settings of a rabbitmq.conf; ours override them
 
@@ -26,7 +27,7 @@ configuration() {
     {tcp_listeners, [{"127.0.0.1", ${ports[0]}}]},
     $timeout
     {disk_free_limit, 1000000},
-    {vm_memory_high_watermark, {absolute, 4000000000}}
+    {vm_memory_high_watermark, {absolute, ${RABBITMQ_MEMORY_BYTES:-4000000000}}}
   ]},
   {rabbitmq_management, [{tcp_config, [{ip, "127.0.0.1"}, {port, ${ports[3]}}]}]}
 ].

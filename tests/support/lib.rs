@@ -10,4 +10,5 @@ pub mod likelihood;
 pub mod random_weights;
 pub mod proxy;
 pub mod servers;
+pub mod tiny_s3;
 pub mod target;

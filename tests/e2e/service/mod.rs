@@ -24,4 +24,5 @@ mod secrets;
 mod shutdown;
 mod slow_store;
 mod soak;
+mod store_limits;
 mod tracing;

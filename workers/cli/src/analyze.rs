@@ -29,7 +29,7 @@ const AT_ONCE: u32 = 4;
 
 #[derive(Debug, Args)]
 pub struct AnalyzeArgs {
-    /// Videos, images, and directories of them; directories are searched recursively.
+    /// Videos, images, and directories of them; directories are searched recursively, without hidden and side files.
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<PathBuf>,
     #[command(flatten)]
@@ -59,6 +59,9 @@ pub struct AnalyzeArgs {
     /// Write a contact sheet (PNG) of the sampled frames next to each report.
     #[arg(long, requires = "out", help_heading = "Output")]
     sheet: bool,
+    /// Name the files that are left out of a directory, and the reason of each.
+    #[arg(long, short, help_heading = "Output")]
+    verbose: bool,
 }
 
 impl AnalyzeArgs {
@@ -68,7 +71,7 @@ impl AnalyzeArgs {
     /// Wrong usage, a model that does not load, or an output that cannot be written.
     pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
-        let inputs = inputs::find(&self.inputs)?;
+        let inputs = self.find_inputs()?;
         self.create_output_folder()?;
         let at_once = inputs.len().min(self.at_once as usize);
         let model = self.model(&spec, at_once)?;
@@ -86,7 +89,7 @@ impl AnalyzeArgs {
     /// As [`run_each`](Self::run_each), and a prompt whose places do not match the number of inputs.
     pub fn run_joint(self, task: Task) -> anyhow::Result<bool> {
         let spec = self.spec(vec![task])?;
-        let inputs = inputs::find(&self.inputs)?;
+        let inputs = self.find_inputs()?;
         check_places(&spec.tasks, inputs.len())?;
         self.create_output_folder()?;
         let model = self.model(&spec, 1)?;
@@ -96,6 +99,12 @@ impl AnalyzeArgs {
             keep_visual_tokens: false,
         };
         self.analyze_jointly(&inputs, &spec, &analyzer)
+    }
+
+    fn find_inputs(&self) -> anyhow::Result<Vec<Input>> {
+        let inputs = inputs::find(&self.inputs)?;
+        inputs.print_skipped(self.verbose);
+        Ok(inputs.found)
     }
 
     fn create_output_folder(&self) -> anyhow::Result<()> {

@@ -8,6 +8,7 @@ use inference::decoder::{DecodeRequest, decode};
 use inference::report::contact_sheet::{ContactSheet, Layout};
 
 use crate::args::SamplingArgs;
+use crate::inputs::local_path;
 use crate::output::{printable, write_png};
 use crate::process::own_executable;
 
@@ -27,8 +28,9 @@ pub struct Frames {
 
 impl Frames {
     pub fn run(self) -> anyhow::Result<bool> {
-        let request = DecodeRequest::new(&self.file, self.sampling.sampling()?);
-        let mut frames = decode(&own_executable()?, &self.file, request, &Cancel::default())?;
+        let path = local_path(&self.file)?;
+        let request = DecodeRequest::new(&path, self.sampling.sampling()?);
+        let mut frames = decode(&own_executable()?, &path, request, &Cancel::default())?;
         let mut sheet = self.sheet.as_ref().map(|_| ContactSheet::new(Layout::default()));
         let mut times = Vec::new();
         for frame in &mut frames {

@@ -4,12 +4,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use inference::listing::{EXTENSIONS, Found, SkipReason, Skipped, has_media_extension, parse_file_url, walk};
 
 use crate::args::UsageError;
-
-/// File name extensions that are taken from a directory. A file that is named on the command line needs none of them:
-/// the decoder goes by content.
-const EXTENSIONS: &str = "3g2 3gp avi gif jpeg jpg m2ts m4v mkv mov mp4 mpeg mpg mts png ts webm webp";
+use crate::output::printable;
 
 /// A video or image, and the name of its result: the path below the named directory, without separators.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,54 +16,86 @@ pub struct Input {
     pub name: String,
 }
 
+/// Inputs of a command, and the files of its directories that are left out.
+#[derive(Debug)]
+pub struct Inputs {
+    pub found: Vec<Input>,
+    skipped: Vec<(PathBuf, SkipReason)>,
+}
+
+impl Inputs {
+    /// Tells on standard error how many files are left out, and with `verbose` which.
+    pub fn print_skipped(&self, verbose: bool) {
+        if self.skipped.is_empty() {
+            return;
+        }
+        for (path, reason) in self.skipped.iter().filter(|_| verbose) {
+            eprintln!("left out ({reason}): {}", printable(&path.display().to_string()));
+        }
+        let hint = if verbose { "" } else { " (--verbose names them)" };
+        eprintln!("{}{hint}", count(&self.skipped));
+    }
+}
+
+fn count(skipped: &[(PathBuf, SkipReason)]) -> Skipped {
+    let mut counts = Skipped::default();
+    skipped.iter().for_each(|(_, reason)| counts.add(*reason));
+    counts
+}
+
 /// Lists all inputs in order: named files as they are, directories recursively in alphabetical order, links followed.
-/// An unreadable file is an input too: it fails when it is decoded, and does not stop the others.
+/// An unreadable file or directory is an input too: it fails when it is decoded, and does not stop the others.
 ///
 /// # Errors
-/// [`UsageError`]: there is no input.
-pub fn find(named: &[PathBuf]) -> anyhow::Result<Vec<Input>> {
-    let mut found = Vec::new();
+/// [`UsageError`]: there is no input, or a `file://` URL names another machine.
+pub fn find(named: &[PathBuf]) -> anyhow::Result<Inputs> {
+    let (mut found, mut skipped) = (Vec::new(), Vec::new());
     for path in named {
-        if path.is_dir() {
-            for file in media_below(path) {
-                let name = result_name(file.strip_prefix(path).unwrap_or(&file));
-                found.push((file, name));
-            }
-        } else {
+        let path = &local_path(path)?;
+        if !path.is_dir() {
             found.push((path.clone(), result_name(Path::new(path.file_name().unwrap_or_default()))));
+            continue;
+        }
+        for entry in walk(path, None, |_| true) {
+            let reason = match entry.found {
+                Found::Skipped(reason) => Some(reason),
+                Found::File if is_contact_sheet(&entry.path) => Some(SkipReason::ContactSheet),
+                Found::File if !has_media_extension(&entry.path) => Some(SkipReason::NotMatched),
+                Found::File | Found::Unreadable(_) => None,
+            };
+            match reason {
+                Some(reason) => skipped.push((entry.path, reason)),
+                None => found.push((entry.path, result_name(&entry.name))),
+            }
         }
     }
     if found.is_empty() {
+        let left_out = if skipped.is_empty() { String::new() } else { format!("; {}", count(&skipped)) };
         bail!(UsageError(format!(
-            "no video or image found; a directory is searched for these extensions: {EXTENSIONS}"
+            "no video or image found{left_out}; a directory is searched for these extensions: {}",
+            EXTENSIONS.join(" ")
         )));
     }
-    Ok(with_unique_names(found))
+    Ok(Inputs { found: with_unique_names(found), skipped })
 }
 
-fn media_below(directory: &Path) -> Vec<PathBuf> {
-    let walk = walkdir::WalkDir::new(directory).follow_links(true).sort_by_file_name();
-    let media = |entry: Result<walkdir::DirEntry, walkdir::Error>| match entry {
-        Ok(entry) => {
-            (!entry.file_type().is_dir() && is_media(entry.path()) && !is_contact_sheet(entry.path()))
-                .then(|| entry.path().to_path_buf())
-        }
-        // A link to a parent directory: its files are listed anyway.
-        Err(e) if e.loop_ancestor().is_some() => None,
-        Err(e) => e.path().filter(|path| is_media(path) || path.is_dir()).map(Path::to_path_buf),
-    };
-    walk.into_iter().filter_map(media).collect()
+/// Returns the path of a named file: a path, or a `file://` URL.
+///
+/// # Errors
+/// [`UsageError`]: the URL names another machine.
+pub fn local_path(named: &Path) -> Result<PathBuf, UsageError> {
+    match named.to_str().and_then(parse_file_url) {
+        Some(path) => path.map_err(|why| UsageError(format!("{}: {why}", named.display()))),
+        None => Ok(named.to_path_buf()),
+    }
 }
 
 /// Whether the file is a contact sheet of an earlier run: `a.mp4.png` next to the report `a.mp4.json`.
 fn is_contact_sheet(path: &Path) -> bool {
     let media = path.with_extension("");
-    path.extension().is_some_and(|e| e == "png") && is_media(&media) && path.with_extension("json").exists()
-}
-
-fn is_media(path: &Path) -> bool {
-    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
-    extension.is_some_and(|e| EXTENSIONS.split(' ').any(|known| known == e))
+    path.extension().is_some_and(|e| e == "png")
+        && has_media_extension(&media)
+        && path.with_extension("json").exists()
 }
 
 /// Maximum length of a result name in bytes: leaves room for an extension within the 255 bytes of file systems.
@@ -113,7 +143,7 @@ mod tests {
     #[test]
     fn makes_result_names_unique() {
         let named = ["a/x.mp4", "b/x.mp4", "x-2.mp4", "a/y", "b/y"].map(PathBuf::from);
-        let names: Vec<_> = find(&named).unwrap().into_iter().map(|i| i.name).collect();
+        let names: Vec<_> = find(&named).unwrap().found.into_iter().map(|i| i.name).collect();
         assert_eq!(names, ["x.mp4", "x-2.mp4", "x-2-2.mp4", "y", "y-2"]);
     }
 }

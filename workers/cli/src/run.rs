@@ -15,6 +15,7 @@ use video_worker::api::job_folder;
 use video_worker::api::{JobMessage, json};
 use video_worker::app::{Backends, build_worker, check_confinement};
 use video_worker::http::health::Status;
+use video_worker::jobs::expand::skipped;
 use video_worker::settings::Settings;
 
 use crate::args::{ModelArgs, UsageError};
@@ -22,7 +23,7 @@ use crate::jobs::all_items;
 use crate::output::{print_line, printable, progress};
 use crate::process::own_executable;
 use crate::settings::{ModelOverrides, SettingsArgs, block_on, model_args};
-use crate::submit::{Submitted, read, submit};
+use crate::submit::{Submitted, check_store, read, submit};
 use crate::work::stop_on_signal;
 
 #[derive(Debug, Args)]
@@ -66,6 +67,7 @@ fn with_derived_id(mut job: JobMessage) -> JobMessage {
 async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> anyhow::Result<bool> {
     check_confinement(&settings, &own_executable()?)?;
     let backends = Backends::open(&settings).await?;
+    check_store(&backends, &jobs)?;
     backends.ledger.migrate().await?;
     backends.wait(&settings).await?;
     let mut ids = Vec::new();
@@ -162,6 +164,10 @@ async fn report(backends: &Backends, ids: &[JobId]) -> anyhow::Result<bool> {
         let counts = backends.ledger.counts(id).await?;
         let folder = backends.store.url(&job_folder(&JobMessage::from_ledger(&record.message)?.output, id));
         print_failures(backends, &record, &counts).await?;
+        let skipped = skipped(&record);
+        if skipped.total() > 0 {
+            eprintln!("{id}: {skipped} (FLAMINGO_LOG=video_worker=debug names them)");
+        }
         let (state, done, total) = (record.state.as_str(), counts.succeeded, counts.total);
         print_line(&format!("{id}  {state}  {done} of {total} succeeded  {folder}"))?;
         all_well &= record.state == JobState::Succeeded;

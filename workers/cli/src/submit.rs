@@ -149,6 +149,7 @@ impl Submit {
         }
         block_on(async {
             let backends = Backends::open(&settings).await?;
+            check_store(&backends, &jobs)?;
             backends.ledger.check().await?;
             let mut all_well = true;
             for job in &jobs {
@@ -199,6 +200,14 @@ async fn submit_job(backends: &Backends, job: &JobMessage) -> anyhow::Result<Sub
     }
 }
 
+/// Checks that the store takes the results of every job.
+///
+/// # Errors
+/// [`UsageError`]: keys of the results may be too long.
+pub fn check_store(backends: &Backends, jobs: &[JobMessage]) -> Result<(), UsageError> {
+    jobs.iter().try_for_each(|job| job.check_store(&backends.store).map_err(|why| UsageError(why.message)))
+}
+
 /// Gives a job an id, if it has neither id nor key.
 fn with_id(mut job: JobMessage) -> JobMessage {
     if job.job_id.is_none() && job.idempotency_key.is_none() {
@@ -218,6 +227,8 @@ pub fn read(file: &Path, with_id: impl Fn(JobMessage) -> JobMessage) -> anyhow::
         std::fs::read_to_string(file)
     };
     let text = text.map_err(|e| UsageError(format!("{}: cannot be read: {e}", file.display())))?;
+    // Some editors write a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let mut jobs = Vec::new();
     for (n, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
         let bad = |why: &str| UsageError(format!("{}, line {n}: {why}", file.display()));

@@ -3,6 +3,7 @@
 //! A child process parses the bytes of a video ([`decoder`]). Every request has a [`context`]. A [`model`] encodes the frames and answers the tasks
 //! ([`analysis`]), for many videos at once ([`engine`]). The result is a [`report::Report`].
 
+pub mod listing;
 pub mod time;
 pub mod progress;
 pub mod context;

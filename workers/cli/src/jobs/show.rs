@@ -5,6 +5,7 @@ use inference::progress::Progress;
 use jobs::ledger::UnservedRoute;
 use jobs::time::timestamp;
 use serde_json::json;
+use video_worker::jobs::expand::skipped;
 use video_worker::jobs::progress::JobProgress;
 
 use super::format::{entered_states, item_json, job_json, job_line};
@@ -31,10 +32,12 @@ impl Show {
         let items = all_items(&ledger, &record.id).await?;
         let progress = JobProgress::load(&ledger, &record, &counts).await?;
         let unserved = ledger.unserved_routes(&record.id, ledger.now().await?).await?;
+        let skipped = skipped(&record);
         if self.json {
             let mut value = job_json(&record, &counts, progress);
             value["waiting_for_models"] =
                 unserved.iter().map(|unserved| json!(unserved.route.as_str())).collect();
+            value["skipped"] = json!(skipped);
             value["items"] = items.iter().map(item_json).collect();
             print_line(&format!("{value:#}"))?;
             return Ok(true);
@@ -46,6 +49,9 @@ impl Show {
         }
         for (state, at) in entered_states(&record) {
             print_line(&format!("  {:<20} {}", state.as_str(), timestamp(at)))?;
+        }
+        if skipped.total() > 0 {
+            print_line(&format!("  {skipped}"))?;
         }
         for item in items {
             let why = item.failure.as_ref().map(|why| format!("{}: {}", why.code, printable(&why.message)));

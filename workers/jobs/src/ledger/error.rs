@@ -45,11 +45,14 @@ impl LedgerError {
     }
 }
 
-/// Describes an SQL error. The pool does not say why it has no connection.
+/// Describes an SQL error. The pool does not say why it has no connection; [`Ledger::check`](super::Ledger::check) asks the
+/// server.
 fn describe(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::PoolTimedOut => {
-            "cannot connect to the database; check database.url, its password and its server".into()
+            "no connection to the database was free in time: this process uses all of its connections, or the server \
+             accepts no more"
+                .into()
         }
         other => other.to_string(),
     }

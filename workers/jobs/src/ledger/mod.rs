@@ -17,7 +17,7 @@ use std::time::Duration;
 use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::query::Query;
-use sqlx::{AnyPool, Row, SqlSafeStr};
+use sqlx::{AnyConnection, AnyPool, Connection, Row, SqlSafeStr};
 use url::Url;
 
 mod error;
@@ -56,6 +56,9 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (6, "lanes", include_str!("../../../../migrations/0006_lanes.sql")),
     (7, "routes", include_str!("../../../../migrations/0007_routes.sql")),
 ];
+
+/// Time for the server to tell why it accepts no connection.
+const REASON_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Connection settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,7 +137,9 @@ impl Ledger {
     /// # Errors
     /// It is not reachable, or its tables are older or differ; the text says what to do.
     pub async fn check(&self) -> Result<(), LedgerError> {
-        sqlx::query("SELECT 1").execute(&self.pool).await?;
+        if let Err(error) = sqlx::query("SELECT 1").execute(&self.pool).await {
+            return Err(self.explain(error).await);
+        }
         let applied =
             sqlx::query("SELECT version, checksum FROM _sqlx_migrations").fetch_all(&self.pool).await;
         let applied = applied.map_err(|error| match LedgerError::from(error) {
@@ -157,6 +162,19 @@ impl Ledger {
             }
         }
         Ok(())
+    }
+
+    /// Adds the reason for which the pool got no connection, in the words of the server: the pool tries until its time is up
+    /// and does not tell why.
+    async fn explain(&self, error: sqlx::Error) -> LedgerError {
+        if matches!(error, sqlx::Error::PoolTimedOut) {
+            let options = self.pool.connect_options();
+            let connecting = AnyConnection::connect_with(&options);
+            if let Ok(Err(reason)) = tokio::time::timeout(REASON_TIMEOUT, connecting).await {
+                return reason.into();
+            }
+        }
+        error.into()
     }
 
     /// Runs a write statement that returns at most one row.

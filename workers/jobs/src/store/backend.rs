@@ -7,6 +7,7 @@ use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::{ClientOptions, RetryConfig};
 
 use super::StoreSettings;
+use super::raw_keys::EncodedKeys;
 use crate::tls;
 
 /// Builds an S3 backend with the settings of the `AWS_*` variables. The builder's `Debug` shows secrets, so it stays here.
@@ -36,6 +37,7 @@ pub(super) fn s3(
     // Limit the time and not the number: ten retries may take only a few seconds.
     let retry =
         RetryConfig { retry_timeout: settings.retry_for, max_retries: usize::MAX, ..RetryConfig::default() };
+    let builder = builder.with_http_connector(EncodedKeys);
     builder.with_bucket_name(bucket).with_client_options(client).with_retry(retry).build()
 }
 

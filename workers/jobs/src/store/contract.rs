@@ -269,7 +269,6 @@ async fn rejects_invalid_keys(store: &Store) {
             store.head(key).await.unwrap_err(),
             store.delete(key).await.unwrap_err(),
             store.fetch(key, None, &mut scratch().await, LIMIT).await.unwrap_err(),
-            store.page("a", Some(key), 1).await.unwrap_err(),
         ];
         for error in errors {
             assert_eq!((error.code(), error.is_transient()), ("bad_url", false), "{key:?}");

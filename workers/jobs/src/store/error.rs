@@ -29,6 +29,14 @@ pub enum StoreError {
     Io { url: String, reason: io::Error },
 }
 
+/// Codes of S3 and its relatives for keys that no retry makes valid.
+const BAD_KEY: [&str; 4] = ["KeyTooLongError", "KeyTooLong", "InvalidObjectName", "XMinioInvalidObjectName"];
+/// Codes of S3 for a request that was damaged or late on its way, with the status 400.
+const BROKEN_TRANSFER: [&str; 5] =
+    ["RequestTimeout", "IncompleteBody", "BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch"];
+/// Codes of S3 for credentials that have expired, with the status 400.
+const BAD_CREDENTIALS: [&str; 3] = ["ExpiredToken", "InvalidToken", "TokenRefreshRequired"];
+
 const CREDENTIALS: &str = "check the credentials (AWS_*) and what they allow";
 
 impl StoreError {
@@ -70,23 +78,46 @@ impl StoreError {
     }
 
     fn generic(url: String, source: Box<dyn Error + Send + Sync>) -> Self {
-        if let Some(status) = http_status(&*source) {
-            // Only the status: the body of the response may quote the request.
+        if let Some(Refusal { status, code }) = refusal(&*source) {
+            // Only the status and the code: the body of the response may quote the request.
+            let answer = match &code {
+                Some(code) => format!("HTTP {status} ({code})"),
+                None => format!("HTTP {status}"),
+            };
+            match code.as_deref() {
+                Some(code) if BAD_KEY.contains(&code) => {
+                    return Self::BadUrl {
+                        url,
+                        reason: format!("the store refuses the key: it answers {answer}"),
+                    };
+                }
+                Some(code) if BROKEN_TRANSFER.contains(&code) => {
+                    return Self::Unavailable { url, reason: format!("it keeps answering {answer}") };
+                }
+                Some(code) if BAD_CREDENTIALS.contains(&code) => {
+                    return Self::Forbidden { url, reason: CREDENTIALS };
+                }
+                Some(_) | None => {}
+            }
             return match status {
                 401 | 403 => Self::Forbidden { url, reason: CREDENTIALS },
                 404 => Self::NotFound { url },
                 412 => Self::Changed { url },
-                408 | 429 => Self::Unavailable { url, reason: format!("it keeps answering HTTP {status}") },
-                501 => Self::Unsupported { url, reason: "it answers HTTP 501 (not implemented)".to_owned() },
-                500.. => Self::Unavailable { url, reason: format!("it keeps answering HTTP {status}") },
+                414 => Self::BadUrl { url, reason: format!("the key is too long: it answers {answer}") },
+                408 | 429 => Self::Unavailable { url, reason: format!("it keeps answering {answer}") },
+                501 => Self::Unsupported { url, reason: format!("it answers {answer}: not implemented") },
+                500.. => Self::Unavailable { url, reason: format!("it keeps answering {answer}") },
                 _ => Self::Unsupported {
                     url,
-                    reason: format!("it answers HTTP {status}; check bucket, region and endpoint (AWS_*)"),
+                    reason: format!("it answers {answer}; check bucket, region and endpoint (AWS_*)"),
                 },
             };
         }
         let reason = causes(&*source).last().map(ToString::to_string).unwrap_or_default();
         match causes(&*source).find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind) {
+            Some(io::ErrorKind::InvalidFilename) => {
+                Self::BadUrl { url, reason: "the path or a name in it is too long for the disk".to_owned() }
+            }
             Some(io::ErrorKind::PermissionDenied) => Self::Forbidden { url, reason: "permission denied" },
             // On S3 an object and a folder may have the same name; in a file system only one can exist.
             Some(io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory) => Self::NotFound { url },
@@ -112,10 +143,20 @@ fn is_network(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| cause.is::<HttpError>())
 }
 
-/// Returns the status of a failed request. `object_store` exposes it only in the error text.
-fn http_status(error: &(dyn Error + 'static)) -> Option<u16> {
+/// Answer to a failed request: the HTTP status, and the code of S3 in its body.
+struct Refusal {
+    status: u16,
+    code: Option<String>,
+}
+
+/// Returns the answer to a failed request. `object_store` exposes it only in the error text.
+fn refusal(error: &(dyn Error + 'static)) -> Option<Refusal> {
     causes(error).find_map(|cause| {
         let text = cause.to_string();
-        text.strip_prefix("Server returned non-2xx status code: ")?.get(..3)?.parse().ok()
+        let answer = text.strip_prefix("Server returned non-2xx status code: ")?;
+        let status = answer.get(..3)?.parse().ok()?;
+        let code = answer.split_once("<Code>").and_then(|(_, rest)| Some(rest.split_once("</Code>")?.0));
+        let is_plain = |code: &&str| code.len() <= 60 && code.chars().all(|c| c.is_ascii_alphanumeric());
+        Some(Refusal { status, code: code.filter(is_plain).map(str::to_owned) })
     })
 }

@@ -188,6 +188,34 @@ async fn client_errors_are_permanent_and_show_no_secret() {
     }
 }
 
+fn refusal(status: &str, code: &str) -> Answer {
+    let body = format!("<Error><Code>{code}</Code><AWSAccessKeyId>{SECRET}</AWSAccessKeyId></Error>");
+    answer(status, &format!("content-length: {}\r\n", body.len()), &body)
+}
+
+#[tokio::test]
+async fn codes_of_s3_decide_about_retries() {
+    for (code, expected, transient) in [
+        ("KeyTooLongError", "bad_url", false),
+        ("XMinioInvalidObjectName", "bad_url", false),
+        ("RequestTimeout", "store_unavailable", true),
+        ("BadDigest", "store_unavailable", true),
+        ("ExpiredToken", "forbidden", false),
+        ("InvalidArgument", "unsupported_store", false),
+        ("<b>", "unsupported_store", false),
+    ] {
+        let store = server([refusal("400 Bad Request", code)]).await;
+        let error = store.put_new("clip", "x".into()).await.unwrap_err();
+        check(&error, expected, transient);
+        assert_eq!(error.to_string().contains(code), expected != "forbidden" && code != "<b>", "{error}");
+        let mut upload = store.upload("clip").unwrap();
+        upload.write("x".into()).await.unwrap();
+        check(&upload.finish().await.unwrap_err(), expected, transient);
+    }
+    let store = server([status("414 URI Too Long")]).await;
+    check(&store.put("clip", "x".into()).await.unwrap_err(), "bad_url", false);
+}
+
 #[tokio::test]
 async fn unreachable_server_is_a_transient_error() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

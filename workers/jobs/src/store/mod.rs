@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
+use object_store::aws::AmazonS3;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -17,8 +18,11 @@ use object_store::{GetOptions, GetResult, ObjectMeta, ObjectStore, ObjectStoreEx
 use tokio::io::AsyncWriteExt;
 
 mod error;
+mod raw_keys;
 mod backend;
 mod upload;
+mod keys;
+mod page;
 
 #[cfg(test)]
 mod contract;
@@ -80,6 +84,8 @@ const MAX_CONFLICTS: u32 = 5;
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn ObjectStore>,
+    /// The backend of an S3 store, for its listings.
+    s3: Option<Arc<AmazonS3>>,
     /// Path of the root within the backend.
     root: Path,
     /// URL of the root without a trailing slash.
@@ -117,7 +123,8 @@ impl Store {
                 let root = Path::parse(prefix).map_err(|reason| bad(&reason.to_string()))?;
                 let backend =
                     backend::s3(bucket, settings, environment).map_err(|reason| bad(&reason.to_string()))?;
-                Ok(Self { backend: Arc::new(backend), root, shown: shown_root, folder: None })
+                let s3 = Arc::new(backend);
+                Ok(Self { backend: s3.clone(), s3: Some(s3), root, shown: shown_root, folder: None })
             }
             Some(("file", folder)) if !folder.is_empty() => {
                 let folder =
@@ -125,11 +132,17 @@ impl Store {
                 let root = Path::from_absolute_path(&folder).map_err(|reason| bad(&reason.to_string()))?;
                 // A result that the ledger has recorded must survive a power failure.
                 let backend = LocalFileSystem::new().with_fsync(true);
-                Ok(Self { backend: Arc::new(backend), root, shown: shown_root, folder: Some(folder) })
+                Ok(Self {
+                    backend: Arc::new(backend),
+                    s3: None,
+                    root,
+                    shown: shown_root,
+                    folder: Some(folder),
+                })
             }
             Some(("memory", "")) => {
                 let backend = Arc::new(InMemory::new());
-                Ok(Self { backend, root: Path::default(), shown: shown_root, folder: None })
+                Ok(Self { backend, s3: None, root: Path::default(), shown: shown_root, folder: None })
             }
             _ => Err(bad("expected s3://bucket/prefix, file:///folder, file://./folder or memory://")),
         }
@@ -208,49 +221,6 @@ impl Store {
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(other) => Err(other),
         }
-    }
-
-    /// Lists `limit` objects in the folder `prefix` (empty: the root) and below, from the start or after `after`, the last key
-    /// of the previous page. The order is bytewise by key, except on S3-compatible stores with an order of their own
-    /// (SeaweedFS lists folder by folder). A missing folder is empty.
-    ///
-    /// # Errors
-    /// The store cannot be reached, or refuses.
-    pub async fn page(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<ObjectInfo>, StoreError> {
-        let folder = if prefix.is_empty() { self.root.clone() } else { self.path(prefix)? };
-        let found = match after {
-            Some(after) => self.backend.list_with_offset(Some(&folder), &self.path(after)?),
-            None => self.backend.list(Some(&folder)),
-        };
-        // S3 also lists folder markers; skip the marker of `prefix` itself.
-        let within = |info: &ObjectInfo| {
-            prefix.is_empty() || info.key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
-        };
-        let found = found
-            .map_err(|reason| self.error(prefix, reason))
-            .try_filter_map(|meta| std::future::ready(Ok(self.info(meta))));
-        let found = found.try_filter(|info| std::future::ready(within(info)));
-        if self.folder.is_none() {
-            return found.take(limit).try_collect().await;
-        }
-        // The folder walk has no order, so each page needs the whole walk.
-        let mut all: Vec<_> = found.try_collect().await?;
-        all.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut page = Vec::new();
-        for info in all {
-            if page.len() == limit {
-                break;
-            }
-            if self.check_inside_root(&info.key).await.is_ok() {
-                page.push(info);
-            }
-        }
-        Ok(page)
     }
 
     /// Downloads an object into a file, chunk by chunk. With an `etag`, only that version of the object. A broken download
@@ -355,6 +325,7 @@ impl Store {
         if relative.as_ref() != key || key.is_empty() {
             return Err(bad("a key must not begin or end with `/`".to_owned()));
         }
+        self.check_key_length(key)?;
         Path::parse(format!("{}/{key}", self.root)).map_err(|reason| bad(reason.to_string()))
     }
 

@@ -6,6 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info_span};
 
+use super::lease::released;
 use super::{EndedJob, Service, Step, Worker, WorkerFault, record_ids};
 use crate::job::{NewItem, NewJob};
 use crate::ledger::{Accepted, JobClaim, JobRecord};
@@ -161,8 +162,7 @@ impl<S: Service> Worker<S> {
         let mut position = claim.record.next_position;
         loop {
             if self.stop.is_draining() {
-                let failure = Failure::new("released", "this worker is stopping");
-                return Err(Stopped::new(Disposition::Cancelled, failure));
+                return Err(released());
             }
             let page = self.call_service(|| self.service.expand(&claim.record, cursor.as_deref())).await?;
             still_held(
@@ -172,22 +172,20 @@ impl<S: Service> Worker<S> {
             self.send_items(claim, &page.items).await?;
             self.observer.step(Step::PageSent, Some(&claim.id), None);
             position += page.items.len() as i64;
-            let lease = self.settings.lease;
-            match page.next {
-                Some(next) => {
-                    still_held(
-                        self.call_ledger(|now| self.ledger.save_cursor(claim, &next, position, now, lease))
-                            .await?,
-                    )?;
-                    cursor = Some(next);
-                }
-                None if position == 0 => return Err(Stopped::fail(no_inputs(claim))),
-                None => {
-                    still_held(self.call_ledger(|now| self.ledger.finish_listing(claim, now)).await?)?;
-                    self.observer.step(Step::Expanded, Some(&claim.id), None);
-                    return Ok(());
-                }
+            if !page.cursor.is_empty() {
+                let lease = self.settings.lease;
+                let save = |now| self.ledger.save_cursor(claim, &page.cursor, position, now, lease);
+                still_held(self.call_ledger(save).await?)?;
             }
+            if page.is_last {
+                if position == 0 {
+                    return Err(Stopped::fail(no_inputs(claim)));
+                }
+                still_held(self.call_ledger(|now| self.ledger.finish_listing(claim, now)).await?)?;
+                self.observer.step(Step::Expanded, Some(&claim.id), None);
+                return Ok(());
+            }
+            cursor = Some(page.cursor);
         }
     }
 
@@ -231,11 +229,24 @@ impl<S: Service> Worker<S> {
             return Ok(());
         };
         let claim = &JobClaim { record, ..claim.clone() };
-        let summary = self.call_service(|| self.service.gather(claim)).await?;
+        let gathered = self.call_service(|| self.service.gather(claim)).await;
         // Afterwards: the gathering may have failed items.
         let counts = self.call_ledger(|_| self.ledger.counts(&claim.id)).await?;
         let record = claim.record.clone();
-        self.end(claim, EndedJob { end: end_of(&record, &counts), record, counts }, &summary).await
+        let ended = EndedJob { end: end_of(&record, &counts), record, counts };
+        let written = match gathered {
+            Ok(summary) => self.call_service(|| self.service.complete(&ended, &summary)).await,
+            Err(stopped) => Err(stopped),
+        };
+        match written {
+            Ok(()) => self.observer.step(Step::ResultsGathered, Some(&claim.id), None),
+            // The job has failed already, and no retry helps: it ends without results.
+            Err(Stopped { failure, disposition: Disposition::Fail }) if ended.record.failure.is_some() => {
+                tracing::error!(job = %claim.id, %failure, "the results cannot be written");
+            }
+            Err(stopped) => return Err(stopped),
+        }
+        self.end(claim, ended).await
     }
 
     /// Fails a job with its open items, and gathers the results that there are.
@@ -261,9 +272,7 @@ impl<S: Service> Worker<S> {
         self.relay().await;
     }
 
-    async fn end(&self, claim: &JobClaim, ended: EndedJob, summary: &S::Summary) -> Result<(), Stopped> {
-        self.call_service(|| self.service.complete(&ended, summary)).await?;
-        self.observer.step(Step::ResultsGathered, Some(&claim.id), None);
+    async fn end(&self, claim: &JobClaim, ended: EndedJob) -> Result<(), Stopped> {
         let event = self.service.end_event(&ended);
         still_held(self.call_ledger(|now| self.ledger.finish(claim, &ended.end, &event, now)).await?)?;
         self.observer.step(Step::Finished(ended.end.state()), Some(&claim.id), None);

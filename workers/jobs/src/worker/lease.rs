@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::{Service, Worker};
-use crate::Stopped;
 use crate::ledger::LedgerError;
 use crate::retry::retry_with_backoff;
 use crate::time::Millis;
+use crate::{Disposition, Failure, Stopped};
 
 /// Maximum time of one call to the ledger.
 const LEDGER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,13 +26,16 @@ impl<S: Service> Worker<S> {
         retry_with_backoff(settings.backoff(), settings.retry_timeout, LedgerError::is_transient, call).await
     }
 
-    /// Calls the service, and retries transient errors.
+    /// Calls the service, and retries transient errors until the worker releases its work.
     pub(super) async fn call_service<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Stopped>
     where
         F: Future<Output = Result<T, Stopped>>,
     {
-        let settings = &self.settings;
-        retry_with_backoff(settings.backoff(), settings.retry_timeout, Stopped::is_transient, call).await
+        let Self { settings, stop, .. } = self;
+        tokio::select! {
+            result = retry_with_backoff(settings.backoff(), settings.retry_timeout, Stopped::is_transient, call) => result,
+            () = stop.aborted() => Err(released()),
+        }
     }
 
     /// Renews a lease with every heartbeat. Cancels `lost` when another worker has claimed the row.
@@ -54,6 +57,11 @@ impl<S: Service> Worker<S> {
             }
         }
     }
+}
+
+/// Stops work that the worker releases because it is stopping.
+pub(super) fn released() -> Stopped {
+    Stopped::new(Disposition::Cancelled, Failure::new("released", "this worker is stopping"))
 }
 
 /// Bounds a call to the ledger: a dead TCP peer never answers.

@@ -9,9 +9,19 @@ use crate::{Disposition, Failure, ItemId, JobId, Stopped, trace};
 
 impl<S: Service> Worker<S> {
     pub(super) async fn send(&self, to: &Address, message: &Message) -> Result<Sent, QueueError> {
-        let Self { settings, queue, .. } = self;
-        let send = || send_traced(&**queue, to, message);
-        retry_with_backoff(settings.backoff(), settings.retry_timeout, |_| true, send).await
+        self.call_queue(|| send_traced(&*self.queue, to, message)).await
+    }
+
+    /// Calls the queue, and retries every error until the worker releases its work.
+    async fn call_queue<T, F>(&self, call: impl FnMut() -> F) -> Result<T, QueueError>
+    where
+        F: Future<Output = Result<T, QueueError>>,
+    {
+        let Self { settings, stop, .. } = self;
+        tokio::select! {
+            result = retry_with_backoff(settings.backoff(), settings.retry_timeout, |_| true, call) => result,
+            () = stop.aborted() => Err(QueueError("this worker is stopping".to_owned())),
+        }
     }
 
     pub(super) async fn acknowledge(&self, delivery: Delivery, job: Option<&JobId>, item: Option<&ItemId>) {
@@ -34,20 +44,17 @@ impl<S: Service> Worker<S> {
 
     /// Refuses a message: notifies its sender and makes it a dead letter, or requeues it if its refusal is not permanent.
     pub(super) async fn refuse(&self, delivery: Delivery, stopped: Stopped) {
-        let Self { settings, queue, .. } = self;
+        let backoff_most = self.settings.backoff_most;
         let reason = match stopped.disposition {
             Disposition::Fail => stopped.failure,
             Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Cancelled => {
-                return self.requeue(delivery, settings.backoff_most, stopped).await;
+                return self.requeue(delivery, backoff_most, stopped).await;
             }
         };
         let event = self.service.refusal_event(&delivery.message, &reason);
         // The event belongs to no known job, so it has no outbox: the message stays until the event is published.
-        let publish = || publish_traced(&**queue, &event);
-        let published =
-            retry_with_backoff(settings.backoff(), settings.retry_timeout, |_| true, publish).await;
-        if let Err(error) = published {
-            return self.requeue(delivery, settings.backoff_most, error).await;
+        if let Err(error) = self.call_queue(|| publish_traced(&*self.queue, &event)).await {
+            return self.requeue(delivery, backoff_most, error).await;
         }
         self.dead_letter(delivery, &reason).await;
         self.observer.step(Step::Refused(&reason), None, None);

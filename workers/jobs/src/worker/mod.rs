@@ -4,7 +4,9 @@
 //! A job: received -> accepted -> expanded, page by page -> (its items) -> results gathered -> finished -> event published.
 //! The process may crash between any two steps; the next worker continues from the state in the ledger.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tracing::{Instrument, Span};
@@ -32,6 +34,9 @@ pub use observer::{Observer, Step};
 pub use service::{Claimed, EndedJob, Page, RunContext, Service};
 pub use settings::WorkerSettings;
 pub use stop::Stop;
+
+/// Time for releasing claims and messages after the grace of a stopped worker.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Fault of this worker. It has released its items and must not continue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -74,7 +79,16 @@ impl<S: Service> Worker<S> {
         tasks.spawn(worker.clone().be_present());
         let aborting = tokio::spawn(worker.clone().abort_after_grace());
         let mut result = Ok(());
-        while let Some(ended) = tasks.join_next().await {
+        let mut overdue = pin!(worker.clone().release_overdue());
+        loop {
+            let ended = tokio::select! {
+                ended = tasks.join_next() => ended,
+                () = &mut overdue => {
+                    tracing::warn!("ledger or queue do not answer: unreleased claims end with their leases");
+                    None
+                }
+            };
+            let Some(ended) = ended else { break };
             let ended =
                 ended.unwrap_or_else(|panic| Err(WorkerFault(Failure::new("internal", panic.to_string()))));
             if ended.is_err() {
@@ -90,6 +104,12 @@ impl<S: Service> Worker<S> {
         self.stop.draining().await;
         tokio::time::sleep(self.settings.grace).await;
         self.stop.abort();
+    }
+
+    /// Ends when the time is up that ledger and queue have to take back the work of this worker.
+    async fn release_overdue(self: Arc<Self>) {
+        self.stop.aborted().await;
+        tokio::time::sleep(RELEASE_TIMEOUT).await;
     }
 
     /// Returns the routes of the items that this worker runs; `None` stands for the items of all workers.

@@ -117,21 +117,18 @@ impl<S: Service> Worker<S> {
             let written = self.call_service(|| self.service.write(claimed, result)).await;
             written.inspect_err(|stopped| trace::mark_failed(&stopped.failure.code))
         };
-        let end = writing.instrument(info_span!("write report")).await;
-        let end = end.map_err(without_report)?;
+        let end = writing.instrument(info_span!("write report")).await.map_err(without_report)?;
         let claim = &claimed.claim;
         self.observer.step(Step::ReportWritten, Some(&claim.job), Some(&claim.item));
         Ok(end)
     }
 }
 
-/// Stops an item whose report cannot be read or written. It has not ended, whatever has failed, unless it can never have a
-/// report.
+/// Stops an item whose report cannot be read or written. Without a report it has not ended, whatever has failed, unless no
+/// retry helps.
 fn without_report(stopped: Stopped) -> Stopped {
     match stopped.disposition {
-        Disposition::Fail => stopped,
-        Disposition::Retry(_) | Disposition::WorkerFault | Disposition::Cancelled => {
-            Stopped::retry_free(stopped.failure)
-        }
+        Disposition::Fail | Disposition::Cancelled => stopped,
+        Disposition::Retry(_) | Disposition::WorkerFault => Stopped::retry_free(stopped.failure),
     }
 }

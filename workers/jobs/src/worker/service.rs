@@ -102,8 +102,17 @@ impl RunContext {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     pub items: Vec<NewItem>,
-    /// Cursor of the next page; `None` after the last one.
-    pub next: Option<String>,
+    /// Place after this page, and whatever else the service keeps about the listing. The ledger keeps the cursor of the last
+    /// page too, unless it is empty.
+    pub cursor: String,
+    pub is_last: bool,
+}
+
+impl Page {
+    /// Returns a page with the cursor of the next one; `None` for the last page.
+    pub fn until(items: Vec<NewItem>, next: Option<String>) -> Self {
+        Self { items, is_last: next.is_none(), cursor: next.unwrap_or_default() }
+    }
 }
 
 /// Job whose items have all ended, or that failed before it had any.

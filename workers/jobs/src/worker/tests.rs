@@ -16,6 +16,7 @@ use crate::state::{ItemEnd, ItemState, JobState};
 use crate::trace::TraceContext;
 use crate::{Disposition, ItemId, RetryCost, Stopped};
 
+mod grace;
 mod messages;
 mod outbox;
 mod reports;
@@ -33,6 +34,16 @@ struct NoObserver;
 
 impl<R> Observer<R> for NoObserver {
     fn step(&self, _: Step<'_>, _: Option<&JobId>, _: Option<&ItemId>) {}
+}
+
+/// Result of storing the report of an item with this script, or the results of a job with this id.
+fn stored(name: &str) -> Result<(), Stopped> {
+    match name {
+        "unwritable" => Err(Stopped::fail(failure("bad_url"))),
+        "foreign" => Err(Stopped::fail(failure("foreign"))),
+        "unstored" => Err(Stopped::retry_free(failure("store_unavailable"))),
+        _ => Ok(()),
+    }
 }
 
 fn failure(code: &str) -> Failure {
@@ -87,7 +98,7 @@ impl Service for Scripted {
             message: name.split_once('-').unwrap().0.into(),
         };
         let next = (at + 1 < self.items.len()).then(|| (at + 1).to_string());
-        Ok(Page { items: names.iter().map(item).collect(), next })
+        Ok(Page::until(names.iter().map(item).collect(), next))
     }
 
     async fn find_report(&self, item: &Claimed<String>) -> Result<Option<ItemEnd>, Stopped> {
@@ -103,7 +114,7 @@ impl Service for Scripted {
         };
         let stopped = |disposition, code: &str| Err(Stopped::new(disposition, failure(code)));
         match item.item.as_str() {
-            "good" | "urgent" | "lost" | "foreign" => Ok(()),
+            "good" | "urgent" | "lost" | "foreign" | "unwritable" | "unstored" => Ok(()),
             "bad" => stopped(Disposition::Fail, "bad"),
             "once" if runs > 1 => Ok(()),
             "once" | "retry" => stopped(Disposition::Retry(RetryCost::Attempt), "away"),
@@ -119,14 +130,13 @@ impl Service for Scripted {
     }
 
     async fn write(&self, item: &Claimed<String>, result: Result<&(), &Failure>) -> Result<ItemEnd, Stopped> {
-        if item.item == "foreign" {
-            return Err(Stopped::fail(failure("foreign")));
-        }
+        stored(&item.item)?;
         let end = result.map_or_else(|reason| ItemEnd::Failed(reason.clone()), |()| ItemEnd::Succeeded);
         Ok(self.reports.lock().unwrap().entry(item.claim.item.to_string()).or_insert(end).clone())
     }
 
     async fn gather(&self, claim: &JobClaim) -> Result<(), Stopped> {
+        stored(claim.id.as_str())?;
         let lost = self.items.iter().flatten().filter(|name| name.starts_with("lost"));
         let lost = lost.map(|name| (ItemId::try_from((*name).to_owned()).unwrap(), failure("lost")));
         assert!(self.ledger.fail_succeeded_items(claim, &lost.collect::<Vec<_>>()).await.unwrap());

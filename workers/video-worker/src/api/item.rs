@@ -4,7 +4,7 @@ use flamingo::digest::sha256;
 use inference::analysis::AnalysisSpec;
 use inference::context::Priority;
 use jobs::message::parse;
-use jobs::{ItemId, JobId, Stopped};
+use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
 use super::{NoUnknownFields, json};
@@ -26,6 +26,9 @@ pub struct Item {
     /// ETag of the listed version; another version is rejected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
+    /// Reason for which the video is not read: the item fails with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Failure>,
     #[serde(flatten)]
     pub spec: AnalysisSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -11,12 +11,13 @@ use inference::context::Priority;
 use jobs::job::NewJob;
 use jobs::message::parse;
 use jobs::queue::{Lane, Message};
+use jobs::store::Store;
 use jobs::time::RequestTime;
 use jobs::trace::TraceContext;
 use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{ITEM_SCHEMA, Item, NoUnknownFields, json};
+use super::{ITEM_SCHEMA, Item, NoUnknownFields, json, longest_key};
 
 /// Schema version of [`JobMessage`].
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
@@ -128,7 +129,7 @@ impl JobMessage {
     }
 
     /// Returns the id of the job in the ledger.
-    fn id(&self) -> Result<JobId, Failure> {
+    pub(super) fn id(&self) -> Result<JobId, Failure> {
         match (&self.job_id, &self.idempotency_key) {
             (Some(id), _) => Ok(id.clone()),
             (None, Some(key)) => JobId::try_from(format!("key-{}", &sha256(key.as_bytes())[..32])),
@@ -157,6 +158,21 @@ impl JobMessage {
         })
     }
 
+    /// Checks that a store takes the results of the job.
+    ///
+    /// # Errors
+    /// `bad_request`: a key of the results may be too long.
+    pub fn check_store(&self, store: &Store) -> Result<(), Failure> {
+        let key = longest_key(&self.output, &self.id()?);
+        store.check_key_length(&key).map_err(|error| {
+            let text = format!(
+                "`output` has {} bytes; keys of its results may be too long: {error}",
+                self.output.len()
+            );
+            Failure::new("bad_request", text)
+        })
+    }
+
     /// Parses a job without a surrounding message; call [`check`](Self::check) on the result.
     ///
     /// # Errors
@@ -182,6 +198,7 @@ impl JobMessage {
             custom_id: None,
             video,
             etag: None,
+            refused: None,
             spec: self.spec.clone(),
             model: self.model.clone(),
             priority: self.priority,

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
+mod cursor;
 mod event;
+mod glob;
 mod item;
 mod job;
 mod manifest;
@@ -13,16 +15,18 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use cursor::PrefixCursor;
 pub use event::{EVENT_SCHEMA, ReplyProperties};
+pub use glob::InputGlob;
 pub use inference::context::Priority;
 pub use item::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item};
 pub use job::{Input, JOB_SCHEMA, JobMessage, lane};
 pub use manifest::{MANIFEST_SCHEMA, ManifestLine};
 pub use report::{
-    ErrorLine, InputInfo, ItemReport, MAX_REPORT_BYTES, REPORT_SCHEMA, job_folder, report_key, sheet_key,
+    ErrorLine, InputInfo, ItemReport, MAX_REPORT_BYTES, REPORT_SCHEMA, job_folder, longest_key, report_key,
+    sheet_key,
 };
 pub use unknown::NoUnknownFields;
-pub use validate::matcher;
 
 /// Serializes our own types, which cannot fail: their keys are strings.
 pub fn json(value: &impl Serialize) -> String {

@@ -124,6 +124,14 @@ pub fn job_folder(output: &str, job: &JobId) -> String {
     if output.is_empty() { job.to_string() } else { format!("{output}/{job}") }
 }
 
+/// Bytes of the longest item id.
+const LONGEST_ITEM: usize = 180;
+
+/// Returns a key as long as the longest one of a job's results.
+pub fn longest_key(output: &str, job: &JobId) -> String {
+    format!("{}/items/{}.json", job_folder(output, job), "x".repeat(LONGEST_ITEM))
+}
+
 /// Returns the key of the report of an item.
 pub fn report_key(output: &str, job: &JobId, item: &ItemId) -> String {
     format!("{}/items/{item}.json", job_folder(output, job))

@@ -115,3 +115,66 @@ fn item_messages_of_both_versions_are_accepted() {
     assert_eq!(stopped.disposition, Disposition::Retry(RetryCost::Free));
     assert_eq!(Item::parse(old).unwrap().item_id, ids.1);
 }
+
+#[test]
+fn requests_that_cannot_be_done_are_refused() {
+    let check = |change: &dyn Fn(&mut serde_json::Value), expected: Option<&str>| {
+        let mut job: serde_json::Value = serde_json::from_str(examples()[0]).unwrap();
+        change(&mut job);
+        let error = JobMessage::read(job.to_string().as_bytes()).unwrap().check().err();
+        let text = error.as_ref().map(|error| format!("{}: {error}", error.code));
+        match expected {
+            Some(expected) => assert!(text.as_ref().is_some_and(|text| text.contains(expected)), "{text:?}"),
+            None => assert_eq!(text, None),
+        }
+    };
+    for (queue, expected) in [
+        (String::new(), Some("bad_request: `reply_to` is empty, longer than 255 bytes")),
+        ("q".repeat(255), None),
+        ("q".repeat(256), Some("`reply_to` is empty, longer than 255 bytes")),
+        ("ö".repeat(128), Some("`reply_to` is empty, longer than 255 bytes")),
+        ("a\nb".into(), Some("or contains control characters")),
+        ("my answers.böx".into(), None),
+    ] {
+        check(&|job| job["reply_to"] = queue.clone().into(), expected);
+    }
+    for fps in [1e308, 10_000.5, 1e19] {
+        check(&|job| job["sampling"]["fps"]["fps"] = fps.into(), Some("at most 10000 frames per second"));
+    }
+    check(&|job| job["sampling"]["fps"]["fps"] = 10_000.into(), None);
+    for task in [
+        serde_json::json!({ "kind": "question", "question": "What\0?" }),
+        serde_json::json!({ "kind": "complete", "prompt": "<video>\0" }),
+        serde_json::json!({ "kind": "question", "question": "\0" }),
+    ] {
+        check(&|job| job["tasks"] = serde_json::json!([task]), Some("contains the character U+0000"));
+    }
+    check(&|job| job["tasks"][1]["question"] = "Two\nlines?".into(), None);
+}
+
+/// The longest key has the longest item id, and an `output` is refused for it, whatever its own names are.
+#[test]
+fn outputs_whose_keys_no_store_takes_are_refused() {
+    let longest = "x".repeat(180);
+    assert!(
+        jobs::ItemId::try_from(longest.clone()).is_ok() && jobs::ItemId::try_from(longest + "x").is_err()
+    );
+    let mut job = JobMessage::read(examples()[0].as_bytes()).unwrap();
+    let rest = longest_key("", job.job_id.as_ref().unwrap()).len() + 1;
+    for (bytes, accepted) in
+        [(1024 - rest, true), (1025 - rest, false), (1101, false), (981, false), (4000, false)]
+    {
+        job.output = "team/".repeat(bytes / 5) + &"t".repeat(bytes % 5);
+        if job.output.ends_with('/') {
+            job.output.replace_range(bytes - 1.., "t");
+        }
+        assert_eq!(job.output.len(), bytes);
+        let checked = job.check();
+        assert_eq!(checked.is_ok(), accepted, "{bytes} bytes: {checked:?}");
+        if let Err(error) = checked {
+            let text =
+                format!("`output` has {bytes} bytes: keys of its results may have more than 1024 bytes");
+            assert_eq!((error.code.as_str(), error.message), ("bad_request", text));
+        }
+    }
+}

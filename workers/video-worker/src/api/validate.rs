@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use flamingo::Task;
 use flamingo::prompt::Prompt;
-use globset::{GlobBuilder, GlobMatcher};
+use flamingo::video::FrameSampling;
 use jobs::message::MAX_MESSAGE;
 use jobs::time::RequestTime;
 use jobs::{Failure, ItemId};
 
-use super::{Input, JobMessage, json};
+use super::glob::InputGlob;
+use super::{Input, JobMessage, json, longest_key};
 use crate::inputs::Location;
 
 /// Reserve for fields that are added to a job later: its id.
@@ -20,6 +21,13 @@ const MAX_TASKS_BYTES: usize = 64 << 10;
 const MAX_TASKS: usize = 64;
 const MAX_FRAMES: usize = 4096;
 const MAX_METADATA: usize = 16;
+const MAX_NAME_BYTES: usize = 512;
+/// Maximum bytes of a key in S3.
+const MAX_KEY_BYTES: usize = 1024;
+/// Maximum bytes of a queue's name in AMQP.
+const MAX_QUEUE_NAME_BYTES: usize = 255;
+/// Maximum sampling rate, above that of any camera.
+const MAX_FPS: f64 = 10_000.0;
 
 impl JobMessage {
     /// Validates everything that needs no access to the inputs.
@@ -28,29 +36,8 @@ impl JobMessage {
         if self.job_id.is_none() && self.idempotency_key.is_none() {
             return bad("a job needs a `job_id` or an `idempotency_key`".into());
         }
-        let strings = self.metadata.iter().flat_map(|(k, v)| [("metadata", k), ("metadata", v)]);
-        let optional = [
-            ("idempotency_key", &self.idempotency_key),
-            ("reply_to", &self.reply_to),
-            ("correlation_id", &self.correlation_id),
-            ("model", &self.model),
-        ];
-        let strings = strings.chain(optional.into_iter().filter_map(|(name, s)| Some((name, s.as_ref()?))));
-        let invalid = |s: &String| s.is_empty() || s.len() > 512 || s.chars().any(char::is_control);
-        if let Some((name, _)) = { strings }.find(|(_, s)| invalid(s)) {
-            return bad(format!("`{name}` is empty, longer than 512 bytes, or contains control characters"));
-        }
-        if self.metadata.len() > MAX_METADATA {
-            return bad(format!("`metadata` has more than {MAX_METADATA} entries"));
-        }
-        if self.output.split('/').any(|part| ItemId::try_from(part.to_owned()).is_err())
-            && !self.output.is_empty()
-        {
-            return bad(format!(
-                "`output` {:?} is not a path of plain names such as `team/captions`",
-                self.output
-            ));
-        }
+        self.check_texts()?;
+        self.check_output()?;
         if self.spec.window.is_some_and(|s| !(s.is_finite() && s >= 0.001)) {
             return bad("`window` is shorter than a millisecond".into());
         }
@@ -62,6 +49,7 @@ impl JobMessage {
         {
             return bad(format!("`deadline` {end} is not after `not_before` {begin}"));
         }
+        check_rate(&self.spec.sampling)?;
         self.spec.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         self.spec.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         check_tasks(&self.spec.tasks)?;
@@ -89,6 +77,49 @@ fn is_never(begin: RequestTime, end: RequestTime) -> bool {
     }
 }
 
+impl JobMessage {
+    fn check_texts(&self) -> Result<(), Failure> {
+        let bad = |text: String| Err(Failure::new("bad_request", text));
+        let strings = self.metadata.iter().flat_map(|(k, v)| [("metadata", k), ("metadata", v)]);
+        let optional = [
+            ("idempotency_key", &self.idempotency_key, MAX_NAME_BYTES),
+            ("reply_to", &self.reply_to, MAX_QUEUE_NAME_BYTES),
+            ("correlation_id", &self.correlation_id, MAX_NAME_BYTES),
+            ("model", &self.model, MAX_NAME_BYTES),
+        ];
+        let strings = strings.map(|(name, s)| (name, s, MAX_NAME_BYTES));
+        let strings =
+            strings.chain(optional.into_iter().filter_map(|(name, s, max)| Some((name, s.as_ref()?, max))));
+        let invalid = |s: &String, max| s.is_empty() || s.len() > max || s.chars().any(char::is_control);
+        if let Some((name, _, max)) = { strings }.find(|(_, s, max)| invalid(s, *max)) {
+            return bad(format!(
+                "`{name}` is empty, longer than {max} bytes, or contains control characters"
+            ));
+        }
+        if self.metadata.len() > MAX_METADATA {
+            return bad(format!("`metadata` has more than {MAX_METADATA} entries"));
+        }
+        Ok(())
+    }
+
+    fn check_output(&self) -> Result<(), Failure> {
+        let bad = |text: String| Err(Failure::new("bad_request", text));
+        if self.output.split('/').any(|part| ItemId::try_from(part.to_owned()).is_err())
+            && !self.output.is_empty()
+        {
+            return bad(format!(
+                "`output` {:?} is not a path of plain names such as `team/captions`",
+                self.output
+            ));
+        }
+        if longest_key(&self.output, &self.id()?).len() > MAX_KEY_BYTES {
+            let text = format!("keys of its results may have more than {MAX_KEY_BYTES} bytes");
+            return bad(format!("`output` has {} bytes: {text}", self.output.len()));
+        }
+        Ok(())
+    }
+}
+
 impl Input {
     fn check(&self) -> Result<(), Failure> {
         let bad = |text: &str| Err(Failure::new("bad_request", text));
@@ -106,10 +137,20 @@ impl Input {
             }
             Input::Prefix { url, glob } => {
                 Location::parse(url)?;
-                matcher(glob).map(|_| ())
+                InputGlob::new(glob).map(|_| ())
             }
             Input::UnfinishedOf(_) => Ok(()),
         }
+    }
+}
+
+fn check_rate(sampling: &FrameSampling) -> Result<(), Failure> {
+    match sampling {
+        FrameSampling::Fps { fps, .. } if *fps > MAX_FPS => {
+            let text = format!("`fps` is {fps:e}, and at most {MAX_FPS} frames per second are sampled");
+            Err(Failure::new("bad_request", text))
+        }
+        FrameSampling::Fps { .. } | FrameSampling::Uniform { .. } => Ok(()),
     }
 }
 
@@ -130,15 +171,13 @@ pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
             }
             Task::Complete { prompt } => prompt,
         };
+        // Neither a tokenizer nor a database takes it.
+        if text.contains('\0') {
+            return bad("a question or prompt contains the character U+0000".into());
+        }
         if text.trim().is_empty() || text.len() > MAX_TEXT_BYTES {
             return bad(format!("a question or prompt is empty or longer than {MAX_TEXT_BYTES} bytes"));
         }
     }
     Ok(())
-}
-
-/// Compiles a glob: `*` does not cross folders, `**` does.
-pub fn matcher(glob: &str) -> Result<GlobMatcher, Failure> {
-    let glob = GlobBuilder::new(glob).literal_separator(true).build();
-    Ok(glob.map_err(|e| Failure::new("bad_request", e.to_string()))?.compile_matcher())
 }

@@ -1,8 +1,9 @@
 //! Locations of videos: `s3://bucket/key`, `file:///path`, or a path.
 
 use std::fmt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, PathBuf};
 
+use inference::listing::parse_file_url;
 use jobs::Failure;
 use jobs::secret_url::SecretUrl;
 
@@ -14,39 +15,45 @@ pub enum Location {
 }
 
 impl Location {
-    /// Parses a location.
+    /// Parses a location: `s3://bucket/key`, a `file://` URL, or a path. Only `file://` URLs are percent-decoded.
     ///
     /// # Errors
-    /// `bad_location`: another scheme, no bucket, or a path with `..`.
+    /// `bad_location`: another scheme, no bucket, another host, or a path with `..`.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         // The text may contain an access key and a secret before the bucket.
         let shown = if text.contains("://") { SecretUrl::new(text).to_string() } else { text.to_owned() };
         let shown: String = shown.chars().take(200).collect();
         let bad = |why: &str| Err(Failure::new("bad_location", format!("{shown:?}: {why}")));
-        let (scheme, rest) = match text.split_once("://") {
-            Some((scheme, rest)) => (scheme, rest),
-            None => ("file", text),
-        };
-        if text.len() > 4096 || text.chars().any(char::is_control) || rest.is_empty() {
+        if text.is_empty() || text.len() > 4096 || text.chars().any(char::is_control) {
             return bad("not a location of a video");
         }
-        match scheme {
-            "s3" => {
-                let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
-                if bucket.is_empty() || bucket.contains(['@', '?', ':']) {
-                    return bad("the name of the bucket is not valid");
-                }
-                if key.split('/').any(|part| part == ".." || part == ".") {
-                    return bad("a key must not contain `..` or `.`");
-                }
-                Ok(Location::S3 { bucket: bucket.into(), key: key.into() })
-            }
-            "file" if Path::new(rest).components().any(|c| c == Component::ParentDir) => {
-                bad("a path must not contain `..`")
-            }
-            "file" => Ok(Location::Local(rest.into())),
-            _ => bad("videos are read from s3:// and from files"),
+        let path = match (parse_file_url(text), text.split_once("://")) {
+            (Some(path), _) => match path {
+                Ok(path) => path,
+                Err(why) => return bad(&why.to_string()),
+            },
+            (None, None) => PathBuf::from(text),
+            (None, Some(("s3", rest))) => return Self::parse_s3(rest).or_else(bad),
+            (None, Some(_)) => return bad("videos are read from s3:// and from files"),
+        };
+        if path.as_os_str().is_empty() {
+            return bad("not a location of a video");
         }
+        if path.components().any(|part| part == Component::ParentDir) {
+            return bad("a path must not contain `..`");
+        }
+        Ok(Location::Local(path))
+    }
+
+    fn parse_s3(rest: &str) -> Result<Self, &'static str> {
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() || bucket.contains(['@', '?', ':']) {
+            return Err("the name of the bucket is not valid");
+        }
+        if key.split('/').any(|part| part == ".." || part == ".") {
+            return Err("a key must not contain `..` or `.`");
+        }
+        Ok(Location::S3 { bucket: bucket.into(), key: key.into() })
     }
 
     /// Whether the location is within one of the allowed buckets, prefixes and folders. Only whole path segments match.
@@ -84,6 +91,10 @@ mod tests {
             ("s3://bucket", "s3://bucket/"),
             ("file:///videos/a.mp4", "/videos/a.mp4"),
             ("clips/a.mp4", "clips/a.mp4"),
+            ("file:///my%20videos/50%25.mp4", "/my videos/50%.mp4"),
+            ("file://localhost/videos/a.mp4", "/videos/a.mp4"),
+            ("my%20videos/a.mp4", "my%20videos/a.mp4"),
+            ("s3://bucket/a%20b.mp4", "s3://bucket/a%20b.mp4"),
         ] {
             assert_eq!(Location::parse(text).unwrap().to_string(), shown);
         }
@@ -97,6 +108,12 @@ mod tests {
             "concat:a|b://x",
             "clips/../../etc/passwd",
             "file:///a/../b",
+            "file:///a/%2e%2e/b",
+            "file:///a%2f..%2fb",
+            "file:///a%00b",
+            "file://server/share/a.mp4",
+            "file://",
+            "file://localhost",
             "a\nb",
         ] {
             let error = Location::parse(text).unwrap_err();

@@ -16,7 +16,7 @@ mod location;
 mod temp_file;
 
 pub use download::Fetched;
-pub use list::ListedObject;
+pub use list::{EntryKind, PrefixEntry, PrefixPage};
 pub use location::Location;
 pub use temp_file::remove_abandoned_files;
 
@@ -93,26 +93,21 @@ impl Inputs {
 
     /// Rejects paths whose symbolic links lead out of the allowed folders.
     fn check_links(&self, path: &Path) -> Result<(), FetchError> {
-        if self.allow.is_empty() {
-            return Ok(());
-        }
+        let Some(places) = self.real_places() else { return Ok(()) };
         let real = std::fs::canonicalize(path).map_err(|_| not_found(&Location::Local(path.into())))?;
-        let real_places = self.allow.iter().filter_map(|place| match place {
-            Location::Local(folder) => Some(Location::Local(std::fs::canonicalize(folder).ok()?)),
-            Location::S3 { .. } => None,
-        });
-        if Location::Local(real).is_within(&real_places.collect::<Vec<_>>()) {
+        if is_within(&real, &places) {
             return Ok(());
         }
         Err(FetchError::NotAllowed(Location::Local(path.into())))
     }
 
-    fn folder(&self, path: &Path) -> Result<Store, FetchError> {
-        self.check_links(path)?;
-        if !path.is_dir() {
-            return Err(not_found(&Location::Local(path.into())).into());
-        }
-        Ok(Store::open(&format!("file://{}", path.display()), &self.settings)?)
+    /// Returns the allowed folders without links; `None`: every folder is allowed.
+    fn real_places(&self) -> Option<Vec<PathBuf>> {
+        let folder = |place: &Location| match place {
+            Location::Local(folder) => std::fs::canonicalize(folder).ok(),
+            Location::S3 { .. } => None,
+        };
+        (!self.allow.is_empty()).then(|| self.allow.iter().filter_map(folder).collect())
     }
 
     fn bucket(&self, bucket: &str) -> Result<Store, FetchError> {
@@ -124,6 +119,11 @@ impl Inputs {
         buckets.insert(bucket.to_owned(), store.clone());
         Ok(store)
     }
+}
+
+/// Whether a path without links lies in one of the folders.
+fn is_within(real: &Path, folders: &[PathBuf]) -> bool {
+    folders.iter().any(|folder| real.starts_with(folder))
 }
 
 fn not_found(location: &Location) -> StoreError {

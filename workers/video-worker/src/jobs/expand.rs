@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use flamingo::digest::sha256;
 use inference::analysis::AnalysisSpec;
+use inference::listing::{SkipReason, Skipped};
 use jobs::job::NewItem;
 use jobs::ledger::{JobRecord, Ledger};
 use jobs::queue::{Address, Route};
@@ -12,11 +13,14 @@ use jobs::{Failure, ItemId, JobId, Stopped};
 
 use super::ServiceLimits;
 use super::retry_policy::listing_stopped;
-use crate::api::{Input, Item, JobMessage, ManifestLine, json as to_json, lane, matcher};
-use crate::inputs::{Inputs, ListedObject, Location};
+use crate::api::{Input, InputGlob, Item, JobMessage, ManifestLine, PrefixCursor, json as to_json, lane};
+use crate::inputs::{EntryKind, Inputs, Location, PrefixEntry};
 
 /// Items per page of an input list that is read whole for each page.
 const LIST_PAGE: usize = 10_000;
+
+/// Bytes before the text of files that some editors write.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Lists the inputs of jobs.
 pub struct Listing<'a> {
@@ -78,7 +82,7 @@ impl Listing<'_> {
             Ok(new_item(&Item { job_id, output, etag: None, priority: job.priority, ..earlier_item }))
         };
         let items = rows.iter().map(|(_, row)| item(row)).collect::<Result<_, Stopped>>()?;
-        Ok(Page { items, next })
+        Ok(Page::until(items, next))
     }
 
     fn list(
@@ -104,15 +108,42 @@ impl Listing<'_> {
         cursor: Option<&str>,
     ) -> Result<Page, Stopped> {
         let prefix = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
-        let matcher = matcher(glob).map_err(Stopped::fail)?;
-        let (found, next) =
-            self.inputs.page(&prefix, cursor, self.limits.page).await.map_err(|e| listing_stopped(&e))?;
-        let matching = found.into_iter().filter(|found| matcher.is_match(&found.name));
-        let items = matching.map(|ListedObject { name, location, etag }| {
-            let item = job.item(&record.id, item_id(&name), location.to_string());
-            new_item(&Item { etag, ..item })
-        });
-        Ok(Page { items: items.collect(), next })
+        let glob = InputGlob::new(glob).map_err(Stopped::fail)?;
+        let PrefixCursor { after, is_complete, mut skipped } = PrefixCursor::parse(cursor);
+        if is_complete {
+            return Ok(Page {
+                items: Vec::new(),
+                cursor: cursor.unwrap_or_default().to_owned(),
+                is_last: true,
+            });
+        }
+        let page = self.inputs.page(&prefix, after.as_deref(), self.limits.page).await;
+        let page = page.map_err(|e| listing_stopped(&e))?;
+        let mut items = Vec::new();
+        for PrefixEntry { name, kind } in page.entries {
+            let item = |video: String| job.item(&record.id, item_id(&name), video);
+            let item = match kind {
+                EntryKind::Skipped(reason) => Err(reason),
+                EntryKind::UnreadableFolder { url, reason } => {
+                    Ok(Item { refused: Some(reason), ..item(url) })
+                }
+                EntryKind::Input { .. } | EntryKind::BadName { .. } if !glob.is_match(&name) => {
+                    Err(SkipReason::NotMatched)
+                }
+                EntryKind::Input { location, etag } => Ok(Item { etag, ..item(location.to_string()) }),
+                EntryKind::BadName { url, reason } => Ok(Item { refused: Some(reason), ..item(url) }),
+            };
+            match item {
+                Ok(item) => items.push(new_item(&item)),
+                Err(reason) => {
+                    tracing::debug!(job = %record.id, %reason, name, "left out");
+                    skipped.add(reason);
+                }
+            }
+        }
+        let is_last = page.next.is_none();
+        let cursor = to_json(&PrefixCursor { after: page.next, is_complete: is_last, skipped });
+        Ok(Page { items, cursor, is_last })
     }
 
     /// Lists a manifest. All of it is validated before the first item exists.
@@ -139,8 +170,19 @@ impl Listing<'_> {
             None => None,
         };
         let lines = manifest_items(self.inputs, job, &record.id, &location, &bytes)?;
-        let Page { items, next } = slice(lines, place);
-        Ok(Page { items, next: next.map(|place| format!("{place} {version}")) })
+        let Page { items, cursor, is_last } = slice(lines, place);
+        let cursor = if is_last { cursor } else { format!("{cursor} {version}") };
+        Ok(Page { items, cursor, is_last })
+    }
+}
+
+/// Returns the numbers of files and objects that the listing of a job has left out so far.
+pub fn skipped(record: &JobRecord) -> Skipped {
+    match JobMessage::from_ledger(&record.message) {
+        Ok(JobMessage { input: Input::Prefix { .. }, .. }) => {
+            PrefixCursor::parse(record.cursor.as_deref()).skipped
+        }
+        Ok(_) | Err(_) => Skipped::default(),
     }
 }
 
@@ -157,6 +199,7 @@ pub fn manifest_items(
 ) -> Result<Vec<Item>, Stopped> {
     let mut ids = HashSet::new();
     let mut items = Vec::new();
+    let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
     for (n, line) in (1..).zip(bytes.split(|b| *b == b'\n')) {
         if line.trim_ascii().is_empty() {
             continue;
@@ -225,5 +268,71 @@ fn slice(items: Vec<Item>, cursor: Option<&str>) -> Page {
     let start: usize = cursor.and_then(|text| text.parse().ok()).unwrap_or(0);
     let end = start.saturating_add(LIST_PAGE).min(items.len());
     let next = (end < items.len()).then(|| end.to_string());
-    Page { items: items.iter().skip(start).take(LIST_PAGE).map(new_item).collect(), next }
+    Page::until(items.iter().skip(start).take(LIST_PAGE).map(new_item).collect(), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jobs::ledger::LedgerSettings;
+    use jobs::secret_url::SecretUrl;
+    use jobs::store::StoreSettings;
+
+    use super::*;
+    use crate::admission::Budget;
+    use crate::inputs::Disk;
+
+    /// A worker that dies after the last page leaves its cursor: the next worker counts nothing twice.
+    #[tokio::test]
+    async fn each_file_is_counted_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.mp4", ".b.mp4", "c/.d.mp4", "c/e.mp4", "f.txt", "g.mp4.part", "h.MP4"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let url = SecretUrl::new("sqlite::memory:");
+        let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
+        ledger.migrate().await.unwrap();
+        let message = format!(
+            r#"{{"schema": "flamingo.job/1", "job_id": "job", "tasks": [{{"kind": "caption"}}],
+                "input": {{"prefix": {{"url": "{}", "glob": "**/*.mp4"}}}}}}"#,
+            folder.path().display()
+        );
+        let job = JobMessage::read(message.as_bytes()).unwrap();
+        ledger.accept(&job.to_new().unwrap(), 0).await.unwrap();
+        let mut record = ledger.job(&job.job_id.unwrap()).await.unwrap().unwrap();
+
+        let unlimited = || Budget::new(0);
+        let disk = Disk { folder: std::env::temp_dir(), room: unlimited(), timeout: Duration::ZERO };
+        let inputs = Inputs::new(Vec::new(), StoreSettings::default(), disk);
+        let limits = ServiceLimits {
+            page: 2,
+            max_manifest_bytes: 0,
+            memory: unlimited(),
+            frame_bytes: 0,
+            retry_timeout: Duration::ZERO,
+        };
+        let listing = Listing { inputs: &inputs, ledger: &ledger, limits: &limits };
+        let mut names = Vec::new();
+        loop {
+            let page = listing.page(&record, record.cursor.as_deref()).await.unwrap();
+            names.extend(page.items.into_iter().map(|item| item.id.to_string()));
+            record.cursor = Some(page.cursor);
+            if page.is_last {
+                break;
+            }
+        }
+        assert_eq!(names, ["a.mp4".to_owned(), item_id("c/e.mp4").to_string(), "h.MP4".to_owned()]);
+        let counted = serde_json::to_string(&skipped(&record)).unwrap();
+        assert_eq!(counted, r#"{"hidden":2,"side_file":1,"not_matched":1}"#);
+        let again = listing.page(&record, record.cursor.as_deref()).await.unwrap();
+        assert!(again.is_last && again.items.is_empty());
+        record.cursor = Some(again.cursor);
+        assert_eq!(serde_json::to_string(&skipped(&record)).unwrap(), counted);
+        // The cursor of an older build was a key.
+        let page = listing.page(&record, Some("c/e.mp4")).await.unwrap();
+        assert_eq!(page.items[0].id.as_str(), "a.mp4");
+    }
 }

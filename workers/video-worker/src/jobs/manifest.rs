@@ -11,6 +11,7 @@ use jobs::worker::EndedJob;
 use serde_json::{Map, Value, json};
 
 use super::Outputs;
+use super::expand::skipped;
 use super::retry_policy::manifest_stopped;
 use crate::api::{JobMessage, MANIFEST_SCHEMA, job_folder};
 
@@ -158,6 +159,7 @@ fn manifest(
         "counts": {
             "total": counts.total, "succeeded": counts.succeeded, "failed": counts.failed, "cancelled": counts.cancelled,
         },
+        "skipped": skipped(record),
         "listing": if record.is_listed() { "complete" } else { "incomplete" },
         "states": entered.collect::<Map<_, _>>(),
         "ended_at": timestamp(ended_at),

@@ -88,6 +88,9 @@ impl Service for VideoService {
 
     async fn expand(&self, job: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
         let Self { inputs, outputs, limits, .. } = self;
+        // The store of the submitter may have been another one.
+        let message = JobMessage::from_ledger(&job.message).map_err(Stopped::fail)?;
+        message.check_store(&outputs.store).map_err(Stopped::fail)?;
         if cursor.is_none() {
             outputs.may_write(job).await?;
         }

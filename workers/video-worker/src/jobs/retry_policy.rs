@@ -101,9 +101,19 @@ pub fn other_model(failure: Failure) -> Stopped {
     Stopped::new(ATTEMPT, failure)
 }
 
-/// Stops a step that the store has failed. Every store error is transient: finished work is not thrown away.
+/// Stops a step that the store has failed. Finished work is not thrown away: credentials and buckets come back, too. Only what
+/// no store takes, or this store never, is permanent.
 pub fn store_stopped(error: &StoreError) -> Stopped {
-    Stopped::new(FREE, Failure::new(error.code(), error.to_string()))
+    let disposition = match error {
+        StoreError::BadUrl { .. } | StoreError::Unsupported { .. } => Disposition::Fail,
+        StoreError::NotFound { .. }
+        | StoreError::Forbidden { .. }
+        | StoreError::TooLarge { .. }
+        | StoreError::Changed { .. }
+        | StoreError::Unavailable { .. }
+        | StoreError::Io { .. } => FREE,
+    };
+    Stopped::new(disposition, Failure::new(error.code(), error.to_string()))
 }
 
 /// Stops an item whose report cannot be read or stored. An object in its place stays there, so a repetition is useless.

@@ -55,6 +55,9 @@ impl VideoService {
         running: &RunContext,
     ) -> Result<ItemReport, Stopped> {
         let Claimed { claim, item } = claimed;
+        if let Some(reason) = &item.refused {
+            return Err(Stopped::fail(reason.clone()));
+        }
         self.check_model(item)?;
         let memory = admission::estimate(&item.spec, &self.decoder.limits, self.limits.frame_bytes);
         // Before the download.

@@ -4,18 +4,22 @@
 //! consumer waits for ever.
 
 use std::str::FromStr;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties};
+use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus};
 use tokio::sync::Mutex;
 
 use super::call::bounded;
 use super::topology::{Topology, topology};
 use super::{QueueError, RabbitSettings};
 use crate::secret_url::SecretUrl;
+
+/// Interval of checks whether the broker has blocked a connection.
+const BLOCKED_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Connection to the broker, with the topology declared on it.
 pub(super) struct Link {
@@ -29,6 +33,8 @@ pub(super) struct Link {
     opened: AtomicU64,
     declared: AtomicBool,
     connection: Mutex<Option<Connection>>,
+    /// Status of the last connection.
+    status: std::sync::Mutex<Option<ConnectionStatus>>,
 }
 
 impl Link {
@@ -44,6 +50,7 @@ impl Link {
             opened: AtomicU64::new(0),
             declared: AtomicBool::new(false),
             connection: Mutex::default(),
+            status: std::sync::Mutex::default(),
         })
     }
 
@@ -95,6 +102,19 @@ impl Link {
         }
     }
 
+    /// Whether the broker has blocked the connection: it is short of memory or disk and takes no messages.
+    pub(super) fn is_blocked(&self) -> bool {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.as_ref().is_some_and(|status| status.connected() && status.blocked())
+    }
+
+    /// Waits until the broker blocks the connection.
+    pub(super) async fn blocked(&self) {
+        while !self.is_blocked() {
+            tokio::time::sleep(BLOCKED_INTERVAL).await;
+        }
+    }
+
     /// Checks that everything exists.
     pub(super) async fn check(&self) -> Result<(), QueueError> {
         let channel = self.channel().await?;
@@ -127,6 +147,7 @@ impl Link {
         let connecting = Connection::connect_uri(self.uri.clone(), properties);
         let what = format!("connecting to {}", self.shown);
         let connection = bounded(self.connect_timeout, what, connecting).await?;
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.status().clone());
         if self.opened.fetch_add(1, Ordering::Relaxed) > 0 {
             tracing::info!(role = self.role, "connected to the queue again");
         }

@@ -70,7 +70,15 @@ impl Publisher {
         body: &[u8],
         properties: BasicProperties,
     ) -> Result<Sent, QueueError> {
-        match tokio::time::timeout(self.timeout, self.try_publish(to, body, properties)).await {
+        let publishing = tokio::time::timeout(self.timeout, self.try_publish(to, body, properties));
+        let done = tokio::select! {
+            done = publishing => done,
+            // The broker may unblock the connection later, so it stays open.
+            () = self.link.blocked() => return Err(QueueError(
+                "the broker takes no messages now, because it is short of memory or disk (connection.blocked)".to_owned(),
+            )),
+        };
+        match done {
             Ok(done) => done,
             Err(_) => {
                 self.idle().clear();
