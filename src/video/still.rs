@@ -1,11 +1,14 @@
 //! Images as videos of one frame.
 
+mod jpeg;
+
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
+use self::jpeg::Jpeg;
 use super::VideoLimits;
 use crate::error::VideoError;
 
@@ -16,23 +19,56 @@ pub(super) fn read(
     path: &Path,
     limits: &VideoLimits,
 ) -> Result<RgbImage, VideoError> {
-    let malformed = |e: image::ImageError| VideoError::Malformed {
-        path: path.into(),
-        container: format!("{format:?}").to_uppercase(),
-        reason: e.to_string(),
-    };
-    let io = |source| VideoError::Io { path: path.into(), source };
+    let source = Source { format, path, limits };
     let mut file = file;
-    file.rewind().map_err(io)?;
-    let mut reader = ImageReader::with_format(BufReader::new(file), format);
-    reader.limits(allocation(limits));
-    let mut decoder = reader.into_decoder().map_err(malformed)?;
-    let (width, height) = decoder.dimensions();
-    limits.check_pixels(path, width, height)?;
-    let orientation = decoder.orientation().map_err(malformed)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(malformed)?;
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    file.rewind().map_err(|e| source.io(e))?;
+    if format == ImageFormat::Jpeg { source.read_jpeg(file) } else { source.decode(BufReader::new(file)) }
+        .map(DynamicImage::into_rgb8)
+}
+
+/// An image file: its format, its name for errors, and its limits.
+struct Source<'a> {
+    format: ImageFormat,
+    path: &'a Path,
+    limits: &'a VideoLimits,
+}
+
+impl Source<'_> {
+    fn decode(&self, bytes: impl BufRead + Seek) -> Result<DynamicImage, VideoError> {
+        let malformed = |e: ImageError| self.malformed(e.to_string());
+        let mut reader = ImageReader::with_format(bytes, self.format);
+        reader.limits(allocation(self.limits));
+        let mut decoder = reader.into_decoder().map_err(malformed)?;
+        let (width, height) = decoder.dimensions();
+        self.limits.check_pixels(self.path, width, height)?;
+        let orientation = decoder.orientation().map_err(malformed)?;
+        let mut image = DynamicImage::from_decoder(decoder).map_err(malformed)?;
+        image.apply_orientation(orientation);
+        Ok(image)
+    }
+
+    /// Decodes a JPEG. The decoders of all other formats report missing data themselves.
+    fn read_jpeg(&self, mut file: &File) -> Result<DynamicImage, VideoError> {
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(|e| self.io(e))?;
+        let jpeg = Jpeg::new(bytes);
+        let image = self.decode(Cursor::new(jpeg.whole()))?;
+        // An error of the second pass is also an effect of the noise.
+        let noisy = self.decode(Cursor::new(jpeg.with_noise())).ok();
+        if jpeg.has_all_scans() && noisy.as_ref() == Some(&image) {
+            return Ok(image);
+        }
+        Err(self.malformed("its data end before the picture is complete".into()))
+    }
+
+    fn malformed(&self, reason: String) -> VideoError {
+        let container = format!("{:?}", self.format).to_uppercase();
+        VideoError::Malformed { path: self.path.into(), container, reason }
+    }
+
+    fn io(&self, source: std::io::Error) -> VideoError {
+        VideoError::Io { path: self.path.into(), source }
+    }
 }
 
 /// Allocation limit of the image decoder. The dimensions have a separate check and error; this bounds the

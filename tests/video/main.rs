@@ -2,6 +2,7 @@
 //! files.
 
 mod contract;
+mod cut_images;
 mod equality;
 mod images;
 mod limits;
