@@ -21,7 +21,9 @@ mod limits;
 mod orientation;
 mod sampling;
 mod sniff;
+mod alpha;
 mod still;
+mod avif;
 
 #[cfg(any(feature = "video", feature = "fuzzing"))]
 mod bitstream;
@@ -30,7 +32,13 @@ mod plan;
 #[cfg(any(feature = "video", feature = "fuzzing"))]
 mod times;
 #[cfg(feature = "video")]
+mod stretch;
+#[cfg(feature = "video")]
+mod tone;
+#[cfg(feature = "video")]
 mod yuv;
+#[cfg(feature = "video")]
+mod deep;
 
 #[cfg(feature = "video")]
 mod decode;
@@ -45,7 +53,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
 pub use limits::VideoLimits;
@@ -61,7 +69,7 @@ pub struct Frame {
     pub pts: f64,
     /// The sampled moments at which a player shows the picture.
     pub moments: Moments,
-    /// The pixels as a player shows them (rotation applied), at their native size.
+    /// The pixels as a player shows them (`docs/inputs.md`), at their native size.
     pub image: RgbImage,
 }
 
@@ -75,13 +83,14 @@ impl Frame {
 /// Facts about a video that the packet scan found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
-    /// `mov`, `matroska`, `mpegts`, `avi`, or an image format: `png`, `jpeg`, `gif`, `webp`.
+    /// `mov`, `matroska`, `mpegts`, `avi`, `mjpeg` (a motion JPEG without a container), or an
+    /// image format: `png`, `jpeg`, `gif`, `webp`, `bmp`, `tiff`, `avif`.
     pub container: String,
     /// FFmpeg's name of the codec; for an image the format again.
     pub codec: String,
-    /// Width of the first frame after rotation, in pixels.
+    /// Width of the first frame as it is shown (with square pixels, after rotation), in pixels.
     pub width: u32,
-    /// Height of the first frame after rotation, in pixels.
+    /// Height of the first frame as it is shown, in pixels.
     pub height: u32,
     /// Rotation and mirroring from a decoded picture to the picture that a player shows.
     pub orientation: Orientation,
@@ -94,6 +103,10 @@ pub struct VideoInfo {
     pub average_fps: f64,
     /// Time of the first presented frame according to the container, in seconds. May be negative.
     pub start_pts: f64,
+    /// FFmpeg's name of the transfer function, if the video names one: `bt709`, or `smpte2084` (PQ) and
+    /// `arib-std-b67` (HLG), which are converted to BT.709.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<String>,
 }
 
 /// A defect of a video, or an effect of the sampling, that did not prevent reading frames. The report carries
@@ -116,6 +129,11 @@ pub enum Warning {
         /// Number of refused packets.
         packets: u64,
     },
+    /// Parts of some frames are missing in the file, and the decoder invented them.
+    DamagedFrames {
+        /// Number of such frames among the returned ones.
+        frames: usize,
+    },
     /// The last frames of the sampling could not be decoded.
     MissingFrames {
         /// Number of moments without a frame.
@@ -127,6 +145,8 @@ pub enum Warning {
         /// The moment, in seconds.
         from: f64,
     },
+    /// The picture has transparent parts, and the decoder gives their colours only.
+    AlphaIgnored,
     /// `max_frames` of the sampling removed moments.
     LeftOut {
         /// Number of removed moments.
@@ -186,8 +206,14 @@ impl fmt::Display for Warning {
                 f.write_str("the container gives no times for some frames; they were derived by decoding")
             }
             Warning::DecodeErrors { packets } => write!(f, "{packets} packets did not decode"),
+            Warning::DamagedFrames { frames } => {
+                write!(f, "parts of {frames} frames are missing in the file")
+            }
             Warning::MissingFrames { frames } => write!(f, "{frames} sampled frames did not decode"),
             Warning::FullDecode { from } => write!(f, "every frame from {from:.3} s on had to be decoded"),
+            Warning::AlphaIgnored => {
+                f.write_str("transparency is ignored, because the decoder does not return it")
+            }
             Warning::LeftOut { frames } => write!(f, "{frames} more frames were left out by max_frames"),
             Warning::WrongTime { at, by } => {
                 write!(f, "the frame at {at:.3} s had a wrong time, which was changed by {by:+.3} s")
@@ -229,7 +255,10 @@ pub struct Video {
 }
 
 enum VideoMedia {
-    Still(Arc<RgbImage>),
+    Still {
+        image: Arc<RgbImage>,
+        warnings: Vec<Warning>,
+    },
     #[cfg(feature = "video")]
     Stream(Box<decode::Stream>),
 }
@@ -264,9 +293,12 @@ impl Video {
             return Err(VideoError::TooManyBytes { path, found: length, allowed: limits.max_bytes });
         }
         match sniff::sniff(&head) {
+            sniff::FileKind::Image(ImageFormat::Avif) => avif::read(file, path, (length, &head), limits),
+            sniff::FileKind::Image(ImageFormat::Jpeg) if still::is_motion_jpeg(&file) => {
+                stream(file, path, "mjpeg", (length, None), limits)
+            }
             sniff::FileKind::Image(format) => {
-                let image = still::read(&file, format, &path, limits)?;
-                Ok(Video { info: still_info(format, &image), media: VideoMedia::Still(Arc::new(image)) })
+                Ok(Video::still(format, still::read(&file, format, &path, limits)?, Vec::new()))
             }
             sniff::FileKind::Video(container) => {
                 stream(file, path, container, (length, sniff::declared_length(&head)), limits)
@@ -278,6 +310,11 @@ impl Video {
                 Err(VideoError::UnknownContainer { path, found: found.into() })
             }
         }
+    }
+
+    fn still(format: ImageFormat, image: RgbImage, warnings: Vec<Warning>) -> Video {
+        let info = still_info(format, &image);
+        Video { info, media: VideoMedia::Still { image: Arc::new(image), warnings } }
     }
 
     /// Facts about the video from the packet scan.
@@ -306,10 +343,11 @@ impl Video {
     #[cfg_attr(not(feature = "video"), allow(unused_variables))]
     fn frames_by(&self, sampling: &FrameSampling, full: bool) -> Result<Frames, VideoError> {
         let source = match &self.media {
-            VideoMedia::Still(image) => {
+            VideoMedia::Still { image, warnings } => {
                 let times = VideoTimes { frames: &[0.0], end: 0.0, interval: 0.0, tick: 0.0 };
                 let selected = !sampling.select(&times)?.frames.is_empty();
-                FrameSource::Still { image: selected.then(|| image.clone()), returned: 0 }
+                let image = selected.then(|| image.clone());
+                FrameSource::Still { image, returned: 0, warnings: warnings.clone() }
             }
             #[cfg(feature = "video")]
             VideoMedia::Stream(stream) => FrameSource::Stream(Box::new(stream.frames(sampling, full)?)),
@@ -327,7 +365,7 @@ fn head(file: &File) -> std::io::Result<(u64, Vec<u8>)> {
     Ok((length, head))
 }
 
-fn still_info(format: image::ImageFormat, image: &RgbImage) -> VideoInfo {
+fn still_info(format: ImageFormat, image: &RgbImage) -> VideoInfo {
     let name = format!("{format:?}").to_lowercase();
     VideoInfo {
         container: name.clone(),
@@ -339,6 +377,7 @@ fn still_info(format: image::ImageFormat, image: &RgbImage) -> VideoInfo {
         frames: 1,
         average_fps: 0.0,
         start_pts: 0.0,
+        transfer: None,
     }
 }
 
@@ -373,6 +412,7 @@ enum FrameSource {
     Still {
         image: Option<Arc<RgbImage>>,
         returned: u64,
+        warnings: Vec<Warning>,
     },
     #[cfg(feature = "video")]
     Stream(Box<decode::Frames>),
@@ -382,9 +422,12 @@ impl Frames {
     /// Counts and warnings so far. They are complete after the iterator has ended.
     pub fn summary(&self) -> Summary {
         match &self.0 {
-            FrameSource::Still { returned, .. } => {
-                Summary { picked: *returned, decoded: *returned, ..Summary::default() }
-            }
+            FrameSource::Still { returned, warnings, .. } => Summary {
+                picked: *returned,
+                decoded: *returned,
+                warnings: warnings.clone(),
+                ..Summary::default()
+            },
             #[cfg(feature = "video")]
             FrameSource::Stream(frames) => frames.summary(),
         }
@@ -396,7 +439,7 @@ impl Iterator for Frames {
 
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
-            FrameSource::Still { image, returned } => {
+            FrameSource::Still { image, returned, .. } => {
                 let image = image.take()?;
                 *returned += 1;
                 Some(Ok(Frame::at(0.0, Arc::unwrap_or_clone(image))))

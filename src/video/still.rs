@@ -3,16 +3,17 @@
 mod jpeg;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, Read, Seek};
+use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
 use std::path::Path;
 
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use self::jpeg::Jpeg;
 use super::VideoLimits;
+use super::alpha;
 use crate::error::VideoError;
 
-/// Reads an image with its EXIF orientation applied: the first frame of an animation, without transparency.
+/// Reads an image with its EXIF orientation applied: the first frame of an animation, on white where it is transparent.
 pub(super) fn read(
     file: &File,
     format: ImageFormat,
@@ -23,7 +24,18 @@ pub(super) fn read(
     let mut file = file;
     file.rewind().map_err(|e| source.io(e))?;
     if format == ImageFormat::Jpeg { source.read_jpeg(file) } else { source.decode(BufReader::new(file)) }
-        .map(DynamicImage::into_rgb8)
+        .map(alpha::on_white)
+}
+
+/// Bytes in which the second picture of a motion JPEG must begin.
+const MOTION_JPEG_BYTES: u64 = 32 << 20;
+
+/// Whether a file that begins as a JPEG is a motion JPEG without a container. An unreadable file is none: it
+/// fails when it is read as an image.
+pub(super) fn is_motion_jpeg(mut file: &File) -> bool {
+    let mut bytes = Vec::new();
+    let read = file.rewind().and_then(|()| file.take(MOTION_JPEG_BYTES).read_to_end(&mut bytes));
+    read.is_ok() && jpeg::is_motion_jpeg(&bytes)
 }
 
 /// An image file: its format, its name for errors, and its limits.
@@ -66,7 +78,7 @@ impl Source<'_> {
         VideoError::Malformed { path: self.path.into(), container, reason }
     }
 
-    fn io(&self, source: std::io::Error) -> VideoError {
+    fn io(&self, source: io::Error) -> VideoError {
         VideoError::Io { path: self.path.into(), source }
     }
 }

@@ -51,6 +51,17 @@ impl Jpeg {
     }
 }
 
+/// Whether the bytes begin with one JPEG after the other, all of one size: a motion JPEG without a container.
+/// A photo with more pictures in one file has other sizes, or an MPF segment.
+pub(super) fn is_motion_jpeg(bytes: &[u8]) -> bool {
+    let mut first = Progress::default();
+    let Some(end) = end_marker(bytes, &mut first) else { return false };
+    let rest = &bytes[end + END_OF_IMAGE.len()..];
+    let mut second = Progress::default();
+    let _ = end_marker(rest, &mut second);
+    rest.starts_with(b"\xff\xd8\xff") && first.size.is_some() && first.size == second.size && !first.several
+}
+
 /// Returns the length without the zeros at the end, if there are many. Interrupted downloads fill a file with
 /// zeros. The first ones stay, because the data of a scan can end with zeros.
 fn without_zeros(bytes: &[u8]) -> usize {
@@ -83,9 +94,13 @@ fn is_marker(code: u8) -> bool {
     !matches!(code, 0x00 | 0xff | 0xd0..=0xd7)
 }
 
-/// Coefficients that the scans have carried so far.
+/// Contents of the segments so far.
 #[derive(Default)]
 struct Progress {
+    /// Height and width, as in the frame header.
+    size: Option<[u8; 4]>,
+    /// The file has more than one picture, and tables that say so.
+    several: bool,
     /// Identifier of each component, and for each of its 64 coefficients the bits that are still missing.
     components: Vec<(u8, [u8; 64])>,
 }
@@ -96,9 +111,11 @@ impl Progress {
             0xc4 | 0xc8 | 0xcc => {}
             0xc0..=0xcf => {
                 let ids = segment.get(6..).unwrap_or(&[]).chunks_exact(3).map(|component| component[0]);
+                self.size = segment.get(1..5).and_then(|size| size.try_into().ok());
                 self.components = ids.map(|id| (id, [u8::MAX; 64])).collect();
             }
             0xda => self.scan(segment),
+            0xe2 => self.several |= segment.starts_with(b"MPF\0"),
             _ => {}
         }
     }
