@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use image::ImageFormat;
 
@@ -10,7 +11,7 @@ use crate::error::VideoError;
 
 /// Reads an image. `head` are its first bytes.
 pub(super) fn read(
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     (length, head): (u64, &[u8]),
     limits: &VideoLimits,

@@ -22,7 +22,9 @@ mod orientation;
 mod sampling;
 mod sniff;
 mod alpha;
+mod reader;
 mod still;
+mod animation;
 mod avif;
 
 #[cfg(any(feature = "video", feature = "fuzzing"))]
@@ -56,6 +58,7 @@ use std::sync::Arc;
 use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use animation::{Animation, Kind};
 pub use limits::VideoLimits;
 pub use orientation::Orientation;
 pub use sampling::{FrameSampling, FrameSelection, Moments, SAMPLING_CONTRACT, SelectedFrame, VideoTimes};
@@ -83,8 +86,8 @@ impl Frame {
 /// Facts about a video that the packet scan found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
-    /// `mov`, `matroska`, `mpegts`, `avi`, `mjpeg` (a motion JPEG without a container), or an
-    /// image format: `png`, `jpeg`, `gif`, `webp`, `bmp`, `tiff`, `avif`.
+    /// FFmpeg's name of the demuxer: `mov`, `matroska`, `mpegts`, `mpeg`, `avi`, `asf`, `flv`, `ogg`, `mjpeg` (a motion
+    /// JPEG without a container), or an image format: `png`, `jpeg`, `gif`, `webp`, `bmp`, `tiff`, `avif`.
     pub container: String,
     /// FFmpeg's name of the codec; for an image the format again.
     pub codec: String,
@@ -147,6 +150,11 @@ pub enum Warning {
     },
     /// The picture has transparent parts, and the decoder gives their colours only.
     AlphaIgnored,
+    /// The decoder reads only the first frame of an animation (a PNG with 16 bits per channel).
+    AnimationIgnored {
+        /// Number of frames that were not read.
+        frames: usize,
+    },
     /// `max_frames` of the sampling removed moments.
     LeftOut {
         /// Number of removed moments.
@@ -211,6 +219,9 @@ impl fmt::Display for Warning {
             }
             Warning::MissingFrames { frames } => write!(f, "{frames} sampled frames did not decode"),
             Warning::FullDecode { from } => write!(f, "every frame from {from:.3} s on had to be decoded"),
+            Warning::AnimationIgnored { frames } => {
+                write!(f, "{frames} more frames of an animation were not read")
+            }
             Warning::AlphaIgnored => {
                 f.write_str("transparency is ignored, because the decoder does not return it")
             }
@@ -259,6 +270,7 @@ enum VideoMedia {
         image: Arc<RgbImage>,
         warnings: Vec<Warning>,
     },
+    Animation(Box<Animation>),
     #[cfg(feature = "video")]
     Stream(Box<decode::Stream>),
 }
@@ -292,16 +304,24 @@ impl Video {
         if length > limits.max_bytes {
             return Err(VideoError::TooManyBytes { path, found: length, allowed: limits.max_bytes });
         }
+        let file = Arc::new(file);
         match sniff::sniff(&head) {
             sniff::FileKind::Image(ImageFormat::Avif) => avif::read(file, path, (length, &head), limits),
             sniff::FileKind::Image(ImageFormat::Jpeg) if still::is_motion_jpeg(&file) => {
                 stream(file, path, "mjpeg", (length, None), limits)
             }
             sniff::FileKind::Image(format) => {
-                Ok(Video::still(format, still::read(&file, format, &path, limits)?, Vec::new()))
+                match animation::open(&file, (format, length), &path, limits)? {
+                    Kind::Animation(animation, info) => {
+                        Ok(Video { info, media: VideoMedia::Animation(Box::new(animation)) })
+                    }
+                    Kind::Still(warnings) => {
+                        Ok(Video::still(format, still::read(&file, format, &path, limits)?, warnings))
+                    }
+                }
             }
             sniff::FileKind::Video(container) => {
-                stream(file, path, container, (length, sniff::declared_length(&head)), limits)
+                stream(file, path, container, (length, sniff::declared_length(&head, length)), limits)
             }
             sniff::FileKind::Refused(found) => {
                 Err(VideoError::ContainerNotAllowed { path, found: found.into() })
@@ -313,7 +333,7 @@ impl Video {
     }
 
     fn still(format: ImageFormat, image: RgbImage, warnings: Vec<Warning>) -> Video {
-        let info = still_info(format, &image);
+        let info = still::info(format, image.width(), image.height());
         Video { info, media: VideoMedia::Still { image: Arc::new(image), warnings } }
     }
 
@@ -349,6 +369,7 @@ impl Video {
                 let image = selected.then(|| image.clone());
                 FrameSource::Still { image, returned: 0, warnings: warnings.clone() }
             }
+            VideoMedia::Animation(animation) => FrameSource::Animation(Box::new(animation.frames(sampling)?)),
             #[cfg(feature = "video")]
             VideoMedia::Stream(stream) => FrameSource::Stream(Box::new(stream.frames(sampling, full)?)),
         };
@@ -365,38 +386,22 @@ fn head(file: &File) -> std::io::Result<(u64, Vec<u8>)> {
     Ok((length, head))
 }
 
-fn still_info(format: ImageFormat, image: &RgbImage) -> VideoInfo {
-    let name = format!("{format:?}").to_lowercase();
-    VideoInfo {
-        container: name.clone(),
-        codec: name,
-        width: image.width(),
-        height: image.height(),
-        orientation: Orientation::default(),
-        duration: 0.0,
-        frames: 1,
-        average_fps: 0.0,
-        start_pts: 0.0,
-        transfer: None,
-    }
-}
-
 #[cfg(feature = "video")]
 fn stream(
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     container: &'static str,
     (length, declared_length): (u64, Option<u64>),
     limits: &VideoLimits,
 ) -> Result<Video, VideoError> {
-    let source = decode::SourceFile { file: Arc::new(file), length, declared_length, path, container };
+    let source = decode::SourceFile { file, length, declared_length, path, container };
     let (stream, info) = decode::Stream::open(source, limits)?;
     Ok(Video { info, media: VideoMedia::Stream(Box::new(stream)) })
 }
 
 #[cfg(not(feature = "video"))]
 fn stream(
-    _: File,
+    _: Arc<File>,
     path: PathBuf,
     _: &'static str,
     _: (u64, Option<u64>),
@@ -414,6 +419,7 @@ enum FrameSource {
         returned: u64,
         warnings: Vec<Warning>,
     },
+    Animation(Box<animation::Frames>),
     #[cfg(feature = "video")]
     Stream(Box<decode::Frames>),
 }
@@ -428,6 +434,7 @@ impl Frames {
                 warnings: warnings.clone(),
                 ..Summary::default()
             },
+            FrameSource::Animation(frames) => frames.summary(),
             #[cfg(feature = "video")]
             FrameSource::Stream(frames) => frames.summary(),
         }
@@ -444,6 +451,7 @@ impl Iterator for Frames {
                 *returned += 1;
                 Some(Ok(Frame::at(0.0, Arc::unwrap_or_clone(image))))
             }
+            FrameSource::Animation(frames) => frames.next().map(Ok),
             #[cfg(feature = "video")]
             FrameSource::Stream(frames) => frames.next(),
         }

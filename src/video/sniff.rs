@@ -22,9 +22,12 @@ pub(super) enum FileKind {
     Unknown(&'static str),
 }
 
-/// Length in bytes that the header of a file declares, for containers that declare one. A shorter file is
-/// truncated.
-pub(super) fn declared_length(head: &[u8]) -> Option<u64> {
+/// Length in bytes that the header of a file declares, for containers that declare one, or that its packets need.
+/// A shorter file is truncated. `length` is the length of the file.
+pub(super) fn declared_length(head: &[u8], length: u64) -> Option<u64> {
+    if let FileKind::Video("mpegts") = sniff(head) {
+        return transport::whole_packets(head, length);
+    }
     if head.starts_with(b"RIFF") {
         let size = head.get(4..8)?;
         return Some(8 + u64::from(u32::from_le_bytes(size.try_into().ok()?)));
@@ -120,12 +123,12 @@ const MAGIC: [(&[u8], FileKind); 37] = [
     (b"\x06\x0e\x2b\x34", FileKind::Refused("an MXF video (convert it to MP4 or WebM)")),
     (b".RMF", FileKind::Refused("a RealMedia file (convert it to MP4 or WebM)")),
     (b"RF64", FileKind::Refused("a WAVE sound file")),
-    (b"FLV\x01", FileKind::Refused("a Flash video")),
-    (b"OggS", FileKind::Refused("an Ogg file")),
+    (b"FLV\x01", FileKind::Video("flv")),
+    (b"OggS", FileKind::Video("ogg")),
     (b"fLaC", FileKind::Refused("a FLAC sound file")),
     (b"ID3", FileKind::Refused("an MP3 sound file")),
-    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", FileKind::Refused("an ASF/WMV file")),
-    (b"\x00\x00\x01\xba", FileKind::Refused("an MPEG program stream")),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", FileKind::Video("asf")),
+    (b"\x00\x00\x01\xba", FileKind::Video("mpeg")),
     (b"\x00\x00\x01", FileKind::Refused("a raw video stream without a container")),
     (b"\x00\x00\x00\x01", FileKind::Refused("a raw video stream without a container")),
     (b"DKIF", FileKind::Refused("an IVF file")),
@@ -221,13 +224,14 @@ mod tests {
 
     #[test]
     fn reads_declared_lengths() {
-        assert_eq!(declared_length(b"RIFF\x10\x27\0\0AVI "), Some(10_008));
+        let of = |head: &[u8]| declared_length(head, 20_000);
+        assert_eq!(of(b"RIFF\x10\x27\0\0AVI "), Some(10_008));
         let mkv = b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x10\0\x01\x02rest";
-        assert_eq!(declared_length(mkv), Some(15 + 0x102));
+        assert_eq!(of(mkv), Some(15 + 0x102));
         let live = b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x01\xff\xff\xff\xff\xff\xff\xff";
-        assert_eq!(declared_length(live), None);
-        assert_eq!(declared_length(b"\x1a\x45\xdf\xa3\0"), None);
-        assert_eq!(declared_length(b"\0\0\0\x20ftypisom"), None);
+        assert_eq!(of(live), None);
+        assert_eq!(of(b"\x1a\x45\xdf\xa3\0"), None);
+        assert_eq!(of(b"\0\0\0\x20ftypisom"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Images as videos of one frame.
 
-mod jpeg;
+pub(super) mod jpeg;
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek};
@@ -9,8 +9,7 @@ use std::path::Path;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 
 use self::jpeg::Jpeg;
-use super::VideoLimits;
-use super::alpha;
+use super::{Orientation, VideoInfo, VideoLimits, alpha};
 use crate::error::VideoError;
 
 /// Reads an image with its EXIF orientation applied: the first frame of an animation, on white where it is transparent.
@@ -47,7 +46,7 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn decode(&self, bytes: impl BufRead + Seek) -> Result<DynamicImage, VideoError> {
-        let malformed = |e: ImageError| self.malformed(e.to_string());
+        let malformed = |e: ImageError| malformed(self.format, self.path, e.to_string());
         let mut reader = ImageReader::with_format(bytes, self.format);
         reader.limits(allocation(self.limits));
         let mut decoder = reader.into_decoder().map_err(malformed)?;
@@ -70,12 +69,8 @@ impl Source<'_> {
         if jpeg.has_all_scans() && noisy.as_ref() == Some(&image) {
             return Ok(image);
         }
-        Err(self.malformed("its data end before the picture is complete".into()))
-    }
-
-    fn malformed(&self, reason: String) -> VideoError {
-        let container = format!("{:?}", self.format).to_uppercase();
-        VideoError::Malformed { path: self.path.into(), container, reason }
+        let reason = "its data end before the picture is complete".into();
+        Err(malformed(self.format, self.path, reason))
     }
 
     fn io(&self, source: io::Error) -> VideoError {
@@ -83,9 +78,30 @@ impl Source<'_> {
     }
 }
 
+pub(super) fn malformed(format: ImageFormat, path: &Path, reason: String) -> VideoError {
+    VideoError::Malformed { path: path.into(), container: format!("{format:?}").to_uppercase(), reason }
+}
+
+/// Facts about an image of one frame.
+pub(super) fn info(format: ImageFormat, width: u32, height: u32) -> VideoInfo {
+    let name = format!("{format:?}").to_lowercase();
+    VideoInfo {
+        container: name.clone(),
+        codec: name,
+        width,
+        height,
+        orientation: Orientation::default(),
+        duration: 0.0,
+        frames: 1,
+        average_fps: 0.0,
+        start_pts: 0.0,
+        transfer: None,
+    }
+}
+
 /// Allocation limit of the image decoder. The dimensions have a separate check and error; this bounds the
 /// buffers of the decoder: 16-bit RGBA is 8 bytes per pixel, twice for the decoder's own buffers.
-fn allocation(limits: &VideoLimits) -> Limits {
+pub(super) fn allocation(limits: &VideoLimits) -> Limits {
     let mut allowed = Limits::default();
     allowed.max_alloc = Some(limits.max_pixels.saturating_mul(16));
     allowed

@@ -148,6 +148,21 @@ fn mpeg() {
 }
 
 #[test]
+fn older_and_studio_formats() {
+    check("prores", DecodedShare::AtMost(0.1));
+    check("dnxhd", DecodedShare::AtMost(0.1));
+    check("mpeg_ps", DecodedShare::AtMost(0.5));
+    check("mpeg1_ps", DecodedShare::AtMost(0.6));
+    check("h263", DecodedShare::AtMost(1.0));
+    check("flv1", DecodedShare::AtMost(1.0));
+    check("h264_flv", DecodedShare::AtMost(0.6));
+    check("theora", DecodedShare::AtMost(1.0));
+    check("wmv1", DecodedShare::AtMost(1.0));
+    check("wmv2", DecodedShare::AtMost(1.0));
+    check("divx3", DecodedShare::AtMost(1.0));
+}
+
+#[test]
 fn missing_pts_need_a_full_decode() {
     // ffprobe has no times for this clip. `contract.rs` checks them against the frame rate.
     check_against_full_decode("mpeg4_no_pts", DecodedShare::All);

@@ -1,6 +1,7 @@
 //! Video decoding: sampled frames against a full decode and FFmpeg's own tools, limits, refused and damaged
 //! files.
 
+mod animations;
 mod contract;
 mod cut_images;
 mod equality;

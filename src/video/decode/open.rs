@@ -5,8 +5,6 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
@@ -17,13 +15,35 @@ use ffmpeg_next as ffmpeg;
 
 use crate::error::VideoError;
 use crate::video::bitstream::Syntax;
+use crate::video::reader::Reader;
 use crate::video::{Orientation, VideoLimits};
 
-const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi,mjpeg";
-const CODECS: [&str; 9] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"];
+const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,avi,mjpeg,flv,asf,ogg";
+/// FFmpeg's names of the codecs.
+const CODECS: [&str; 19] = [
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "av1",
+    "mpeg4",
+    "mpeg2video",
+    "mpeg1video",
+    "mjpeg",
+    "prores",
+    "dnxhd",
+    "h263",
+    "flv1",
+    "theora",
+    "msmpeg4v3",
+    "wmv1",
+    "wmv2",
+    "wmv3",
+    "vc1",
+];
 /// FFmpeg's names of the decoders. AV1 has several.
-const DECODERS: &str =
-    "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg4,mpeg2video,mpeg1video,mjpeg";
+const DECODERS: &str = "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg4,mpeg2video,mpeg1video,mjpeg,\
+    prores,dnxhd,h263,flv,theora,msmpeg4,wmv1,wmv2,wmv3,vc1";
 /// Reads are large, because files are local and read from end to end.
 const READ_BYTES: usize = 256 << 10;
 /// FFmpeg compares `max_pixels` with widths rounded up to 64. Our own check compares the exact size of each
@@ -43,33 +63,6 @@ pub(in crate::video) struct SourceFile {
     pub path: PathBuf,
     /// FFmpeg's name of the demuxer.
     pub container: &'static str,
-}
-
-/// Reader with its own position, so that several passes can share one open file.
-struct Reader {
-    file: Arc<File>,
-    at: u64,
-    length: u64,
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for Reader {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(at) => i128::from(at),
-            SeekFrom::Current(by) => i128::from(self.at) + i128::from(by),
-            SeekFrom::End(by) => i128::from(self.length) + i128::from(by),
-        };
-        self.at = u64::try_from(target).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.at)
-    }
 }
 
 /// Parameters of the video stream from the container header.
@@ -204,7 +197,12 @@ impl Demuxer {
         });
         let mut decoder = context.decoder();
         decoder.set_packet_time_base(stream.time_base());
-        decoder.open_as_with(codec, decoder_options(limits))?.video()
+        let mut options = decoder_options(limits);
+        if stream.parameters().id() == codec::Id::MJPEG {
+            // Without this, the decoder leaves the missing part of a cut picture grey and reports nothing.
+            options.set("err_detect", "explode");
+        }
+        decoder.open_as_with(codec, options)?.video()
     }
 }
 
@@ -235,7 +233,7 @@ fn decoder_options(limits: &VideoLimits) -> Dictionary<'static> {
 
 #[allow(unsafe_code)]
 fn open_input(source: &SourceFile, limits: &VideoLimits) -> Result<Input, ffmpeg::Error> {
-    let reader = Reader { file: source.file.clone(), at: 0, length: source.length };
+    let reader = Reader::new(source.file.clone(), source.length);
     let mut io = StreamIo::from_read_seek_with_capacity(reader, READ_BYTES)?;
     let mut options = Dictionary::new();
     options.set("protocol_whitelist", "none");

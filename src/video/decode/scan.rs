@@ -199,7 +199,7 @@ fn truncation(
     packets: &[ScannedPacket],
 ) -> Option<String> {
     if let Some(bytes) = source.declared_length.filter(|bytes| *bytes > source.length) {
-        return Some(format!("the file has {} of the {bytes} bytes that its header declares", source.length));
+        return Some(format!("the file has {} of its {bytes} bytes", source.length));
     }
     if let Some(reason) = &demuxer.broken {
         return Some(reason.clone());

@@ -2,14 +2,30 @@
 //! distance between sync bytes decides, and a few of them may be missing.
 
 const SYNC: u8 = 0x47;
-/// Packet lengths in bytes: plain; after a time stamp of 4 bytes (M2TS); before 16 bytes of error correction.
-const LENGTHS: [usize; 3] = [188, 192, 204];
-/// Packets that must be seen before one of them may be damaged.
+/// Packet lengths in bytes: plain; after a time stamp of 4 bytes; before 16 bytes of error correction.
+const PLAIN: u64 = 188;
+const M2TS: u64 = 192;
+const LENGTHS: [u64; 3] = [PLAIN, M2TS, 204];
+/// Number of packets from which on one of them may be damaged.
 const TOLERANT_FROM: usize = 5;
 
 /// Whether the bytes are a transport stream.
 pub(super) fn is_transport_stream(head: &[u8]) -> bool {
-    LENGTHS.iter().any(|length| (0..*length).any(|offset| has_packets(head, offset, *length)))
+    packets(head).is_some()
+}
+
+/// Returns the length of a file that ends with its last packet, given its first bytes and its length.
+pub(super) fn whole_packets(head: &[u8], length: u64) -> Option<u64> {
+    let (offset, packet) = packets(head)?;
+    // The time stamp of M2TS precedes its packet, so the last packet ends without one.
+    let stamp = if packet == M2TS { M2TS - PLAIN } else { 0 };
+    Some(offset + (length.saturating_sub(offset) + stamp).next_multiple_of(packet) - stamp)
+}
+
+/// Position of the first packet, and the length of each.
+fn packets(head: &[u8]) -> Option<(u64, u64)> {
+    let mut all = LENGTHS.iter().flat_map(|length| (0..*length).map(move |offset| (offset, *length)));
+    all.find(|(offset, length)| has_packets(head, *offset as usize, *length as usize))
 }
 
 /// Whether packets of this length begin at `offset`. At least two are needed.
@@ -40,13 +56,21 @@ mod tests {
 
     #[test]
     fn finds_packets_of_each_length_and_at_each_offset() {
-        for length in LENGTHS {
+        for length in LENGTHS.map(|length| length as usize) {
             for cut in [0, 1, 77, length - 1] {
                 assert!(is_transport_stream(&stream(length, cut, &[])), "{length} {cut}");
                 assert!(is_transport_stream(&stream(length, cut, &[1, 9])), "{length} {cut}, damaged");
             }
         }
         assert!(is_transport_stream(&stream(188, 0, &[0])));
+    }
+
+    #[test]
+    fn a_cut_packet_is_completed() {
+        let bytes = stream(204, 100, &[]);
+        assert_eq!(whole_packets(&bytes, 104 + 204 * 19), Some(104 + 204 * 19));
+        assert_eq!(whole_packets(&bytes, 104 + 204 * 18 + 1), Some(104 + 204 * 19));
+        assert_eq!(whole_packets(&stream(192, 188, &[]), 192 * 7), Some(192 * 7));
     }
 
     #[test]

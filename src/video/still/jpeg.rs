@@ -10,7 +10,7 @@ const SCAN_ZEROS: usize = 4;
 const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
 
 /// A JPEG up to the end of its last scan, without the end marker and without what follows it.
-pub(super) struct Jpeg {
+pub(in crate::video) struct Jpeg {
     scans: Vec<u8>,
     /// The end marker is present, or the scans carry every bit of every coefficient.
     all_scans: bool,
@@ -18,7 +18,7 @@ pub(super) struct Jpeg {
 
 impl Jpeg {
     /// Reads the markers of a file.
-    pub(super) fn new(mut bytes: Vec<u8>) -> Self {
+    pub(in crate::video) fn new(mut bytes: Vec<u8>) -> Self {
         let mut progress = Progress::default();
         let end = end_marker(&bytes, &mut progress);
         bytes.truncate(end.unwrap_or(bytes.len()));
@@ -46,7 +46,7 @@ impl Jpeg {
     }
 
     /// Whether no scan is missing altogether.
-    pub(super) fn has_all_scans(&self) -> bool {
+    pub(in crate::video) fn has_all_scans(&self) -> bool {
         self.all_scans
     }
 }

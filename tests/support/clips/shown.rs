@@ -102,4 +102,38 @@ pub const CLIPS: &[(&str, &str, &str)] = &[
         "-f lavfi -i testsrc2=s=104x136:r=10,format=yuva420p,geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='255*Y/H' -t 2 \
          -pix_fmt yuva420p -c:v libvpx-vp9 -deadline realtime -cpu-used 8 -auto-alt-ref 0 -b:v 900k",
     ),
+    (
+        "prores",
+        "mov",
+        "-f lavfi -i testsrc2=s=206x118:r=24 -t 2 -c:v prores_ks -profile:v 1 -pix_fmt yuv422p10le",
+    ),
+    (
+        "prores_alpha",
+        "mov",
+        "-f lavfi -i testsrc2=s=122x90:r=10,format=yuva444p10le,geq=lum='lum(X,Y)':cb='cb(X,Y)':cr='cr(X,Y)':a='1023*X/W' \
+         -t 1 -c:v prores_ks -profile:v 4444 -pix_fmt yuva444p10le",
+    ),
+    (
+        "dnxhd",
+        "mov",
+        "-f lavfi -i testsrc2=s=256x130:r=25 -t 2 -c:v dnxhd -profile:v dnxhr_lb -pix_fmt yuv422p",
+    ),
+    ("mpeg_ps", "mpg", "-f lavfi -i testsrc2=s=238x138:r=25 -t 4 -c:v mpeg2video -bf 2 -g 25 -q:v 4 -f vob"),
+    (
+        "mpeg1_ps",
+        "mpg",
+        "-f lavfi -i testsrc2=s=226x134:r=25 -t 3 -c:v mpeg1video -bf 2 -g 20 -q:v 4 -f mpeg",
+    ),
+    ("h263", "3gp", "-f lavfi -i testsrc2=s=176x144:r=15 -t 3 -c:v h263 -q:v 4"),
+    ("flv1", "flv", "-f lavfi -i testsrc2=s=214x122:r=20 -t 3 -c:v flv -g 20 -q:v 4"),
+    ("h264_flv", "flv", "-f lavfi -i testsrc2=s=218x126:r=25 -t 3 -c:v libx264 -preset fast -g 25"),
+    ("theora", "ogv", "-f lavfi -i testsrc2=s=242x142:r=25 -t 3 -c:v libtheora -q:v 7 -g 30"),
+    ("wmv2", "wmv", "-f lavfi -i testsrc2=s=246x146:r=25 -t 3 -c:v wmv2 -g 30 -q:v 4"),
+    ("wmv1", "wmv", "-f lavfi -i testsrc2=s=250x150:r=25 -t 2 -c:v wmv1 -g 30 -q:v 4"),
+    ("divx3", "avi", "-f lavfi -i testsrc2=s=254x154:r=25 -t 3 -c:v msmpeg4 -g 30 -q:v 4"),
+    (
+        "animated",
+        "gif",
+        "-f lavfi -i testsrc2=s=97x61:r=10:d=2 -vf split[a][b];[a]palettegen[p];[b][p]paletteuse",
+    ),
 ];

@@ -3,6 +3,7 @@
     python tests/video/files/make.py tests/video/files
 """
 
+import json
 import pathlib
 import sys
 
@@ -40,3 +41,44 @@ for orientation in [3, 5, 6, 7]:
 transparent = corner.convert("RGBA")
 transparent.putalpha(100)
 transparent.save(folder / "alpha.avif", quality=90, speed=6)
+
+
+def frames_on_white(path, places):
+    """Colours of each frame at some places, as Pillow composites them on white."""
+    image = Image.open(path)
+    found = []
+    for index in range(image.n_frames):
+        image.seek(index)
+        frame = image.convert("RGBA")
+        white = Image.new("RGBA", frame.size, (255, 255, 255, 255))
+        shown = Image.alpha_composite(white, frame).convert("RGB")
+        found.append([[x, y, *shown.getpixel((x, y))] for x, y in places])
+    return found
+
+
+def moving_square(colours):
+    """Frames with an opaque square on transparent; the square moves."""
+    frames = []
+    for index, colour in enumerate(colours):
+        frame = Image.new("RGBA", (50, 30), (0, 0, 0, 0))
+        frame.paste(colour, (4 + 10 * index, 5, 16 + 10 * index, 20))
+        frames.append(frame)
+    return frames
+
+
+colours = [(200, 10, 10, 255), (10, 160, 30, 255), (20, 40, 220, 255), (240, 200, 0, 255)]
+places = [(1, 1), (8, 10), (18, 10), (28, 10), (38, 10)]
+expected = {}
+for name, options in {
+    "disposal_background.gif": {"disposal": 2},
+    "disposal_none.gif": {"disposal": 1},
+    "disposal_previous.gif": {"disposal": 3},
+    "disposal_background.png": {"disposal": 1, "blend": 0},
+    "blend_over.png": {"disposal": 0, "blend": 1},
+    # Pillow shows PNGs with disposal 2 in another way than the specification, FFmpeg and browsers.
+    "transparent.webp": {"lossless": True},
+}.items():
+    first, *others = moving_square(colours)
+    first.save(folder / name, save_all=True, append_images=others, duration=10 * 2, **options)
+    expected[name] = frames_on_white(folder / name, places)
+(folder / "disposal.json").write_text(json.dumps(expected, indent=1) + "\n")
