@@ -170,9 +170,29 @@ seed("weights", "pickle_long_text", b"\x80\x02X\xff\xff\xff\xffab.")
 
 ts = bytearray(188 * 3)
 ts[0] = ts[188] = ts[376] = 0x47
+ts[3] = ts[191] = ts[379] = 0x10
+gif_frame = b"\x21\xf9\x04\x04\x0a\0\0\0\x2c\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
+
+
+def chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + 4 * b"\0"
+
+
+def webp_chunk(name, body):
+    return name + struct.pack("<I", len(body)) + body + len(body) % 2 * b"\0"
+
+
+png_frames = chunk(b"fcTL", 20 * b"\0" + b"\0\x01\0\x0a\0\0") + chunk(b"IDAT", b"ab") + chunk(b"fcTL", 26 * b"\0")
+png_frames += chunk(b"fdAT", b"\0\0\0\x01ab") + chunk(b"IEND", b"")
+frames = 2 * webp_chunk(b"ANMF", 12 * b"\0" + b"\x64\0\0\0" + webp_chunk(b"VP8L", b"abc"))
 heads = {
     "mov": b"\0\0\0\x20ftypisom\0\0\x02\0", "matroska": b"\x1a\x45\xdf\xa3\x82xx\x18\x53\x80\x67\x10\0\x01\x02rest",
     "avi": b"RIFF\x10\x27\0\0AVI LIST", "webp": b"RIFF\x10\x27\0\0WEBPVP8 ", "ts": bytes(ts),
+    "ts_offset": bytes(ts[100:]) + bytes(ts), "bmp": b"BM\x36\xb4\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", "tiff": b"II*\0\x08\0\0\0",
+    "jpeg": b"\xff\xd8\xff\xc2\0\x0b\x08\0\x10\0\x10\x01\x01\x11\0\xff\xda\0\x08\x01\x01\0\0\0\x10ab\xff\0c\xff\xd0d\xff\xd9",
+    "gif_animated": b"GIF89a\x01\0\x01\0\x80\0\0\xff\0\0\0\0\xff" + 2 * gif_frame + b"\x3b",
+    "png_animated": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", 13 * b"\x08") + chunk(b"acTL", 3 * b"\0" + b"\x02" + 4 * b"\0") + png_frames,
+    "webp_animated": b"RIFF\x10\0\0\0WEBP" + webp_chunk(b"VP8X", 10 * b"\x02") + frames,
     "png": b"\x89PNG\r\n\x1a\n", "hls": b"\xef\xbb\xbf\n #EXTM3U\n", "dash": b'<?xml version="1.0"?>\n<MPD xmlns=',
 }
 for name, head in heads.items():

@@ -184,6 +184,7 @@ pub fn sniff(bytes: &[u8]) {
     const CODECS: [&str; 9] =
         ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mjpeg", "something else"];
     fuzzing::first_bytes(bytes);
+    fuzzing::image_headers(bytes);
     let [codec, sizes, rest @ ..] = bytes else { return };
     let codec = CODECS[usize::from(*codec) % CODECS.len()];
     let (extra, packet) = rest.split_at(usize::from(sizes >> 1).min(rest.len()));

@@ -57,7 +57,7 @@ impl Syntax {
             "av1" => Syntax::Av1,
             "mpeg4" => Syntax::Mpeg4,
             "mpeg2video" | "mpeg1video" => Syntax::Mpeg2,
-            "mjpeg" => Syntax::Intra,
+            "mjpeg" | "prores" | "dnxhd" => Syntax::Intra,
             _ => Syntax::Opaque,
         }
     }

@@ -5,8 +5,9 @@
 //! frame, every packet from the GOP before that segment on is decoded, and the moments of a frame that does not
 //! decode get the frame before it, which a player still shows.
 
-mod convert;
 mod open;
+mod deinterlace;
+mod convert;
 mod scan;
 
 use std::collections::VecDeque;
@@ -91,7 +92,7 @@ impl Stream {
             scan: self.scan.clone(),
             demuxer,
             decoder,
-            converter: Converter::new(self.header.orientation),
+            converter: Converter::new(&self.header),
             clock: FrameClock { derived: self.scan.derived, last: None },
             wanted: wanted.map(|f| WantedFrame { pts: presented(f.index).pts, moments: f.moments }).collect(),
             held: None,
@@ -125,6 +126,7 @@ fn info(source: &SourceFile, header: &StreamHeader, scan: &Scan, times: &[f64]) 
         frames,
         average_fps,
         start_pts: seconds(scan.presented[0].pts, header.time_base),
+        transfer: header.transfer.map(str::to_owned),
     }
 }
 
@@ -257,6 +259,9 @@ impl Frames {
         if self.decoder.errors > 0 {
             warnings.push(Warning::DecodeErrors { packets: self.decoder.errors });
         }
+        if self.converter.damaged > 0 {
+            warnings.push(Warning::DamagedFrames { frames: self.converter.damaged });
+        }
         if self.done && !self.wanted.is_empty() {
             let moments = self.wanted.iter().map(|wanted| wanted.moments.len());
             warnings.push(Warning::MissingFrames { frames: moments.sum() });
@@ -384,7 +389,7 @@ impl Frames {
     /// Converts a picture to RGB and appends it to `ready`.
     fn push_frame(&mut self, picture: &frame::Video, pts: i64, moments: Moments) -> Result<(), VideoError> {
         let at = seconds(pts.saturating_sub(self.first_pts), self.time_base);
-        let (width, height) = (picture.width(), picture.height());
+        let (width, height) = self.converter.shown_size(picture);
         self.limits.check_pixels(&self.source.path, width, height)?;
         if self.size.replace((width, height)).is_some_and(|last| last != (width, height)) {
             self.warnings.push(Warning::SizeChanged { at, width, height });

@@ -1,13 +1,28 @@
 //! Entry points for `fuzz/`: parsers of untrusted bytes that are not part of the API.
 
+use std::io::Cursor;
+
+use image::ImageFormat;
+
+use super::animation::timeline::timeline;
 use super::bitstream::Syntax;
 use super::sniff::{HEAD_BYTES, declared_length, sniff};
+use super::still;
 use super::times::{PacketTimes, Repairs, TimeRules, repair};
 
 /// Detects the format of a file from its first bytes and reads the length that it declares.
 pub fn first_bytes(bytes: &[u8]) {
     let head = &bytes[..bytes.len().min(HEAD_BYTES)];
-    std::hint::black_box((sniff(head), declared_length(head)));
+    std::hint::black_box((sniff(head), declared_length(head, bytes.len() as u64)));
+}
+
+/// Reads the markers of a JPEG and the headers of animations.
+pub fn image_headers(bytes: &[u8]) {
+    std::hint::black_box(still::jpeg::Jpeg::new(bytes.into()).has_all_scans());
+    for format in [ImageFormat::Gif, ImageFormat::Png, ImageFormat::WebP] {
+        let timeline = timeline(format, Cursor::new(bytes), bytes.len() as u64, 1000);
+        assert!(timeline.delays.len() <= 1001 && !timeline.delays.contains(&0), "{timeline:?}");
+    }
 }
 
 /// Reads the properties of a packet.

@@ -21,7 +21,11 @@ mod limits;
 mod orientation;
 mod sampling;
 mod sniff;
+mod alpha;
+mod reader;
 mod still;
+mod animation;
+mod avif;
 
 #[cfg(any(feature = "video", feature = "fuzzing"))]
 mod bitstream;
@@ -30,7 +34,13 @@ mod plan;
 #[cfg(any(feature = "video", feature = "fuzzing"))]
 mod times;
 #[cfg(feature = "video")]
+mod stretch;
+#[cfg(feature = "video")]
+mod tone;
+#[cfg(feature = "video")]
 mod yuv;
+#[cfg(feature = "video")]
+mod deep;
 
 #[cfg(feature = "video")]
 mod decode;
@@ -45,9 +55,10 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::RgbImage;
+use image::{ImageFormat, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use animation::{Animation, Kind};
 pub use limits::VideoLimits;
 pub use orientation::Orientation;
 pub use sampling::{FrameSampling, FrameSelection, Moments, SAMPLING_CONTRACT, SelectedFrame, VideoTimes};
@@ -61,7 +72,7 @@ pub struct Frame {
     pub pts: f64,
     /// The sampled moments at which a player shows the picture.
     pub moments: Moments,
-    /// The pixels as a player shows them (rotation applied), at their native size.
+    /// The pixels as a player shows them (`docs/inputs.md`), at their native size.
     pub image: RgbImage,
 }
 
@@ -75,13 +86,14 @@ impl Frame {
 /// Facts about a video that the packet scan found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct VideoInfo {
-    /// `mov`, `matroska`, `mpegts`, `avi`, or an image format: `png`, `jpeg`, `gif`, `webp`.
+    /// FFmpeg's name of the demuxer: `mov`, `matroska`, `mpegts`, `mpeg`, `avi`, `asf`, `flv`, `ogg`, `mjpeg` (a motion
+    /// JPEG without a container), or an image format: `png`, `jpeg`, `gif`, `webp`, `bmp`, `tiff`, `avif`.
     pub container: String,
     /// FFmpeg's name of the codec; for an image the format again.
     pub codec: String,
-    /// Width of the first frame after rotation, in pixels.
+    /// Width of the first frame as it is shown (with square pixels, after rotation), in pixels.
     pub width: u32,
-    /// Height of the first frame after rotation, in pixels.
+    /// Height of the first frame as it is shown, in pixels.
     pub height: u32,
     /// Rotation and mirroring from a decoded picture to the picture that a player shows.
     pub orientation: Orientation,
@@ -94,6 +106,10 @@ pub struct VideoInfo {
     pub average_fps: f64,
     /// Time of the first presented frame according to the container, in seconds. May be negative.
     pub start_pts: f64,
+    /// FFmpeg's name of the transfer function, if the video names one: `bt709`, or `smpte2084` (PQ) and
+    /// `arib-std-b67` (HLG), which are converted to BT.709.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<String>,
 }
 
 /// A defect of a video, or an effect of the sampling, that did not prevent reading frames. The report carries
@@ -116,6 +132,11 @@ pub enum Warning {
         /// Number of refused packets.
         packets: u64,
     },
+    /// Parts of some frames are missing in the file, and the decoder invented them.
+    DamagedFrames {
+        /// Number of such frames among the returned ones.
+        frames: usize,
+    },
     /// The last frames of the sampling could not be decoded.
     MissingFrames {
         /// Number of moments without a frame.
@@ -126,6 +147,13 @@ pub enum Warning {
     FullDecode {
         /// The moment, in seconds.
         from: f64,
+    },
+    /// The picture has transparent parts, and the decoder gives their colours only.
+    AlphaIgnored,
+    /// The decoder reads only the first frame of an animation (a PNG with 16 bits per channel).
+    AnimationIgnored {
+        /// Number of frames that were not read.
+        frames: usize,
     },
     /// `max_frames` of the sampling removed moments.
     LeftOut {
@@ -146,7 +174,7 @@ pub enum Warning {
         /// Seconds that were added to the times of the later part.
         by: f64,
     },
-    /// The times of a transport stream jump forward. The later part follows the earlier one.
+    /// The times of an MPEG stream jump forward. The later part follows the earlier one.
     TimesJump {
         /// Repaired time of the later part in seconds.
         at: f64,
@@ -186,8 +214,17 @@ impl fmt::Display for Warning {
                 f.write_str("the container gives no times for some frames; they were derived by decoding")
             }
             Warning::DecodeErrors { packets } => write!(f, "{packets} packets did not decode"),
+            Warning::DamagedFrames { frames } => {
+                write!(f, "parts of {frames} frames are missing in the file")
+            }
             Warning::MissingFrames { frames } => write!(f, "{frames} sampled frames did not decode"),
             Warning::FullDecode { from } => write!(f, "every frame from {from:.3} s on had to be decoded"),
+            Warning::AnimationIgnored { frames } => {
+                write!(f, "{frames} more frames of an animation were not read")
+            }
+            Warning::AlphaIgnored => {
+                f.write_str("transparency is ignored, because the decoder does not return it")
+            }
             Warning::LeftOut { frames } => write!(f, "{frames} more frames were left out by max_frames"),
             Warning::WrongTime { at, by } => {
                 write!(f, "the frame at {at:.3} s had a wrong time, which was changed by {by:+.3} s")
@@ -229,7 +266,11 @@ pub struct Video {
 }
 
 enum VideoMedia {
-    Still(Arc<RgbImage>),
+    Still {
+        image: Arc<RgbImage>,
+        warnings: Vec<Warning>,
+    },
+    Animation(Box<Animation>),
     #[cfg(feature = "video")]
     Stream(Box<decode::Stream>),
 }
@@ -263,13 +304,24 @@ impl Video {
         if length > limits.max_bytes {
             return Err(VideoError::TooManyBytes { path, found: length, allowed: limits.max_bytes });
         }
+        let file = Arc::new(file);
         match sniff::sniff(&head) {
+            sniff::FileKind::Image(ImageFormat::Avif) => avif::read(file, path, (length, &head), limits),
+            sniff::FileKind::Image(ImageFormat::Jpeg) if still::is_motion_jpeg(&file) => {
+                stream(file, path, "mjpeg", (length, None), limits)
+            }
             sniff::FileKind::Image(format) => {
-                let image = still::read(&file, format, &path, limits)?;
-                Ok(Video { info: still_info(format, &image), media: VideoMedia::Still(Arc::new(image)) })
+                match animation::open(&file, (format, length), &path, limits)? {
+                    Kind::Animation(animation, info) => {
+                        Ok(Video { info, media: VideoMedia::Animation(Box::new(animation)) })
+                    }
+                    Kind::Still(warnings) => {
+                        Ok(Video::still(format, still::read(&file, format, &path, limits)?, warnings))
+                    }
+                }
             }
             sniff::FileKind::Video(container) => {
-                stream(file, path, container, (length, sniff::declared_length(&head)), limits)
+                stream(file, path, container, (length, sniff::declared_length(&head, length)), limits)
             }
             sniff::FileKind::Refused(found) => {
                 Err(VideoError::ContainerNotAllowed { path, found: found.into() })
@@ -278,6 +330,11 @@ impl Video {
                 Err(VideoError::UnknownContainer { path, found: found.into() })
             }
         }
+    }
+
+    fn still(format: ImageFormat, image: RgbImage, warnings: Vec<Warning>) -> Video {
+        let info = still::info(format, image.width(), image.height());
+        Video { info, media: VideoMedia::Still { image: Arc::new(image), warnings } }
     }
 
     /// Facts about the video from the packet scan.
@@ -306,11 +363,13 @@ impl Video {
     #[cfg_attr(not(feature = "video"), allow(unused_variables))]
     fn frames_by(&self, sampling: &FrameSampling, full: bool) -> Result<Frames, VideoError> {
         let source = match &self.media {
-            VideoMedia::Still(image) => {
+            VideoMedia::Still { image, warnings } => {
                 let times = VideoTimes { frames: &[0.0], end: 0.0, interval: 0.0, tick: 0.0 };
                 let selected = !sampling.select(&times)?.frames.is_empty();
-                FrameSource::Still { image: selected.then(|| image.clone()), returned: 0 }
+                let image = selected.then(|| image.clone());
+                FrameSource::Still { image, returned: 0, warnings: warnings.clone() }
             }
+            VideoMedia::Animation(animation) => FrameSource::Animation(Box::new(animation.frames(sampling)?)),
             #[cfg(feature = "video")]
             VideoMedia::Stream(stream) => FrameSource::Stream(Box::new(stream.frames(sampling, full)?)),
         };
@@ -327,37 +386,22 @@ fn head(file: &File) -> std::io::Result<(u64, Vec<u8>)> {
     Ok((length, head))
 }
 
-fn still_info(format: image::ImageFormat, image: &RgbImage) -> VideoInfo {
-    let name = format!("{format:?}").to_lowercase();
-    VideoInfo {
-        container: name.clone(),
-        codec: name,
-        width: image.width(),
-        height: image.height(),
-        orientation: Orientation::default(),
-        duration: 0.0,
-        frames: 1,
-        average_fps: 0.0,
-        start_pts: 0.0,
-    }
-}
-
 #[cfg(feature = "video")]
 fn stream(
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
     container: &'static str,
     (length, declared_length): (u64, Option<u64>),
     limits: &VideoLimits,
 ) -> Result<Video, VideoError> {
-    let source = decode::SourceFile { file: Arc::new(file), length, declared_length, path, container };
+    let source = decode::SourceFile { file, length, declared_length, path, container };
     let (stream, info) = decode::Stream::open(source, limits)?;
     Ok(Video { info, media: VideoMedia::Stream(Box::new(stream)) })
 }
 
 #[cfg(not(feature = "video"))]
 fn stream(
-    _: File,
+    _: Arc<File>,
     path: PathBuf,
     _: &'static str,
     _: (u64, Option<u64>),
@@ -373,7 +417,9 @@ enum FrameSource {
     Still {
         image: Option<Arc<RgbImage>>,
         returned: u64,
+        warnings: Vec<Warning>,
     },
+    Animation(Box<animation::Frames>),
     #[cfg(feature = "video")]
     Stream(Box<decode::Frames>),
 }
@@ -382,9 +428,13 @@ impl Frames {
     /// Counts and warnings so far. They are complete after the iterator has ended.
     pub fn summary(&self) -> Summary {
         match &self.0 {
-            FrameSource::Still { returned, .. } => {
-                Summary { picked: *returned, decoded: *returned, ..Summary::default() }
-            }
+            FrameSource::Still { returned, warnings, .. } => Summary {
+                picked: *returned,
+                decoded: *returned,
+                warnings: warnings.clone(),
+                ..Summary::default()
+            },
+            FrameSource::Animation(frames) => frames.summary(),
             #[cfg(feature = "video")]
             FrameSource::Stream(frames) => frames.summary(),
         }
@@ -396,11 +446,12 @@ impl Iterator for Frames {
 
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
-            FrameSource::Still { image, returned } => {
+            FrameSource::Still { image, returned, .. } => {
                 let image = image.take()?;
                 *returned += 1;
                 Some(Ok(Frame::at(0.0, Arc::unwrap_or_clone(image))))
             }
+            FrameSource::Animation(frames) => frames.next().map(Ok),
             #[cfg(feature = "video")]
             FrameSource::Stream(frames) => frames.next(),
         }

@@ -1,6 +1,5 @@
 //! Rotation and mirroring of a decoded picture before a player shows it: the display matrix of the container.
 
-#[cfg(feature = "video")]
 use image::{RgbImage, imageops};
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +39,6 @@ impl Orientation {
     }
 
     /// Returns the picture as a player shows it.
-    #[cfg(feature = "video")]
     pub(super) fn apply(self, mut image: RgbImage) -> RgbImage {
         if self.mirrored {
             imageops::flip_horizontal_in_place(&mut image);

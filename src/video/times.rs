@@ -3,7 +3,7 @@
 //! - **Outlier**: one packet whose time does not fit the packets around it. It moves into the hole that it left.
 //! - **Restart**: times go back and continue from there, as in recordings that were joined end to end. The later
 //!   part moves to the end of the earlier one.
-//! - **Jump**: times go forward by more than [`JUMP_S`] in a container whose times can be discontinuous (MPEG-TS).
+//! - **Jump**: times go forward by more than [`JUMP_S`] in a container whose times can be discontinuous (MPEG streams).
 //!   The gap is closed. In any other container a gap is a frame that stays.
 //!
 //! A demuxer takes a large step back for a wrap of the time stamps, so it arrives as a step of almost a whole wrap
@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-/// Seconds. A larger gap in a transport stream is a discontinuity, as for the ffmpeg tool.
+/// Seconds. A larger gap in an MPEG stream is a discontinuity, as for the ffmpeg tool.
 const JUMP_S: f64 = 10.0;
 /// Largest number of packets that follow a packet in decoding order and precede it in presentation order (H.264
 /// and HEVC).

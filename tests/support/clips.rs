@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::repository;
 
+mod shown;
+
 /// Name, extension, arguments of `ffmpeg` before the output file. `{name}` is the path of another clip.
 /// All sizes differ, so that a test cannot confuse two clips.
 const CLIPS: &[(&str, &str, &str)] = &[
@@ -143,7 +145,8 @@ fn make(name: &str, made: &mut HashMap<String, PathBuf>) -> PathBuf {
     if let Some(path) = made.get(name) {
         return path.clone();
     }
-    let Some((_, extension, recipe)) = CLIPS.iter().find(|(n, ..)| *n == name) else {
+    let clips = || CLIPS.iter().chain(shown::CLIPS);
+    let Some((_, extension, recipe)) = clips().find(|(n, ..)| *n == name) else {
         panic!("no clip is called `{name}`")
     };
     let arguments: Vec<String> = recipe.split_whitespace().map(|word| fill(word, made)).collect();

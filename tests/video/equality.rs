@@ -3,6 +3,8 @@
 use flamingo::video::{Frame, FrameSampling, Summary, Video, VideoLimits};
 use support::clips::{clip, run};
 
+use crate::pictures::luma_difference;
+
 fn frames(video: &Video, sampling: &FrameSampling, full: bool) -> (Vec<Frame>, Summary) {
     let mut frames =
         if full { video.frames_by_full_decode(sampling).unwrap() } else { video.frames(sampling).unwrap() };
@@ -99,17 +101,9 @@ fn check_against_ffmpeg(name: &str) {
         let size = ours.image.as_raw().len();
         assert_eq!(raw.len() % size, 0, "{name}: ffmpeg's pictures have another size");
         let theirs = &raw[index * size..][..size];
-        let pairs = ours.image.as_raw().chunks_exact(3).zip(theirs.chunks_exact(3));
-        let off: f64 = pairs.map(|(ours, theirs)| (luma(ours) - luma(theirs)).abs()).sum();
-        let mean = off / (size / 3) as f64;
+        let mean = luma_difference(ours.image.as_raw(), theirs);
         assert!(mean < 2.0, "{name}: the picture at {} s is {mean:.2} off", ours.pts);
     }
-}
-
-/// Luma of a pixel. swscale assumes another chroma siting than the standards, which this library follows, so
-/// colours at edges differ.
-fn luma(rgb: &[u8]) -> f64 {
-    0.299 * f64::from(rgb[0]) + 0.587 * f64::from(rgb[1]) + 0.114 * f64::from(rgb[2])
 }
 
 #[test]
@@ -151,6 +145,21 @@ fn mpeg() {
     check("mpeg4", DecodedShare::AtMost(0.5));
     check("mpeg2", DecodedShare::AtMost(0.5));
     check("mjpeg", DecodedShare::AtMost(0.1));
+}
+
+#[test]
+fn older_and_studio_formats() {
+    check("prores", DecodedShare::AtMost(0.1));
+    check("dnxhd", DecodedShare::AtMost(0.1));
+    check("mpeg_ps", DecodedShare::AtMost(0.5));
+    check("mpeg1_ps", DecodedShare::AtMost(0.6));
+    check("h263", DecodedShare::AtMost(1.0));
+    check("flv1", DecodedShare::AtMost(1.0));
+    check("h264_flv", DecodedShare::AtMost(0.6));
+    check("theora", DecodedShare::AtMost(1.0));
+    check("wmv1", DecodedShare::AtMost(1.0));
+    check("wmv2", DecodedShare::AtMost(1.0));
+    check("divx3", DecodedShare::AtMost(1.0));
 }
 
 #[test]

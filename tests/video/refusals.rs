@@ -40,6 +40,20 @@ fn refuses_other_files() {
     check("diary.mp4", b"dear diary, today nothing moved\n", "unknown_container", "text file");
     check("noise.mp4", &[0x93, 0x01, 0xfe, 0x00, 0x77, 0x01], "unknown_container", "no known format");
     check("archive.mp4", b"PK\x03\x04\x14\0", "container_not_allowed", "ZIP");
+    check(
+        "icon.ico",
+        b"\0\0\x01\0\x01\0\x20\x20",
+        "container_not_allowed",
+        "a Windows icon (convert it to PNG)",
+    );
+    check(
+        "photo.heic",
+        b"\0\0\0\x18ftypheic\0\0\0\0",
+        "container_not_allowed",
+        "a HEIF image (convert it to",
+    );
+    check("map.ppm", b"P6\n3 2\n255\n\x93\0", "container_not_allowed", "a PNM image");
+    check("picture.qoi", b"qoif\0\0\0\x08", "container_not_allowed", "a QOI image");
     check("head.mp4", b"\0\0\0\x18ftypisom\0\0\x02\0isomiso2", "malformed_video", "mov");
     check("head.mkv", b"\x1a\x45\xdf\xa3\xff\xff", "malformed_video", "matroska");
     check("cut.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "malformed_video", "PNG");

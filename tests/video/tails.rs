@@ -5,7 +5,7 @@ use support::clips::{clip, write};
 
 /// Cuts a clip to a share of its bytes, samples it at 2 frames per second, and compares with the whole clip's
 /// frames.
-fn check(name: &str, share: f64, at_least: usize, warned: bool) {
+fn check(name: &str, share: f64, at_least: usize) {
     let directory = tempfile::tempdir().unwrap();
     let whole = std::fs::read(clip(name)).unwrap();
     let cut = write(directory.path(), "cut", &whole[..(whole.len() as f64 * share) as usize]);
@@ -23,22 +23,22 @@ fn check(name: &str, share: f64, at_least: usize, warned: bool) {
     }
     let summary = frames.summary();
     let is_broken_tail = |w: &Warning| matches!(w, Warning::BrokenTail { .. });
-    assert_eq!(summary.warnings.iter().any(is_broken_tail), warned, "{name}: {:?}", summary.warnings);
+    assert!(summary.warnings.iter().any(is_broken_tail), "{name}: {:?}", summary.warnings);
     summary.warnings.iter().for_each(|w| assert!(!w.to_string().is_empty()));
 }
 
 #[test]
 fn truncated_files() {
-    check("faststart", 0.6, 12, true);
-    check("h264_open_gop", 0.5, 8, true);
-    check("vp9", 0.7, 8, true);
-    check("mpeg4_no_pts", 0.6, 5, true);
+    check("faststart", 0.6, 12);
+    check("h264_open_gop", 0.5, 8);
+    check("vp9", 0.7, 8);
+    check("mpeg4_no_pts", 0.6, 5);
 }
 
-/// A transport stream does not declare its length, so there is no warning.
+/// A transport stream does not declare its length, but it ends with a whole packet.
 #[test]
 fn truncated_transport_stream() {
-    check("h264_ts", 0.4, 20, false);
+    check("h264_ts", 0.4, 20);
 }
 
 /// A transport stream that begins in the middle of a GOP, as recordings do. Time zero is the first picture

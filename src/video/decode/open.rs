@@ -5,24 +5,45 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use ffmpeg::format::context::{Input, StreamIo};
 use ffmpeg::packet::Ref;
-use ffmpeg::{Dictionary, Packet, codec, ffi, format, media};
+use ffmpeg::{Dictionary, Packet, codec, color, ffi, format, frame, media};
 use ffmpeg_next as ffmpeg;
 
 use crate::error::VideoError;
 use crate::video::bitstream::Syntax;
+use crate::video::reader::Reader;
 use crate::video::{Orientation, VideoLimits};
 
-const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,avi";
-const CODECS: [&str; 9] = ["h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg"];
+const FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mpegts,mpeg,avi,mjpeg,flv,asf,ogg";
+/// FFmpeg's names of the codecs.
+const CODECS: [&str; 19] = [
+    "h264",
+    "hevc",
+    "vp8",
+    "vp9",
+    "av1",
+    "mpeg4",
+    "mpeg2video",
+    "mpeg1video",
+    "mjpeg",
+    "prores",
+    "dnxhd",
+    "h263",
+    "flv1",
+    "theora",
+    "msmpeg4v3",
+    "wmv1",
+    "wmv2",
+    "wmv3",
+    "vc1",
+];
 /// FFmpeg's names of the decoders. AV1 has several.
-const DECODERS: &str = "h264,hevc,vp8,vp9,libdav1d,libaom-av1,av1,mpeg4,mpeg2video,mpeg1video,mjpeg";
+const DECODERS: &str = "h264,hevc,vp8,libvpx,vp9,libvpx-vp9,libdav1d,libaom-av1,av1,mpeg4,mpeg2video,mpeg1video,mjpeg,\
+    prores,dnxhd,h263,flv,theora,msmpeg4,wmv1,wmv2,wmv3,vc1";
 /// Reads are large, because files are local and read from end to end.
 const READ_BYTES: usize = 256 << 10;
 /// FFmpeg compares `max_pixels` with widths rounded up to 64. Our own check compares the exact size of each
@@ -44,33 +65,6 @@ pub(in crate::video) struct SourceFile {
     pub container: &'static str,
 }
 
-/// Reader with its own position, so that several passes can share one open file.
-struct Reader {
-    file: Arc<File>,
-    at: u64,
-    length: u64,
-}
-
-impl Read for Reader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
-}
-
-impl Seek for Reader {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let target = match to {
-            SeekFrom::Start(at) => i128::from(at),
-            SeekFrom::Current(by) => i128::from(self.at) + i128::from(by),
-            SeekFrom::End(by) => i128::from(self.length) + i128::from(by),
-        };
-        self.at = u64::try_from(target).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.at)
-    }
-}
-
 /// Parameters of the video stream from the container header.
 #[derive(Debug, Clone)]
 pub(super) struct StreamHeader {
@@ -83,6 +77,31 @@ pub(super) struct StreamHeader {
     pub width: u32,
     pub height: u32,
     pub orientation: Orientation,
+    /// Width of a pixel divided by its height according to the container, if it gives one.
+    pixel_aspect: Option<f64>,
+    /// FFmpeg's name of the transfer function, if it is known.
+    pub transfer: Option<&'static str>,
+    /// The pictures have transparent parts, and the decoder gives their colours only.
+    pub alpha_ignored: bool,
+}
+
+impl StreamHeader {
+    /// Returns the size of a picture with square pixels, before rotation. The container's shape of a pixel counts
+    /// before that of the picture, as in FFmpeg's own tools; the height stays.
+    pub(super) fn shown_size(&self, picture: &frame::Video) -> (u32, u32) {
+        let aspect = self.pixel_aspect.or_else(|| pixel_aspect(picture.aspect_ratio())).unwrap_or(1.0);
+        let width = (f64::from(picture.width()) * aspect).round().max(1.0);
+        (width as u32, picture.height())
+    }
+}
+
+/// Pixels that are wider or higher than this are not of a video: their shape is ignored.
+const MAX_PIXEL_ASPECT: f64 = 4.0;
+
+/// Width of a pixel divided by its height.
+fn pixel_aspect(ratio: ffmpeg::Rational) -> Option<f64> {
+    let aspect = f64::from(ratio.numerator()) / f64::from(ratio.denominator());
+    (1.0 / MAX_PIXEL_ASPECT..=MAX_PIXEL_ASPECT).contains(&aspect).then_some(aspect)
 }
 
 /// Reads the packets of the video stream of a file, in decoding order. The same file always gives the same
@@ -169,6 +188,7 @@ impl Demuxer {
     pub(super) fn decoder(&self, limits: &VideoLimits) -> Result<codec::decoder::Video, ffmpeg::Error> {
         let stream = self.input.stream(self.stream).ok_or(ffmpeg::Error::StreamNotFound)?;
         let mut context = codec::Context::from_parameters(stream.parameters())?;
+        let codec = alpha_decoder(&stream).or_else(|| codec::decoder::find(stream.parameters().id()));
         let threads = limits.decoder_threads.clamp(1, 64);
         context.set_threading(codec::threading::Config {
             kind: codec::threading::Type::Frame,
@@ -177,7 +197,12 @@ impl Demuxer {
         });
         let mut decoder = context.decoder();
         decoder.set_packet_time_base(stream.time_base());
-        decoder.open_as_with(stream.parameters().id(), decoder_options(limits))?.video()
+        let mut options = decoder_options(limits);
+        if stream.parameters().id() == codec::Id::MJPEG {
+            // Without this, the decoder leaves the missing part of a cut picture grey and reports nothing.
+            options.set("err_detect", "explode");
+        }
+        decoder.open_as_with(codec, options)?.video()
     }
 }
 
@@ -208,7 +233,7 @@ fn decoder_options(limits: &VideoLimits) -> Dictionary<'static> {
 
 #[allow(unsafe_code)]
 fn open_input(source: &SourceFile, limits: &VideoLimits) -> Result<Input, ffmpeg::Error> {
-    let reader = Reader { file: source.file.clone(), at: 0, length: source.length };
+    let reader = Reader::new(source.file.clone(), source.length);
     let mut io = StreamIo::from_read_seek_with_capacity(reader, READ_BYTES)?;
     let mut options = Dictionary::new();
     options.set("protocol_whitelist", "none");
@@ -269,17 +294,22 @@ fn video_stream(input: &Input, source: &SourceFile) -> Result<(usize, StreamHead
     if !CODECS.contains(&codec) {
         return Err(VideoError::CodecNotAllowed { path: source.path.clone(), codec: codec.into() });
     }
-    let (width, height, extra) = parameters(&stream);
+    let CodecParameters { width, height, extra, transfer } = parameters(&stream);
+    let alpha = has_alpha(&stream);
     let matrix = stream.side_data().find(|data| data.kind() == codec::packet::side_data::Type::DisplayMatrix);
     let base = stream.time_base();
     let header = StreamHeader {
         codec,
-        syntax: Syntax::new(codec, &extra),
+        // The key frames of the alpha lie elsewhere, so all packets are decoded in order.
+        syntax: if alpha { Syntax::Opaque } else { Syntax::new(codec, &extra) },
         time_base: (i64::from(base.numerator()), i64::from(base.denominator().max(1))),
         declared_packets: declared_packets(&stream),
         width,
         height,
         orientation: matrix.map_or(Orientation::default(), |m| Orientation::from_matrix(m.data())),
+        pixel_aspect: pixel_aspect(sample_aspect_ratio(&stream)),
+        transfer,
+        alpha_ignored: alpha && alpha_decoder(&stream).is_none(),
     };
     Ok((stream.index(), header))
 }
@@ -294,9 +324,31 @@ fn declared_packets(stream: &format::stream::Stream) -> usize {
     if indexed == 0 { stored } else { stored.min(indexed) }
 }
 
-/// Width, height and extra data.
+/// Whether a WebM has a second picture with the alpha in each packet.
+fn has_alpha(stream: &format::stream::Stream) -> bool {
+    stream.metadata().get("alpha_mode") == Some("1")
+}
+
+/// Returns the decoder that reads the alpha of a WebM, if FFmpeg was built with it. FFmpeg's own decoders of VP8
+/// and VP9 do not.
+fn alpha_decoder(stream: &format::stream::Stream) -> Option<ffmpeg::Codec> {
+    let name = match stream.parameters().id() {
+        codec::Id::VP8 if has_alpha(stream) => "libvpx",
+        codec::Id::VP9 if has_alpha(stream) => "libvpx-vp9",
+        _ => return None,
+    };
+    codec::decoder::find_by_name(name)
+}
+
+struct CodecParameters {
+    width: u32,
+    height: u32,
+    extra: Vec<u8>,
+    transfer: Option<&'static str>,
+}
+
 #[allow(unsafe_code)]
-fn parameters(stream: &format::stream::Stream) -> (u32, u32, Vec<u8>) {
+fn parameters(stream: &format::stream::Stream) -> CodecParameters {
     let parameters = stream.parameters();
     // SAFETY: the parameters live as long as `parameters`, and `extradata` has `extradata_size` bytes or is
     // null.
@@ -307,8 +359,17 @@ fn parameters(stream: &format::stream::Stream) -> (u32, u32, Vec<u8>) {
         } else {
             std::slice::from_raw_parts(p.extradata, p.extradata_size as usize).to_vec()
         };
-        (u32::try_from(p.width).unwrap_or(0), u32::try_from(p.height).unwrap_or(0), extra)
+        let [width, height] = [p.width, p.height].map(|side| u32::try_from(side).unwrap_or(0));
+        let transfer = color::TransferCharacteristic::from(p.color_trc).name();
+        CodecParameters { width, height, extra, transfer }
     }
+}
+
+/// Shape of a pixel according to the container; 0 / 1 if it gives none.
+#[allow(unsafe_code)]
+fn sample_aspect_ratio(stream: &format::stream::Stream) -> ffmpeg::Rational {
+    // SAFETY: `as_ptr` points to the AVStream that `stream` borrows.
+    unsafe { (*stream.as_ptr()).sample_aspect_ratio.into() }
 }
 
 /// Makes the demuxer skip the packets of all other streams, if the container allows it.

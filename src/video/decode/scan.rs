@@ -41,7 +41,7 @@ pub(super) struct Scan {
     pub duration: i64,
     /// Median distance of two frames in ticks, or the duration of the only one.
     pub interval: i64,
-    /// Width and height of the first decoded picture, before rotation.
+    /// Width and height of the first decoded picture as it is shown, before rotation.
     pub size: (u32, u32),
     /// Some packets have no pts, so `presented` comes from a full decode.
     pub derived: bool,
@@ -82,6 +82,9 @@ pub(super) fn scan(source: &SourceFile, limits: &VideoLimits) -> Result<(StreamH
     warnings.extend(damage(&packets, &repairs.repairs, seconds));
     if let Some(reason) = truncation(&demuxer, &header, source, &packets) {
         warnings.push(Warning::BrokenTail { readable_until: seconds(end.pts), reason });
+    }
+    if header.alpha_ignored {
+        warnings.push(Warning::AlphaIgnored);
     }
     if derived {
         warnings.push(Warning::MissingPts);
@@ -140,7 +143,7 @@ fn repair_times(packets: &mut [ScannedPacket], header: &StreamHeader, source: &S
     let times: Vec<PacketTimes> = visible.iter().map(times).collect();
     let (numerator, denominator) = header.time_base;
     let rate = denominator as f64 / numerator.max(1) as f64;
-    let wrap = (source.container == "mpegts").then_some(1 << MPEG_TIME_BITS);
+    let wrap = matches!(source.container, "mpegts" | "mpeg").then_some(1 << MPEG_TIME_BITS);
     let rules = TimeRules { rate, wrap };
     let mut repairs = times::repair(&times, rules);
     if repairs.shifts.is_empty() {
@@ -196,7 +199,7 @@ fn truncation(
     packets: &[ScannedPacket],
 ) -> Option<String> {
     if let Some(bytes) = source.declared_length.filter(|bytes| *bytes > source.length) {
-        return Some(format!("the file has {} of the {bytes} bytes that its header declares", source.length));
+        return Some(format!("the file has {} of its {bytes} bytes", source.length));
     }
     if let Some(reason) = &demuxer.broken {
         return Some(reason.clone());
@@ -255,7 +258,8 @@ fn decode_all(
     mut clock: FrameClock,
     mut observe: impl FnMut(i64, (u32, u32)) -> bool,
 ) -> Result<(), VideoError> {
-    let mut demuxer = Demuxer::open(source, limits)?.0.with_shifts(shifts);
+    let (demuxer, header) = Demuxer::open(source, limits)?;
+    let mut demuxer = demuxer.with_shifts(shifts);
     let mut decoder = VideoDecoder::new(&demuxer, source, limits)?;
     let mut picture = ffmpeg::frame::Video::empty();
     let mut sent = 0;
@@ -264,7 +268,7 @@ fn decode_all(
         decoder.send(packet.as_ref());
         sent += 1;
         while decoder.receive(&mut picture) {
-            if !observe(clock.tick(&picture), (picture.width(), picture.height())) {
+            if !observe(clock.tick(&picture), header.shown_size(&picture)) {
                 return Ok(());
             }
         }

@@ -20,6 +20,7 @@ fn example(windows: usize) -> EncodedVideo {
         frames: 75,
         average_fps: 10.0,
         start_pts: -0.1,
+        transfer: Some("bt709".into()),
     };
     let window = |i: usize| EncodedWindow {
         start: i as f64,
