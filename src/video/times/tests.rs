@@ -124,7 +124,7 @@ fn parts_with_reordered_frames_are_joined() {
 }
 
 #[test]
-fn steps_back_that_look_like_wraps_are_named() {
+fn steps_back_taken_for_wraps_are_named() {
     // 2,500,000 frames are a wrap.
     let text = format!("{} {}", count(90_000, 90_030), count(2_500_010, 2_500_040));
     check("a restart", true, &text, &count(0, 60), &[Restart]);
