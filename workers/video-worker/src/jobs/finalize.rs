@@ -36,10 +36,8 @@ impl Outputs {
     /// # Errors
     /// Ledger or store are unavailable, the claim is stale, or the folder has the manifest of another job.
     pub(super) async fn gather(&self, claim: &JobClaim) -> Result<Tokens, Stopped> {
+        self.check_manifest(&claim.record).await?;
         let mut tokens = Tokens::default();
-        if !self.may_write(&claim.record).await? {
-            return Ok(tokens);
-        }
         let job = JobMessage::from_ledger(&claim.record.message).map_err(Stopped::fail)?;
         let folder = job_folder(&job.output, &claim.id);
         let unavailable = |e: StoreError| store_stopped(&e);

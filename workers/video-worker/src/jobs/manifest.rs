@@ -18,9 +18,6 @@ use crate::api::{JobMessage, MANIFEST_SCHEMA, job_folder};
 /// Largest manifest, which [`Store::put_new`] reads back too. A request has at most 1 MiB.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Code of a job whose folder has the manifest of another one.
-pub const FOREIGN_MANIFEST: &str = "foreign_manifest";
-
 /// Error of reading or storing the manifest of a job.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -48,28 +45,25 @@ impl Tokens {
 }
 
 impl Outputs {
-    /// Returns whether the results of a job may be written: not over those of another job, which its manifest tells.
+    /// Checks that the folder of a job has no manifest of another job.
     ///
     /// # Errors
-    /// The store is unavailable, or the manifest is another job's and the job has not failed for this reason yet.
-    pub(super) async fn may_write(&self, job: &JobRecord) -> Result<bool, Stopped> {
+    /// It has one, which no retry helps, or the store is unavailable.
+    pub(super) async fn check_manifest(&self, job: &JobRecord) -> Result<(), Stopped> {
         let request = JobMessage::from_ledger(&job.message).map_err(Stopped::fail)?;
         let key = key(&request, job);
-        let found = match self.store.get(&key, MAX_BYTES).await {
-            Ok(found) => found.map_or(Ok(()), |bytes| check(job, &self.store, &key, &bytes).map(drop)),
-            Err(error) => Err(too_large_is_foreign(error)),
-        };
-        match found {
-            Ok(()) => Ok(true),
-            Err(ManifestError::Foreign { .. }) if has_failed_for_it(job) => Ok(false),
-            Err(error) => Err(manifest_stopped(&error)),
-        }
+        let found = self.store.get(&key, MAX_BYTES).await.map_err(too_large_is_foreign);
+        let checked = found.and_then(|found| match found {
+            Some(bytes) => check(job, &self.store, &key, &bytes).map(drop),
+            None => Ok(()),
+        });
+        checked.map_err(|error| manifest_stopped(&error))
     }
 
     /// Writes the manifest of an ended job. An earlier one of the same job stays if it states the same end.
     ///
     /// # Errors
-    /// The store is unavailable, or the manifest is another job's and the job has not failed for this reason yet.
+    /// The folder has the manifest of another job, which no retry helps, or the store is unavailable.
     pub(super) async fn write_manifest(
         &self,
         ended: &EndedJob,
@@ -79,10 +73,8 @@ impl Outputs {
         let job = &ended.record;
         let request = JobMessage::from_ledger(&job.message).map_err(Stopped::fail)?;
         let manifest = manifest(ended, &request, model, tokens, self.ledger.now().await?);
-        match self.put_manifest(job, &key(&request, job), &manifest).await {
-            Err(ManifestError::Foreign { .. }) if has_failed_for_it(job) => Ok(()),
-            written => written.map_err(|error| manifest_stopped(&error)),
-        }
+        let written = self.put_manifest(job, &key(&request, job), &manifest).await;
+        written.map_err(|error| manifest_stopped(&error))
     }
 
     async fn put_manifest(&self, job: &JobRecord, key: &str, manifest: &Value) -> Result<(), ManifestError> {
@@ -119,10 +111,6 @@ fn check(job: &JobRecord, store: &Store, key: &str, bytes: &[u8]) -> Result<Valu
         Some(hash) if *hash != *job.request_sha256 => Err(foreign("it answers another request".into())),
         Some(_) | None => Ok(manifest),
     }
-}
-
-fn has_failed_for_it(job: &JobRecord) -> bool {
-    job.failure.as_ref().is_some_and(|failure| failure.code == FOREIGN_MANIFEST)
 }
 
 fn key(request: &JobMessage, job: &JobRecord) -> String {

@@ -92,7 +92,7 @@ impl Service for VideoService {
         let message = JobMessage::from_ledger(&job.message).map_err(Stopped::fail)?;
         message.check_store(&outputs.store).map_err(Stopped::fail)?;
         if cursor.is_none() {
-            outputs.may_write(job).await?;
+            outputs.check_manifest(job).await?;
         }
         Listing { inputs, ledger: &outputs.ledger, limits }.page(job, cursor).await
     }

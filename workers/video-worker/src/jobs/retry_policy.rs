@@ -7,7 +7,7 @@ use jobs::store::StoreError;
 use jobs::{Disposition, Failure, RetryCost, Stopped};
 use rustix::io::Errno;
 
-use super::manifest::{FOREIGN_MANIFEST, ManifestError};
+use super::manifest::ManifestError;
 use super::reports::ReportError;
 use crate::admission::NoRoom;
 use crate::inputs::FetchError;
@@ -129,7 +129,7 @@ pub fn report_stopped(error: &ReportError) -> Stopped {
 pub fn manifest_stopped(error: &ManifestError) -> Stopped {
     match error {
         ManifestError::Store(error) => store_stopped(error),
-        ManifestError::Foreign { .. } => Stopped::fail(Failure::new(FOREIGN_MANIFEST, error.to_string())),
+        ManifestError::Foreign { .. } => Stopped::fail(Failure::new("foreign_manifest", error.to_string())),
     }
 }
 
