@@ -100,3 +100,51 @@ fn damaged_files_do_not_panic() {
     }
     assert!(opened > 0, "no damaged file was opened, so the test proves nothing");
 }
+
+/// Whole files of every kind give no warning.
+#[test]
+fn whole_files_have_no_warning() {
+    let clips = [
+        "h264",
+        "h264_ntsc",
+        "h264_open_gop",
+        "h264_refresh",
+        "h264_interlaced",
+        "h264_ts",
+        "hevc",
+        "hevc_closed_10bit",
+        "hevc_layers",
+        "vp9",
+        "vp8",
+        "av1",
+        "av1_aom",
+        "mpeg4",
+        "mpeg2",
+        "mjpeg",
+        "vfr",
+        "rotated_90",
+        "edit_list",
+        "late_start",
+        "short",
+        "one_frame",
+        "three_streams",
+        "prores",
+        "dnxhd",
+        "mpeg_ps",
+        "mpeg1_ps",
+        "h263",
+        "flv1",
+        "h264_flv",
+        "theora",
+        "wmv1",
+        "wmv2",
+        "animated",
+    ];
+    for name in clips {
+        let video = Video::open(clip(name), &VideoLimits::default()).unwrap();
+        let mut frames = video.frames(&FrameSampling::fps(4.0)).unwrap();
+        let count = frames.by_ref().map(|frame| frame.unwrap()).count();
+        assert!(count > 0, "{name}");
+        assert_eq!(frames.summary().warnings, [], "{name}");
+    }
+}
