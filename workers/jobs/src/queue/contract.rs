@@ -113,6 +113,16 @@ pub(super) async fn send_to(queue: &dyn Queue, to: impl Into<Address>, message: 
     assert_eq!(soon(queue.send(&to.into(), message)).await.unwrap(), Sent::Confirmed);
 }
 
+/// Sends a message to a queue that the consumer of its route may still be creating.
+pub(super) async fn send_routed(queue: &dyn Queue, to: &Address, message: &Message) {
+    soon(async {
+        while queue.send(to, message).await.unwrap() == Sent::NoQueue {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 async fn consumer(backend: &impl Backend) -> Box<dyn Consumer> {
     backend.queue().consumer(&Lane::Items.into()).await
 }
@@ -191,7 +201,7 @@ pub(super) async fn routes_are_separate(backend: &impl Backend) {
         nothing_comes(&mut *consumer).await;
         consumers.push(consumer);
     }
-    send_to(&*queue, here.clone(), &message("here")).await;
+    send_routed(&*queue, &here, &message("here")).await;
     let delivery = soon(consumers[0].next()).await;
     assert_eq!(delivery.message.id, "here");
     delivery.ack().await;
@@ -199,7 +209,7 @@ pub(super) async fn routes_are_separate(backend: &impl Backend) {
         nothing_comes(&mut **other).await;
     }
     // A route has both queues, whichever its workers consume.
-    send_to(&*queue, routed(Lane::Urgent, ROUTES[1]), &message("there")).await;
+    send_routed(&*queue, &routed(Lane::Urgent, ROUTES[1]), &message("there")).await;
 }
 
 pub(super) async fn message_to_a_route_without_a_queue_is_not_sent(backend: &impl Backend) {
@@ -211,9 +221,9 @@ pub(super) async fn message_to_a_route_without_a_queue_is_not_sent(backend: &imp
     soon(queue.check()).await.unwrap();
     let mut consumer = queue.consumer(&address).await;
     nothing_comes(&mut *consumer).await;
-    drop(consumer);
+    send_routed(&*queue, &address, &message("kept")).await;
     // The queue stays without its consumer.
-    send_to(&*queue, address.clone(), &message("kept")).await;
+    drop(consumer);
     soon(async {
         while queue.waiting(&address).await.unwrap() != 1 {
             sleep(Duration::from_millis(20)).await;
@@ -229,7 +239,7 @@ pub(super) async fn routed_message_keeps_its_queue(backend: &impl Backend) {
     let (queue, address) = (backend.queue(), routed(Lane::Urgent, ROUTES[1]));
     let mut consumer = queue.consumer(&address).await;
     nothing_comes(&mut *consumer).await;
-    send_to(&*queue, address, &message("a")).await;
+    send_routed(&*queue, &address, &message("a")).await;
     let delivery = soon(consumer.next()).await;
     soon(delivery.retry_after(Duration::from_millis(50))).await.unwrap();
     drop(soon(consumer.next()).await);
