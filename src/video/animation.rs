@@ -13,7 +13,7 @@ use std::thread;
 
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
-use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageResult, RgbImage};
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, ImageResult, RgbImage, Rgba};
 
 use self::timeline::timeline;
 use super::reader::Reader;
@@ -172,7 +172,11 @@ impl AnimationFile {
         let reader = BufReader::new(Reader::new(self.file.clone(), self.length));
         let pictures = match self.format {
             ImageFormat::Gif => GifDecoder::new(reader).and_then(|gif| Pictures::new(gif, limits, Ok)),
-            ImageFormat::WebP => WebPDecoder::new(reader).and_then(|webp| Pictures::new(webp, limits, Ok)),
+            ImageFormat::WebP => WebPDecoder::new(reader).and_then(|mut webp| {
+                // Without a colour, the decoder does not clear what a frame disposes of.
+                webp.set_background_color(Rgba([0; 4]))?;
+                Pictures::new(webp, limits, Ok)
+            }),
             _ => PngDecoder::new(reader).and_then(|png| Pictures::new(png, limits, PngDecoder::apng)),
         };
         let pictures = pictures.map_err(|e| still::malformed(self.format, &self.path, e.to_string()))?;

@@ -129,7 +129,7 @@ fn check_fields(name: &str, first: &str) {
         // The lines of text and of fine patterns are teeth too.
         let detail = teeth(smooth[i], width);
         assert!(
-            after < before / 5.0 && after < detail + 0.003,
+            after < before / 3.0 && after < detail + 0.003,
             "{name} {i}: {before:.4} teeth, then {after:.4}"
         );
         // The first field stays, and the picture between is near that of a filter that sees several pictures.
