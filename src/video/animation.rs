@@ -23,7 +23,7 @@ use crate::error::VideoError;
 
 /// Kind of an image file.
 pub(super) enum Kind {
-    Animation(Animation, VideoInfo),
+    Animation(Box<Animation>, Box<VideoInfo>),
     /// One frame can be decoded. The warnings tell what else is in the file.
     Still(Vec<Warning>),
 }
@@ -84,7 +84,7 @@ pub(super) fn open(
     let (_, median, _) = delays.select_nth_unstable(count.saturating_sub(1) / 2);
     let (interval, times) = (*median as f64 / 1e6, times.into());
     let animation = Animation { file, limits: limits.clone(), times, end: duration, interval, warnings };
-    Ok(Kind::Animation(animation, info))
+    Ok(Kind::Animation(Box::new(animation), Box::new(info)))
 }
 
 /// Begin of each frame and end of the last one, in seconds.

@@ -180,7 +180,7 @@ impl Video {
             sniff::FileKind::Image(format) => {
                 match animation::open(&file, (format, length), &path, limits)? {
                     Kind::Animation(animation, info) => {
-                        Ok(Video { info, media: VideoMedia::Animation(Box::new(animation)) })
+                        Ok(Video { info: *info, media: VideoMedia::Animation(animation) })
                     }
                     Kind::Still(warnings) => {
                         Ok(Video::still(format, still::read(&file, format, &path, limits)?, warnings))

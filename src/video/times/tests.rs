@@ -147,7 +147,7 @@ fn extreme_times_do_not_overflow() {
         for step in 1..7 {
             let packet = |i: usize| PacketTimes {
                 pts: extremes[i * step % extremes.len()],
-                dts: (i % 3 > 0).then(|| extremes[(i * step + 1) % extremes.len()]),
+                dts: (!i.is_multiple_of(3)).then(|| extremes[(i * step + 1) % extremes.len()]),
                 duration: extremes[(i + step) % extremes.len()],
             };
             let packets: Vec<PacketTimes> = (0..60).map(packet).collect();
