@@ -127,11 +127,11 @@ fn check_fields(name: &str, first: &str) {
         let ours = frame.image.as_raw();
         let (before, after) = (teeth(woven[i], width), teeth(ours, width));
         assert!(before > 0.004, "{name} {i}: {before:.4} teeth, so the test proves nothing");
-        // The lines of text and of fine patterns are teeth too.
+        // The lines of text and of fine patterns are teeth too, and a single field leaves more of them than several do.
         let detail = teeth(smooth[i], width);
         assert!(
-            after < before / 3.0 && after < detail + 0.003,
-            "{name} {i}: {before:.4} teeth, then {after:.4}"
+            after < before / 3.0 && after < 3.0 * detail + 0.003,
+            "{name} {i}: {before:.4} teeth, then {after:.4}; ffmpeg leaves {detail:.4}"
         );
         // The first field stays, and the picture between is near that of a filter that sees several pictures.
         let kept: Vec<u8> = ours

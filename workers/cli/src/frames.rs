@@ -55,6 +55,7 @@ impl Frames {
             let list = times.chunk_by(f64::eq).map(shown).collect::<Vec<_>>().join(" ");
             match times.len() {
                 0 => println!("no frame in the sampled range"),
+                1 => println!("1 frame at {list} s"),
                 n => println!("{n} frames at {list} s"),
             }
             println!("{} packets decoded, {} skipped", summary.decoded, summary.skipped);
