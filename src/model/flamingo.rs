@@ -11,6 +11,7 @@ use super::config::{FlamingoConfig, LayerStep};
 use super::connector::Connector;
 use super::cross_attention::GatedCrossAttention;
 use super::media_attention::{BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia};
+use super::medium_pixels::{MediumPixels, place_at_moments};
 use crate::error::{Error, Result};
 use crate::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 use crate::vision::VisionEncoder;
@@ -147,66 +148,6 @@ impl<F: FnMut(&str, &Tensor) -> Result<()>> Observe for WithHeads<F> {
 
 /// Borrowed receiver of stages.
 pub type Observer<'o> = &'o mut dyn Observe;
-
-/// Pixels of one medium, normalised for the vision encoder.
-#[derive(Debug, Clone)]
-pub struct MediumPixels {
-    /// Pixels of the different pictures (p, 3, h, w).
-    pub pictures: Tensor,
-    /// Index of the picture that each of the t frames shows; `None` if the frames are the pictures.
-    pub shown: Option<Vec<u32>>,
-}
-
-impl From<Tensor> for MediumPixels {
-    /// Takes the pixels of frames that are all different (t, 3, h, w).
-    fn from(pictures: Tensor) -> Self {
-        Self { pictures, shown: None }
-    }
-}
-
-impl MediumPixels {
-    /// Returns the number of frames t.
-    ///
-    /// # Errors
-    /// The pixels are a scalar.
-    pub fn frames(&self) -> Result<usize> {
-        match &self.shown {
-            Some(shown) => Ok(shown.len()),
-            None => Ok(self.pictures.dim(0)?),
-        }
-    }
-
-    /// Returns the pixels of all frames, repeated pictures included (t, 3, h, w).
-    ///
-    /// # Errors
-    /// A frame shows a picture that does not exist.
-    pub fn repeated(&self) -> Result<Tensor> {
-        match &self.shown {
-            Some(shown) => {
-                Ok(self.pictures.index_select(&Tensor::new(&shown[..], self.pictures.device())?, 0)?)
-            }
-            None => Ok(self.pictures.clone()),
-        }
-    }
-}
-
-/// Maps features of pictures (sum of p, s, d) to features of frames (sum of t, s, d).
-fn place_at_moments(features: &Tensor, media: &[MediumPixels]) -> Result<Tensor> {
-    if media.iter().all(|m| m.shown.is_none()) {
-        return Ok(features.clone());
-    }
-    let mut indices = Vec::new();
-    let mut first = 0;
-    for medium in media {
-        let pictures = medium.pictures.dim(0)? as u32;
-        match &medium.shown {
-            Some(shown) => indices.extend(shown.iter().map(|picture| first + picture)),
-            None => indices.extend(first..first + pictures),
-        }
-        first += pictures;
-    }
-    Ok(features.index_select(&Tensor::new(indices, features.device())?, 0)?)
-}
 
 impl Flamingo {
     /// Builds a model with [`FlamingoParts::from_config`].

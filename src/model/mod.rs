@@ -7,6 +7,7 @@ pub mod connector;
 pub mod joint_space;
 pub mod media_attention;
 pub mod cross_attention;
+mod medium_pixels;
 pub mod flamingo;
 
 pub use config::{
@@ -16,11 +17,12 @@ pub use config::{
 pub use connector::Connector;
 pub use cross_attention::GatedCrossAttention;
 pub use flamingo::{
-    CrossAttentionLayer, Flamingo, FlamingoParts, MediumPixels, Observe, Observer, RowInput, RowState,
-    WithHeads, WorkCounts,
+    CrossAttentionLayer, Flamingo, FlamingoParts, Observe, Observer, RowInput, RowState, WithHeads,
+    WorkCounts,
 };
 pub use joint_space::{JointSpace, JointSpaces};
 pub use media_attention::{BatchedMediaKv, MediaAttentionRule, MediaKv};
+pub use medium_pixels::MediumPixels;
 pub use resampler::PerceiverResampler;
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod open;
 mod deinterlace;
+mod clock;
 mod convert;
 mod scan;
 
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use ffmpeg::{Packet, frame};
 use ffmpeg_next as ffmpeg;
 
+use self::clock::FrameClock;
 use self::convert::Converter;
 pub(super) use self::open::SourceFile;
 use self::open::{Demuxer, StreamHeader};
@@ -127,27 +129,6 @@ fn info(source: &SourceFile, header: &StreamHeader, scan: &Scan, times: &[f64]) 
         average_fps,
         start_pts: seconds(scan.presented[0].pts, header.time_base),
         transfer: header.transfer.map(str::to_owned),
-    }
-}
-
-/// Assigns each decoded frame its time in ticks.
-#[derive(Debug, Default)]
-struct FrameClock {
-    /// Some pts are missing. The clock then uses FFmpeg's best guess, or one tick after the last frame if
-    /// there is none. Every pass over the file gives a frame the same, unique time.
-    derived: bool,
-    last: Option<i64>,
-}
-
-impl FrameClock {
-    fn tick(&mut self, picture: &frame::Video) -> i64 {
-        let next = self.last.map_or(0, |last| last.saturating_add(1));
-        let tick = match (self.derived, picture.pts()) {
-            (false, Some(pts)) => pts,
-            _ => picture.timestamp().map_or(next, |t| if self.last.is_none() { t } else { t.max(next) }),
-        };
-        self.last = Some(tick);
-        tick
     }
 }
 

@@ -81,18 +81,24 @@ impl Ledger {
         after: Option<(i64, &ItemId)>,
         limit: u32,
     ) -> Result<Vec<ItemRecord>, LedgerError> {
+        self.item_rows(RECORD, job, after, limit).await?.iter().map(ItemRecord::read).collect()
+    }
+
+    /// Returns `columns` of a page of items.
+    pub(super) async fn item_rows(
+        &self,
+        columns: &str,
+        job: &JobId,
+        after: Option<(i64, &ItemId)>,
+        limit: u32,
+    ) -> Result<Vec<AnyRow>, LedgerError> {
         let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {RECORD} FROM items
+        let query = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {columns} FROM items
              WHERE job_id = $1 AND (position, id) > ($2, $3) ORDER BY position, id LIMIT $4"
-        )))
-        .bind(job.as_str())
-        .bind(position)
-        .bind(id)
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
-        rows.iter().map(ItemRecord::read).collect()
+        )));
+        let query = query.bind(job.as_str()).bind(position).bind(id).bind(i64::from(limit));
+        Ok(query.fetch_all(&self.pool).await?)
     }
 
     /// Returns an item; `None` if there is none.

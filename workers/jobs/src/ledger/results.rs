@@ -1,7 +1,7 @@
 //! Items of a job whose results are gathered.
 
+use sqlx::Row;
 use sqlx::any::AnyRow;
-use sqlx::{AssertSqlSafe, Row};
 
 use super::items::RECORD;
 use super::{ItemRecord, JobClaim, Ledger, LedgerError};
@@ -18,17 +18,7 @@ impl Ledger {
         after: Option<(i64, &ItemId)>,
         limit: u32,
     ) -> Result<Vec<(ItemRecord, String)>, LedgerError> {
-        let (position, id) = after.map_or((i64::MIN, ""), |(position, id)| (position, id.as_str()));
-        let rows = sqlx::query(AssertSqlSafe(format!(
-            "SELECT {RECORD}, message FROM items
-             WHERE job_id = $1 AND (position, id) > ($2, $3) ORDER BY position, id LIMIT $4"
-        )))
-        .bind(job.as_str())
-        .bind(position)
-        .bind(id)
-        .bind(i64::from(limit))
-        .fetch_all(&self.pool)
-        .await?;
+        let rows = self.item_rows(&format!("{RECORD}, message"), job, after, limit).await?;
         let read = |row: &AnyRow| Ok((ItemRecord::read(row)?, row.try_get("message")?));
         rows.iter().map(read).collect()
     }
