@@ -13,8 +13,9 @@ mod logs;
 mod traces;
 mod inputs;
 mod output;
-// Models by name.
+// Models by name, and the memory that they need.
 mod hub;
+mod memory;
 // One video at a time.
 mod analyze;
 mod caption;
