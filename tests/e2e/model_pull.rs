@@ -48,7 +48,17 @@ impl World {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        for variable in ["HF_TOKEN", "HF_HUB_CACHE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        for variable in [
+            "HF_TOKEN",
+            "HF_TOKEN_PATH",
+            "HUGGING_FACE_HUB_TOKEN",
+            "HF_HUB_CACHE",
+            "HF_HUB_OFFLINE",
+            "HTTP_PROXY",
+            "http_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
             command.env_remove(variable);
         }
         command.args(arguments).envs(self.hub.env(self.home.path()));
@@ -108,7 +118,8 @@ fn pulls_the_needed_files() {
     assert_eq!((repo["revision"].as_str(), repo["commit"].as_str()), (Some("main"), Some(COMMIT)));
     assert_eq!(repo["files"].as_array().unwrap().len(), 2);
     // A second pull asks for no file.
-    world.pull(&[NAME]).exits(0);
+    let again = world.pull(&[NAME]).exits(0);
+    assert!(again.err.contains("tests/tiny: 2 files of 3.0 MB, 0.0 MB to download"), "{again:?}");
     assert_eq!(world.hub.requests(WEIGHTS).len(), 1);
 }
 
@@ -321,7 +332,7 @@ fn hostile_listings_are_refused() {
             git_hash(b"")
         )),
     );
-    world.fails(&[NAME], "1152921504.6 GB to download, only ");
+    world.fails(&[NAME], "1152921504.61 GB to download, only ");
     assert!(world.hub.requests(WEIGHTS).is_empty());
     let world = World::new();
     world.hub.fail("recursive=true", Fault::Text("<html>".into()));

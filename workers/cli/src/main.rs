@@ -14,6 +14,8 @@ mod traces;
 mod inputs;
 mod output;
 // Models by name, and the memory that they need.
+// A build without downloads reads the cache only.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 mod hub;
 mod memory;
 // One video at a time.

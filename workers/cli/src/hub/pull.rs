@@ -15,6 +15,7 @@ use super::client::Client;
 use super::download::Source;
 use super::listing::RemoteFile;
 use super::name::{DEFAULT_REVISION, ModelName, RepoName, is_commit};
+use crate::memory::plan::gigabytes;
 use crate::output::{create_folder, write_file};
 
 /// Parts of an assembled model that the user names instead of those of the catalogue: directories or repositories.
@@ -103,7 +104,9 @@ pub fn pull(name: &ModelName, replaced: &Replaced) -> anyhow::Result<ModelDirect
         None => Bases::default(),
     };
     let repos: Vec<&Wanted> = std::iter::once(&main).chain(bases.repos()).collect();
-    check_space(cache.root(), &repos)?;
+    let missing = check_space(cache.root(), &repos)?;
+    let (files, size) = (repos.iter().map(|repo| repo.files.len()).sum::<usize>(), sum(&repos, Wanted::size));
+    eprintln!("{name}: {files} files of {}, {} to download", gigabytes(size), gigabytes(missing));
     download_all(&client, &repos)?;
     let record = Record {
         schema: RECORD_SCHEMA.into(),
@@ -213,13 +216,18 @@ fn bases<'e>(
     Ok(Bases { parts, tokenizer })
 }
 
-/// Checks that the missing files fit on the disk.
-fn check_space(root: &Path, repos: &[&Wanted]) -> anyhow::Result<()> {
+/// Sum of a size over repositories. Sizes come from a server and may be any number.
+fn sum(repos: &[&Wanted], size: impl Fn(&Wanted) -> u64) -> u64 {
+    repos.iter().map(|repo| size(repo)).fold(0, u64::saturating_add)
+}
+
+/// Checks that the missing files fit on the disk. Returns their bytes.
+fn check_space(root: &Path, repos: &[&Wanted]) -> anyhow::Result<u64> {
     create_folder(root)?;
     let disk =
         rustix::fs::statvfs(root).with_context(|| format!("{}: no free space is known", root.display()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let missing = repos.iter().map(|repo| repo.missing()).fold(0, u64::saturating_add);
+    let missing = sum(repos, Wanted::missing);
     if missing > free {
         bail!(
             "{}: {} to download, only {} are free; HF_HUB_CACHE names another folder",
@@ -228,16 +236,11 @@ fn check_space(root: &Path, repos: &[&Wanted]) -> anyhow::Result<()> {
             gigabytes(free)
         );
     }
-    Ok(())
-}
-
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
+    Ok(missing)
 }
 
 fn download_all(client: &Client, repos: &[&Wanted]) -> anyhow::Result<()> {
-    let total = repos.iter().map(|repo| repo.size()).fold(0, u64::saturating_add);
-    let bar = ProgressBar::new(total);
+    let bar = ProgressBar::new(sum(repos, Wanted::size));
     let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     for repo in repos {
