@@ -138,7 +138,12 @@ fn headers_are_shown_without_a_load() {
     let inspect = |arguments: &[&str], model: &Path| {
         run(command().args(["model", "inspect"]).args(arguments).arg("--model").arg(model))
     };
-    let ran = inspect(&["--headers"], folder.path()).exits(0);
+    let ran = inspect(&["--headers"], folder.path()).exits(1);
+    assert!(
+        ran.err.contains("error: ") && ran.err.contains("adapters.safetensors: truncated: it has "),
+        "{ran:?}"
+    );
+    inspect(&["--headers"], model()).exits(0);
     assert!(
         ran.out
             .contains("1099511.63 M parameters in 1 tensors; on disk BF16 2199.02 GB; in memory 4398.05 GB"),

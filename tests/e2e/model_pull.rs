@@ -176,7 +176,7 @@ fn wrong_content_is_refused() {
     let world = World::new();
     world.hub.fail(WEIGHTS, Fault::Changed);
     let sha256 = flamingo::digest::sha256(&weights());
-    world.fails(&[NAME], &format!("model.safetensors: SHA-256 is "));
+    world.fails(&[NAME], "model.safetensors: SHA-256 is ");
     assert!(!world.repo().join("blobs").join(&sha256).exists());
     // The wrong bytes are gone: the next pull begins from nothing.
     world.pull(&[NAME]).exits(0);

@@ -13,6 +13,8 @@ use serde_json::Value;
 
 /// Largest header of a safetensors file in bytes.
 const HEADER_LIMIT: u64 = 100 << 20;
+/// Largest index of shards in bytes.
+const INDEX_LIMIT: u64 = 64 << 20;
 /// Largest description in bytes.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
@@ -34,6 +36,70 @@ impl Header {
     pub fn values(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).fold(1, u64::saturating_mul)
     }
+}
+
+/// Returns a sentence if a safetensors file is shorter than its header says. The other formats are checked when they are read.
+///
+/// # Errors
+/// The file is unreadable.
+pub fn truncation(path: &Path) -> anyhow::Result<Option<String>> {
+    if path.extension().is_none_or(|extension| extension != "safetensors") {
+        return Ok(None);
+    }
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let (end, entries) = safetensors_entries(path, &mut file)?;
+    let last = entries.values().filter_map(|entry| entry["data_offsets"][1].as_u64()).max().unwrap_or(0);
+    let (length, expected) = (file.metadata()?.len(), end.saturating_add(last));
+    let text =
+        || format!("{}: truncated: it has {length} bytes, its header announces {expected}", path.display());
+    Ok((length < expected).then(text))
+}
+
+/// Compares the tensors of a directory with its index of shards. Returns a sentence per problem.
+///
+/// # Errors
+/// The index is unreadable.
+pub fn index_problems(directory: &Path, found: &[(PathBuf, Vec<Header>)]) -> anyhow::Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for name in ["model.safetensors.index.json", "pytorch_model.bin.index.json"] {
+        let path = directory.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let index: Value = serde_json::from_str(&read_text(&path, INDEX_LIMIT)?)
+            .with_context(|| path.display().to_string())?;
+        let of = |file: &Path| Some(file.file_name()?.to_str()?.to_owned());
+        let there: HashSet<(String, &str)> = found
+            .iter()
+            .filter_map(|(file, headers)| Some((of(file)?, headers)))
+            .flat_map(|(file, headers)| {
+                headers.iter().map(move |header| (file.clone(), header.name.as_str()))
+            })
+            .collect();
+        let listed: HashSet<(String, &str)> = index["weight_map"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(tensor, file)| Some((file.as_str()?.to_owned(), tensor.as_str())))
+            .collect();
+        // Another format of the weights than that of the index may be the one that is read.
+        if !there.iter().any(|(file, _)| listed.iter().any(|(listed, _)| listed == file)) {
+            continue;
+        }
+        let mut missing: Vec<_> = listed.difference(&there).collect();
+        let mut unlisted: Vec<_> = there.difference(&listed).collect();
+        missing.sort();
+        unlisted.sort();
+        problems.extend(
+            missing
+                .into_iter()
+                .map(|(file, tensor)| format!("{file}: tensor `{tensor}` is missing, {name} lists it")),
+        );
+        problems.extend(
+            unlisted.into_iter().map(|(file, tensor)| format!("{file}: tensor `{tensor}` is not in {name}")),
+        );
+    }
+    Ok(problems)
 }
 
 /// Returns the files of weights of a model directory, with the part that each belongs to; `None`: all parts.
@@ -63,10 +129,14 @@ pub fn weight_files(directory: &Path) -> anyhow::Result<Vec<(Option<&'static str
 
 fn read_config(directory: &Path) -> anyhow::Result<Value> {
     let path = directory.join(CONFIG);
-    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    serde_json::from_str(&read_text(&path, CONFIG_LIMIT)?).with_context(|| path.display().to_string())
+}
+
+fn read_text(path: &Path, limit: u64) -> anyhow::Result<String> {
+    let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut text = String::new();
-    file.take(CONFIG_LIMIT).read_to_string(&mut text).with_context(|| path.display().to_string())?;
-    serde_json::from_str(&text).with_context(|| path.display().to_string())
+    file.take(limit).read_to_string(&mut text).with_context(|| path.display().to_string())?;
+    Ok(text)
 }
 
 /// Files of weights in a directory, of the preferred format.
@@ -99,9 +169,9 @@ pub fn headers(path: &Path) -> anyhow::Result<Vec<Header>> {
     }
 }
 
-fn of_safetensors(path: &Path) -> anyhow::Result<Vec<Header>> {
+/// Reads the header of a safetensors file. Returns the place of its end, and the tensors.
+fn safetensors_entries(path: &Path, file: &mut File) -> anyhow::Result<(u64, BTreeMap<String, Value>)> {
     let error = || format!("{}: not a readable safetensors file", path.display());
-    let mut file = File::open(path).with_context(|| path.display().to_string())?;
     let mut length = [0; 8];
     file.read_exact(&mut length).with_context(error)?;
     let length = u64::from_le_bytes(length);
@@ -110,20 +180,21 @@ fn of_safetensors(path: &Path) -> anyhow::Result<Vec<Header>> {
     }
     let mut text = Vec::new();
     file.take(length).read_to_end(&mut text).with_context(error)?;
-    let entries: BTreeMap<String, Value> = serde_json::from_slice(&text).with_context(error)?;
+    let mut entries: BTreeMap<String, Value> = serde_json::from_slice(&text).with_context(error)?;
+    entries.remove("__metadata__");
+    Ok((length + 8, entries))
+}
+
+fn of_safetensors(path: &Path) -> anyhow::Result<Vec<Header>> {
+    let error = || format!("{}: not a readable safetensors file", path.display());
+    let mut file = File::open(path).with_context(|| path.display().to_string())?;
+    let number = |value: &Value| value.as_u64().with_context(error);
     let mut found = Vec::new();
-    for (name, entry) in entries {
-        if name == "__metadata__" {
-            continue;
-        }
-        let number = |value: &Value| value.as_u64().with_context(error);
-        let shape = entry["shape"]
-            .as_array()
-            .with_context(error)?
-            .iter()
-            .map(|n| Ok(number(n)? as usize))
-            .collect::<anyhow::Result<_>>()?;
-        let bytes = number(&entry["data_offsets"][1])?.saturating_sub(number(&entry["data_offsets"][0])?);
+    for (name, entry) in safetensors_entries(path, &mut file)?.1 {
+        let shape = entry["shape"].as_array().with_context(error)?.iter();
+        let shape = shape.map(|n| Ok(number(n)? as usize)).collect::<anyhow::Result<_>>()?;
+        let offsets = &entry["data_offsets"];
+        let bytes = number(&offsets[1])?.saturating_sub(number(&offsets[0])?);
         let dtype = entry["dtype"].as_str().unwrap_or("unknown").to_owned();
         found.push(Header { name, dtype, shape, bytes, quantized: false });
     }
@@ -169,4 +240,60 @@ fn of_pickle(path: &Path) -> anyhow::Result<Vec<Header>> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Writes a safetensors file whose tensors have 3 bytes each, of which `kept` bytes are there.
+    fn write(path: &Path, tensors: &[&str], kept: usize) {
+        let entry = |(n, name): (usize, &&str)| {
+            ((*name).to_owned(), json!({"dtype": "U8", "shape": [3], "data_offsets": [3 * n, 3 * n + 3]}))
+        };
+        let header: serde_json::Map<_, _> = tensors.iter().enumerate().map(entry).collect();
+        let header = Value::Object(header).to_string();
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + kept, 0);
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    #[test]
+    fn shards_are_compared_with_their_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        write(&path("model-1.safetensors"), &["a", "b"], 6);
+        write(&path("model-2.safetensors"), &["c"], 2);
+        let map = json!({"weight_map": {"a": "model-1.safetensors", "c": "model-2.safetensors", "d": "model-3.safetensors"}});
+        std::fs::write(path("model.safetensors.index.json"), map.to_string()).unwrap();
+        std::fs::write(path(CONFIG), "{}").unwrap();
+        let files = weight_files(folder.path()).unwrap().into_iter().map(|(_, file)| file);
+        let mut found: Vec<_> = files.map(|file| (file.clone(), headers(&file).unwrap())).collect();
+        found.sort_by(|a, b| a.0.cmp(&b.0));
+        assert_eq!(found[0].1[1].bytes, 3);
+        let problems = index_problems(folder.path(), &found).unwrap();
+        assert_eq!(
+            problems,
+            [
+                "model-3.safetensors: tensor `d` is missing, model.safetensors.index.json lists it",
+                "model-1.safetensors: tensor `b` is not in model.safetensors.index.json",
+            ]
+        );
+        assert_eq!(truncation(&found[0].0).unwrap(), None);
+        let text = truncation(&found[1].0).unwrap().unwrap();
+        assert!(text.contains("model-2.safetensors: truncated: it has "), "{text}");
+    }
+
+    #[test]
+    fn malformed_headers_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        for bytes in [&b"short"[..], &[255; 16], &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}', b'x'][..9]] {
+            std::fs::write(&path, bytes).unwrap();
+            assert!(headers(&path).unwrap_err().to_string().contains("not a readable safetensors file"));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Plan of the memory of a model: an estimate from headers, checked against what is available before weights are read.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use candle_core::DType;
@@ -10,7 +10,7 @@ use flamingo::weights::Quantization;
 use serde_json::{Value, json};
 
 use super::available::{Available, available};
-use super::headers::{Header, headers, weight_files};
+use super::headers::{Header, headers, index_problems, truncation, weight_files};
 
 /// Environment variable that turns the check off: `off`.
 const CHECK: &str = "FLAMINGO_MEMORY_CHECK";
@@ -21,6 +21,8 @@ pub struct MemoryPlan {
     parts: BTreeMap<&'static str, Part>,
     /// Bytes of the largest tensor in its file, which is in memory twice while it is converted.
     largest: u64,
+    /// Contradictions between the files.
+    problems: Vec<String>,
 }
 
 /// One part of a model.
@@ -41,6 +43,7 @@ impl MemoryPlan {
     /// A file is missing or malformed.
     pub fn read(directory: &Path, options: &LoadOptions) -> anyhow::Result<Self> {
         let mut plan = Self::default();
+        let mut files: BTreeMap<PathBuf, Vec<(PathBuf, Vec<Header>)>> = BTreeMap::new();
         for (part, file) in weight_files(directory)? {
             let headers = headers(&file)?;
             // A checkpoint of CLIP has a text tower, which is not loaded.
@@ -50,6 +53,12 @@ impl MemoryPlan {
                 let part = part.map_or_else(|| part_of(&header.name), |part| refine(part, &header.name));
                 plan.add(part, header, options.dtype, options.quantization);
             }
+            plan.problems.extend(truncation(&file)?);
+            let folder = file.parent().unwrap_or(directory).to_path_buf();
+            files.entry(folder).or_default().push((file, headers));
+        }
+        for (folder, files) in &files {
+            plan.problems.extend(index_problems(folder, files)?);
         }
         Ok(plan)
     }
@@ -102,6 +111,11 @@ impl MemoryPlan {
         )
     }
 
+    /// Contradictions between the files: tensors that are missing or superfluous by an index of shards.
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+
     /// Prints a table of the parts.
     pub fn print(&self) {
         for (name, part) in &self.parts {
@@ -127,7 +141,7 @@ impl MemoryPlan {
             ((*name).to_owned(), plan)
         };
         let parts: serde_json::Map<String, Value> = self.parts.iter().map(part).collect();
-        json!({"parts": parts, "estimated_bytes": self.bytes()})
+        json!({"parts": parts, "estimated_bytes": self.bytes(), "problems": self.problems})
     }
 }
 

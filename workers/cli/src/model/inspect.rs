@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::args::ModelArgs;
 use crate::memory::plan::MemoryPlan;
+use crate::output::printable;
 
 #[derive(Debug, Args)]
 pub struct Inspect {
@@ -28,7 +29,8 @@ impl Inspect {
                 println!("{}", self.model.model.display());
                 plan.print();
             }
-            return Ok(true);
+            plan.problems().iter().for_each(|problem| eprintln!("error: {}", printable(problem)));
+            return Ok(plan.problems().is_empty());
         }
         let pipeline = self.model.load()?;
         let loaded = pipeline.loaded();
