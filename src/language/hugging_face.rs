@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::llama::LlamaConfig;
+use crate::digest::sha256_of_file;
 use crate::error::{Error, Result, WeightsError};
 use crate::weights::Rename;
 
@@ -74,7 +75,7 @@ impl ModelDirectory {
 
     /// Returns the tokens that begin and end a text: by name from the tokenizer's configuration, else by number from
     /// `config.json`.
-    pub(super) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
+    pub(crate) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
         let path = self.path.join("tokenizer_config.json");
         let names = if path.exists() { read_json(&path)? } else { Value::Null };
         let named = |key: &str| {
@@ -97,6 +98,15 @@ impl ModelDirectory {
         Ok((bos, eos))
     }
 
+    /// Returns the SHA-256 of `config.json`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn config_sha256(&self) -> Result<String> {
+        let path = self.path.join("config.json");
+        sha256_of_file(&path).map_err(|source| WeightsError::Io { path, source }.into())
+    }
+
     pub(super) fn error(&self, reason: String) -> Error {
         Error::Config { path: self.path.join("config.json"), reason }
     }
@@ -115,7 +125,11 @@ pub fn llama_name(tied: bool, theirs: &str) -> Rename {
 /// Largest JSON file, in bytes. An index of shards names every tensor: some hundred kilobytes.
 const JSON_LIMIT: u64 = 16 << 20;
 
-fn read_json(path: &Path) -> Result<Value> {
+/// Reads a JSON file.
+///
+/// # Errors
+/// The file is missing, too long or not JSON.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let io = |source| WeightsError::Io { path: path.into(), source };
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > JSON_LIMIT {

@@ -11,6 +11,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::Result;
 use crate::weights::Quantization;
 
+pub(crate) mod json;
 pub mod kv_cache;
 pub mod packed_batch;
 pub mod llama;
