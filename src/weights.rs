@@ -23,11 +23,26 @@ mod init;
 pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
 
 /// Treatment of a tensor of a file, decided by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rename {
     /// The model knows the tensor under this name.
     To(String),
+    /// The tensor holds several of the model's tensors, of equal sizes, one after the other along its first axis.
+    Parts(Vec<String>),
     /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
     Ignore,
+}
+
+impl Rename {
+    /// Prefixes the names of the model with `prefix`.
+    pub fn below(self, prefix: &str) -> Self {
+        let full = |name: String| format!("{prefix}.{name}");
+        match self {
+            Self::To(name) => Self::To(full(name)),
+            Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
+            Self::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// Treatment of quantised tensors.
@@ -95,8 +110,16 @@ impl Weights {
         let mut stored: HashMap<String, Vec<Stored>> = HashMap::new();
         for path in files {
             for (name, place) in list(path)? {
-                if let Rename::To(ours) = rename(&name) {
-                    stored.entry(ours).or_default().push(place);
+                match rename(&name) {
+                    Rename::To(ours) => stored.entry(ours).or_default().push(place),
+                    Rename::Parts(parts) => {
+                        let of = parts.len();
+                        for (index, ours) in parts.into_iter().enumerate() {
+                            let whole = Box::new(place.clone());
+                            stored.entry(ours).or_default().push(Stored::Part { whole, index, of });
+                        }
+                    }
+                    Rename::Ignore => {}
                 }
             }
         }

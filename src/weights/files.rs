@@ -18,9 +18,24 @@ use crate::error::WeightsError;
 #[derive(Clone)]
 pub(super) enum Stored {
     Memory(Tensor),
-    Safetensors { file: Arc<MmapedSafetensors>, name: String },
-    Gguf { file: Arc<GgufFile>, name: String },
-    Pickle { file: Arc<PthTensors>, name: String },
+    Safetensors {
+        file: Arc<MmapedSafetensors>,
+        name: String,
+    },
+    Gguf {
+        file: Arc<GgufFile>,
+        name: String,
+    },
+    Pickle {
+        file: Arc<PthTensors>,
+        name: String,
+    },
+    /// One of `of` equal parts of a tensor along its first axis.
+    Part {
+        whole: Box<Stored>,
+        index: usize,
+        of: usize,
+    },
 }
 
 /// A mapped GGUF file with its header; the length is checked.
@@ -86,6 +101,14 @@ impl Stored {
             Stored::Safetensors { file, name } => file.get(name)?.shape().into(),
             Stored::Gguf { file, name } => file.content.tensor_infos[name].shape.clone(),
             Stored::Pickle { file, name } => file.tensor_infos()[name].layout.shape().clone(),
+            Stored::Part { whole, of, .. } => {
+                let mut dims = whole.shape()?.into_dims();
+                match dims.first_mut() {
+                    Some(rows) if *rows % of == 0 => *rows /= of,
+                    _ => candle_core::bail!("{dims:?} does not divide into {of} parts"),
+                }
+                dims.into()
+            }
         })
     }
 
@@ -98,6 +121,11 @@ impl Stored {
                 Some(tensor) => tensor.to_device(device),
                 None => candle_core::bail!("the archive lists it but does not hold it"),
             },
+            Stored::Part { whole, index, .. } => {
+                let rows = self.shape()?.dim(0)?;
+                // A copy, so that the parts do not keep the whole in memory.
+                whole.read(device)?.narrow(0, index * rows, rows)?.copy()
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 mod adapters;
 
 mod vision;
+mod clip;
 mod language;
 mod language_cache;
 mod model;
