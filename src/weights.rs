@@ -17,17 +17,22 @@ use crate::digest::hex;
 use crate::error::{Result, WeightsError};
 use files::{Stored, first_line, list};
 use init::{PATTERN, initial_value, repeated};
+use places::Places;
 
 mod pickle;
 mod files;
+mod places;
 mod init;
 
 pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
 
 /// Treatment of a tensor of a file, decided by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rename {
     /// The model knows the tensor under this name.
     To(String),
+    /// The tensor holds several of the model's tensors, of equal sizes, one after the other along its first axis.
+    Parts(Vec<String>),
     /// The tensor is one of several that follow each other along the first axis of the model's tensor, in the order of their
     /// numbers: an embedding and the rows that a checkpoint added to it.
     Rows {
@@ -40,6 +45,20 @@ pub enum Rename {
     Flat(String),
     /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
     Ignore,
+}
+
+impl Rename {
+    /// Prefixes the names of the model with `prefix`.
+    pub fn below(self, prefix: &str) -> Self {
+        let full = |name: String| format!("{prefix}.{name}");
+        match self {
+            Self::To(name) => Self::To(full(name)),
+            Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
+            Self::Rows { whole, index } => Self::Rows { whole: full(whole), index },
+            Self::Flat(name) => Self::Flat(full(name)),
+            Self::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// Treatment of quantised tensors.
@@ -104,30 +123,18 @@ impl Weights {
         quantization: Quantization,
         rename: &dyn Fn(&str) -> Rename,
     ) -> Result<Self> {
-        let mut stored: HashMap<String, Vec<Stored>> = HashMap::new();
-        let mut rows: BTreeMap<String, BTreeMap<usize, Vec<Stored>>> = BTreeMap::new();
+        let mut places = Places::default();
         for path in files {
             for (name, place) in list(path)? {
-                match rename(&name) {
-                    Rename::To(ours) => stored.entry(ours).or_default().push(place),
-                    Rename::Rows { whole, index } => {
-                        rows.entry(whole).or_default().entry(index).or_default().push(place);
-                    }
-                    Rename::Flat(ours) => {
-                        stored.entry(ours).or_default().push(Stored::Flat(Box::new(place)));
-                    }
-                    Rename::Ignore => {}
-                }
+                places.add(rename(&name), place);
             }
         }
         let origin = files.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        for (whole, parts) in rows {
-            let wholes = files::wholes(parts).ok_or_else(|| WeightsError::Missing {
-                origin: origin.clone(),
-                name: format!("{whole} (a part of its rows)"),
-            })?;
-            stored.entry(whole).or_default().extend(wholes);
-        }
+        let missing = |whole| WeightsError::Missing {
+            origin: origin.clone(),
+            name: format!("{whole} (some of its rows)"),
+        };
+        let stored = places.finish().map_err(missing)?;
         Ok(Self::from_source(origin, device, dtype, quantization, Tensors::Stored(stored)))
     }
 

@@ -1,7 +1,6 @@
 //! Locations of tensors: one `Stored` per tensor of a safetensors, GGUF or PyTorch file, or in memory.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::io::BufReader;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,21 +31,16 @@ pub(super) enum Stored {
         file: Arc<PthTensors>,
         name: String,
     },
+    /// One of `of` equal parts of a tensor along its first axis.
+    Part {
+        whole: Box<Stored>,
+        index: usize,
+        of: usize,
+    },
     /// Tensors that follow each other along the first axis.
     Rows(Vec<Stored>),
     /// The elements of a tensor, along one axis.
     Flat(Box<Stored>),
-}
-
-/// Joins the tensors that follow each other along the first axis; each may have aliases, so there may be several wholes.
-/// `None` if one of them is missing.
-pub(super) fn wholes(parts: BTreeMap<usize, Vec<Stored>>) -> Option<Vec<Stored>> {
-    if !parts.keys().copied().eq(0..parts.len()) {
-        return None;
-    }
-    let most = parts.values().map(Vec::len).max().unwrap_or(0);
-    let whole = |alias: usize| parts.values().map(|part| part[alias.min(part.len() - 1)].clone()).collect();
-    Some((0..most).map(|alias| Stored::Rows(whole(alias))).collect())
 }
 
 /// A mapped GGUF file with its header; the length is checked.
@@ -112,6 +106,14 @@ impl Stored {
             Stored::Safetensors { file, name } => file.get(name)?.shape().into(),
             Stored::Gguf { file, name } => file.content.tensor_infos[name].shape.clone(),
             Stored::Pickle { file, name } => file.tensor_infos()[name].layout.shape().clone(),
+            Stored::Part { whole, of, .. } => {
+                let mut dims = whole.shape()?.into_dims();
+                match dims.first_mut() {
+                    Some(rows) if *rows % of == 0 => *rows /= of,
+                    _ => candle_core::bail!("{dims:?} does not divide into {of} parts"),
+                }
+                dims.into()
+            }
             Stored::Rows(parts) => {
                 let shapes = parts.iter().map(Stored::shape).collect::<candle_core::Result<Vec<_>>>()?;
                 let dims: Vec<&[usize]> = shapes.iter().map(Shape::dims).collect();
@@ -134,6 +136,11 @@ impl Stored {
                 Some(tensor) => tensor.to_device(device),
                 None => candle_core::bail!("the archive lists it but does not hold it"),
             },
+            Stored::Part { whole, index, .. } => {
+                let rows = self.shape()?.dim(0)?;
+                // A copy, so that the parts do not keep the whole in memory.
+                whole.read(device)?.narrow(0, index * rows, rows)?.copy()
+            }
             Stored::Rows(parts) => {
                 let parts = parts.iter().map(|p| p.read(device)).collect::<candle_core::Result<Vec<_>>>()?;
                 Tensor::cat(&parts, 0)

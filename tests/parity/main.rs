@@ -4,6 +4,7 @@ mod adapters;
 mod checkpoint;
 
 mod vision;
+mod clip;
 mod language;
 mod language_cache;
 mod model;
