@@ -4,6 +4,7 @@ mod adapters;
 
 mod vision;
 mod language;
+mod language_models;
 mod language_cache;
 mod model;
 mod flamingo_whole;
