@@ -84,6 +84,7 @@ impl ModelShape {
             norm_eps: 1e-5,
             rope: Rope { theta: 1e5, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
             tied: true,
+            qkv_bias: false,
         };
         Self { name: "mini".into(), vision, model, language: LanguageConfig::Llama(language) }
     }
@@ -117,6 +118,7 @@ impl Chinchilla {
             norm_eps: 1e-5,
             rope: Rope { theta: 1e4, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
             tied: true,
+            qkv_bias: false,
         };
         let media_attention = MediaAttentionConfig::default();
         let connector = ConnectorConfig::Resampler(paper_resampler());

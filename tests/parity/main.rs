@@ -6,6 +6,7 @@ mod checkpoint;
 mod vision;
 mod clip;
 mod language;
+mod language_models;
 mod language_cache;
 mod model;
 mod flamingo_whole;

@@ -150,6 +150,7 @@ fn llama(json: &Value) -> Result<LlamaConfig, String> {
         norm_eps: number_or(json, "rms_norm_eps", 1e-6)?,
         rope: Rope { theta: 1e4, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
         tied: flag_or(json, "tie_word_embeddings", false)?,
+        qkv_bias: false,
     })
 }
 
