@@ -13,13 +13,15 @@ use crate::weights::Quantization;
 
 pub mod kv_cache;
 pub mod packed_batch;
+mod json;
 pub mod rotary;
 pub mod llama;
 pub mod mpt;
 pub mod gpt_neox;
-mod json;
+pub mod opt;
 pub mod gguf;
 pub mod hugging_face;
+mod vocabulary_files;
 pub mod tokenizer;
 pub mod architecture;
 pub mod source;
