@@ -8,7 +8,7 @@ use crate::kernels::activation::Activation;
 use crate::language::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::language::{self, LanguageConfig, LanguageSource};
 use crate::model::{
-    ConnectorConfig, CrossAttentionConfig, Flamingo, FlamingoConfig, MediaAttentionConfig,
+    ConnectorConfig, CrossAttentionConfig, Flamingo, FlamingoConfig, KvProjectionKind, MediaAttentionConfig,
     MediaAttentionRule, Placement, ResamplerConfig,
 };
 use crate::vision::{self, Fit, Preprocess, VisionConfig, nfnet};
@@ -151,6 +151,8 @@ fn paper_resampler() -> ResamplerConfig {
         frames: 8,
         feed_forward_multiple: 4,
         activation: Activation::SquaredRelu,
+        qk_norm: None,
+        kv_projection: KvProjectionKind::Fused,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::digest::sha256_of_file;
 use crate::error::{Error, Result, WeightsError};
 use crate::weights::Rename;
 
@@ -59,7 +60,7 @@ impl ModelDirectory {
 
     /// Returns the tokens that begin and end a text: by name from the tokenizer's configuration, else by number from
     /// `config.json`.
-    pub(super) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
+    pub(crate) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
         let path = self.path.join("tokenizer_config.json");
         let names = if path.exists() { read_json(&path)? } else { Value::Null };
         let named = |key: &str| {
@@ -80,6 +81,15 @@ impl ModelDirectory {
             eos.insert(0, named);
         }
         Ok((bos, eos))
+    }
+
+    /// Returns the SHA-256 of `config.json`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn config_sha256(&self) -> Result<String> {
+        let path = self.path.join("config.json");
+        sha256_of_file(&path).map_err(|source| WeightsError::Io { path, source }.into())
     }
 
     pub(super) fn error(&self, reason: String) -> Error {

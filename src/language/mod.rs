@@ -11,9 +11,9 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::weights::Quantization;
 
+pub(crate) mod json;
 pub mod kv_cache;
 pub mod packed_batch;
-mod json;
 pub mod rotary;
 pub mod llama;
 pub mod mpt;

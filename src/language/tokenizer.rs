@@ -25,6 +25,8 @@ pub struct Tokenizer {
     /// Ids that untrusted text never gets: the special tokens, without that of unknown characters.
     special: HashSet<u32>,
     bos: Option<u32>,
+    /// Spelling of a token that begins a text and is tokenised together with it.
+    spelled_begin: Option<String>,
     eos: Vec<u32>,
     vocabulary: usize,
 }
@@ -100,7 +102,7 @@ impl Tokenizer {
         let added = parsing.get_added_tokens_decoder();
         let special = added.iter().filter(|(_, token)| token.special && Some(&*token.content) != unknown);
         let special = special.map(|(id, _)| *id).collect();
-        Self { parsing, plain, special, bos: None, eos: Vec::new(), vocabulary }
+        Self { parsing, plain, special, bos: None, spelled_begin: None, eos: Vec::new(), vocabulary }
     }
 
     /// Adds special tokens, such as the media markers of a checkpoint. A token that the vocabulary has keeps its id; the others
@@ -133,6 +135,30 @@ impl Tokenizer {
         match ids.iter().find(|id| self.special.contains(id)) {
             Some(id) => Err(Error::Tokenizer(format!("plain text becomes the special token {id}"))),
             None => Ok(ids),
+        }
+    }
+
+    /// Declares that the authors of the model spell `begin` before the text and tokenise both together. It matters for
+    /// LLaMA's files of 2023: there a text after `<s>` begins without the space that other texts get.
+    pub fn with_spelled_begin(self, begin: &str) -> Self {
+        Self { spelled_begin: Some(begin.into()), ..self }
+    }
+
+    /// Encodes untrusted `text` that directly follows the token at the beginning of a prompt. As
+    /// [`encode_plain`](Self::encode_plain), unless the beginning is spelled.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_first(&self, text: &str) -> Result<Vec<u32>> {
+        let plain = self.encode_plain(text)?;
+        let Some(begin) = &self.spelled_begin else { return Ok(plain) };
+        // A text that spells a special token stays plain.
+        let (alone, together) = (self.encode(text)?, self.encode(&format!("{begin}{text}"))?);
+        match together.split_first() {
+            Some((first, rest)) if alone == plain && Some(*first) == self.token_id(begin) => {
+                Ok(rest.to_vec())
+            }
+            _ => Ok(plain),
         }
     }
 

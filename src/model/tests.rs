@@ -53,6 +53,8 @@ fn resampler() -> ResamplerConfig {
         frames: 4,
         feed_forward_multiple: 2,
         activation: Activation::SquaredRelu,
+        qk_norm: None,
+        kv_projection: KvProjectionKind::Fused,
     }
 }
 
