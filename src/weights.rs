@@ -6,7 +6,7 @@
 //! names of a file to ours, once, when the file is opened.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use candle_core::quantized::GgmlDType;
@@ -45,6 +45,13 @@ pub enum Rename {
     },
     /// The model knows the elements of the tensor under this name, as a tensor of one axis.
     Flat(String),
+    /// The model has another number of rows: those beyond are dropped, those that the file lacks are zero.
+    Resized {
+        /// Name of the model's tensor.
+        name: String,
+        /// Length of its first axis.
+        rows: usize,
+    },
     /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
     Ignore,
 }
@@ -58,9 +65,33 @@ impl Rename {
             Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
             Self::Rows { whole, index } => Self::Rows { whole: full(whole), index },
             Self::Flat(name) => Self::Flat(full(name)),
+            Self::Resized { name, rows } => Self::Resized { name: full(name), rows },
             Self::Ignore => Self::Ignore,
         }
     }
+}
+
+/// Files of a checkpoint, and the table from their names to ours.
+pub struct Layer<'a> {
+    /// Shards of the checkpoint.
+    pub files: &'a [PathBuf],
+    /// Table.
+    pub rename: &'a dyn Fn(&str) -> Rename,
+}
+
+/// Returns the shapes of the tensors of one file, by its names. Reads the header only.
+///
+/// # Errors
+/// The file is missing, truncated or malformed.
+pub fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, WeightsError> {
+    let shape = |(name, place): (String, Stored)| match place.shape() {
+        Ok(shape) => Ok((name, shape.into_dims())),
+        Err(e) => {
+            let origin = path.display().to_string();
+            Err(WeightsError::Unreadable { origin, name, reason: first_line(&e) })
+        }
+    };
+    list(path)?.into_iter().map(shape).collect()
 }
 
 /// Treatment of quantised tensors.
@@ -149,18 +180,38 @@ impl Weights {
         quantization: Quantization,
         rename: &dyn Fn(&str) -> Rename,
     ) -> Result<Self> {
-        let mut places = Places::default();
-        for path in files {
-            for (name, place) in list(path)? {
-                places.add(rename(&name), place);
+        Self::open_layers(&[Layer { files, rename }], device, dtype, quantization)
+    }
+
+    /// Opens several checkpoints as one, each with a table of its own. A tensor of an earlier one replaces those of the same
+    /// name in later ones: a checkpoint of trained parts, then the models that it was trained on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_layers(
+        layers: &[Layer],
+        device: &Device,
+        dtype: DType,
+        quantization: Quantization,
+    ) -> Result<Self> {
+        let mut stored = HashMap::new();
+        let paths = layers.iter().flat_map(|layer| layer.files);
+        let origin = paths.map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        for layer in layers {
+            let mut places = Places::default();
+            for path in layer.files {
+                for (name, place) in list(path)? {
+                    places.add((layer.rename)(&name), place);
+                }
+            }
+            let missing = |whole| WeightsError::Missing {
+                origin: origin.clone(),
+                name: format!("{whole} (some of its rows)"),
+            };
+            for (name, places) in places.finish().map_err(missing)? {
+                stored.entry(name).or_insert(places);
             }
         }
-        let origin = files.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        let missing = |whole| WeightsError::Missing {
-            origin: origin.clone(),
-            name: format!("{whole} (some of its rows)"),
-        };
-        let stored = places.finish().map_err(missing)?;
         Ok(Self::from_source(origin, device, dtype, quantization, Tensors::Stored(stored)))
     }
 

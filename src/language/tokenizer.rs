@@ -183,6 +183,12 @@ impl Tokenizer {
         self.bos
     }
 
+    /// Returns the token that the tokenizer's own template puts before a text, if it has one.
+    pub fn template_begin(&self) -> Option<u32> {
+        let ids = self.parsing.encode_fast("", true).ok()?;
+        ids.get_ids().first().copied().filter(|&first| self.bos == Some(first))
+    }
+
     /// Returns the tokens that end a text.
     pub fn eos(&self) -> &[u32] {
         &self.eos

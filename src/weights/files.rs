@@ -42,6 +42,11 @@ pub(super) enum Stored {
     Rows(Vec<Stored>),
     /// The elements of a tensor, along one axis.
     Flat(Box<Stored>),
+    /// A tensor cut, or filled with zeros, to a number of rows.
+    Resized {
+        whole: Box<Stored>,
+        rows: usize,
+    },
 }
 
 /// A mapped GGUF file with its header; the length is checked.
@@ -125,6 +130,14 @@ impl Stored {
                 [&[rows], &dims[0][1..]].concat().into()
             }
             Stored::Flat(whole) => whole.shape()?.elem_count().into(),
+            Stored::Resized { whole, rows } => {
+                let mut dims = whole.shape()?.into_dims();
+                match dims.first_mut() {
+                    Some(first) => *first = *rows,
+                    None => candle_core::bail!("a number has no rows"),
+                }
+                dims.into()
+            }
         })
     }
 
@@ -147,6 +160,13 @@ impl Stored {
                 Tensor::cat(&parts, 0)
             }
             Stored::Flat(whole) => whole.read(device)?.flatten_all(),
+            Stored::Resized { whole, rows } => {
+                let whole = whole.read(device)?;
+                match whole.dim(0)? {
+                    more if more >= *rows => whole.narrow(0, 0, *rows)?.copy(),
+                    less => whole.pad_with_zeros(0, 0, rows - less),
+                }
+            }
         }
     }
 

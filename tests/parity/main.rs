@@ -5,6 +5,7 @@ mod checkpoint;
 
 mod vision;
 mod clip;
+mod open_flamingo;
 mod language;
 mod language_models;
 mod language_broken;
