@@ -55,3 +55,25 @@ fn check(name: &str, repos: &[(&str, &str)]) {
 fn idefics_in_shards() {
     check("HuggingFaceM4/idefics-9b", &[("HuggingFaceM4/idefics-9b", "idefics_base")]);
 }
+
+#[test]
+fn open_flamingo_with_its_base_models() {
+    for (name, golden, language) in [
+        (
+            "openflamingo/OpenFlamingo-3B-vitl-mpt1b",
+            "open_flamingo_mpt",
+            "anas-awadalla/mpt-1b-redpajama-200b",
+        ),
+        (
+            "openflamingo/OpenFlamingo-4B-vitl-rpj3b",
+            "open_flamingo_neox",
+            "togethercomputer/RedPajama-INCITE-Base-3B-v1",
+        ),
+    ] {
+        let base = format!("{golden}/language");
+        check(
+            name,
+            &[(name, golden), (language, &base), ("openai/clip-vit-large-patch14", "clip/open_clip")],
+        );
+    }
+}

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use candle_core::pickle::PthTensors;
+use candle_core::quantized::GgmlDType;
 use flamingo::family::CONFIG;
 use flamingo::weights::open_gguf;
 use serde_json::Value;
@@ -27,8 +28,19 @@ pub struct Header {
     pub shape: Vec<usize>,
     /// Bytes in the file.
     pub bytes: u64,
-    /// Whether the file stores it in blocks of quantised weights.
-    pub quantized: bool,
+    /// Whether a matrix keeps the type of the file: quantised, or bf16 in a file that is mapped.
+    pub keeps: Keeps,
+}
+
+/// Devices on which a matrix may keep the type of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeps {
+    /// None: it becomes dense, in the type of the computation.
+    Never,
+    /// The CPU, which reads it from the mapped file.
+    OnCpu,
+    /// All.
+    Always,
 }
 
 impl Header {
@@ -196,7 +208,8 @@ fn of_safetensors(path: &Path) -> anyhow::Result<Vec<Header>> {
         let offsets = &entry["data_offsets"];
         let bytes = number(&offsets[1])?.saturating_sub(number(&offsets[0])?);
         let dtype = entry["dtype"].as_str().unwrap_or("unknown").to_owned();
-        found.push(Header { name, dtype, shape, bytes, quantized: false });
+        let keeps = if dtype == "BF16" { Keeps::OnCpu } else { Keeps::Never };
+        found.push(Header { name, dtype, shape, bytes, keeps });
     }
     Ok(found)
 }
@@ -210,7 +223,11 @@ fn of_gguf(path: &Path) -> anyhow::Result<Vec<Header>> {
             dtype: format!("{format:?}"),
             shape: info.shape.dims().into(),
             bytes: values / format.block_size() as u64 * format.type_size() as u64,
-            quantized: format.block_size() > 1,
+            keeps: match format {
+                GgmlDType::BF16 => Keeps::OnCpu,
+                format if format.block_size() > 1 => Keeps::Always,
+                _ => Keeps::Never,
+            },
         }
     };
     Ok(content.tensor_infos.iter().map(header).collect())

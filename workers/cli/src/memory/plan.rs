@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use candle_core::DType;
+use candle_core::quantized::GgmlDType;
 use flamingo::family::LoadOptions;
 use flamingo::weights::Quantization;
 use serde_json::{Value, json};
 
 use super::available::{Available, available};
-use super::headers::{Header, headers, index_problems, truncation, weight_files};
+use super::headers::{Header, Keeps, headers, index_problems, truncation, weight_files};
 
 /// Environment variable that turns the check off: `off`.
 const CHECK: &str = "FLAMINGO_MEMORY_CHECK";
@@ -23,6 +24,14 @@ pub struct MemoryPlan {
     largest: u64,
     /// Contradictions between the files.
     problems: Vec<String>,
+}
+
+/// Treatment of weights.
+#[derive(Debug, Clone, Copy)]
+struct Precision {
+    dtype: DType,
+    quantization: Quantization,
+    on_cpu: bool,
 }
 
 /// One part of a model.
@@ -42,6 +51,8 @@ impl MemoryPlan {
     /// # Errors
     /// A file is missing or malformed.
     pub fn read(directory: &Path, options: &LoadOptions) -> anyhow::Result<Self> {
+        let on_cpu = options.device.is_cpu();
+        let precision = Precision { dtype: options.dtype, quantization: options.quantization, on_cpu };
         let mut plan = Self::default();
         let mut files: BTreeMap<PathBuf, Vec<(PathBuf, Vec<Header>)>> = BTreeMap::new();
         for (part, file) in weight_files(directory)? {
@@ -51,7 +62,7 @@ impl MemoryPlan {
                 part == Some("vision encoder") && headers.iter().any(|header| is_vision(&header.name));
             for header in headers.iter().filter(|header| !only_vision || is_vision(&header.name)) {
                 let part = part.map_or_else(|| part_of(&header.name), |part| refine(part, &header.name));
-                plan.add(part, header, options.dtype, options.quantization);
+                plan.add(part, header, precision);
             }
             plan.problems.extend(truncation(&file)?);
             let folder = file.parent().unwrap_or(directory).to_path_buf();
@@ -63,12 +74,12 @@ impl MemoryPlan {
         Ok(plan)
     }
 
-    fn add(&mut self, part: &'static str, header: &Header, dtype: DType, quantization: Quantization) {
-        let part = self.parts.entry(part).or_default();
-        part.tensors += 1;
-        part.values += header.values();
-        *part.stored.entry(header.dtype.clone()).or_default() += header.bytes;
-        part.loaded += loaded_bytes(header, dtype, quantization);
+    fn add(&mut self, part: &'static str, header: &Header, precision: Precision) {
+        let plan = self.parts.entry(part).or_default();
+        plan.tensors += 1;
+        plan.values += header.values();
+        *plan.stored.entry(header.dtype.clone()).or_default() += header.bytes;
+        plan.loaded += loaded_bytes(part, header, precision);
         self.largest = self.largest.max(header.bytes);
     }
 
@@ -151,13 +162,35 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of a tensor in memory.
-fn loaded_bytes(header: &Header, dtype: DType, quantization: Quantization) -> u64 {
-    let dense = header.values().saturating_mul(dtype.size_in_bytes() as u64);
-    match quantization {
-        Quantization::Keep if header.quantized => header.bytes,
-        _ => dense,
+/// Bytes of a tensor in memory. Matrices of language model and cross-attention may keep the format of the file or be quantised;
+/// the other tensors become dense.
+fn loaded_bytes(part: &str, header: &Header, precision: Precision) -> u64 {
+    let Precision { dtype, quantization, on_cpu } = precision;
+    let values = header.values();
+    let dense = values.saturating_mul(dtype.size_in_bytes() as u64);
+    let &[_, columns] = header.shape.as_slice() else { return dense };
+    if !["language model", "cross-attention", "trained parts"].contains(&part) {
+        return dense;
     }
+    let kept = match header.keeps {
+        Keeps::Always => header.bytes,
+        Keeps::OnCpu if on_cpu => header.bytes,
+        Keeps::OnCpu | Keeps::Never => dense,
+    };
+    let packed = |format: GgmlDType| {
+        let fits = columns > 0 && columns.is_multiple_of(format.block_size());
+        fits.then(|| values / format.block_size() as u64 * format.type_size() as u64)
+    };
+    // Embedding and head have at least 8 bits.
+    let is_outer = ["embed", "wte", "lm_head", "output.weight"].iter().any(|word| header.name.contains(word));
+    let wanted = match quantization {
+        Quantization::Keep => return kept,
+        Quantization::Dequantize => return dense,
+        other if is_outer => other.in_8_bits().at_load(),
+        other => other.at_load(),
+    };
+    let packed = wanted.and_then(|format| packed(format).or_else(|| packed(GgmlDType::Q8_0)));
+    packed.map_or(dense, |bytes| bytes.min(kept))
 }
 
 /// Part of a model to which a tensor of a file of all parts belongs, by the words of its name.
@@ -199,15 +232,16 @@ mod tests {
     #[test]
     fn names_parts_and_numbers() {
         let mut plan = MemoryPlan::default();
-        for (name, shape, quantized) in [
-            ("model.vision_model.embeddings.patch", vec![1000, 1000], false),
-            ("model.perceiver_resampler.latents", vec![10, 10], false),
-            ("model.gated_cross_attn_layers.0.alpha", vec![1], false),
-            ("model.layers.0.mlp", vec![100_000, 1000], false),
-            ("blk.0.ffn", vec![320, 10], true),
+        let precision = Precision { dtype: DType::BF16, quantization: Quantization::Keep, on_cpu: true };
+        for (name, shape, keeps) in [
+            ("model.vision_model.embeddings.patch", vec![1000, 1000], Keeps::Never),
+            ("model.perceiver_resampler.latents", vec![10, 10], Keeps::Never),
+            ("model.gated_cross_attn_layers.0.alpha", vec![1], Keeps::Never),
+            ("model.layers.0.mlp", vec![100_000, 1000], Keeps::Never),
+            ("blk.0.ffn", vec![320, 10], Keeps::Always),
         ] {
-            let header = Header { name: name.into(), dtype: "F32".into(), shape, bytes: 1800, quantized };
-            plan.add(part_of(name), &header, DType::BF16, Quantization::Keep);
+            let header = Header { name: name.into(), dtype: "F32".into(), shape, bytes: 1800, keeps };
+            plan.add(part_of(name), &header, precision);
         }
         let names: Vec<_> = plan.parts.iter().map(|(name, part)| (*name, part.loaded)).collect();
         let language = 200_000_000 + 1800;
@@ -233,5 +267,32 @@ mod tests {
         ] {
             assert!(error.contains(text), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn matrices_are_counted_as_they_are_loaded() {
+        let check = |part: &str, name: &str, shape: &[usize], keeps, quantization, expected: u64| {
+            let bytes = 2 * shape.iter().product::<usize>() as u64;
+            let header =
+                Header { name: name.into(), dtype: "BF16".into(), shape: shape.into(), bytes, keeps };
+            let precision = Precision { dtype: DType::F32, quantization, on_cpu: true };
+            assert_eq!(
+                loaded_bytes(part, &header, precision),
+                expected,
+                "{part} {name} {shape:?} {quantization:?}"
+            );
+        };
+        use Quantization::{Dequantize, Keep, Q4K, Q8_0};
+        let language = "language model";
+        check(language, "mlp", &[10, 512], Keeps::OnCpu, Keep, 10 * 512 * 2);
+        check(language, "mlp", &[10, 512], Keeps::Never, Keep, 10 * 512 * 4);
+        check(language, "mlp", &[10, 512], Keeps::OnCpu, Dequantize, 10 * 512 * 4);
+        check(language, "mlp", &[10, 512], Keeps::OnCpu, Q4K, 10 * 512 / 256 * 144);
+        check(language, "mlp", &[10, 512], Keeps::OnCpu, Q8_0, 10 * 512 / 32 * 34);
+        check(language, "mlp", &[10, 96], Keeps::OnCpu, Q4K, 10 * 96 / 32 * 34);
+        check(language, "mlp", &[10, 7], Keeps::Never, Q4K, 10 * 7 * 4);
+        check(language, "lm_head", &[10, 512], Keeps::OnCpu, Q4K, 10 * 512 / 32 * 34);
+        check(language, "norm", &[512], Keeps::OnCpu, Q4K, 512 * 4);
+        check("vision encoder", "mlp", &[10, 512], Keeps::OnCpu, Q4K, 10 * 512 * 4);
     }
 }
