@@ -27,11 +27,11 @@ impl Connector {
     pub fn new(config: &ConnectorConfig, features_width: usize, weights: &Weights) -> Result<Self> {
         Ok(match config {
             ConnectorConfig::Resampler(config) => {
-                let weights = weights.pp("resampler");
+                let weights = weights.dense().pp("resampler");
                 Self::Resampler(PerceiverResampler::new(config, features_width, weights)?)
             }
             ConnectorConfig::Projector(config) => {
-                let weights = weights.pp("projector");
+                let weights = weights.dense().pp("projector");
                 Self::Projector(Linear::load(features_width, config.width, config.bias, weights)?)
             }
             ConnectorConfig::Identity => Self::Identity,
