@@ -97,6 +97,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
             begin: tokenizer.template_begin(),
             media: vec![ids.image],
             end_of_chunk: ids.end_of_chunk,
+            answer: None,
         },
         tokenizer,
         format: format(),

@@ -205,8 +205,8 @@ impl Stored {
         }
         let tensor = self.read(&Device::Cpu)?;
         digest.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()).as_bytes());
-        for value in tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()? {
-            digest.update(&value.to_le_bytes());
+        for values in tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?.chunks(1 << 14) {
+            digest.update(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
         }
         Ok(())
     }

@@ -243,6 +243,11 @@ fn wrong_models_differ() {
         println!("{what:<36} {error:.1e}");
         assert!(error > 1e-3, "{what}: {error:.1e}");
     }
+    for wrong in ["tanh_gelu", "eps"] {
+        let error = rms_error(golden.tensor(&format!("wrong.{wrong}")), golden.tensor("one.logits"));
+        println!("{wrong:<36} {error:.1e}");
+        assert!(error > 5e-4, "{wrong}: {error:.1e}");
+    }
     let vision = tempfile::tempdir().unwrap();
     for file in ["open_clip_config.json", "open_clip_pytorch_model.bin"] {
         std::fs::copy(folder().join("clip/open_clip").join(file), vision.path().join(file)).unwrap();
