@@ -252,7 +252,7 @@ fn of_pickle(path: &Path) -> anyhow::Result<Vec<Header>> {
                 dtype,
                 shape: shape.dims().into(),
                 bytes,
-                quantized: false,
+                keeps: Keeps::Never,
             });
         }
     }
