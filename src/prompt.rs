@@ -41,7 +41,8 @@ enum Piece {
 pub struct PromptTokens {
     /// Token at the beginning of a prompt.
     pub begin: Option<u32>,
-    /// Tokens that mark a medium. Exactly one of them is the media token of the model's media attention.
+    /// Tokens that mark a medium. Exactly one of them is the media token of the model's media attention. Adjacent media share
+    /// a token that both begins and ends the marker: IDEFICS' `<fake_token_around_image>`.
     pub media: Vec<u32>,
     /// Token that ends a chunk.
     pub end_of_chunk: u32,
@@ -160,8 +161,14 @@ impl Prompt {
         let mut prefix_len = 0;
         for (i, piece) in self.pieces.iter().enumerate() {
             match piece {
+                Piece::Text(text) if i == 0 && tokens.begin.is_some() => {
+                    ids.extend(tokenizer.encode_first(text)?);
+                }
                 Piece::Text(text) => ids.extend(tokenizer.encode_plain(text)?),
-                Piece::Medium => ids.extend(&tokens.media),
+                Piece::Medium => {
+                    let adjacent = i > 0 && self.pieces[i - 1] == Piece::Medium;
+                    ids.extend(tokens.marker(adjacent));
+                }
                 Piece::EndOfChunk => ids.push(tokens.end_of_chunk),
             }
             if i + 1 == self.prefix {
@@ -169,6 +176,16 @@ impl Prompt {
             }
         }
         Ok(PromptIds { ids, prefix_len })
+    }
+}
+
+impl PromptTokens {
+    /// Returns the tokens that mark a medium. `adjacent`: directly after another medium.
+    fn marker(&self, adjacent: bool) -> &[u32] {
+        match self.media.split_first() {
+            Some((first, rest)) if adjacent && rest.last() == Some(first) => rest,
+            _ => &self.media,
+        }
     }
 }
 

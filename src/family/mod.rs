@@ -18,6 +18,9 @@ use crate::weights::Quantization;
 pub mod native;
 pub mod mini;
 pub mod shape;
+mod checkpoint;
+mod preprocessor;
+mod idefics;
 
 /// Device, number type and quantisation of a model.
 #[derive(Debug, Clone)]
@@ -148,7 +151,7 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 1] = [native::FAMILY];
+const FAMILIES: [Family; 2] = [native::FAMILY, idefics::FAMILY];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -266,7 +269,9 @@ mod tests {
         let check = |expected: &str| {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
-            let expected = format!("config.json: {expected}; this build reads schema `flamingo/1`");
+            let expected = format!(
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`"
+            );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };
         check("a directory with the files [] and neither `schema` nor `model_type` in config.json");
@@ -274,8 +279,8 @@ mod tests {
         check(
             "a directory with the files [checkpoint.pt] and neither `schema` nor `model_type` in config.json",
         );
-        write("config.json", r#"{"model_type": "idefics"}"#);
-        check("unknown model type `idefics`");
+        write("config.json", r#"{"model_type": "blip"}"#);
+        check("unknown model type `blip`");
         write("config.json", r#"{"schema": "flamingo/99", "model_type": "idefics"}"#);
         check("unknown schema `flamingo/99`");
     }

@@ -9,6 +9,7 @@ use crate::weights::Weights;
 pub mod resize;
 pub mod preprocess;
 pub mod nfnet;
+pub mod clip_vit;
 
 pub use preprocess::{Fit, Preprocess};
 
@@ -69,6 +70,9 @@ pub trait EncoderConfig {
 pub enum VisionConfig {
     /// `{"encoder": "nfnet", "variant": "mini", "features": "final_stage", "preprocess": {...}}`
     Nfnet(nfnet::Config),
+    /// `{"encoder": "clip", "width": 1024, "layers": 24, "heads": 16, "patch": 14, "feed_forward_width": 4096,
+    /// "activation": "quick_gelu", "class_token": "dropped", "preprocess": {...}}`
+    Clip(clip_vit::Config),
 }
 
 impl VisionConfig {
@@ -76,6 +80,7 @@ impl VisionConfig {
     pub fn encoder(&self) -> &dyn EncoderConfig {
         match self {
             VisionConfig::Nfnet(config) => config,
+            VisionConfig::Clip(config) => config,
         }
     }
 
