@@ -12,6 +12,7 @@ use flamingo::generate::{Generation, Strategy};
 use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
 
+use crate::hub::cache::{ModelDirectory, OWN_DIRECTORY, model_directory};
 use crate::process::fix_thread_count;
 
 /// A wrong command line or setting. The command ends with exit status 2 before it does any work.
@@ -26,14 +27,11 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// The model of this repository.
-const DEFAULT_MODEL: &str = "models/flamingo-mini";
-
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model directory; `flamingo model init` creates an untrained one.
-    #[arg(long, env = "FLAMINGO_MODEL", default_value = DEFAULT_MODEL, value_name = "DIR")]
+    /// Model: a directory, or the name of a pulled one (`flamingo model list`).
+    #[arg(long, env = "FLAMINGO_MODEL", default_value = OWN_DIRECTORY, value_name = "DIR|NAME")]
     pub model: PathBuf,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -98,25 +96,26 @@ impl ModelArgs {
     /// Loads the model.
     ///
     /// # Errors
-    /// [`UsageError`]: there is no such directory or device. Else as [`Pipeline::load_with`].
+    /// [`UsageError`]: there is no such model or device. Else as [`Pipeline::load_with`].
     pub fn load(&self) -> anyhow::Result<Pipeline> {
         self.device.fix_threads()?;
-        self.check_directory()?;
-        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+        let directory = self.directory()?;
+        if let Some(licence) = directory.pulled.as_ref().and_then(|pulled| pulled.licence.as_ref()) {
+            tracing::info!(model = %self.model.display(), licence);
+        }
+        let pipeline = Pipeline::load_with(&directory.path, self.options()?)?;
+        Ok(match directory.pulled {
+            Some(pulled) => pipeline.with_name(pulled.name),
+            None => pipeline,
+        })
     }
 
-    /// Checks that the model directory exists.
+    /// Returns the directory of the model.
     ///
     /// # Errors
-    /// [`UsageError`]: there is no such directory.
-    pub fn check_directory(&self) -> anyhow::Result<()> {
-        if !self.model.is_dir() {
-            let model = self.model.display();
-            bail!(UsageError(format!(
-                "{model}: no such model directory; name one with --model, or create an untrained one with `flamingo model init`"
-            )));
-        }
-        Ok(())
+    /// [`UsageError`]: there is no such directory, or the model is not pulled.
+    pub fn directory(&self) -> anyhow::Result<ModelDirectory> {
+        model_directory(&self.model)
     }
 
     /// As [`load`](Self::load), with a note on standard error when the gates of the model are closed.
@@ -125,6 +124,9 @@ impl ModelArgs {
     /// As [`load`](Self::load).
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
         let pipeline = self.load()?;
+        if let Some(licence) = self.directory()?.pulled.and_then(|pulled| pulled.licence) {
+            eprintln!("note: {}: licence: {licence}", self.model.display());
+        }
         if !pipeline.loaded().info.gates_open {
             eprintln!("note: {GATES_CLOSED}");
         }

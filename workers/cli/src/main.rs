@@ -13,6 +13,8 @@ mod logs;
 mod traces;
 mod inputs;
 mod output;
+// Models by name.
+mod hub;
 // One video at a time.
 mod analyze;
 mod caption;
@@ -62,7 +64,7 @@ enum Command {
     Ask(ask::Ask),
     /// Show which frames are sampled from a video.
     Frames(frames::Frames),
-    /// Inspect, trace and create model directories.
+    /// List, download, inspect, trace and create models.
     #[command(subcommand)]
     Model(model::Model),
     /// Measure how fast a model runs on this machine, and compare it with the machine's limits.

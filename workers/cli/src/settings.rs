@@ -50,8 +50,8 @@ impl SettingsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelOverrides {
-    /// Model directory; `FLAMINGO_MODEL` names one too.
-    #[arg(long, value_name = "DIR")]
+    /// Model: a directory, or the name of a pulled one; `FLAMINGO_MODEL` names one too.
+    #[arg(long, value_name = "DIR|NAME")]
     model: Option<String>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long)]

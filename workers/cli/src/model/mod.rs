@@ -1,13 +1,21 @@
-//! `flamingo model inspect|trace|init`.
+//! `flamingo model list|pull|inspect|trace|init`.
 
 use clap::Subcommand;
 
+mod list;
+#[cfg(feature = "hub")]
+mod pull;
 mod inspect;
 mod trace;
 mod init;
 
 #[derive(Debug, Subcommand)]
 pub enum Model {
+    /// List the models that are known by name: sizes, licences, training data, quality, memory.
+    List(list::List),
+    /// Download a model into the cache of this machine; `--model NAME` then loads it.
+    #[cfg(feature = "hub")]
+    Pull(pull::Pull),
     /// Load a model directory with all checks, and show its parts, sizes, gates and hashes.
     Inspect(inspect::Inspect),
     /// Write every stage of one forward pass as a named tensor (safetensors).
@@ -19,6 +27,9 @@ pub enum Model {
 impl Model {
     pub fn run(self) -> anyhow::Result<bool> {
         match self {
+            Model::List(command) => command.run(),
+            #[cfg(feature = "hub")]
+            Model::Pull(command) => command.run(),
             Model::Inspect(command) => command.run(),
             Model::Trace(command) => command.run(),
             Model::Init(command) => command.run(),
