@@ -175,7 +175,9 @@ impl Pipeline {
                 generation: generation.clone(),
                 stop_criteria: self.loaded.stop_criteria.clone(),
             },
-            Plan::Score { choices, .. } => Goal::Score { continuations: self.continuations(choices)? },
+            Plan::Score { choices, .. } => {
+                Goal::Score { continuations: self.continuations(plan.prompt(), choices)? }
+            }
         };
         self.plan_with(plan.prompt(), media, goal)
     }
@@ -186,12 +188,12 @@ impl Pipeline {
         Ok(SequencePlan { prompt: ids, prefix_len, goal })
     }
 
-    /// Returns the token ids of answers as the model would generate them, with the end of the chunk.
-    fn continuations(&self, answers: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
+    /// Returns the token ids of answers to `prompt` as the model would generate them, with the end of the chunk.
+    fn continuations(&self, prompt: &Prompt, answers: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
         let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
         let continuation = |answer: &_| {
             let text = format!("{}{}", format.before_answer, AsRef::as_ref(answer));
-            let mut ids = tokenizer.encode_plain(&text)?;
+            let mut ids = prompt.encode_continuation(&text, tokenizer)?;
             ids.push(tokens.end_of_chunk);
             Ok(ids)
         };
@@ -297,7 +299,7 @@ impl Pipeline {
         if answers.is_empty() {
             return Ok(Vec::new());
         }
-        let goal = Goal::Score { continuations: self.continuations(answers)? };
+        let goal = Goal::Score { continuations: self.continuations(prompt, answers)? };
         let plan = self.plan_with(prompt, media, goal)?;
         Ok(run(vec![plan]).remove(0)?.into_log_likelihoods()?)
     }

@@ -9,6 +9,8 @@ use crate::language::Tokenizer;
 const MEDIUM_MARKERS: [&str; 2] = ["<image>", "<video>"];
 /// Marker of the end of a chunk (one medium and its text).
 const END_OF_CHUNK_MARKER: &str = "<EOC>";
+/// Marker of the token that begins an answer, in the formats of models that have one.
+const ANSWER_MARKER: &str = "<ANSWER>";
 /// Placeholder of the question in a prompt format.
 pub(crate) const QUESTION: &str = "{question}";
 
@@ -34,6 +36,7 @@ enum Piece {
     Text(String),
     Medium,
     EndOfChunk,
+    Answer,
 }
 
 /// Token ids of media markers and ends of chunks.
@@ -46,6 +49,8 @@ pub struct PromptTokens {
     pub media: Vec<u32>,
     /// Token that ends a chunk.
     pub end_of_chunk: u32,
+    /// Token at the beginning of an answer: Otter's `<answer>`. Without it, the marker `<ANSWER>` of a prompt is text.
+    pub answer: Option<u32>,
 }
 
 /// Prompt format of the tasks, with the markers of [`Prompt::parse`] and `{question}` for the question. The default is the
@@ -81,13 +86,18 @@ impl Default for PromptFormat {
 }
 
 impl Prompt {
-    /// Parses a prompt in which `<image>` or `<video>` marks the place of each medium and `<EOC>` the end of a chunk.
+    /// Parses a prompt in which `<image>` or `<video>` marks the place of each medium, `<EOC>` the end of a chunk and `<ANSWER>`
+    /// the token that begins an answer.
     pub fn parse(text: &str) -> Self {
         let mut prompt = Self::default();
         let mut rest = text;
         while let Some((at, marker)) = first_marker(rest) {
             prompt = prompt.text(&rest[..at]);
-            prompt = if marker == END_OF_CHUNK_MARKER { prompt.end_of_chunk() } else { prompt.medium() };
+            prompt.pieces.push(match marker {
+                END_OF_CHUNK_MARKER => Piece::EndOfChunk,
+                ANSWER_MARKER => Piece::Answer,
+                _ => Piece::Medium,
+            });
             rest = &rest[at + marker.len()..];
         }
         prompt.text(rest)
@@ -170,12 +180,34 @@ impl Prompt {
                     ids.extend(tokens.marker(adjacent));
                 }
                 Piece::EndOfChunk => ids.push(tokens.end_of_chunk),
+                Piece::Answer => match tokens.answer {
+                    Some(answer) => ids.push(answer),
+                    None => ids.extend(tokenizer.encode_plain(ANSWER_MARKER)?),
+                },
             }
             if i + 1 == self.prefix {
                 prefix_len = ids.len();
             }
         }
         Ok(PromptIds { ids, prefix_len })
+    }
+}
+
+impl Prompt {
+    /// Encodes untrusted `text` that continues the prompt, as the tokenizer splits both together: a tokenizer that puts a space
+    /// before a text does not put it in the middle of one.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_continuation(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        if let Some(Piece::Text(before)) = self.pieces.last() {
+            let (alone, together) =
+                (tokenizer.encode_plain(before)?, tokenizer.encode_plain(&format!("{before}{text}"))?);
+            if let Some(rest) = together.strip_prefix(&alone[..]) {
+                return Ok(rest.to_vec());
+            }
+        }
+        tokenizer.encode_plain(text)
     }
 }
 
@@ -218,7 +250,7 @@ impl PromptFormat {
 }
 
 fn first_marker(text: &str) -> Option<(usize, &'static str)> {
-    let markers = MEDIUM_MARKERS.into_iter().chain([END_OF_CHUNK_MARKER]);
+    let markers = MEDIUM_MARKERS.into_iter().chain([END_OF_CHUNK_MARKER, ANSWER_MARKER]);
     markers.filter_map(|marker| Some((text.find(marker)?, marker))).min()
 }
 

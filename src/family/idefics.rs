@@ -109,6 +109,7 @@ impl Tokens {
             begin: Some(self.begin),
             media: vec![self.fake, self.image, self.fake],
             end_of_chunk: self.end_of_utterance.unwrap_or(self.end),
+            answer: None,
         }
     }
 

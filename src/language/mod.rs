@@ -11,13 +11,13 @@ use candle_core::{DType, Device, Tensor};
 use crate::error::{Error, Result};
 use crate::weights::Quantization;
 
+pub(crate) mod json;
 pub mod kv_cache;
 pub mod packed_batch;
 pub mod rotary;
 pub mod llama;
 pub mod mpt;
 pub mod gpt_neox;
-pub(crate) mod json;
 pub mod gguf;
 pub mod hugging_face;
 pub mod tokenizer;

@@ -48,7 +48,17 @@ impl World {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        for variable in ["HF_TOKEN", "HF_HUB_CACHE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        for variable in [
+            "HF_TOKEN",
+            "HF_TOKEN_PATH",
+            "HUGGING_FACE_HUB_TOKEN",
+            "HF_HUB_CACHE",
+            "HF_HUB_OFFLINE",
+            "HTTP_PROXY",
+            "http_proxy",
+            "ALL_PROXY",
+            "all_proxy",
+        ] {
             command.env_remove(variable);
         }
         command.args(arguments).envs(self.hub.env(self.home.path()));
@@ -108,7 +118,8 @@ fn pulls_the_needed_files() {
     assert_eq!((repo["revision"].as_str(), repo["commit"].as_str()), (Some("main"), Some(COMMIT)));
     assert_eq!(repo["files"].as_array().unwrap().len(), 2);
     // A second pull asks for no file.
-    world.pull(&[NAME]).exits(0);
+    let again = world.pull(&[NAME]).exits(0);
+    assert!(again.err.contains("tests/tiny: 2 files of 3.0 MB, 0.0 MB to download"), "{again:?}");
     assert_eq!(world.hub.requests(WEIGHTS).len(), 1);
 }
 
@@ -165,7 +176,7 @@ fn wrong_content_is_refused() {
     let world = World::new();
     world.hub.fail(WEIGHTS, Fault::Changed);
     let sha256 = flamingo::digest::sha256(&weights());
-    world.fails(&[NAME], &format!("model.safetensors: SHA-256 is "));
+    world.fails(&[NAME], "model.safetensors: SHA-256 is ");
     assert!(!world.repo().join("blobs").join(&sha256).exists());
     // The wrong bytes are gone: the next pull begins from nothing.
     world.pull(&[NAME]).exits(0);
@@ -309,7 +320,7 @@ fn hostile_listings_are_refused() {
     ] {
         check(&[(WEIGHTS, b"w"), (path, b"x")], "which is not a plain relative path");
     }
-    check(&[("config.json", CONFIG)], "none of its 1 files is one of weights");
+    check(&[("config.json", CONFIG)], "tests/tiny: the repository has no weights");
     // More than any disk has: refused before the download.
     let world = World::new();
     let oid = "ab".repeat(32);
@@ -321,7 +332,7 @@ fn hostile_listings_are_refused() {
             git_hash(b"")
         )),
     );
-    world.fails(&[NAME], "1152921504.6 GB to download, only ");
+    world.fails(&[NAME], "1152921504.61 GB to download, only ");
     assert!(world.hub.requests(WEIGHTS).is_empty());
     let world = World::new();
     world.hub.fail("recursive=true", Fault::Text("<html>".into()));
@@ -412,4 +423,91 @@ fn a_pulled_name_is_a_model_everywhere() {
     let mut command = world.command(&["run", "jobs.jsonl", "--set", "model.path=tests/untrained"]);
     let ran = run(command.current_dir(world.home.path())).exits(0);
     assert!(ran.out.contains("1 of 1 succeeded"), "{ran:?}");
+}
+
+/// A checkpoint without language model and vision encoder: its directory names the three repositories by relative paths.
+#[test]
+fn a_checkpoint_is_joined_with_its_base_models() {
+    let world = World::new();
+    let name = "openflamingo/OpenFlamingo-3B-vitl-mpt1b";
+    let base = ["anas-awadalla/mpt-1b-redpajama-200b", "openai/clip-vit-large-patch14"];
+    world.hub.add(name, &[("README.md", b"card"), ("checkpoint.pt", b"checkpoint")]);
+    world.hub.add(
+        base[0],
+        &[("config.json", CONFIG), ("tokenizer.json", b"{}"), ("pytorch_model.bin", b"language")],
+    );
+    world.hub.add(base[1], &[("config.json", CONFIG), ("model.safetensors", b"vision")]);
+    // Letters may have another case.
+    let ran = world.pull(&["OpenFlamingo/openflamingo-3b-vitl-mpt1b"]).exits(0);
+    assert!(ran.err.contains(&format!("{name}: licence: code MIT; MPT base model Apache-2.0")), "{ran:?}");
+    let folder = Path::new(ran.out.trim());
+    let config = read_json(&folder.join("config.json"));
+    let file = |key: &str, below: &str| {
+        let path = Path::new(config[key].as_str().unwrap());
+        assert!(path.is_relative(), "{config}");
+        std::fs::read_to_string(folder.join(path).join(below)).unwrap()
+    };
+    assert_eq!((config["schema"].as_str(), config["name"].as_str()), (Some("open_flamingo/1"), Some(name)));
+    assert_eq!(config["cross_attn_every_n_layers"], 1);
+    let checkpoint = folder.join(config["checkpoint"].as_str().unwrap());
+    assert_eq!(std::fs::read(checkpoint).unwrap(), b"checkpoint");
+    assert_eq!(
+        (file("language", "pytorch_model.bin"), file("vision", "model.safetensors")),
+        ("language".into(), "vision".into())
+    );
+    assert_eq!(file("language", "tokenizer.json"), "{}");
+    let record = read_json(&folder.join("pulled.json"));
+    let repos: Vec<_> = record["repositories"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|repo| repo["repo"].as_str().unwrap())
+        .collect();
+    assert_eq!(repos, [name, base[0], base[1]]);
+    let listed = run(&mut world.command(&["model", "list", "--pulled", "--json"])).exits(0).report();
+    assert_eq!((listed["name"].as_str(), listed["path"].as_str()), (Some(name), Some(ran.out.trim())));
+
+    // A language model that the user has.
+    let own = tempfile::tempdir().unwrap();
+    let ran = world.pull(&[name, "--language", &own.path().display().to_string()]).exits(0);
+    let folder = Path::new(ran.out.trim());
+    let config = read_json(&folder.join("config.json"));
+    let language = folder.join(config["language"].as_str().unwrap()).canonicalize().unwrap();
+    assert_eq!(language, own.path().canonicalize().unwrap());
+
+    // One missing base repository: nothing is usable.
+    let world = World::new();
+    world.hub.add(name, &[("checkpoint.pt", b"checkpoint")]);
+    let ran = world.pull(&[name]).exits(1);
+    assert!(ran.err.contains(&format!("{}: no such repository", base[0])), "{ran:?}");
+}
+
+/// A repository without tokenizer: its directory has the files of both repositories.
+#[test]
+fn a_missing_tokenizer_comes_from_its_base_model() {
+    let world = World::new();
+    let (name, base) = ("luodian/OTTER-Video-LLaMA7B-DenseCaption", "luodian/llama-7b-hf");
+    let index = ("pytorch_model.bin.index.json", b"{}" as &[u8]);
+    world.hub.add(
+        name,
+        &[("config.json", CONFIG), ("pytorch_model-1.bin", b"shard"), index, ("final_weights.pt", b"x")],
+    );
+    world
+        .hub
+        .add(base, &[("config.json", b"{}"), ("tokenizer.json", b"[]"), ("pytorch_model-1.bin", b"other")]);
+    let ran = world.pull(&[name]).exits(0);
+    let folder = Path::new(ran.out.trim());
+    let read = |file: &str| std::fs::read(folder.join(file)).unwrap();
+    assert_eq!(
+        (read("config.json"), read("tokenizer.json"), read("pytorch_model-1.bin")),
+        (CONFIG.into(), b"[]".into(), b"shard".into())
+    );
+    let names = [
+        "config.json",
+        "pulled.json",
+        "pytorch_model-1.bin",
+        "pytorch_model.bin.index.json",
+        "tokenizer.json",
+    ];
+    assert_eq!(listing(folder), names);
 }

@@ -63,7 +63,11 @@ pub fn stages(model: &Loaded, golden: &Golden, (name, media): Case) -> Vec<(Stri
     let mut row = model.model.uncached_row(kv);
     let mut input = [RowInput { ids: &ids, state: &mut row }];
     let hidden = model.model.forward(&mut input, None, Some(&mut observe)).unwrap();
-    stages.push((format!("{name}.logits"), model.model.logits(&hidden).unwrap()));
+    // The golden has the logits of the last positions only.
+    let key = format!("{name}.logits");
+    let last = golden.tensor(&key).dim(0).unwrap();
+    let hidden = hidden.narrow(0, ids.len() - last, last).unwrap();
+    stages.push((key, model.model.logits(&hidden).unwrap()));
     stages
 }
 

@@ -10,7 +10,7 @@ use support::golden::{Golden, folder, relative_error};
 
 use crate::checkpoint::{self, Case};
 
-const VARIANTS: [&str; 3] = ["base", "instruct", "bin"];
+const VARIANTS: [&str; 3] = ["idefics_base", "idefics_instruct", "idefics_bin"];
 const CASES: [Case; 5] = [
     ("blind", &[]),
     ("one", &[&[1]]),
@@ -23,11 +23,11 @@ const SEARCHES: [(usize, f64, usize); 3] = [(1, 1.0, 32), (3, 1.0, 12), (3, 0.0,
 const ANSWERS: [&str; 3] = [" a dog", " two kittens in the grass", " No"];
 
 fn directory(variant: &str) -> PathBuf {
-    folder().join(format!("idefics_{variant}"))
+    folder().join(variant)
 }
 
 fn golden(variant: &str) -> Golden {
-    Golden::load(&format!("idefics_{variant}"))
+    Golden::load(variant)
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn prompts_equal_the_processor() {
         check("one", Prompt::parse("<image>Describe this image."));
         check("late", Prompt::parse("User: what is<image>Question: the man Answer:"));
         check("three", Prompt::parse("User:<image><image>An image of<image>the grass. Answer:"));
-        if variant == "instruct" {
+        if variant == "idefics_instruct" {
             let first = "User:<image>Describe this image.<EOC>\nAssistant: An image of two kittens.<EOC>";
             check("dialogue", Prompt::parse(&format!("{first}\nUser:<image>And this?<EOC>\nAssistant:")));
         }
@@ -104,7 +104,7 @@ fn pixels_equal_the_processor() {
 fn transparent_pixels_equal_the_processor() {
     use flamingo::video::{FrameSampling, Video, VideoLimits};
 
-    let (model, golden) = (checkpoint::open(&directory("base")).unwrap(), golden("base"));
+    let (model, golden) = (checkpoint::open(&directory("idefics_base")).unwrap(), golden("idefics_base"));
     let picture = golden.tensor("picture.3");
     let (height, width, channels) = picture.dims3().unwrap();
     assert_eq!(channels, 4);
@@ -125,7 +125,7 @@ fn wrong_models_differ() {
     type Tensors = HashMap<String, Tensor>;
     let check = |what: &str, variant: &str, config: &dyn Fn(&mut Value), tensors: &dyn Fn(&mut Tensors)| {
         let wrong = checkpoint::copy(&directory(variant), |json| config(json));
-        if variant != "bin" {
+        if variant != "idefics_bin" {
             checkpoint::edit_tensors(wrong.path(), |all| tensors(all));
         }
         let model = checkpoint::open(wrong.path()).unwrap();
@@ -135,7 +135,7 @@ fn wrong_models_differ() {
     };
     let same = |_: &mut Value| ();
     let keep = |_: &mut Tensors| ();
-    assert!(check("nothing", "base", &same, &keep) <= 1e-4);
+    assert!(check("nothing", "idefics_base", &same, &keep) <= 1e-4);
     let swapped =
         |one: &'static str, other: &'static str| move |all: &mut Tensors| checkpoint::swap(all, one, other);
     let no_tanh = |all: &mut Tensors| {
@@ -154,49 +154,49 @@ fn wrong_models_differ() {
         }
     };
     for (what, error) in [
-        ("gate without tanh", check("gate without tanh", "base", &same, &no_tanh)),
+        ("gate without tanh", check("gate without tanh", "idefics_base", &same, &no_tanh)),
         (
             "keys and values swapped",
             check(
                 "keys and values swapped",
-                "base",
+                "idefics_base",
                 &same,
                 &swapped("cross_attn.k_proj", "cross_attn.v_proj"),
             ),
         ),
         (
             "perceiver's keys and values",
-            check("perceiver's keys and values", "base", &same, &swapped("0.k_proj", "0.v_proj")),
+            check("perceiver's keys and values", "idefics_base", &same, &swapped("0.k_proj", "0.v_proj")),
         ),
         (
             "blocks in another order",
             check(
                 "blocks in another order",
-                "base",
+                "idefics_base",
                 &same,
                 &swapped("gated_cross_attn_layers.0", "gated_cross_attn_layers.1"),
             ),
         ),
-        ("k norm of q", check("k norm of q", "base", &same, &k_norm_of_q)),
+        ("k norm of q", check("k norm of q", "idefics_base", &same, &k_norm_of_q)),
         (
             "gate and up swapped",
-            check("gate and up swapped", "base", &same, &swapped("mlp.gate_proj", "mlp.up_proj")),
+            check("gate and up swapped", "idefics_base", &same, &swapped("mlp.gate_proj", "mlp.up_proj")),
         ),
         (
             "norms of context and latents",
             check(
                 "context and latents norm",
-                "base",
+                "idefics_base",
                 &same,
                 &swapped("context_layer_norm", "latents_layer_norm"),
             ),
         ),
-        ("heads", check("heads", "instruct", &|json| json["num_attention_heads"] = 5.into(), &keep)),
+        ("heads", check("heads", "idefics_instruct", &|json| json["num_attention_heads"] = 5.into(), &keep)),
         (
             "QuickGELU for GELU",
             check(
                 "QuickGELU for GELU",
-                "base",
+                "idefics_base",
                 &|json| json["vision_config"]["hidden_act"] = json!("quick_gelu"),
                 &keep,
             ),
@@ -205,17 +205,25 @@ fn wrong_models_differ() {
             "GELU for QuickGELU",
             check(
                 "GELU for QuickGELU",
-                "instruct",
+                "idefics_instruct",
                 &|json| json["vision_config"]["hidden_act"] = json!("gelu"),
                 &keep,
             ),
         ),
-        ("eps", check("eps", "bin", &|json| json["rms_norm_eps"] = json!(1e-5), &keep)),
+        ("eps", check("eps", "idefics_bin", &|json| json["rms_norm_eps"] = json!(1e-5), &keep)),
         (
             "vision eps",
-            check("vision eps", "bin", &|json| json["vision_config"]["layer_norm_eps"] = json!(2e-5), &keep),
+            check(
+                "vision eps",
+                "idefics_bin",
+                &|json| json["vision_config"]["layer_norm_eps"] = json!(2e-5),
+                &keep,
+            ),
         ),
-        ("larger eps", check("larger eps", "instruct", &|json| json["rms_norm_eps"] = json!(1e-6), &keep)),
+        (
+            "larger eps",
+            check("larger eps", "idefics_instruct", &|json| json["rms_norm_eps"] = json!(1e-6), &keep),
+        ),
     ] {
         assert!(error > 1e-3, "{what}: {error:.1e}");
     }
@@ -224,7 +232,7 @@ fn wrong_models_differ() {
 /// Features other than the encoder's give other visual tokens: without the class token, or after CLIP's output norm.
 #[test]
 fn wrong_features_differ() {
-    let (model, golden) = (checkpoint::open(&directory("base")).unwrap(), golden("base"));
+    let (model, golden) = (checkpoint::open(&directory("idefics_base")).unwrap(), golden("idefics_base"));
     let features = golden.tensor("one.features");
     let expected = golden.tensor("one.visual_tokens").get(0).unwrap();
     let error =
@@ -241,7 +249,7 @@ fn wrong_features_differ() {
 #[test]
 fn broken_checkpoints_are_refused() {
     let check = |edit: &dyn Fn(&mut Value), expected: &str| {
-        let broken = checkpoint::copy(&directory("base"), |json| edit(json));
+        let broken = checkpoint::copy(&directory("idefics_base"), |json| edit(json));
         let refusal = checkpoint::refusal(broken.path());
         assert!(refusal.contains(expected), "{refusal}");
     };
@@ -275,7 +283,7 @@ fn broken_checkpoints_are_refused() {
 #[test]
 fn broken_files_are_refused() {
     let check = |edit: &dyn Fn(PathBuf), expected: &str| {
-        let broken = checkpoint::copy(&directory("base"), |_| ());
+        let broken = checkpoint::copy(&directory("idefics_base"), |_| ());
         edit(broken.path().into());
         let refusal = checkpoint::refusal(broken.path());
         assert!(refusal.contains(expected), "{refusal}");

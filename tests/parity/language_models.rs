@@ -77,7 +77,7 @@ fn with_names(name: &str, change: impl Fn(String) -> String) -> Box<dyn Language
     let source = LanguageSource::open(&folder(name)).unwrap();
     let rename = |name: &str| match source.rename(name) {
         Rename::To(ours) => Rename::To(change(ours)),
-        Rename::Ignore => Rename::Ignore,
+        other => other,
     };
     let files = source.weight_files().unwrap();
     let weights = Weights::open(&files, target::device(), DType::F32, Quantization::Keep, &rename).unwrap();

@@ -1,4 +1,5 @@
-"""Makes the goldens of IDEFICS: python generate_idefics.py (in this folder, requirements_idefics.txt installed).
+"""Makes the goldens of IDEFICS: python generate_idefics.py [VARIANT] (in this folder, requirements_idefics.txt
+installed).
 
 Each variant is a tiny transformers IdeficsForVisionText2Text with seeded random weights, in the layout of
 save_pretrained (bf16, shards), with the tokenizer and the preprocessor's configuration:
@@ -12,6 +13,7 @@ The goldens idefics_{variant}.safetensors hold, for every prompt, the pixels and
 import json
 import pathlib
 import shutil
+import sys
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ HERE = pathlib.Path(__file__).parent
 FAKE, IMAGE, UTTERANCE = "<fake_token_around_image>", "<image>", "<end_of_utterance>"
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 MARGIN = 1e-2
+LAST = 4  # positions whose logits are kept
 # (width, height, channels) of the pictures; the first has the size of the encoder's input.
 PICTURES = [(20, 20, 3), (37, 23, 3), (7, 50, 3), (31, 19, 4), (64, 48, 3)]
 
@@ -52,7 +55,7 @@ VARIANTS = {
         perceiver_config=dict(resampler_n_latents=5, resampler_depth=1, resampler_n_heads=2, resampler_head_dim=6),
     ),
 }
-SEEDS = {"base": 1, "instruct": 1, "bin": 1}
+SEEDS = {"base": 1, "instruct": 2, "bin": 3}
 # Pictures by index; text. `</s>` is put in as an id: the text of a user never holds it.
 PROMPTS = {
     "blind": ["Two people are"],
@@ -175,7 +178,7 @@ class Reference:
         self.stages = {}
         logits = self.model(**inputs).logits[0]
         kept = [stage for stage in self.stages if images or stage.startswith("xattn")]
-        out |= {f"{key}.{stage}": self.stages[stage] for stage in kept} | {f"{key}.logits": logits}
+        out |= {f"{key}.{stage}": self.stages[stage] for stage in kept} | {f"{key}.logits": logits[-LAST:]}
         for beams, penalty, most in BEAMS:
             out[f"{key}.written.{beams}.{penalty}"] = self.written(inputs, beams, penalty, most).to(torch.int32)
         likelihoods = [self.likelihood(inputs, answer) for answer in ANSWERS]
@@ -202,11 +205,15 @@ def golden(variant, seed):
     for i, image in enumerate(reference.pictures):
         out[f"picture.{i}"] = np.array(image)
         out[f"pixels.{i}"] = reference.processor.image_processor([image])
-    rule.save(HERE / f"idefics_{variant}.safetensors", out, seed=str(seed), prompts=json.dumps(PROMPTS))
+    path = HERE / f"idefics_{variant}.safetensors"
+    rule.save(path, out, seed=str(seed), prompts=json.dumps(PROMPTS))
+    path.chmod(0o644)
 
 
 def main():
     for variant, seed in SEEDS.items():
+        if sys.argv[1:] and variant not in sys.argv[1:]:
+            continue
         while True:
             try:
                 golden(variant, seed)

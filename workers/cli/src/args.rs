@@ -13,6 +13,7 @@ use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
 
 use crate::hub::cache::{ModelDirectory, OWN_DIRECTORY, model_directory};
+use crate::memory::plan::MemoryPlan;
 use crate::process::fix_thread_count;
 
 /// A wrong command line or setting. The command ends with exit status 2 before it does any work.
@@ -98,12 +99,25 @@ impl ModelArgs {
     /// # Errors
     /// [`UsageError`]: there is no such model or device. Else as [`Pipeline::load_with`].
     pub fn load(&self) -> anyhow::Result<Pipeline> {
+        self.load_with_caches(0)
+    }
+
+    /// As [`load`](Self::load), for a program that will allocate `caches` bytes too.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and when model and caches do not fit into the available memory.
+    pub fn load_with_caches(&self, caches: u64) -> anyhow::Result<Pipeline> {
         self.device.fix_threads()?;
         let directory = self.directory()?;
+        let options = self.options()?;
+        // An unreadable file is an error of the load, which says more.
+        if let Ok(plan) = MemoryPlan::read(&directory.path, &options) {
+            plan.check(&self.model.display().to_string(), caches, &options)?;
+        }
         if let Some(licence) = directory.pulled.as_ref().and_then(|pulled| pulled.licence.as_ref()) {
             tracing::info!(model = %self.model.display(), licence);
         }
-        let pipeline = Pipeline::load_with(&directory.path, self.options()?)?;
+        let pipeline = Pipeline::load_with(&directory.path, options)?;
         Ok(match directory.pulled {
             Some(pulled) => pipeline.with_name(pulled.name),
             None => pipeline,
@@ -123,7 +137,15 @@ impl ModelArgs {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
-        let pipeline = self.load()?;
+        self.load_to_answer_with_caches(0)
+    }
+
+    /// As [`load_to_answer`](Self::load_to_answer), for a program that will allocate `caches` bytes too.
+    ///
+    /// # Errors
+    /// As [`load_with_caches`](Self::load_with_caches).
+    pub fn load_to_answer_with_caches(&self, caches: u64) -> anyhow::Result<Pipeline> {
+        let pipeline = self.load_with_caches(caches)?;
         if let Some(licence) = self.directory()?.pulled.and_then(|pulled| pulled.licence) {
             eprintln!("note: {}: licence: {licence}", self.model.display());
         }

@@ -13,8 +13,11 @@ mod logs;
 mod traces;
 mod inputs;
 mod output;
-// Models by name.
+// Models by name, and the memory that they need.
+// A build without downloads reads the cache only.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 mod hub;
+mod memory;
 // One video at a time.
 mod analyze;
 mod caption;

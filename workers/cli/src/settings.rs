@@ -101,6 +101,11 @@ pub fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
     })
 }
 
+/// Bytes of the caches that the settings reserve for the engine.
+pub fn cache_bytes(settings: &Settings) -> u64 {
+    settings.engine.kv_bytes.saturating_add(settings.engine.media_bytes)
+}
+
 /// Runs a future on a new runtime. At the end, waits at most 2 s for blocking threads that are still running.
 ///
 /// # Errors

@@ -1,8 +1,9 @@
-//! Description of a model whose parts lie in several repositories.
+//! Directories of models whose parts lie in several repositories.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use flamingo::family::CONFIG;
 use serde_json::json;
 
@@ -37,6 +38,40 @@ pub fn write_config(folder: &Path, name: &str, assembly: &Assembly, parts: &Part
         "cross_attn_every_n_layers": assembly.cross_attn_every_n_layers,
     });
     write_file(&folder.join(CONFIG), (serde_json::to_string_pretty(&config)? + "\n").as_bytes())
+}
+
+/// Links the files of several snapshots in one folder, which a family then reads as one directory. The first file of a name
+/// counts.
+///
+/// # Errors
+/// A file cannot be linked.
+pub fn overlay(folder: &Path, snapshots: &[PathBuf]) -> anyhow::Result<()> {
+    create_folder(folder)?;
+    let mut linked = HashSet::new();
+    for snapshot in snapshots {
+        let up = flamingo::family::native::relative(snapshot, folder)?;
+        for entry in std::fs::read_dir(snapshot)? {
+            let name = entry?.file_name();
+            if linked.insert(name.clone()) {
+                replace_link(&up.join(&name), &folder.join(&name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes `link` a link to `target`, atomically.
+///
+/// # Errors
+/// The link cannot be made.
+pub fn replace_link(target: &Path, link: &Path) -> anyhow::Result<()> {
+    if std::fs::read_link(link).is_ok_and(|found| found == target) {
+        return Ok(());
+    }
+    let mut new = link.as_os_str().to_owned();
+    new.push(format!(".{}.part", std::process::id()));
+    let made = std::os::unix::fs::symlink(target, &new).and_then(|()| std::fs::rename(&new, link));
+    made.with_context(|| format!("{}: cannot be linked", link.display()))
 }
 
 /// Returns the name of the only `.pt` file of a folder.

@@ -134,6 +134,23 @@ mod tests {
         assert_eq!(names.len(), all().len());
     }
 
+    /// The tables of `docs/models.md` and the catalogue say the same.
+    #[test]
+    fn the_documentation_has_every_model() {
+        let text = include_str!("../../../../docs/models.md");
+        for entry in all() {
+            let row =
+                format!("| {} | {} | {} | {} |", entry.name, entry.quality, entry.licence, entry.trained_on);
+            assert!(text.contains(&row), "{row}");
+            let Some(parameters) = entry.parameters else { continue };
+            let billions = |n: u64| format!("{:.1}", n as f64 / 1e9);
+            let memory = parameters.memory().map(|(_, bytes)| format!("{} GB", billions(bytes)));
+            let row =
+                format!("| {} | {} B | {} |", entry.name, billions(parameters.total()), memory.join(" | "));
+            assert!(text.contains(&row), "{row}");
+        }
+    }
+
     #[test]
     fn memory_is_bits_times_parameters() {
         let parameters = Parameters { vision: 100, connector: 10, cross_attention: 200, language: 1000 };

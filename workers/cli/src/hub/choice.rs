@@ -2,7 +2,7 @@
 
 use super::listing::RemoteFile;
 
-/// Small files beside the weights.
+/// Small files of a model, without those of the tokenizer.
 const DESCRIPTIONS: &[&str] = &[
     "config.json",
     "generation_config.json",
@@ -10,6 +10,12 @@ const DESCRIPTIONS: &[&str] = &[
     "processor_config.json",
     "chat_template.json",
     "chat_template.jinja",
+    "LICENSE*",
+    "USE_POLICY.md",
+];
+
+/// Files of a tokenizer.
+pub const TOKENIZER: &[&str] = &[
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -17,8 +23,6 @@ const DESCRIPTIONS: &[&str] = &[
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "LICENSE*",
-    "USE_POLICY.md",
 ];
 
 /// Forms of weights, the preferred one first: safetensors are read without copies, and a pickle is not trusted.
@@ -42,7 +46,7 @@ pub fn choose(files: &[RemoteFile], patterns: Option<&[String]>) -> Vec<RemoteFi
     if let Some(patterns) = patterns {
         return all(&patterns.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    let mut chosen = all(DESCRIPTIONS);
+    let mut chosen = all(&[DESCRIPTIONS, TOKENIZER].concat());
     // An index without shards is no form of the weights.
     let has_weights = |found: &Vec<RemoteFile>| found.iter().any(|file| !file.path.ends_with(".json"));
     let weights = WEIGHTS.iter().map(|patterns| all(patterns)).find(has_weights);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
 
+use super::assemble::replace_link;
 use super::cache::RepoFolder;
 use super::client::{Body, Client, Failure};
 use super::hash::Hasher;
@@ -209,11 +210,5 @@ fn link(folder: &RepoFolder, commit: &str, path: &str, digits: &str) -> anyhow::
     create_folder(parent)?;
     let up = "../".repeat(path.split('/').count() + 1);
     let target = PathBuf::from(format!("{up}blobs/{digits}"));
-    if std::fs::read_link(&link).is_ok_and(|found| found == target) {
-        return Ok(());
-    }
-    let error = || format!("{}: cannot be linked", link.display());
-    let new = parent.join(format!(".{digits}.{}.link", std::process::id()));
-    std::os::unix::fs::symlink(&target, &new).with_context(error)?;
-    std::fs::rename(&new, &link).with_context(error)
+    replace_link(&target, &link)
 }

@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::assemble::{Parts, write_config};
+use super::assemble::{Parts, overlay, write_config};
 use super::cache::{
     Cache, ModelDirectory, PulledFile, PulledModel, PulledRepo, RECORD_SCHEMA, Record, RepoFolder,
 };
 use super::catalogue::{self, Assembly, Entry};
-use super::choice::choose;
+use super::choice::{TOKENIZER, choose};
 use super::client::Client;
 use super::download::Source;
 use super::listing::RemoteFile;
 use super::name::{DEFAULT_REVISION, ModelName, RepoName, is_commit};
+use crate::memory::plan::gigabytes;
 use crate::output::{create_folder, write_file};
 
 /// Parts of an assembled model that the user names instead of those of the catalogue: directories or repositories.
@@ -95,16 +96,17 @@ pub fn pull(name: &ModelName, replaced: &Replaced) -> anyhow::Result<ModelDirect
     let (cache, client) = (Cache::from_env()?, Client::from_env()?);
     let entry = catalogue::find(&name.repo);
     let (main, tag) = wanted(&cache, &client, name, entry.and_then(|entry| entry.files.as_deref()))?;
+    let main = with_weights(main)?;
     let licence = licence(entry, tag);
     eprintln!("{name}: licence: {licence}");
-    let assembly = entry.and_then(|entry| entry.assembly.as_ref());
-    let parts = match assembly {
-        Some(assembly) => Some(base_parts(&cache, &client, assembly, replaced)?),
-        None => None,
+    let bases = match entry {
+        Some(entry) => bases(&cache, &client, entry, replaced)?,
+        None => Bases::default(),
     };
-    let bases = parts.iter().flatten().filter_map(Part::wanted);
-    let repos: Vec<&Wanted> = std::iter::once(&main).chain(bases).collect();
-    check_space(cache.root(), &repos)?;
+    let repos: Vec<&Wanted> = std::iter::once(&main).chain(bases.repos()).collect();
+    let missing = check_space(cache.root(), &repos)?;
+    let (files, size) = (repos.iter().map(|repo| repo.files.len()).sum::<usize>(), sum(&repos, Wanted::size));
+    eprintln!("{name}: {files} files of {}, {} to download", gigabytes(size), gigabytes(missing));
     download_all(&client, &repos)?;
     let record = Record {
         schema: RECORD_SCHEMA.into(),
@@ -112,16 +114,7 @@ pub fn pull(name: &ModelName, replaced: &Replaced) -> anyhow::Result<ModelDirect
         licence: licence.clone(),
         repositories: repos.iter().map(|repo| repo.record()).collect(),
     };
-    let path = match (assembly, &parts) {
-        (Some(assembly), Some([language, vision])) => {
-            let folder = main.folder.pulled(&main.commit);
-            let checkpoint = main.folder.snapshot(&main.commit);
-            let parts = Parts { checkpoint, language: language.path(), vision: vision.path() };
-            write_config(&folder, &name.to_string(), assembly, &parts)?;
-            folder
-        }
-        _ => main.folder.snapshot(&main.commit),
-    };
+    let path = bases.join(&main, name)?;
     main.folder.write_record(&main.commit, &record)?;
     // Last: a name is usable when everything is there.
     for repo in repos.iter().rev() {
@@ -149,39 +142,92 @@ fn wanted(
     let revision = client.revision(&name.repo, &name.revision)?;
     let all = client.files(&name.repo, &revision.commit)?;
     let files = choose(&all, patterns);
-    let weights = [".safetensors", ".bin", ".pt", ".gguf"];
-    if !files.iter().any(|file| weights.iter().any(|extension| file.path.ends_with(extension))) {
-        bail!("{name}: none of its {} files is one of weights that this build reads", all.len());
-    }
     let folder = cache.repo(&name.repo);
     Ok((Wanted { name: name.clone(), commit: revision.commit, files, folder }, revision.licence))
 }
 
-/// The language model and the vision encoder of an assembled model.
-fn base_parts(
+/// Checks that a repository has weights.
+fn with_weights(wanted: Wanted) -> anyhow::Result<Wanted> {
+    let weights = [".safetensors", ".bin", ".pt", ".gguf"];
+    if wanted.files.iter().any(|file| weights.iter().any(|extension| file.path.ends_with(extension))) {
+        return Ok(wanted);
+    }
+    bail!("{}: the repository has no weights in a format that this build reads", wanted.name)
+}
+
+/// Other repositories that a model needs.
+#[derive(Default)]
+struct Bases<'e> {
+    /// Language model and vision encoder of a checkpoint without them.
+    parts: Option<(&'e Assembly, Part, Part)>,
+    tokenizer: Option<Wanted>,
+}
+
+impl Bases<'_> {
+    fn repos(&self) -> impl Iterator<Item = &Wanted> {
+        let parts = self.parts.iter().flat_map(|(_, language, vision)| [language.wanted(), vision.wanted()]);
+        parts.flatten().chain(&self.tokenizer)
+    }
+
+    /// Joins the downloaded repositories to the directory of a model.
+    fn join(&self, main: &Wanted, name: &ModelName) -> anyhow::Result<PathBuf> {
+        let (folder, snapshot) = (main.folder.pulled(&main.commit), main.folder.snapshot(&main.commit));
+        if let Some((assembly, language, vision)) = &self.parts {
+            let parts = Parts { checkpoint: snapshot, language: language.path(), vision: vision.path() };
+            write_config(&folder, &name.to_string(), assembly, &parts)?;
+            return Ok(folder);
+        }
+        let Some(tokenizer) = &self.tokenizer else { return Ok(snapshot) };
+        overlay(&folder, &[snapshot, tokenizer.folder.snapshot(&tokenizer.commit)])?;
+        Ok(folder)
+    }
+}
+
+/// Asks the hub for the other repositories of a model.
+fn bases<'e>(
     cache: &Cache,
     client: &Client,
-    assembly: &Assembly,
+    entry: &'e Entry,
     replaced: &Replaced,
-) -> anyhow::Result<[Part; 2]> {
+) -> anyhow::Result<Bases<'e>> {
     let part = |named: &Option<String>, usual: &str| {
         let text = named.as_deref().unwrap_or(usual);
         if named.is_some() && Path::new(text).is_dir() {
             return Ok(Part::Directory(text.into()));
         }
         let name = ModelName::parse(text).map_err(crate::args::UsageError)?;
-        Ok::<_, anyhow::Error>(Part::Repo(wanted(cache, client, &name, None)?.0))
+        Ok::<_, anyhow::Error>(Part::Repo(with_weights(wanted(cache, client, &name, None)?.0)?))
     };
-    Ok([part(&replaced.language, &assembly.language)?, part(&replaced.vision, &assembly.vision)?])
+    let parts = match &entry.assembly {
+        Some(assembly) => {
+            let language = part(&replaced.language, &assembly.language)?;
+            Some((assembly, language, part(&replaced.vision, &assembly.vision)?))
+        }
+        None => None,
+    };
+    let tokenizer = match &entry.tokenizer {
+        Some(name) => {
+            let name = ModelName::parse(name).map_err(crate::args::UsageError)?;
+            let patterns: Vec<String> = TOKENIZER.iter().map(|&name| name.to_owned()).collect();
+            Some(wanted(cache, client, &name, Some(&patterns))?.0)
+        }
+        None => None,
+    };
+    Ok(Bases { parts, tokenizer })
 }
 
-/// Checks that the missing files fit on the disk.
-fn check_space(root: &Path, repos: &[&Wanted]) -> anyhow::Result<()> {
+/// Sum of a size over repositories. Sizes come from a server and may be any number.
+fn sum(repos: &[&Wanted], size: impl Fn(&Wanted) -> u64) -> u64 {
+    repos.iter().map(|repo| size(repo)).fold(0, u64::saturating_add)
+}
+
+/// Checks that the missing files fit on the disk. Returns their bytes.
+fn check_space(root: &Path, repos: &[&Wanted]) -> anyhow::Result<u64> {
     create_folder(root)?;
     let disk =
         rustix::fs::statvfs(root).with_context(|| format!("{}: no free space is known", root.display()))?;
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let missing = repos.iter().map(|repo| repo.missing()).fold(0, u64::saturating_add);
+    let missing = sum(repos, Wanted::missing);
     if missing > free {
         bail!(
             "{}: {} to download, only {} are free; HF_HUB_CACHE names another folder",
@@ -190,16 +236,11 @@ fn check_space(root: &Path, repos: &[&Wanted]) -> anyhow::Result<()> {
             gigabytes(free)
         );
     }
-    Ok(())
-}
-
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
+    Ok(missing)
 }
 
 fn download_all(client: &Client, repos: &[&Wanted]) -> anyhow::Result<()> {
-    let total = repos.iter().map(|repo| repo.size()).fold(0, u64::saturating_add);
-    let bar = ProgressBar::new(total);
+    let bar = ProgressBar::new(sum(repos, Wanted::size));
     let style = "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} {wide_msg}";
     bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
     for repo in repos {

@@ -1,4 +1,4 @@
-//! `flamingo model list|pull|inspect|trace|init`.
+//! `flamingo model list|pull|inspect|check|trace|init`.
 
 use clap::Subcommand;
 
@@ -6,6 +6,7 @@ mod list;
 #[cfg(feature = "hub")]
 mod pull;
 mod inspect;
+mod check;
 mod trace;
 mod init;
 
@@ -16,8 +17,10 @@ pub enum Model {
     /// Download a model into the cache of this machine; `--model NAME` then loads it.
     #[cfg(feature = "hub")]
     Pull(pull::Pull),
-    /// Load a model directory with all checks, and show its parts, sizes, gates and hashes.
+    /// Load a model with all checks, and show its parts, number types, memory, gates and hashes.
     Inspect(inspect::Inspect),
+    /// Test a model without reference values: gates, finite values, influence of the picture, cache, batches.
+    Check(check::Check),
     /// Write every stage of one forward pass as a named tensor (safetensors).
     Trace(trace::Trace),
     /// Create a new, untrained model directory around a language model.
@@ -31,6 +34,7 @@ impl Model {
             #[cfg(feature = "hub")]
             Model::Pull(command) => command.run(),
             Model::Inspect(command) => command.run(),
+            Model::Check(command) => command.run(),
             Model::Trace(command) => command.run(),
             Model::Init(command) => command.run(),
         }
