@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::language::Tokenizer;
+use crate::model::config::is_default;
 
 /// Markers of a medium in a prompt's text. Both are equivalent.
 const MEDIUM_MARKERS: [&str; 2] = ["<image>", "<video>"];
@@ -64,6 +65,9 @@ pub struct PromptFormat {
     pub question: String,
     /// Text between a prompt and its answer.
     pub before_answer: String,
+    /// Text after the end of an example's chunk.
+    #[serde(skip_serializing_if = "is_default")]
+    pub after_example: String,
     /// Texts that end an answer: the model has begun the next example.
     pub keywords: Vec<String>,
     /// Answers of text-only examples, which show the form of a caption without a medium (the paper uses two).
@@ -78,6 +82,7 @@ impl Default for PromptFormat {
             caption: "<image>Output:".into(),
             question: "<image>Question: {question} Answer:".into(),
             before_answer: " ".into(),
+            after_example: String::new(),
             keywords: ["Output:", "Question:", "Answer:"].map(String::from).into(),
             example_captions: Vec::new(),
             example_answers: Vec::new(),
@@ -245,7 +250,7 @@ impl PromptFormat {
 
     /// Returns a prompt with its answer, as an example in a longer prompt.
     pub fn example(&self, prompt: Prompt, answer: &str) -> Prompt {
-        prompt.text(&self.before_answer).text(answer).end_of_chunk()
+        prompt.text(&self.before_answer).text(answer).end_of_chunk().text(&self.after_example)
     }
 }
 

@@ -6,9 +6,10 @@
 //! names of a file to ours, once, when the file is opened.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
 use sha2::{Digest, Sha256};
@@ -20,11 +21,12 @@ use init::{PATTERN, initial_value, repeated};
 use places::Places;
 
 mod pickle;
+mod quantize;
 mod files;
 mod places;
 mod init;
 
-pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
+pub use files::{MatrixOptions, Packed, open_gguf, sha256, verify_sha256};
 
 /// Treatment of a tensor of a file, decided by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,13 @@ pub enum Rename {
     },
     /// The model knows the elements of the tensor under this name, as a tensor of one axis.
     Flat(String),
+    /// The model has another number of rows: those beyond are dropped, those that the file lacks are zero.
+    Resized {
+        /// Name of the model's tensor.
+        name: String,
+        /// Length of its first axis.
+        rows: usize,
+    },
     /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
     Ignore,
 }
@@ -56,20 +65,68 @@ impl Rename {
             Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
             Self::Rows { whole, index } => Self::Rows { whole: full(whole), index },
             Self::Flat(name) => Self::Flat(full(name)),
+            Self::Resized { name, rows } => Self::Resized { name: full(name), rows },
             Self::Ignore => Self::Ignore,
         }
     }
+}
+
+/// Files of a checkpoint, and the table from their names to ours.
+pub struct Layer<'a> {
+    /// Shards of the checkpoint.
+    pub files: &'a [PathBuf],
+    /// Table.
+    pub rename: &'a dyn Fn(&str) -> Rename,
+}
+
+/// Returns the shapes of the tensors of one file, by its names. Reads the header only.
+///
+/// # Errors
+/// The file is missing, truncated or malformed.
+pub fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, WeightsError> {
+    let shape = |(name, place): (String, Stored)| match place.shape() {
+        Ok(shape) => Ok((name, shape.into_dims())),
+        Err(e) => {
+            let origin = path.display().to_string();
+            Err(WeightsError::Unreadable { origin, name, reason: first_line(&e) })
+        }
+    };
+    list(path)?.into_iter().map(shape).collect()
 }
 
 /// Treatment of quantised tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quantization {
     /// Matrices stay quantised, all other tensors are dequantised. On the CPU, formats without a fast kernel (Q5_0, Q5_1,
-    /// Q8_1) are converted to Q8_0, and Q4_0, Q4_1 and Q8_0 are read from the mapped file.
+    /// Q8_1) are converted to Q8_0, and Q4_0, Q4_1, Q4_K, Q8_0 and bf16 are read from the mapped file.
     #[default]
     Keep,
     /// All tensors are dequantised at load: more memory, exact matrix products, differentiable.
     Dequantize,
+    /// Matrices are quantised at load to 8 bits, in blocks of 32 weights: 8.5 bits per weight.
+    Q8_0,
+    /// Matrices are quantised at load to 4 bits, in blocks of 256 weights: 4.5 bits per weight. The embedding and the output head
+    /// become Q8_0. So does a matrix whose rows do not divide into such blocks; else it stays dense.
+    Q4K,
+}
+
+impl Quantization {
+    /// Returns the format to which dense matrices are quantised at load.
+    pub fn at_load(self) -> Option<GgmlDType> {
+        match self {
+            Quantization::Keep | Quantization::Dequantize => None,
+            Quantization::Q8_0 => Some(GgmlDType::Q8_0),
+            Quantization::Q4K => Some(GgmlDType::Q4K),
+        }
+    }
+
+    /// Returns the treatment of an embedding and an output head: at least 8 bits per weight of a matrix that is quantised at load.
+    pub fn in_8_bits(self) -> Self {
+        match self {
+            Quantization::Q4K => Quantization::Q8_0,
+            other => other,
+        }
+    }
 }
 
 /// A matrix for a layer.
@@ -86,13 +143,13 @@ pub enum Matrix {
 pub struct Weights {
     source: Arc<Source>,
     prefix: String,
+    quantization: Quantization,
 }
 
 struct Source {
     origin: String,
     device: Device,
     dtype: DType,
-    quantization: Quantization,
     tensors: Tensors,
     /// Names of the tensors handed out, with the number of elements of each.
     taken: Mutex<BTreeMap<String, usize>>,
@@ -123,18 +180,38 @@ impl Weights {
         quantization: Quantization,
         rename: &dyn Fn(&str) -> Rename,
     ) -> Result<Self> {
-        let mut places = Places::default();
-        for path in files {
-            for (name, place) in list(path)? {
-                places.add(rename(&name), place);
+        Self::open_layers(&[Layer { files, rename }], device, dtype, quantization)
+    }
+
+    /// Opens several checkpoints as one, each with a table of its own. A tensor of an earlier one replaces those of the same
+    /// name in later ones: a checkpoint of trained parts, then the models that it was trained on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_layers(
+        layers: &[Layer],
+        device: &Device,
+        dtype: DType,
+        quantization: Quantization,
+    ) -> Result<Self> {
+        let mut stored = HashMap::new();
+        let paths = layers.iter().flat_map(|layer| layer.files);
+        let origin = paths.map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        for layer in layers {
+            let mut places = Places::default();
+            for path in layer.files {
+                for (name, place) in list(path)? {
+                    places.add((layer.rename)(&name), place);
+                }
+            }
+            let missing = |whole| WeightsError::Missing {
+                origin: origin.clone(),
+                name: format!("{whole} (some of its rows)"),
+            };
+            for (name, places) in places.finish().map_err(missing)? {
+                stored.entry(name).or_insert(places);
             }
         }
-        let origin = files.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
-        let missing = |whole| WeightsError::Missing {
-            origin: origin.clone(),
-            name: format!("{whole} (some of its rows)"),
-        };
-        let stored = places.finish().map_err(missing)?;
         Ok(Self::from_source(origin, device, dtype, quantization, Tensors::Stored(stored)))
     }
 
@@ -176,13 +253,30 @@ impl Weights {
         tensors: Tensors,
     ) -> Self {
         let device = device.clone();
-        let source = Source { origin, device, dtype, quantization, tensors, taken: Mutex::default() };
-        Self { source: Arc::new(source), prefix: String::new() }
+        let source = Source { origin, device, dtype, tensors, taken: Mutex::default() };
+        Self { source: Arc::new(source), prefix: String::new(), quantization }
     }
 
     /// Returns the weights below the name segment `segment`.
     pub fn pp(&self, segment: impl ToString) -> Self {
-        Self { source: self.source.clone(), prefix: self.full_name(&segment.to_string()) }
+        Self { prefix: self.full_name(&segment.to_string()), ..self.clone() }
+    }
+
+    /// Returns the same weights with another treatment of matrices.
+    pub fn quantized(&self, quantization: Quantization) -> Self {
+        Self { quantization, ..self.clone() }
+    }
+
+    /// Returns the same weights with dense matrices only: for a part that is small and suffers from quantisation, as a vision
+    /// encoder does.
+    pub fn dense(&self) -> Self {
+        self.quantized(Quantization::Dequantize)
+    }
+
+    /// Returns the same weights for an embedding and an output head: [`Quantization::in_8_bits`]. They are a small part of the
+    /// memory and matter much for the quality.
+    pub fn in_8_bits(&self) -> Self {
+        self.quantized(self.quantization.in_8_bits())
     }
 
     /// Returns the device of every tensor.
@@ -221,17 +315,19 @@ impl Weights {
         }
     }
 
-    /// Returns the matrix `name`, quantised if the file stores it so and the source was opened with [`Quantization::Keep`].
+    /// Returns the matrix `name`, quantised as the [`Quantization`] of the source says.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn matrix(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Matrix> {
         let shape = shape.into();
         if let Tensors::Stored(stored) = &self.source.tensors
-            && self.source.quantization == Quantization::Keep
+            && self.quantization != Quantization::Dequantize
         {
             let full = self.full_name(name);
-            let quantized = self.locate(stored, &full, &shape)?.read_quantized(self.device());
+            let place = self.locate(stored, &full, &shape)?;
+            let (device, dtype, quantization) = (self.device().clone(), self.dtype(), self.quantization);
+            let quantized = place.read_quantized(&MatrixOptions { device, dtype, quantization });
             if let Some(quantized) = quantized.map_err(|e| self.unreadable(&full, e))? {
                 self.take(name, &shape);
                 return Ok(Matrix::Quantized(quantized));

@@ -73,9 +73,9 @@ impl Checkpoint {
     /// # Errors
     /// A file or tensor cannot be read.
     pub fn sha256(&self) -> Result<BTreeMap<String, String>> {
-        let visual = self.weights.content_sha256(&VISUAL)?;
-        let config = self.directory.config_sha256()?;
-        Ok([("config".to_owned(), config), ("visual".to_owned(), visual)].into())
+        let mut hashes = content_sha256(&self.weights)?;
+        hashes.insert("config".to_owned(), self.directory.config_sha256()?);
+        Ok(hashes)
     }
 
     /// Returns the number of parameters by part, without the language model.
@@ -88,6 +88,14 @@ impl Checkpoint {
     fn error(&self, reason: String) -> Error {
         config_error(&self.path, reason)
     }
+}
+
+/// Returns the SHA-256 of all weights that visual tokens depend on, by role.
+///
+/// # Errors
+/// A tensor cannot be read.
+pub(super) fn content_sha256(weights: &Weights) -> Result<BTreeMap<String, String>> {
+    Ok([("visual".to_owned(), weights.content_sha256(&VISUAL)?)].into())
 }
 
 /// Returns [`ModelParts::visual_sha256`](super::ModelParts::visual_sha256) from the hashes of a checkpoint.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::Tokenizer;
-use crate::model::{Flamingo, FlamingoParts, JointSpaces};
+use crate::model::{Flamingo, FlamingoParts, Frames, JointSpaces};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
 use crate::weights::Quantization;
@@ -21,6 +21,8 @@ pub mod shape;
 mod checkpoint;
 mod preprocessor;
 mod idefics;
+mod clip;
+mod open_flamingo;
 
 /// Device, number type and quantisation of a model.
 #[derive(Debug, Clone)]
@@ -71,6 +73,9 @@ pub struct ModelInfo {
     /// version before name it `sees`.
     #[serde(alias = "sees")]
     pub gates_open: bool,
+    /// Treatment of the frames of a medium. Models of the version before, which do not name it, have a temporal embedding.
+    #[serde(default)]
+    pub frames: Frames,
 }
 
 fn object_or_pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -125,7 +130,8 @@ impl ModelParts {
             self;
         let model = Flamingo::from_parts(flamingo)?;
         let gates_open = model.gates_open()?;
-        let info = ModelInfo { name, family: family.into(), sha256, gates_open };
+        let frames = model.frames();
+        let info = ModelInfo { name, family: family.into(), sha256, gates_open, frames };
         let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
         Ok(Loaded {
             info,
@@ -151,7 +157,7 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 2] = [native::FAMILY, idefics::FAMILY];
+const FAMILIES: [Family; 3] = [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -247,10 +253,12 @@ mod tests {
             family: "flamingo".into(),
             sha256: BTreeMap::from([("adapters".into(), "ab".into()), ("language".into(), "cd".into())]),
             gates_open: true,
+            frames: Frames::TemporalEmbedding,
         };
         let written = serde_json::to_value(&info).unwrap();
         let expected = json!({
             "name": "mini", "family": "flamingo", "sha256": {"adapters": "ab", "language": "cd"}, "gates_open": true,
+            "frames": "temporal_embedding",
         });
         assert_eq!(written, expected);
         assert_eq!(serde_json::from_value::<ModelInfo>(written).unwrap(), info);
@@ -270,7 +278,7 @@ mod tests {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
             let expected = format!(
-                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`"
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`"
             );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };

@@ -107,7 +107,11 @@ impl NativeConfig {
         let files = [directory.join(&self.adapters.file)];
         let unused = |name: &str| name.strip_prefix("vision.").is_some_and(|n| self.vision.ignores(n));
         let rename = |name: &str| if unused(name) { Rename::Ignore } else { Rename::To(name.into()) };
-        Weights::open(&files, &options.device, options.dtype, Quantization::Dequantize, &rename)
+        let quantization = match options.quantization {
+            Quantization::Keep | Quantization::Dequantize => Quantization::Dequantize,
+            at_load => at_load,
+        };
+        Weights::open(&files, &options.device, options.dtype, quantization, &rename)
     }
 }
 
@@ -233,7 +237,7 @@ pub(crate) fn assemble(
             space,
             vision.width(),
             config.model.connector.width(vision.width()),
-            &weights.pp("joint_space"),
+            &weights.dense().pp("joint_space"),
         )
     });
     let joint_space = joint_space.transpose()?;

@@ -53,6 +53,19 @@ impl Preprocessor {
         }
     }
 
+    /// Refuses a size that differs from the one of `config.json`: a number, or an object with one of the keys of a square.
+    ///
+    /// # Errors
+    /// The two sizes.
+    pub fn only_square(&self, key: &str, expected: usize) -> Result<()> {
+        match self.json.get(key) {
+            Some(Value::Object(_)) => ["shortest_edge", "height", "width"]
+                .iter()
+                .try_for_each(|side| self.only_size(&[key, side], expected)),
+            _ => self.only_size(&[key], expected),
+        }
+    }
+
     /// Returns the preprocessing to `side` pixels with the mean and the standard deviation of the file.
     ///
     /// # Errors

@@ -47,7 +47,7 @@ impl Llama {
         let norm = RmsNorm::new(width, config.norm_eps as f32, model.pp("norm"))?;
         let lm_head = match config.tied {
             true => None,
-            false => Some(Linear::new(width, vocabulary, weights.pp("lm_head"))?),
+            false => Some(Linear::head(width, vocabulary, &weights.pp("lm_head"))?),
         };
         let rotation = Rotation::new(&config.rope, config.head_width, config.max_positions, &model)?;
         let (dtype, device) = (weights.dtype(), weights.device().clone());

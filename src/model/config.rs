@@ -64,6 +64,18 @@ impl From<FlamingoConfig> for FlamingoJson {
     }
 }
 
+/// Treatment of the frames of a medium.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Frames {
+    /// All frames become one sequence of visual tokens. A temporal embedding tells them apart.
+    #[default]
+    TemporalEmbedding,
+    /// Each frame has visual tokens of its own. The medium has those of all frames, one after another: a model that was trained
+    /// on single images.
+    Independent,
+}
+
 /// Kind and sizes of the map from the features of a medium to its visual tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ConnectorConfig {
@@ -105,7 +117,7 @@ pub struct ResamplerConfig {
     pub head_width: usize,
     /// Visual tokens q per medium.
     pub latents: usize,
-    /// Frames for which a temporal embedding was learned; 0 for a model without one.
+    /// Frames for which a temporal embedding was learned. 0 for a model without one: each frame is resampled alone.
     pub frames: usize,
     /// Hidden width of the feed-forward, in multiples of `width`.
     pub feed_forward_multiple: usize,
@@ -230,19 +242,22 @@ impl ConnectorConfig {
         }
     }
 
-    /// Returns (q, d) for a medium of `features` features of width `features_width`: the number and the width of its visual
-    /// tokens.
-    pub fn visual_tokens(&self, features: usize, features_width: usize) -> (usize, usize) {
+    /// Returns (q, d) for a medium of `frames` frames with `patches` features of width `features_width` each: the number and
+    /// the width of its visual tokens.
+    pub fn visual_tokens(&self, frames: usize, patches: usize, features_width: usize) -> (usize, usize) {
         match self {
+            Self::Resampler(resampler) if resampler.frames == 0 => {
+                (frames * resampler.latents, resampler.width)
+            }
             Self::Resampler(resampler) => (resampler.latents, resampler.width),
-            Self::Projector(projector) => (features, projector.width),
-            Self::Identity => (features, features_width),
+            Self::Projector(projector) => (frames * patches, projector.width),
+            Self::Identity => (frames * patches, features_width),
         }
     }
 
     /// Returns the width d of visual tokens that are made of features of width `features_width`.
     pub fn width(&self, features_width: usize) -> usize {
-        self.visual_tokens(1, features_width).1
+        self.visual_tokens(1, 1, features_width).1
     }
 
     fn check(&self) -> Result<(), String> {

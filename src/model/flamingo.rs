@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 
-use super::config::{FlamingoConfig, LayerStep};
+use super::config::{FlamingoConfig, Frames, LayerStep};
 use super::connector::Connector;
 use super::cross_attention::GatedCrossAttention;
 use super::media_attention::{BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia};
@@ -198,6 +198,11 @@ impl Flamingo {
     /// Returns the numbers of the gated cross-attentions: in the paper, the layers of the language model that they precede.
     pub fn cross_attention_layers(&self) -> Vec<usize> {
         self.parts.cross_attention.iter().map(|layer| layer.number).collect()
+    }
+
+    /// Returns the treatment of the frames of a medium.
+    pub fn frames(&self) -> Frames {
+        self.parts.connector.frames()
     }
 
     /// Returns the work since the load.

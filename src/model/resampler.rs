@@ -52,6 +52,11 @@ impl PerceiverResampler {
         Ok(Self { projection, temporal_embedding, latents, layers, norm })
     }
 
+    /// Tells whether the model was trained on media of several frames.
+    pub fn has_temporal_embedding(&self) -> bool {
+        self.temporal_embedding.is_some()
+    }
+
     /// Resamples the features of `m` media (m, t, s, d). Returns the visual tokens (m, q, d).
     ///
     /// `lengths[i]` is the number of real frames of medium i; frames beyond are padding, and no latent attends to them.

@@ -101,7 +101,7 @@ impl VisionConfig {
 /// # Errors
 /// A tensor is missing or has a wrong shape; the error names it.
 pub fn build(config: &VisionConfig, weights: &Weights) -> Result<Box<dyn VisionEncoder>> {
-    config.encoder().build(weights)?.fold()
+    config.encoder().build(&weights.dense())?.fold()
 }
 
 #[cfg(test)]

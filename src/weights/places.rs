@@ -30,6 +30,9 @@ impl Places {
             Rename::Rows { whole, index } => {
                 self.rows.entry(whole).or_default().entry(index).or_default().push(place);
             }
+            Rename::Resized { name, rows } => {
+                store(name, Stored::Resized { whole: Box::new(place), rows });
+            }
             Rename::Ignore => {}
         }
     }

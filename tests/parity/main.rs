@@ -5,8 +5,13 @@ mod checkpoint;
 
 mod vision;
 mod clip;
+mod open_flamingo;
 mod language;
 mod language_models;
+mod language_broken;
+mod language_gguf;
+mod precision;
+mod tokenizers;
 mod language_cache;
 mod model;
 mod flamingo_whole;

@@ -61,6 +61,9 @@ impl CostModel<'_> {
         let (patches, features_width) = self.features();
         let ((q, d), n) = (self.visual_tokens(t), t * patches);
         let operations = match &self.shape.model.connector {
+            ConnectorConfig::Resampler(config) if config.frames == 0 => {
+                t as f64 * resampler_operations(config, patches, features_width)
+            }
             ConnectorConfig::Resampler(config) => resampler_operations(config, n, features_width),
             ConnectorConfig::Projector(_) => matmul(n, features_width, d),
             ConnectorConfig::Identity => return Cost::default(),
@@ -71,7 +74,7 @@ impl CostModel<'_> {
     /// Returns (q, d): number and width of the visual tokens of a medium of `t` frames.
     pub fn visual_tokens(&self, t: usize) -> (usize, usize) {
         let (patches, features_width) = self.features();
-        self.shape.model.connector.visual_tokens(t * patches, features_width)
+        self.shape.model.connector.visual_tokens(t, patches, features_width)
     }
 
     /// Cost of the keys and values of one medium of `t` frames at every gated cross-attention.

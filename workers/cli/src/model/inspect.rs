@@ -1,6 +1,7 @@
 //! `flamingo model inspect`: shows the parts, sizes, memory, gates and hashes of a model.
 
 use clap::Args;
+use flamingo::model::Frames;
 
 use crate::args::ModelArgs;
 use crate::memory::plan::MemoryPlan;
@@ -69,6 +70,13 @@ impl Inspect {
         );
         println!("  cross-attention before layers {layers:?}");
         println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
+        println!(
+            "  frames of a medium {}",
+            match loaded.info.frames {
+                Frames::TemporalEmbedding => "are one sequence, with a temporal embedding",
+                Frames::Independent => "are independent: the model was trained on single images",
+            }
+        );
         println!(
             "  gates are {}",
             if loaded.info.gates_open { "open" } else { "closed: the model is untrained and cannot see" }
