@@ -15,9 +15,14 @@ use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
 use crate::weights::Quantization;
 
+pub mod frame_mode;
+pub mod chat_template;
 pub mod native;
+pub mod mllama;
 pub mod mini;
 pub mod shape;
+
+pub use frame_mode::FrameMode;
 
 /// Device, number type and quantisation of a model.
 #[derive(Debug, Clone)]
@@ -28,6 +33,24 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Treatment of quantised matrices.
     pub quantization: Quantization,
+    /// Choices that some families leave open.
+    pub family: FamilyOptions,
+}
+
+impl LoadOptions {
+    /// Creates options without choices for single families.
+    pub fn new(device: Device, dtype: DType, quantization: Quantization) -> Self {
+        Self { device, dtype, quantization, family: FamilyOptions::default() }
+    }
+}
+
+/// Choices that some families leave open. `None`: as the model directory says, else the default of the family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FamilyOptions {
+    /// Treatment of tokens before the first image, in Llama 3.2 Vision.
+    pub row_mask: Option<mllama::RowMask>,
+    /// Treatment of the frames of a video, in a model without temporal training.
+    pub frame_mode: Option<FrameMode>,
 }
 
 /// A loaded model directory: the model, its tokenizer, preprocessing and prompt format.
@@ -52,6 +75,8 @@ pub struct Loaded {
     pub stop_criteria: StopCriteria,
     /// Prompt format of the tasks.
     pub format: PromptFormat,
+    /// Treatment of the frames of a video.
+    pub frame_mode: FrameMode,
 }
 
 /// Description of a model in reports.
@@ -68,6 +93,29 @@ pub struct ModelInfo {
     /// version before name it `sees`.
     #[serde(alias = "sees")]
     pub gates_open: bool,
+    /// Treatment of the frames of a video, for a model that was trained on single images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<UntrainedFrames>,
+}
+
+/// Treatment of the frames of a video by a model that was trained on single images.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct UntrainedFrames {
+    /// Treatment of the frames.
+    pub frame_mode: FrameMode,
+    /// Always `none`: the model was not trained on the order of frames.
+    pub temporal_training: String,
+}
+
+impl UntrainedFrames {
+    fn of(frame_mode: FrameMode) -> Option<Self> {
+        match frame_mode {
+            FrameMode::Joint => None,
+            FrameMode::Sheet | FrameMode::Sequence => {
+                Some(Self { frame_mode, temporal_training: "none".into() })
+            }
+        }
+    }
 }
 
 fn object_or_pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -110,6 +158,8 @@ pub struct ModelParts {
     pub stop_criteria: StopCriteria,
     /// Prompt format of the tasks.
     pub format: PromptFormat,
+    /// Treatment of the frames of a video.
+    pub frame_mode: FrameMode,
 }
 
 impl ModelParts {
@@ -122,7 +172,8 @@ impl ModelParts {
             self;
         let model = Flamingo::from_parts(flamingo)?;
         let gates_open = model.gates_open()?;
-        let info = ModelInfo { name, family: family.into(), sha256, gates_open };
+        let frames = UntrainedFrames::of(self.frame_mode);
+        let info = ModelInfo { name, family: family.into(), sha256, gates_open, frames };
         let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
         Ok(Loaded {
             info,
@@ -135,6 +186,7 @@ impl ModelParts {
             tokens,
             stop_criteria,
             format,
+            frame_mode: self.frame_mode,
         })
     }
 }
@@ -148,7 +200,7 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 1] = [native::FAMILY];
+const FAMILIES: [Family; 2] = [native::FAMILY, mllama::FAMILY];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -227,6 +279,21 @@ fn read_config(directory: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| config_error(directory, e.to_string()))
 }
 
+/// Largest JSON file of a model directory but its description, in bytes: a tokenizer's configuration names every special token.
+const JSON_LIMIT: u64 = 4 << 20;
+
+/// Reads a JSON file; null if there is none.
+fn optional_json(path: &Path) -> Result<Value> {
+    let error = |reason: String| Error::Config { path: path.into(), reason };
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(Value::Null) };
+    if metadata.len() > JSON_LIMIT {
+        let length = metadata.len();
+        return Err(error(format!("the file has {length} bytes, at most {JSON_LIMIT} are allowed")));
+    }
+    let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+    serde_json::from_slice(&bytes).map_err(|e| error(format!("not JSON: {e}")))
+}
+
 fn config_error(directory: &Path, reason: String) -> Error {
     Error::Config { path: directory.join(CONFIG), reason }
 }
@@ -244,6 +311,7 @@ mod tests {
             family: "flamingo".into(),
             sha256: BTreeMap::from([("adapters".into(), "ab".into()), ("language".into(), "cd".into())]),
             gates_open: true,
+            frames: None,
         };
         let written = serde_json::to_value(&info).unwrap();
         let expected = json!({
@@ -260,13 +328,13 @@ mod tests {
     #[test]
     fn unknown_directory_error_names_contents_and_families() {
         let folder = tempfile::tempdir().unwrap();
-        let options =
-            LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+        let options = LoadOptions::new(Device::Cpu, DType::F32, Quantization::Keep);
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         let check = |expected: &str| {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
-            let expected = format!("config.json: {expected}; this build reads schema `flamingo/1`");
+            let expected =
+                format!("config.json: {expected}; this build reads schema `flamingo/1`, model type `mllama`");
             assert!(error.to_string().ends_with(&expected), "{error}");
         };
         check("a directory with the files [] and neither `schema` nor `model_type` in config.json");

@@ -57,6 +57,7 @@ impl Gguf {
         };
         Ok(LlamaConfig {
             vocabulary,
+            extra_embeddings: 0,
             width,
             ffn_width: self.size("llama.feed_forward_length")?,
             layers: self.size("llama.block_count")?,

@@ -42,7 +42,8 @@ impl Llama {
     pub fn new(config: LlamaConfig, weights: &Weights) -> Result<Self> {
         let (vocabulary, width) = (config.vocabulary, config.width);
         let model = weights.pp("model");
-        let embedding = model.pp("embed_tokens").matrix((vocabulary, width), "weight", EMBEDDING_INIT)?;
+        let rows = vocabulary + config.extra_embeddings;
+        let embedding = model.pp("embed_tokens").matrix((rows, width), "weight", EMBEDDING_INIT)?;
         let layers = (0..config.layers)
             .map(|i| Layer::new(&config, &model.pp("layers").pp(i)))
             .collect::<Result<Vec<_>>>()?;
@@ -104,6 +105,10 @@ impl LanguageModel for Llama {
 
     fn vocabulary(&self) -> usize {
         self.config.vocabulary
+    }
+
+    fn embeddings(&self) -> usize {
+        self.config.vocabulary + self.config.extra_embeddings
     }
 
     fn max_positions(&self) -> usize {

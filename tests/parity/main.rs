@@ -9,3 +9,6 @@ mod model;
 mod flamingo_whole;
 mod sequences;
 mod text_tower;
+mod mllama;
+mod mllama_vision;
+mod mllama_directory;

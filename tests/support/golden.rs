@@ -52,12 +52,24 @@ impl Golden {
     /// # Panics
     /// Panics with the first stage whose relative error, max|a-b| / max|b|, is above its tolerance.
     pub fn compare(&self, stages: &[(&str, &Tensor, f64)]) {
+        self.compare_by(relative_error, stages);
+    }
+
+    /// Compares `(stage, computed, tolerance)` as [`compare`](Self::compare) does, with the error max|a-b| / rms(b).
+    ///
+    /// # Panics
+    /// Panics with the first stage whose error is above its tolerance.
+    pub fn compare_rms(&self, stages: &[(&str, &Tensor, f64)]) {
+        self.compare_by(rms_error, stages);
+    }
+
+    fn compare_by(&self, error_of: fn(&Tensor, &Tensor) -> f64, stages: &[(&str, &Tensor, f64)]) {
         let mut first_bad = None;
         for (stage, got, tolerance) in stages {
             let tolerance = target::tolerance(*tolerance);
             let want = self.tensor(stage);
             assert_eq!(got.dims(), want.dims(), "golden {}: shape of stage `{stage}`", self.name);
-            let error = relative_error(got, want);
+            let error = error_of(got, want);
             println!(
                 "{} {stage:<24} {:?} relative error {error:.2e} (<= {tolerance:.0e})",
                 self.name,
@@ -71,6 +83,15 @@ impl Golden {
             panic!("golden {}: first diverging {bad}", self.name);
         }
     }
+}
+
+/// Returns max|a-b| / rms(b) over tensors of one shape, in f64. NaN if either tensor contains NaN.
+pub fn rms_error(a: &Tensor, b: &Tensor) -> f64 {
+    let square =
+        b.to_dtype(DType::F64).and_then(|b| b.sqr()?.mean_all()?.to_scalar::<f64>()).expect("floats");
+    let largest =
+        b.to_dtype(DType::F64).and_then(|b| b.abs()?.max_all()?.to_scalar::<f64>()).expect("floats");
+    relative_error(a, b) * largest / square.sqrt()
 }
 
 /// Returns max|a-b| / max|b| over tensors of one shape, in f64. NaN if either tensor contains NaN.

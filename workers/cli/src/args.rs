@@ -146,7 +146,7 @@ impl ModelArgs {
             QuantizeName::Keep => Quantization::Keep,
             QuantizeName::None => Quantization::Dequantize,
         };
-        Ok(LoadOptions { device, dtype, quantization })
+        Ok(LoadOptions::new(device, dtype, quantization))
     }
 }
 
