@@ -215,33 +215,40 @@ impl Pipeline {
     /// The prompt has another number of media markers, or the tokenizer refuses a text.
     pub fn plan(&self, task: &Task, frame_times: &[&[f64]], generation: &Generation) -> Result<SequencePlan> {
         let plan = task.plan(&self.loaded.format);
+        let prompt = self.described(plan.prompt(), frame_times)?;
         let goal = match &plan {
             Plan::Generate(_) => Goal::Generate {
                 generation: generation.clone(),
                 stop_criteria: self.loaded.stop_criteria.clone(),
             },
-            Plan::Score { choices, .. } => Goal::Score { continuations: self.continuations(choices)? },
+            Plan::Score { choices, .. } => {
+                Goal::Score { continuations: self.continuations(&prompt, choices)? }
+            }
         };
-        self.plan_with(plan.prompt(), frame_times, goal)
+        self.plan_with(&prompt, goal)
     }
 
-    fn plan_with(&self, prompt: &Prompt, frame_times: &[&[f64]], goal: Goal) -> Result<SequencePlan> {
-        let Loaded { tokenizer, tokens, frame_mode, .. } = &self.loaded;
-        if prompt.media() != frame_times.len() {
-            let (markers, media) = (prompt.media(), frame_times.len());
+    /// Adds to a prompt what the frame mode says about the frames of its media.
+    fn described(&self, prompt: &Prompt, frame_times: &[&[f64]]) -> Result<Prompt> {
+        let (markers, media) = (prompt.media(), frame_times.len());
+        if markers != media {
             return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
         }
-        let prompt = prompt.clone().describe_media(|i| frame_mode.describe(frame_times[i]));
+        Ok(prompt.clone().describe_media(|i| self.loaded.frame_mode.describe(frame_times[i])))
+    }
+
+    fn plan_with(&self, prompt: &Prompt, goal: Goal) -> Result<SequencePlan> {
+        let Loaded { tokenizer, tokens, .. } = &self.loaded;
         let PromptIds { ids, prefix_len } = prompt.encode(tokenizer, tokens, prompt.media())?;
         Ok(SequencePlan { prompt: ids, prefix_len, goal })
     }
 
-    /// Returns the token ids of answers as the model would generate them, with the end of the chunk.
-    fn continuations(&self, answers: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
+    /// Returns the token ids of answers to `prompt` as the model would generate them, with the end of the chunk.
+    fn continuations(&self, prompt: &Prompt, answers: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
         let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
         let continuation = |answer: &_| {
             let text = format!("{}{}", format.before_answer, AsRef::as_ref(answer));
-            let mut ids = tokenizer.encode_plain(&text)?;
+            let mut ids = prompt.encode_continuation(&text, tokenizer)?;
             ids.push(tokens.end_of_chunk);
             Ok(ids)
         };
@@ -347,8 +354,9 @@ impl Pipeline {
         if answers.is_empty() {
             return Ok(Vec::new());
         }
-        let goal = Goal::Score { continuations: self.continuations(answers)? };
-        let plan = self.plan_with(prompt, frame_times, goal)?;
+        let prompt = self.described(prompt, frame_times)?;
+        let goal = Goal::Score { continuations: self.continuations(&prompt, answers)? };
+        let plan = self.plan_with(&prompt, goal)?;
         Ok(run(vec![plan]).remove(0)?.into_log_likelihoods()?)
     }
 

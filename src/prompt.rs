@@ -9,6 +9,8 @@ use crate::language::Tokenizer;
 const MEDIUM_MARKERS: [&str; 2] = ["<image>", "<video>"];
 /// Marker of the end of a chunk (one medium and its text).
 const END_OF_CHUNK_MARKER: &str = "<EOC>";
+/// Marker of the token that begins an answer, in the formats of models that have one.
+const ANSWER_MARKER: &str = "<ANSWER>";
 /// Placeholder of the question in a prompt format.
 pub(crate) const QUESTION: &str = "{question}";
 
@@ -34,6 +36,7 @@ enum Piece {
     Text(String),
     Medium,
     EndOfChunk,
+    Answer,
     /// A special token of the vocabulary, by its spelling.
     Special(String),
 }
@@ -52,10 +55,13 @@ pub struct MediumText {
 pub struct PromptTokens {
     /// Token at the beginning of a prompt.
     pub begin: Option<u32>,
-    /// Tokens that mark a medium. Exactly one of them is the media token of the model's media attention.
+    /// Tokens that mark a medium. Exactly one of them is the media token of the model's media attention. Adjacent media share
+    /// a token that both begins and ends the marker: IDEFICS' `<fake_token_around_image>`.
     pub media: Vec<u32>,
     /// Token that ends a chunk.
     pub end_of_chunk: u32,
+    /// Token at the beginning of an answer: Otter's `<answer>`. Without it, the marker `<ANSWER>` of a prompt is text.
+    pub answer: Option<u32>,
 }
 
 /// Prompt format of the tasks, with the markers of [`Prompt::parse`] and `{question}` for the question. The default is the
@@ -95,13 +101,18 @@ impl Default for PromptFormat {
 }
 
 impl Prompt {
-    /// Parses a prompt in which `<image>` or `<video>` marks the place of each medium and `<EOC>` the end of a chunk.
+    /// Parses a prompt in which `<image>` or `<video>` marks the place of each medium, `<EOC>` the end of a chunk and `<ANSWER>`
+    /// the token that begins an answer.
     pub fn parse(text: &str) -> Self {
         let mut prompt = Self::default();
         let mut rest = text;
         while let Some((at, marker)) = first_marker(rest) {
             prompt = prompt.text(&rest[..at]);
-            prompt = if marker == END_OF_CHUNK_MARKER { prompt.end_of_chunk() } else { prompt.medium() };
+            prompt.pieces.push(match marker {
+                END_OF_CHUNK_MARKER => Piece::EndOfChunk,
+                ANSWER_MARKER => Piece::Answer,
+                _ => Piece::Medium,
+            });
             rest = &rest[at + marker.len()..];
         }
         prompt.text(rest)
@@ -224,20 +235,58 @@ impl Prompt {
         let mut prefix_len = 0;
         for (i, piece) in self.pieces.iter().enumerate() {
             match piece {
+                Piece::Text(text) if i == 0 && tokens.begin.is_some() => {
+                    ids.extend(tokenizer.encode_first(text)?);
+                }
                 Piece::Text(text) => ids.extend(tokenizer.encode_plain(text)?),
-                Piece::Medium => ids.extend(&tokens.media),
+                Piece::Medium => {
+                    let adjacent = i > 0 && self.pieces[i - 1] == Piece::Medium;
+                    ids.extend(tokens.marker(adjacent));
+                }
                 Piece::EndOfChunk => ids.push(tokens.end_of_chunk),
                 Piece::Special(token) => ids.push(
                     tokenizer
                         .token_id(token)
                         .ok_or_else(|| Error::Prompt(format!("`{token}` is not in the vocabulary")))?,
                 ),
+                Piece::Answer => match tokens.answer {
+                    Some(answer) => ids.push(answer),
+                    None => ids.extend(tokenizer.encode_plain(ANSWER_MARKER)?),
+                },
             }
             if i + 1 == self.prefix {
                 prefix_len = ids.len();
             }
         }
         Ok(PromptIds { ids, prefix_len })
+    }
+}
+
+impl Prompt {
+    /// Encodes untrusted `text` that continues the prompt, as the tokenizer splits both together: a tokenizer that puts a space
+    /// before a text does not put it in the middle of one.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_continuation(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        if let Some(Piece::Text(before)) = self.pieces.last() {
+            let (alone, together) =
+                (tokenizer.encode_plain(before)?, tokenizer.encode_plain(&format!("{before}{text}"))?);
+            if let Some(rest) = together.strip_prefix(&alone[..]) {
+                return Ok(rest.to_vec());
+            }
+        }
+        tokenizer.encode_plain(text)
+    }
+}
+
+impl PromptTokens {
+    /// Returns the tokens that mark a medium. `adjacent`: directly after another medium.
+    fn marker(&self, adjacent: bool) -> &[u32] {
+        match self.media.split_first() {
+            Some((first, rest)) if adjacent && rest.last() == Some(first) => rest,
+            _ => &self.media,
+        }
     }
 }
 
@@ -282,7 +331,7 @@ impl PromptFormat {
 }
 
 fn first_marker(text: &str) -> Option<(usize, &'static str)> {
-    let markers = MEDIUM_MARKERS.into_iter().chain([END_OF_CHUNK_MARKER]);
+    let markers = MEDIUM_MARKERS.into_iter().chain([END_OF_CHUNK_MARKER, ANSWER_MARKER]);
     markers.filter_map(|marker| Some((text.find(marker)?, marker))).min()
 }
 

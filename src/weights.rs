@@ -11,23 +11,54 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
+use sha2::{Digest, Sha256};
 
+use crate::digest::hex;
 use crate::error::{Result, WeightsError};
 use files::{Stored, first_line, list};
 use init::{PATTERN, initial_value, repeated};
+use places::Places;
 
 mod pickle;
 mod files;
+mod places;
 mod init;
 
 pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
 
 /// Treatment of a tensor of a file, decided by its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rename {
     /// The model knows the tensor under this name.
     To(String),
+    /// The tensor holds several of the model's tensors, of equal sizes, one after the other along its first axis.
+    Parts(Vec<String>),
+    /// The tensor is one of several that follow each other along the first axis of the model's tensor, in the order of their
+    /// numbers: an embedding and the rows that a checkpoint added to it.
+    Rows {
+        /// Name of the whole.
+        whole: String,
+        /// Place of this tensor in it, from 0 without gaps.
+        index: usize,
+    },
+    /// The model knows the elements of the tensor under this name, as a tensor of one axis.
+    Flat(String),
     /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
     Ignore,
+}
+
+impl Rename {
+    /// Prefixes the names of the model with `prefix`.
+    pub fn below(self, prefix: &str) -> Self {
+        let full = |name: String| format!("{prefix}.{name}");
+        match self {
+            Self::To(name) => Self::To(full(name)),
+            Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
+            Self::Rows { whole, index } => Self::Rows { whole: full(whole), index },
+            Self::Flat(name) => Self::Flat(full(name)),
+            Self::Ignore => Self::Ignore,
+        }
+    }
 }
 
 /// Treatment of quantised tensors.
@@ -92,15 +123,18 @@ impl Weights {
         quantization: Quantization,
         rename: &dyn Fn(&str) -> Rename,
     ) -> Result<Self> {
-        let mut stored: HashMap<String, Vec<Stored>> = HashMap::new();
+        let mut places = Places::default();
         for path in files {
             for (name, place) in list(path)? {
-                if let Rename::To(ours) = rename(&name) {
-                    stored.entry(ours).or_default().push(place);
-                }
+                places.add(rename(&name), place);
             }
         }
         let origin = files.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ");
+        let missing = |whole| WeightsError::Missing {
+            origin: origin.clone(),
+            name: format!("{whole} (some of its rows)"),
+        };
+        let stored = places.finish().map_err(missing)?;
         Ok(Self::from_source(origin, device, dtype, quantization, Tensors::Stored(stored)))
     }
 
@@ -237,6 +271,25 @@ impl Weights {
             Tensors::Random { vars, .. } => vars.lock().expect("weights lock").clone(),
             Tensors::Stored(_) | Tensors::Placeholder(_) => BTreeMap::new(),
         }
+    }
+
+    /// Returns the SHA-256 of the stored tensors below some first segments of our names: of their names, types, shapes and
+    /// bytes. Reads all of them.
+    ///
+    /// # Errors
+    /// A tensor cannot be read.
+    pub fn content_sha256(&self, segments: &[&str]) -> Result<String> {
+        let Tensors::Stored(stored) = &self.source.tensors else { return Ok(String::new()) };
+        let below = |name: &&String| segments.contains(&name.split('.').next().unwrap_or_default());
+        let mut names: Vec<&String> = stored.keys().filter(below).collect();
+        names.sort();
+        let mut digest = Sha256::new();
+        for name in names {
+            for place in &stored[name] {
+                place.digest(name, &mut digest).map_err(|e| self.unreadable(name, e))?;
+            }
+        }
+        Ok(hex(&digest.finalize()))
     }
 
     fn full_name(&self, name: &str) -> String {

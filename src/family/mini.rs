@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use super::native::{NativeConfig, SCHEMA, TokenNames, WeightFile};
 use crate::kernels::activation::Activation;
 use crate::model::{
-    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, MediaAttentionConfig, Placement, ResamplerConfig,
+    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, KvProjectionKind, MediaAttentionConfig, Placement,
+    ResamplerConfig,
 };
 use crate::prompt::PromptFormat;
 use crate::vision::{Fit, Preprocess, VisionConfig, nfnet};
@@ -71,6 +72,8 @@ fn resampler() -> ResamplerConfig {
         frames: 8,
         feed_forward_multiple: 4,
         activation: Activation::SquaredRelu,
+        qk_norm: None,
+        kv_projection: KvProjectionKind::Fused,
     }
 }
 

@@ -3,13 +3,13 @@
 //!
 //! Reference: `models/mllama` of transformers 4.49.0, and `llama_models/llama3/multimodal` for Meta's row mask.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::chat_template::ChatTemplate;
+use super::checkpoint::Checkpoint;
 use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error, read_config};
 use crate::digest;
 use crate::error::Result;
@@ -17,7 +17,6 @@ use crate::generate::StopCriteria;
 use crate::kernels::activation::Activation;
 use crate::kernels::norm::NormKind;
 use crate::language::Tokenizer;
-use crate::language::hugging_face::ModelDirectory;
 use crate::language::llama::Llama;
 use crate::model::config::{FeedForwardKind, KvProjectionKind, MediaAttention, VisibleMedia, WithoutMedia};
 use crate::model::{
@@ -26,7 +25,7 @@ use crate::model::{
 };
 use crate::vision::VisionEncoder;
 use crate::vision::mllama::Tower;
-use crate::weights::{Weights, sha256};
+use crate::weights::Weights;
 
 mod config;
 mod names;
@@ -67,36 +66,29 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
     let config = MllamaConfig::read(directory, &contents.config)?;
     let tokenizer = tokenizer(directory, &config)?;
     let prompt = prompt::read(directory, &config, &tokenizer)?;
-    let files = ModelDirectory::open(directory)?.weight_files()?;
-    let rename = |name: &str| names::rename(&config.cross_layers, name);
-    let weights = Weights::open(&files, &options.device, options.dtype, options.quantization, &rename)?;
+    let checkpoint = Checkpoint::open(directory, options, &|name| names::rename(&config.cross_layers, name))?;
     let row_mask = options.family.row_mask.unwrap_or(config.row_mask);
-    let flamingo = assemble(&config, row_mask, &weights)?;
-    weights.finish()?;
-    let hash = |path: &std::path::PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok((name, sha256(path)?))
-    };
-    let sha256 = files.iter().map(hash).collect::<Result<BTreeMap<_, _>>>()?;
-    let name = directory.canonicalize().unwrap_or_else(|_| directory.into());
+    let flamingo = assemble(&config, row_mask, &checkpoint.weights)?;
+    checkpoint.weights.finish()?;
+    let sha256 = checkpoint.sha256()?;
+    // The row mask `hf` keeps the tokens of empty tiles.
+    let visual =
+        json!([contents.config.get("vision_config"), row_mask, config.preprocess, sha256.get("visual")]);
+    let frame_mode = options.family.frame_mode.filter(|mode| *mode != FrameMode::Joint);
     Ok(ModelParts {
-        name: name.file_name().map_or_else(|| "mllama".into(), |name| name.to_string_lossy().into_owned()),
+        name: checkpoint.name(),
         family: "mllama",
-        visual_sha256: visual_sha256(&contents.config, row_mask, &config, &sha256),
+        visual_sha256: digest::sha256(visual.to_string().as_bytes()),
         sha256,
         flamingo,
-        parameters: weights.parameters(),
+        parameters: checkpoint.parameters(),
         joint_space: None,
         tokenizer,
         preprocess: config.preprocess,
         tokens: prompt.tokens,
         stop_criteria: StopCriteria { stop: prompt.stop, suppressed: Vec::new() },
+        frame_mode: frame_mode.unwrap_or(config.frame_mode),
         format: prompt.format,
-        frame_mode: options
-            .family
-            .frame_mode
-            .filter(|mode| *mode != FrameMode::Joint)
-            .unwrap_or(config.frame_mode),
     })
 }
 
@@ -108,17 +100,6 @@ pub fn chat_template(directory: &Path) -> Result<Option<ChatTemplate>> {
     let config = MllamaConfig::read(directory, &read_config(directory)?)?;
     let tokenizer = tokenizer(directory, &config)?;
     prompt::chat(directory, &config, &tokenizer)
-}
-
-/// Returns [`ModelParts::visual_sha256`]. The row mask is a part of it, because `hf` keeps the tokens of empty tiles.
-fn visual_sha256(
-    json: &Value,
-    row_mask: RowMask,
-    config: &MllamaConfig,
-    files: &BTreeMap<String, String>,
-) -> String {
-    let all = json!([json.get("vision_config"), row_mask, config.preprocess, files]);
-    digest::sha256(all.to_string().as_bytes())
 }
 
 fn tokenizer(directory: &Path, config: &MllamaConfig) -> Result<Tokenizer> {

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::Tokenizer;
+use crate::language::hugging_face::read_json;
 use crate::model::{Flamingo, FlamingoParts, JointSpaces};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
@@ -21,6 +22,9 @@ pub mod native;
 pub mod mllama;
 pub mod mini;
 pub mod shape;
+mod checkpoint;
+mod preprocessor;
+mod idefics;
 
 pub use frame_mode::FrameMode;
 
@@ -95,7 +99,7 @@ pub struct ModelInfo {
     pub gates_open: bool,
     /// Treatment of the frames of a video, for a model that was trained on single images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub frames: Option<UntrainedFrames>,
+    pub video: Option<UntrainedFrames>,
 }
 
 /// Treatment of the frames of a video by a model that was trained on single images.
@@ -172,8 +176,8 @@ impl ModelParts {
             self;
         let model = Flamingo::from_parts(flamingo)?;
         let gates_open = model.gates_open()?;
-        let frames = UntrainedFrames::of(self.frame_mode);
-        let info = ModelInfo { name, family: family.into(), sha256, gates_open, frames };
+        let video = UntrainedFrames::of(self.frame_mode);
+        let info = ModelInfo { name, family: family.into(), sha256, gates_open, video };
         let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
         Ok(Loaded {
             info,
@@ -200,7 +204,7 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 2] = [native::FAMILY, mllama::FAMILY];
+const FAMILIES: [Family; 3] = [native::FAMILY, idefics::FAMILY, mllama::FAMILY];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -279,19 +283,9 @@ fn read_config(directory: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| config_error(directory, e.to_string()))
 }
 
-/// Largest JSON file of a model directory but its description, in bytes: a tokenizer's configuration names every special token.
-const JSON_LIMIT: u64 = 4 << 20;
-
 /// Reads a JSON file; null if there is none.
 fn optional_json(path: &Path) -> Result<Value> {
-    let error = |reason: String| Error::Config { path: path.into(), reason };
-    let Ok(metadata) = std::fs::metadata(path) else { return Ok(Value::Null) };
-    if metadata.len() > JSON_LIMIT {
-        let length = metadata.len();
-        return Err(error(format!("the file has {length} bytes, at most {JSON_LIMIT} are allowed")));
-    }
-    let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|e| error(format!("not JSON: {e}")))
+    if path.exists() { read_json(path) } else { Ok(Value::Null) }
 }
 
 fn config_error(directory: &Path, reason: String) -> Error {
@@ -311,7 +305,7 @@ mod tests {
             family: "flamingo".into(),
             sha256: BTreeMap::from([("adapters".into(), "ab".into()), ("language".into(), "cd".into())]),
             gates_open: true,
-            frames: None,
+            video: None,
         };
         let written = serde_json::to_value(&info).unwrap();
         let expected = json!({
@@ -333,8 +327,9 @@ mod tests {
         let check = |expected: &str| {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
-            let expected =
-                format!("config.json: {expected}; this build reads schema `flamingo/1`, model type `mllama`");
+            let expected = format!(
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, model type `mllama`"
+            );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };
         check("a directory with the files [] and neither `schema` nor `model_type` in config.json");
@@ -342,8 +337,8 @@ mod tests {
         check(
             "a directory with the files [checkpoint.pt] and neither `schema` nor `model_type` in config.json",
         );
-        write("config.json", r#"{"model_type": "idefics"}"#);
-        check("unknown model type `idefics`");
+        write("config.json", r#"{"model_type": "blip"}"#);
+        check("unknown model type `blip`");
         write("config.json", r#"{"schema": "flamingo/99", "model_type": "idefics"}"#);
         check("unknown schema `flamingo/99`");
     }

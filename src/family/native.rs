@@ -259,6 +259,7 @@ fn prompt_tokens(directory: &Path, names: &TokenNames, tokenizer: &Tokenizer) ->
         begin: names.begin.as_ref().map(|name| token(directory, name, tokenizer)).transpose()?,
         media: vec![token(directory, &names.media, tokenizer)?],
         end_of_chunk: token(directory, &names.end_of_chunk, tokenizer)?,
+        answer: None,
     })
 }
 

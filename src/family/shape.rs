@@ -8,7 +8,7 @@ use crate::kernels::activation::Activation;
 use crate::language::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
 use crate::language::{self, LanguageConfig, LanguageSource};
 use crate::model::{
-    ConnectorConfig, CrossAttentionConfig, Flamingo, FlamingoConfig, MediaAttentionConfig,
+    ConnectorConfig, CrossAttentionConfig, Flamingo, FlamingoConfig, KvProjectionKind, MediaAttentionConfig,
     MediaAttentionRule, Placement, ResamplerConfig,
 };
 use crate::vision::{self, Fit, Preprocess, VisionConfig, nfnet};
@@ -85,6 +85,7 @@ impl ModelShape {
             norm_eps: 1e-5,
             rope: Rope { theta: 1e5, style: RopeStyle::Interleaved, scaling: RopeScaling::None },
             tied: true,
+            qkv_bias: false,
         };
         Self { name: "mini".into(), vision, model, language: LanguageConfig::Llama(language) }
     }
@@ -119,6 +120,7 @@ impl Chinchilla {
             norm_eps: 1e-5,
             rope: Rope { theta: 1e4, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
             tied: true,
+            qkv_bias: false,
         };
         let media_attention = MediaAttentionConfig::default();
         let connector = ConnectorConfig::Resampler(paper_resampler());
@@ -151,6 +153,8 @@ fn paper_resampler() -> ResamplerConfig {
         frames: 8,
         feed_forward_multiple: 4,
         activation: Activation::SquaredRelu,
+        qk_norm: None,
+        kv_projection: KvProjectionKind::Fused,
     }
 }
 

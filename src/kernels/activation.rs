@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use serde::Deserialize;
 
+use super::gelu::quick_gelu;
 use crate::error::Result;
 
 /// Activation function of a feed-forward layer.
@@ -17,6 +18,8 @@ pub enum Activation {
     Relu,
     /// x * sigmoid(x).
     Silu,
+    /// x * sigmoid(1.702 x): OpenAI's CLIP.
+    QuickGelu,
 }
 
 impl Activation {
@@ -30,6 +33,7 @@ impl Activation {
             Activation::Gelu => x.gelu_erf()?,
             Activation::Relu => x.relu()?,
             Activation::Silu => x.silu()?,
+            Activation::QuickGelu => quick_gelu(x)?,
         })
     }
 }

@@ -18,6 +18,9 @@ pub const LINEAR_INIT: Init = Init::Kaiming {
     non_linearity: NonLinearity::Linear,
 };
 
+/// Initial values of an untrained embedding, as transformers' models start.
+const EMBEDDING_INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
+
 /// Linear layer without bias, `x @ weight^T`: (.., d_in) -> (.., d_out).
 #[derive(Debug, Clone)]
 pub struct Linear {
@@ -44,6 +47,14 @@ impl Linear {
     /// As [`Weights::matrix`].
     pub fn new(d_in: usize, d_out: usize, weights: Weights) -> Result<Self> {
         Self::from_matrix(weights.matrix((d_out, d_in), "weight", LINEAR_INIT)?)
+    }
+
+    /// Reads `weight` of shape (vocabulary, d) of an embedding, which may serve as the output head too.
+    ///
+    /// # Errors
+    /// As [`Weights::matrix`].
+    pub fn embedding(vocabulary: usize, d: usize, weights: &Weights) -> Result<Self> {
+        Self::from_matrix(weights.matrix((vocabulary, d), "weight", EMBEDDING_INIT)?)
     }
 
     /// Wraps a matrix (d_out, d_in). Another layer can share it, as with tied embeddings.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::weights::Weights;
 
-/// Layer normalisation with gain and bias: (.., d) -> (.., d).
+/// Layer normalisation with gain and, unless it is zero, a bias: (.., d) -> (.., d).
 #[derive(Debug, Clone)]
 pub struct LayerNorm {
     weight: Tensor,
@@ -21,8 +21,19 @@ impl LayerNorm {
     /// # Errors
     /// A tensor is missing or has a wrong shape.
     pub fn new(d: usize, eps: f32, weights: Weights) -> Result<Self> {
+        Self::load(d, eps, true, weights)
+    }
+
+    /// Reads `weight` and, with `bias`, `bias` of shape (d); without it the bias is zero.
+    ///
+    /// # Errors
+    /// A tensor is missing or has a wrong shape.
+    pub fn load(d: usize, eps: f32, bias: bool, weights: Weights) -> Result<Self> {
         let weight = weights.get(d, "weight", Init::Const(1.0))?;
-        let bias = weights.get(d, "bias", Init::Const(0.0))?;
+        let bias = match bias {
+            true => weights.get(d, "bias", Init::Const(0.0))?,
+            false => Tensor::zeros(d, weights.dtype(), weights.device())?,
+        };
         Ok(Self { weight, bias, eps })
     }
 

@@ -1,9 +1,13 @@
-//! Registry of language model architectures. A new one is a file of its own, a variant here and a row of the table.
+//! Registry of language model architectures. A new one is a file of its own, a variant here and a row of each table.
+
+use serde_json::Value;
 
 use super::LanguageModel;
 use super::gguf::{self, Gguf};
-use super::hugging_face::{self, ModelDirectory};
+use super::gpt_neox::{self, GptNeoX, GptNeoXConfig};
+use super::hugging_face;
 use super::llama::{Llama, LlamaConfig};
+use super::mpt::{self, Mpt, MptConfig};
 use crate::error::Result;
 use crate::weights::{Rename, Weights};
 
@@ -12,6 +16,10 @@ use crate::weights::{Rename, Weights};
 pub enum LanguageConfig {
     /// Llama family.
     Llama(LlamaConfig),
+    /// MPT and MosaicGPT.
+    Mpt(MptConfig),
+    /// GPT-NeoX.
+    GptNeoX(GptNeoXConfig),
 }
 
 /// Sizes of a language model, from which its cost follows.
@@ -44,6 +52,8 @@ impl LanguageConfig {
     pub fn sizes(&self) -> LanguageSizes {
         match self {
             LanguageConfig::Llama(config) => config.sizes(),
+            LanguageConfig::Mpt(config) => config.sizes(),
+            LanguageConfig::GptNeoX(config) => config.sizes(),
         }
     }
 
@@ -54,7 +64,19 @@ impl LanguageConfig {
     pub fn check(&self) -> Result<(), String> {
         match self {
             LanguageConfig::Llama(config) => config.check(),
+            LanguageConfig::Mpt(config) => config.check(),
+            LanguageConfig::GptNeoX(config) => config.check(),
         }
+    }
+
+    /// Changes the number of rows of the embedding and of the head: a checkpoint that added tokens has its own.
+    pub fn with_vocabulary(mut self, rows: usize) -> Self {
+        match &mut self {
+            LanguageConfig::Llama(config) => config.vocabulary = rows,
+            LanguageConfig::Mpt(config) => config.vocabulary = rows,
+            LanguageConfig::GptNeoX(config) => config.vocabulary = rows,
+        }
+        self
     }
 }
 
@@ -65,29 +87,81 @@ impl LanguageConfig {
 pub fn build(config: &LanguageConfig, weights: &Weights) -> Result<Box<dyn LanguageModel>> {
     Ok(match config {
         LanguageConfig::Llama(config) => Box::new(Llama::new(config.clone(), weights)?),
+        LanguageConfig::Mpt(config) => Box::new(Mpt::new(config.clone(), weights)?),
+        LanguageConfig::GptNeoX(config) => Box::new(GptNeoX::new(config.clone(), weights)?),
     })
 }
 
-/// Readers of one architecture.
-pub(super) struct Architecture {
-    /// `general.architecture` in GGUF and `model_type` in Hugging Face's format.
-    name: &'static str,
-    pub(super) from_gguf: fn(&Gguf) -> Result<LanguageConfig>,
-    pub(super) from_hugging_face: fn(&ModelDirectory) -> Result<LanguageConfig>,
-    /// Table from the names of a GGUF file to ours.
-    pub(super) gguf_names: fn(&str) -> Rename,
-    /// Table from Hugging Face's names to ours.
-    pub(super) hugging_face_names: fn(&LanguageConfig, &str) -> Rename,
+/// Reader of one architecture in Hugging Face's format.
+pub(super) struct HuggingFaceReader {
+    /// `model_type` of `config.json`.
+    model_type: &'static str,
+    /// Reader of `config.json`; its error is the reason why this build cannot run the model.
+    pub(super) config: fn(&Value) -> Result<LanguageConfig, String>,
+    /// Table from the names of the files to ours.
+    pub(super) names: fn(&LanguageConfig, &str) -> Rename,
 }
 
-const ARCHITECTURES: [Architecture; 1] = [Architecture {
-    name: "llama",
-    from_gguf: |gguf| gguf.llama_config().map(LanguageConfig::Llama),
-    from_hugging_face: |directory| directory.llama_config().map(LanguageConfig::Llama),
-    gguf_names: gguf::llama_names,
-    hugging_face_names: |config, name| hugging_face::llama_name(config.sizes().tied, name),
-}];
+const HUGGING_FACE: [HuggingFaceReader; 6] = [
+    HuggingFaceReader {
+        model_type: "llama",
+        config: |json| LlamaConfig::from_hugging_face(json).map(LanguageConfig::Llama),
+        names: |config, name| hugging_face::llama_name(config.sizes().tied, name),
+    },
+    HuggingFaceReader {
+        model_type: "mistral",
+        config: |json| LlamaConfig::from_mistral(json).map(LanguageConfig::Llama),
+        names: |config, name| hugging_face::llama_name(config.sizes().tied, name),
+    },
+    HuggingFaceReader {
+        model_type: "qwen2",
+        config: |json| LlamaConfig::from_qwen2(json).map(LanguageConfig::Llama),
+        names: |config, name| hugging_face::llama_name(config.sizes().tied, name),
+    },
+    HuggingFaceReader {
+        model_type: "mpt",
+        config: |json| MptConfig::from_mpt(json).map(LanguageConfig::Mpt),
+        names: |_, name| mpt::hugging_face_name(name),
+    },
+    HuggingFaceReader {
+        model_type: "mosaic_gpt",
+        config: |json| MptConfig::from_mosaic_gpt(json).map(LanguageConfig::Mpt),
+        names: |_, name| mpt::hugging_face_name(name),
+    },
+    HuggingFaceReader {
+        model_type: "gpt_neox",
+        config: |json| GptNeoXConfig::from_hugging_face(json).map(LanguageConfig::GptNeoX),
+        names: |config, name| gpt_neox::hugging_face_name(config.sizes().tied, name),
+    },
+];
 
-pub(super) fn architecture(name: &str) -> Option<&'static Architecture> {
-    ARCHITECTURES.iter().find(|architecture| architecture.name == name)
+pub(super) fn hugging_face_reader(model_type: &str) -> Option<&'static HuggingFaceReader> {
+    HUGGING_FACE.iter().find(|reader| reader.model_type == model_type)
+}
+
+/// Reader of one architecture in GGUF.
+pub(super) struct GgufReader {
+    /// `general.architecture` of the metadata.
+    architecture: &'static str,
+    /// Reader of the metadata.
+    pub(super) config: fn(&Gguf) -> Result<LanguageConfig>,
+    /// Table from the names of the file to ours.
+    pub(super) names: fn(&str) -> Rename,
+}
+
+const GGUF: [GgufReader; 2] = [
+    GgufReader {
+        architecture: "llama",
+        config: |gguf| gguf.llama_config().map(LanguageConfig::Llama),
+        names: gguf::llama_names,
+    },
+    GgufReader {
+        architecture: "qwen2",
+        config: |gguf| gguf.qwen2_config().map(LanguageConfig::Llama),
+        names: gguf::llama_names,
+    },
+];
+
+pub(super) fn gguf_reader(architecture: &str) -> Option<&'static GgufReader> {
+    GGUF.iter().find(|reader| reader.architecture == architecture)
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device};
 
-use super::llama::{LlamaConfig, Rope, RopeScaling, RopeStyle};
+use super::llama::LlamaConfig;
+use super::rotary::{Rope, RopeScaling, RopeStyle};
 use crate::error::{Error, Result};
 use crate::weights::{Quantization, Rename, load_format, open_gguf};
 
@@ -37,21 +38,38 @@ impl Gguf {
     /// # Errors
     /// A key is missing, has another type, or has a value that this build cannot run.
     pub fn llama_config(&self) -> Result<LlamaConfig> {
-        let config = self.read_llama_config().and_then(|config| config.check().map(|()| config));
+        self.checked(self.read_llama_config("llama", RopeStyle::Interleaved))
+    }
+
+    /// Reads the sizes of a Qwen2 from the `qwen2.*` keys: a Llama with biases of queries, keys and values, which the
+    /// converter does not permute.
+    ///
+    /// # Errors
+    /// As [`llama_config`](Self::llama_config).
+    pub fn qwen2_config(&self) -> Result<LlamaConfig> {
+        let config = self.read_llama_config("qwen2", RopeStyle::HalfSplit);
+        self.checked(config.map(|config| LlamaConfig { qkv_bias: true, ..config }))
+    }
+
+    fn checked(&self, config: Result<LlamaConfig, String>) -> Result<LlamaConfig> {
+        let config = config.and_then(|config| config.check().map(|()| config));
         config.map_err(|reason| self.error(reason))
     }
 
-    fn read_llama_config(&self) -> Result<LlamaConfig, String> {
-        let (width, heads) = (self.size("llama.embedding_length")?, self.size("llama.attention.head_count")?);
-        let head_width = self.optional_size("llama.attention.key_length")?.unwrap_or(width / heads.max(1));
-        let rotated = self.optional_size("llama.rope.dimension_count")?.unwrap_or(head_width);
+    /// Reads the keys `{name}.*`.
+    fn read_llama_config(&self, name: &str, style: RopeStyle) -> Result<LlamaConfig, String> {
+        let key = |key: &str| format!("{name}.{key}");
+        let width = self.size(&key("embedding_length"))?;
+        let heads = self.size(&key("attention.head_count"))?;
+        let head_width = self.optional_size(&key("attention.key_length"))?.unwrap_or(width / heads.max(1));
+        let rotated = self.optional_size(&key("rope.dimension_count"))?.unwrap_or(head_width);
         if rotated != head_width {
             return Err(format!("only {rotated} of {head_width} coordinates of a head are rotated"));
         }
-        if self.optional_size("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err("`llama.expert_count`: mixtures of experts are not part of this model".into());
+        if self.optional_size(&key("expert_count"))?.unwrap_or(0) > 0 {
+            return Err(format!("`{name}.expert_count`: mixtures of experts are not part of this model"));
         }
-        let vocabulary = match self.optional_size("llama.vocab_size")? {
+        let vocabulary = match self.optional_size(&key("vocab_size"))? {
             Some(vocabulary) => vocabulary,
             None => self.strings("tokenizer.ggml.tokens")?.len(),
         };
@@ -59,33 +77,33 @@ impl Gguf {
             vocabulary,
             extra_embeddings: 0,
             width,
-            ffn_width: self.size("llama.feed_forward_length")?,
-            layers: self.size("llama.block_count")?,
+            ffn_width: self.size(&key("feed_forward_length"))?,
+            layers: self.size(&key("block_count"))?,
             heads,
-            kv_heads: self.optional_size("llama.attention.head_count_kv")?.unwrap_or(heads),
+            kv_heads: self.optional_size(&key("attention.head_count_kv"))?.unwrap_or(heads),
             head_width,
-            max_positions: self.size("llama.context_length")?,
-            norm_eps: self.number("llama.attention.layer_norm_rms_epsilon")?,
-            rope: self.rope()?,
+            max_positions: self.size(&key("context_length"))?,
+            norm_eps: self.number(&key("attention.layer_norm_rms_epsilon"))?,
+            rope: self.rope(name, style)?,
             tied: !self.content.tensor_infos.contains_key("output.weight"),
+            qkv_bias: false,
         })
     }
 
-    fn rope(&self) -> Result<Rope, String> {
-        let theta = match self.value("llama.rope.freq_base") {
-            Some(_) => self.number("llama.rope.freq_base")?,
+    fn rope(&self, name: &str, style: RopeStyle) -> Result<Rope, String> {
+        let base = format!("{name}.rope.freq_base");
+        let theta = match self.value(&base) {
+            Some(_) => self.number(&base)?,
             None => 10_000.0,
         };
-        if let Some(kind) = self.optional_string("llama.rope.scaling.type")?
-            && kind != "none"
-        {
-            return Err(format!("unknown rope scaling `{kind}`"));
-        }
-        let scaling = match self.content.tensor_infos.contains_key("rope_freqs.weight") {
-            true => RopeScaling::Factors,
-            false => RopeScaling::None,
+        let factors = self.content.tensor_infos.contains_key("rope_freqs.weight");
+        let scaling = match self.optional_string(&format!("{name}.rope.scaling.type"))? {
+            Some("linear") => RopeScaling::Linear(self.number(&format!("{name}.rope.scaling.factor"))?),
+            Some(kind) if kind != "none" => return Err(format!("unknown rope scaling `{kind}`")),
+            _ if factors => RopeScaling::Factors,
+            _ => RopeScaling::None,
         };
-        Ok(Rope { theta, style: RopeStyle::Interleaved, scaling })
+        Ok(Rope { theta, style, scaling })
     }
 
     /// Returns the bytes of the weights that every pass reads, in their format on `device`: all but an untied embedding, of
@@ -184,11 +202,14 @@ pub fn llama_names(theirs: &str) -> Rename {
         ("output.weight", "lm_head.weight"),
         ("rope_freqs.weight", "model.rope_factors"),
     ];
-    const IN_LAYER: [(&str, &str); 9] = [
+    const IN_LAYER: [(&str, &str); 12] = [
         ("attn_norm.weight", "input_layernorm.weight"),
         ("attn_q.weight", "self_attn.q_proj.weight"),
         ("attn_k.weight", "self_attn.k_proj.weight"),
         ("attn_v.weight", "self_attn.v_proj.weight"),
+        ("attn_q.bias", "self_attn.q_proj.bias"),
+        ("attn_k.bias", "self_attn.k_proj.bias"),
+        ("attn_v.bias", "self_attn.v_proj.bias"),
         ("attn_output.weight", "self_attn.o_proj.weight"),
         ("ffn_norm.weight", "post_attention_layernorm.weight"),
         ("ffn_gate.weight", "mlp.gate_proj.weight"),

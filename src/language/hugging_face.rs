@@ -1,11 +1,11 @@
-//! Hugging Face format: a directory with `config.json`, `tokenizer.json` and safetensors, one file or shards.
+//! Hugging Face format: a directory with `config.json`, a tokenizer, and safetensors or PyTorch files, one or shards.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::llama::LlamaConfig;
+use crate::digest::sha256_of_file;
 use crate::error::{Error, Result, WeightsError};
 use crate::weights::Rename;
 
@@ -33,48 +33,34 @@ impl ModelDirectory {
         model_type.ok_or_else(|| self.error("`model_type` is missing".into()))
     }
 
-    /// Reads the sizes of a Llama.
-    ///
-    /// # Errors
-    /// As [`LlamaConfig::from_hugging_face`].
-    pub fn llama_config(&self) -> Result<LlamaConfig> {
-        LlamaConfig::from_hugging_face(&self.config).map_err(|reason| self.error(reason))
+    /// Reads the configuration of an architecture.
+    pub(super) fn read<T>(&self, read: fn(&Value) -> Result<T, String>) -> Result<T> {
+        read(&self.config).map_err(|reason| self.error(reason))
     }
 
-    /// Returns the files that hold the weights: `model.safetensors`, or the shards that `model.safetensors.index.json`
-    /// lists.
+    /// Returns the files that hold the weights: `model.safetensors` or `pytorch_model.bin`, or the shards that
+    /// `model.safetensors.index.json` or `pytorch_model.bin.index.json` lists. Safetensors come first.
     ///
     /// # Errors
-    /// The index is malformed or lists a path that is not a file name of this directory.
+    /// There are no weights, or the index is malformed or lists a path that is not a file name of this directory.
     pub fn weight_files(&self) -> Result<Vec<PathBuf>> {
-        let index = self.path.join("model.safetensors.index.json");
-        if !index.exists() {
-            return Ok(vec![self.path.join("model.safetensors")]);
-        }
-        let json = read_json(&index)?;
-        let error = |reason: String| Error::Config { path: index.clone(), reason };
-        let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
-            return Err(error("`weight_map` is missing".into()));
-        };
-        let mut files = BTreeSet::new();
-        for (tensor, file) in map {
-            match file.as_str() {
-                Some(file) if Path::new(file).file_name().is_some_and(|name| name == file) => {
-                    files.insert(self.path.join(file));
-                }
-                _ => {
-                    return Err(error(format!(
-                        "tensor `{tensor}` is in {file}, not in a file of the index's folder"
-                    )));
-                }
+        for name in ["model.safetensors", "pytorch_model.bin"] {
+            let (index, file) = (self.path.join(format!("{name}.index.json")), self.path.join(name));
+            if index.exists() {
+                return shards(&self.path, &index);
+            }
+            if file.exists() {
+                return Ok(vec![file]);
             }
         }
-        Ok(files.into_iter().collect())
+        let path = self.path.join("model.safetensors");
+        let reason = "the directory has no weights: neither safetensors nor `pytorch_model.bin`";
+        Err(Error::Config { path, reason: reason.into() })
     }
 
     /// Returns the tokens that begin and end a text: by name from the tokenizer's configuration, else by number from
     /// `config.json`.
-    pub(super) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
+    pub(crate) fn text_bounds(&self, id: impl Fn(&str) -> Option<u32>) -> Result<(Option<u32>, Vec<u32>)> {
         let path = self.path.join("tokenizer_config.json");
         let names = if path.exists() { read_json(&path)? } else { Value::Null };
         let named = |key: &str| {
@@ -97,9 +83,41 @@ impl ModelDirectory {
         Ok((bos, eos))
     }
 
+    /// Returns the SHA-256 of `config.json`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) fn config_sha256(&self) -> Result<String> {
+        let path = self.path.join("config.json");
+        sha256_of_file(&path).map_err(|source| WeightsError::Io { path, source }.into())
+    }
+
     pub(super) fn error(&self, reason: String) -> Error {
         Error::Config { path: self.path.join("config.json"), reason }
     }
+}
+
+/// Returns the shards that an index lists, each once.
+fn shards(folder: &Path, index: &Path) -> Result<Vec<PathBuf>> {
+    let json = read_json(index)?;
+    let error = |reason: String| Error::Config { path: index.into(), reason };
+    let Some(map) = json.get("weight_map").and_then(Value::as_object) else {
+        return Err(error("`weight_map` is missing".into()));
+    };
+    let mut files = BTreeSet::new();
+    for (tensor, file) in map {
+        match file.as_str() {
+            Some(file) if Path::new(file).file_name().is_some_and(|name| name == file) => {
+                files.insert(folder.join(file));
+            }
+            _ => {
+                return Err(error(format!(
+                    "tensor `{tensor}` is in {file}, not in a file of the index's folder"
+                )));
+            }
+        }
+    }
+    Ok(files.into_iter().collect())
 }
 
 /// Maps the name of a Llama's tensor, which is ours already. A tied head that is stored nevertheless must equal the
@@ -115,7 +133,11 @@ pub fn llama_name(tied: bool, theirs: &str) -> Rename {
 /// Largest JSON file, in bytes. An index of shards names every tensor: some hundred kilobytes.
 const JSON_LIMIT: u64 = 16 << 20;
 
-fn read_json(path: &Path) -> Result<Value> {
+/// Reads a JSON file.
+///
+/// # Errors
+/// The file is missing, too long or not JSON.
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     let io = |source| WeightsError::Io { path: path.into(), source };
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > JSON_LIMIT {

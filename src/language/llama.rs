@@ -1,13 +1,13 @@
-//! Llama family (Llama 2 and 3, SmolLM, TinyLlama ...): pre-normalised decoder layers with rotary positions,
+//! Llama family (Llama 1 to 3, Mistral, Qwen2, SmolLM, TinyLlama ...): pre-normalised decoder layers with rotary positions,
 //! grouped-query attention and a gated feed-forward.
 //!
 //! Tensor names are those of Hugging Face's `LlamaForCausalLM`.
 
 use candle_core::{DType, Device, Tensor};
-use candle_nn::{Init, rotary_emb};
 
-use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch};
-use crate::error::{Error, Result};
+use super::rotary::Rotation;
+use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch, check_positions};
+use crate::error::Result;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::{merge_heads, split_heads};
 use crate::kernels::linear::Linear;
@@ -16,10 +16,8 @@ use crate::weights::Weights;
 
 pub mod config;
 
-pub use config::{LlamaConfig, Rope, RopeScaling, RopeStyle};
-
-/// Initial values of an untrained embedding, as the family starts from.
-const EMBEDDING_INIT: Init = Init::Randn { mean: 0.0, stdev: 0.02 };
+pub use super::rotary::{Rope, RopeScaling, RopeStyle};
+pub use config::LlamaConfig;
 
 /// A Llama, dense or quantised.
 pub struct Llama {
@@ -43,7 +41,7 @@ impl Llama {
         let (vocabulary, width) = (config.vocabulary, config.width);
         let model = weights.pp("model");
         let rows = vocabulary + config.extra_embeddings;
-        let embedding = model.pp("embed_tokens").matrix((rows, width), "weight", EMBEDDING_INIT)?;
+        let embed_tokens = Linear::embedding(rows, width, &model.pp("embed_tokens"))?;
         let layers = (0..config.layers)
             .map(|i| Layer::new(&config, &model.pp("layers").pp(i)))
             .collect::<Result<Vec<_>>>()?;
@@ -52,9 +50,8 @@ impl Llama {
             true => None,
             false => Some(Linear::new(width, vocabulary, weights.pp("lm_head"))?),
         };
-        let rotation = Rotation::new(&config, &model)?;
+        let rotation = Rotation::new(&config.rope, config.head_width, config.max_positions, &model)?;
         let (dtype, device) = (weights.dtype(), weights.device().clone());
-        let embed_tokens = Linear::from_matrix(embedding)?;
         Ok(Self { config, embed_tokens, layers, norm, lm_head, rotation, dtype, device })
     }
 
@@ -74,12 +71,7 @@ impl LanguageModel for Llama {
     }
 
     fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        if batch.end() > self.config.max_positions {
-            let (end, max) = (batch.end(), self.config.max_positions);
-            return Err(Error::Prompt(format!(
-                "a row of {end} tokens exceeds the {max} positions of the model"
-            )));
-        }
+        check_positions(batch, self.config.max_positions)?;
         self.layers[index].forward(index, x, batch, &self.rotation)
     }
 
@@ -153,12 +145,12 @@ struct Attention {
 impl Attention {
     fn new(config: &LlamaConfig, weights: &Weights) -> Result<Self> {
         let LlamaConfig { width, heads, kv_heads, head_width, .. } = *config;
-        let linear = |d_in, d_out, name| Linear::new(d_in, d_out, weights.pp(name));
+        let from_input = |d_out, name| Linear::load(width, d_out, config.qkv_bias, weights.pp(name));
         Ok(Self {
-            q_proj: linear(width, heads * head_width, "q_proj")?,
-            k_proj: linear(width, kv_heads * head_width, "k_proj")?,
-            v_proj: linear(width, kv_heads * head_width, "v_proj")?,
-            o_proj: linear(heads * head_width, width, "o_proj")?,
+            q_proj: from_input(heads * head_width, "q_proj")?,
+            k_proj: from_input(kv_heads * head_width, "k_proj")?,
+            v_proj: from_input(kv_heads * head_width, "v_proj")?,
+            o_proj: Linear::new(heads * head_width, width, weights.pp("o_proj"))?,
             heads,
             kv_heads,
             scale: (head_width as f64).powf(-0.5),
@@ -169,9 +161,8 @@ impl Attention {
         let q = split_heads(&self.q_proj.forward(x)?, self.heads)?; // (h, n, d_head)
         let k = split_heads(&self.k_proj.forward(x)?, self.kv_heads)?; // (h_kv, n, d_head)
         let v = split_heads(&self.v_proj.forward(x)?, self.kv_heads)?;
-        let (cos, sin) = rotation.at(batch.positions())?;
-        let q = rotation.rotate(&q, &cos, &sin)?;
-        let k = rotation.rotate(&k, &cos, &sin)?;
+        let angles = rotation.at(batch.positions())?;
+        let (q, k) = (rotation.rotate(&q, &angles)?, rotation.rotate(&k, &angles)?);
         let out = batch.attend(index, (&q, &k, &v), self.scale, &AttentionBias::None)?;
         self.o_proj.forward(&merge_heads(&out)?) // (n, d)
     }
@@ -196,48 +187,6 @@ impl Mlp {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let gate = Activation::Silu.forward(&self.gate_proj.forward(x)?)?;
         self.down_proj.forward(&(gate * self.up_proj.forward(x)?)?)
-    }
-}
-
-/// Table of rotary positions: cosines and sines of every position, (max_positions, d_head / 2) each.
-struct Rotation {
-    cos: Tensor,
-    sin: Tensor,
-    style: RopeStyle,
-}
-
-impl Rotation {
-    fn new(config: &LlamaConfig, model: &Weights) -> Result<Self> {
-        let device = model.device();
-        let mut frequencies = config.rope.frequencies(config.head_width);
-        if config.rope.scaling == RopeScaling::Factors {
-            let factors = model.get(frequencies.len(), "rope_factors", Init::Const(1.0))?;
-            let factors = factors.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            frequencies.iter_mut().zip(factors).for_each(|(frequency, factor)| *frequency /= factor);
-        }
-        let n = frequencies.len();
-        let frequencies = Tensor::from_vec(frequencies, (1, n), device)?;
-        let positions = Tensor::arange(0, config.max_positions as u32, device)?.to_dtype(DType::F32)?;
-        let angles = positions.unsqueeze(1)?.matmul(&frequencies)?; // (max_positions, d_head / 2)
-        let (cos, sin) = (angles.cos()?.to_dtype(model.dtype())?, angles.sin()?.to_dtype(model.dtype())?);
-        Ok(Self { cos, sin, style: config.rope.style })
-    }
-
-    /// Returns the cosines and sines of `positions` (n): (n, d_head / 2) each.
-    fn at(&self, positions: &Tensor) -> Result<(Tensor, Tensor)> {
-        Ok((self.cos.index_select(positions, 0)?, self.sin.index_select(positions, 0)?))
-    }
-
-    /// (h, n, d_head) -> (h, n, d_head). Tracked tensors take candle's slow form: its fused kernels have no backward.
-    fn rotate(&self, x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-        let x = x.contiguous()?.unsqueeze(0)?; // (1, h, n, d_head)
-        let rotated = match (self.style, x.track_op()) {
-            (RopeStyle::HalfSplit, false) => rotary_emb::rope(&x, cos, sin)?,
-            (RopeStyle::HalfSplit, true) => rotary_emb::rope_slow(&x, cos, sin)?,
-            (RopeStyle::Interleaved, false) => rotary_emb::rope_i(&x, cos, sin)?,
-            (RopeStyle::Interleaved, true) => rotary_emb::rope_i_slow(&x, cos, sin)?,
-        };
-        Ok(rotated.squeeze(0)?)
     }
 }
 

@@ -8,12 +8,16 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::Quantization;
 
+pub(crate) mod json;
 pub mod kv_cache;
 pub mod packed_batch;
+pub mod rotary;
 pub mod llama;
+pub mod mpt;
+pub mod gpt_neox;
 pub mod gguf;
 pub mod hugging_face;
 pub mod tokenizer;
@@ -86,6 +90,16 @@ pub trait LanguageModel: Send + Sync {
 
     /// Returns the length of the longest row, cached and new tokens together.
     fn max_positions(&self) -> usize;
+}
+
+/// Refuses a batch with a row beyond the `max_positions` of a model.
+fn check_positions(batch: &PackedBatch, max_positions: usize) -> Result<()> {
+    match batch.end() {
+        end if end > max_positions => Err(Error::Prompt(format!(
+            "a row of {end} tokens exceeds the {max_positions} positions of the model"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -56,19 +56,31 @@ pub enum AttentionBias {
 }
 
 impl AttentionBias {
-    /// Returns ALiBi with the paper's slopes: 2^(-8 i / h) for head i of h, counted from 1. For a number of heads that is no
-    /// power of two they are taken from those of the next one, every other first.
+    /// Returns ALiBi with the `slopes` of the heads (h).
     ///
     /// # Errors
     /// The device refuses an operation.
-    pub fn alibi(heads: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let whole = heads.next_power_of_two();
-        let slope = |i: usize| 2f32.powf(-8.0 * i as f32 / whole as f32);
-        let slopes: Vec<f32> = match whole == heads {
-            true => (1..=heads).map(slope).collect(),
-            false => (2..=whole).step_by(2).chain((1..=whole).step_by(2)).take(heads).map(slope).collect(),
-        };
+    pub fn alibi(slopes: &[f32], dtype: DType, device: &Device) -> Result<Self> {
         Ok(AttentionBias::Alibi(Tensor::new(slopes, device)?.to_dtype(dtype)?))
+    }
+}
+
+/// Slopes of ALiBi for a number of heads that is no power of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AlibiHeads {
+    /// Those of the next power of two, every other first: the paper and MPT.
+    NextPowerOfTwo,
+    /// Equal ratios for any number of heads: MosaicGPT.
+    Even,
+}
+
+/// Returns the slopes 2^(-`max` i / h) for head i of h, counted from 1. The paper's `max` is 8.
+pub fn alibi_slopes(heads: usize, max: f64, rule: AlibiHeads) -> Vec<f32> {
+    let whole = if rule == AlibiHeads::Even { heads } else { heads.next_power_of_two() };
+    let slope = |i: usize| 2f64.powf(-max * i as f64 / whole as f64) as f32;
+    match whole == heads {
+        true => (1..=heads).map(slope).collect(),
+        false => (2..=whole).step_by(2).chain((1..=whole).step_by(2)).take(heads).map(slope).collect(),
     }
 }
 

@@ -4,31 +4,30 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
 
-use super::architecture::{Architecture, LanguageConfig, architecture};
+use super::architecture::{GgufReader, HuggingFaceReader, LanguageConfig, gguf_reader, hugging_face_reader};
 use super::gguf::Gguf;
 use super::hugging_face::ModelDirectory;
 use super::tokenizer::Tokenizer;
 use crate::error::{Error, Result};
-use crate::weights::{Quantization, Weights};
+use crate::weights::{Quantization, Rename, Weights};
 
 /// A language model on disk, described but not loaded.
 pub struct LanguageSource {
     path: PathBuf,
     format: Format,
-    architecture: &'static Architecture,
     config: LanguageConfig,
 }
 
 enum Format {
-    Gguf(Gguf),
-    Directory(ModelDirectory),
+    Gguf(Gguf, &'static GgufReader),
+    Directory(ModelDirectory, &'static HuggingFaceReader),
 }
 
 impl Format {
     fn error(&self, reason: String) -> Error {
         match self {
-            Format::Gguf(gguf) => gguf.error(reason),
-            Format::Directory(directory) => directory.error(reason),
+            Format::Gguf(gguf, _) => gguf.error(reason),
+            Format::Directory(directory, _) => directory.error(reason),
         }
     }
 }
@@ -40,22 +39,30 @@ impl LanguageSource {
     /// # Errors
     /// The architecture is unknown, or its configuration is invalid.
     pub fn open(path: &Path) -> Result<Self> {
-        let (format, kind, name) = if path.is_dir() {
+        let (format, config) = if path.is_dir() {
             let directory = ModelDirectory::open(path)?;
-            let name = directory.model_type()?.to_string();
-            (Format::Directory(directory), "model type", name)
+            let model_type = directory.model_type()?;
+            let Some(reader) = hugging_face_reader(model_type) else {
+                return Err(directory.error(format!("unknown model type `{model_type}`")));
+            };
+            let config = directory.read(reader.config)?;
+            (Format::Directory(directory, reader), config)
         } else {
             let gguf = Gguf::open(path)?;
-            let name = gguf.architecture()?.to_string();
-            (Format::Gguf(gguf), "architecture", name)
+            let architecture = gguf.architecture()?;
+            let Some(reader) = gguf_reader(architecture) else {
+                return Err(gguf.error(format!("unknown architecture `{architecture}`")));
+            };
+            let config = (reader.config)(&gguf)?;
+            (Format::Gguf(gguf, reader), config)
         };
-        let architecture =
-            architecture(&name).ok_or_else(|| format.error(format!("unknown {kind} `{name}`")))?;
-        let config = match &format {
-            Format::Gguf(gguf) => (architecture.from_gguf)(gguf)?,
-            Format::Directory(directory) => (architecture.from_hugging_face)(directory)?,
-        };
-        Ok(Self { path: path.into(), format, architecture, config })
+        Ok(Self { path: path.into(), format, config })
+    }
+
+    /// Changes the number of rows of the embedding and of the head: a checkpoint that added tokens has its own.
+    pub fn with_vocabulary(mut self, rows: usize) -> Self {
+        self.config = self.config.with_vocabulary(rows);
+        self
     }
 
     /// Returns the configuration.
@@ -68,15 +75,26 @@ impl LanguageSource {
     /// # Errors
     /// A file is missing or malformed.
     pub fn weights(&self, device: &Device, dtype: DType, quantization: Quantization) -> Result<Weights> {
+        let names = |name: &str| self.rename(name);
+        Weights::open(&self.weight_files()?, device, dtype, quantization, &names)
+    }
+
+    /// Returns the files of the weights. A checkpoint that replaces some of the tensors opens them together with its own.
+    ///
+    /// # Errors
+    /// There are no weights, or an index of shards is malformed.
+    pub fn weight_files(&self) -> Result<Vec<PathBuf>> {
         match &self.format {
-            Format::Gguf(_) => {
-                let names = self.architecture.gguf_names;
-                Weights::open(std::slice::from_ref(&self.path), device, dtype, quantization, &names)
-            }
-            Format::Directory(directory) => {
-                let names = |name: &str| (self.architecture.hugging_face_names)(&self.config, name);
-                Weights::open(&directory.weight_files()?, device, dtype, quantization, &names)
-            }
+            Format::Gguf(..) => Ok(vec![self.path.clone()]),
+            Format::Directory(directory, _) => directory.weight_files(),
+        }
+    }
+
+    /// Maps the name of a tensor of the files to ours.
+    pub fn rename(&self, theirs: &str) -> Rename {
+        match &self.format {
+            Format::Gguf(_, reader) => (reader.names)(theirs),
+            Format::Directory(_, reader) => (reader.names)(&self.config, theirs),
         }
     }
 
@@ -86,8 +104,8 @@ impl LanguageSource {
     /// The tokenizer is missing or malformed, or has more tokens than the embedding has rows.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let tokenizer = match &self.format {
-            Format::Gguf(gguf) => Tokenizer::from_gguf(gguf)?,
-            Format::Directory(directory) => {
+            Format::Gguf(gguf, _) => Tokenizer::from_gguf(gguf)?,
+            Format::Directory(directory, _) => {
                 let tokenizer = Tokenizer::from_json(&self.path.join("tokenizer.json"))?;
                 let (bos, eos) = directory.text_bounds(|token| tokenizer.token_id(token))?;
                 tokenizer.with_text_bounds(bos, eos)

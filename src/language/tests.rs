@@ -180,7 +180,8 @@ fn rejects_tokenizer_larger_than_embedding() {
 fn rejects_unknown_tensor() {
     let with = |name| [tensors(), vec![(name, vec![3])]].concat();
     let found = load(&metadata(), &with("blk.0.attn_q.bias")).err().unwrap();
-    assert_eq!(found, "model.gguf: 1 tensors are not part of the model: `blk.0.attn_q.bias`");
+    let expected = "model.gguf: 1 tensors are not part of the model: `model.layers.0.self_attn.q_proj.bias`";
+    assert_eq!(found, expected);
     let found = load(&metadata(), &with("output.weight")).err().unwrap();
     assert_eq!(found, "model.gguf: tensor `lm_head.weight` has shape [3], expected [9, 8]");
 }
@@ -195,6 +196,10 @@ fn rejects_index_with_files_outside_its_folder() {
     };
     assert!(files().unwrap_err().to_string().contains("config.json: No such file"));
     write("config.json", "{}");
+    assert!(files().unwrap_err().to_string().contains("the directory has no weights"));
+    write("pytorch_model.bin", "");
+    assert_eq!(files().unwrap(), ["pytorch_model.bin"]);
+    write("model.safetensors", "");
     assert_eq!(files().unwrap(), ["model.safetensors"]);
     let index = "model.safetensors.index.json";
     write(index, r#"{"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "2.safetensors"}}"#);

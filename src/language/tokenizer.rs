@@ -20,6 +20,8 @@ pub struct Tokenizer {
     /// The same vocabulary, without parsing of special tokens.
     plain: tokenizers::Tokenizer,
     bos: Option<u32>,
+    /// Spelling of a token that begins a text and is tokenised together with it.
+    spelled_begin: Option<String>,
     eos: Vec<u32>,
     vocabulary: usize,
 }
@@ -70,7 +72,7 @@ impl Tokenizer {
         let mut plain = parsing.clone();
         plain.set_encode_special_tokens(true);
         let vocabulary = parsing.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Self { parsing, plain, bos: None, eos: Vec::new(), vocabulary }
+        Self { parsing, plain, bos: None, spelled_begin: None, eos: Vec::new(), vocabulary }
     }
 
     /// Adds special tokens, such as the media markers of a checkpoint. A token that the vocabulary has keeps its id; the others
@@ -100,6 +102,30 @@ impl Tokenizer {
     /// The tokenizer refuses the text.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.plain.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
+    }
+
+    /// Declares that the authors of the model spell `begin` before the text and tokenise both together. It matters for
+    /// LLaMA's files of 2023: there a text after `<s>` begins without the space that other texts get.
+    pub fn with_spelled_begin(self, begin: &str) -> Self {
+        Self { spelled_begin: Some(begin.into()), ..self }
+    }
+
+    /// Encodes untrusted `text` that directly follows the token at the beginning of a prompt. As
+    /// [`encode_plain`](Self::encode_plain), unless the beginning is spelled.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn encode_first(&self, text: &str) -> Result<Vec<u32>> {
+        let plain = self.encode_plain(text)?;
+        let Some(begin) = &self.spelled_begin else { return Ok(plain) };
+        // A text that spells a special token stays plain.
+        let (alone, together) = (self.encode(text)?, self.encode(&format!("{begin}{text}"))?);
+        match together.split_first() {
+            Some((first, rest)) if alone == plain && Some(*first) == self.token_id(begin) => {
+                Ok(rest.to_vec())
+            }
+            _ => Ok(plain),
+        }
     }
 
     /// Decodes `ids`, without special tokens if `skip_special`. Bytes that are not UTF-8 become U+FFFD.

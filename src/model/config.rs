@@ -111,6 +111,12 @@ pub struct ResamplerConfig {
     pub feed_forward_multiple: usize,
     /// Activation of the feed-forward.
     pub activation: Activation,
+    /// Normalisation of queries and keys over the width of one head, with the tensors `q_norm` and `k_norm`: IDEFICS.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub qk_norm: Option<NormKind>,
+    /// Projections to keys and values.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kv_projection: KvProjectionKind,
 }
 
 /// Part of the media before a position that the position attends to.

@@ -3,8 +3,9 @@
 use candle_core::{DType, Shape, Tensor};
 use candle_nn::Init;
 
-use super::config::{CrossAttentionConfig, GateShape, KvProjectionKind};
+use super::config::{CrossAttentionConfig, GateShape};
 use super::feed_forward::FeedForward;
+use super::kv_projection::KvProjection;
 use super::media_attention::{CrossAttentionSpan, MlpPositions};
 use crate::error::Result;
 use crate::kernels::attention::{Kv, attention, merge_heads, split_heads};
@@ -27,27 +28,6 @@ pub struct GatedCrossAttention {
     attention_gate: Tensor,
     feed_forward: FeedForward,
     feed_forward_gate: Tensor,
-}
-
-/// Projections of visual tokens to keys and values.
-#[derive(Debug, Clone)]
-enum KvProjection {
-    Fused(Linear),
-    Separate { to_k: Linear, to_v: Linear },
-}
-
-impl KvProjection {
-    /// x (q, d) -> keys and values (q, h_kv * d_head) each.
-    fn forward(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
-        match self {
-            Self::Fused(to_kv) => {
-                let kv = to_kv.forward(x)?;
-                let inner = kv.dim(1)? / 2;
-                Ok((kv.narrow(1, 0, inner)?, kv.narrow(1, inner, inner)?))
-            }
-            Self::Separate { to_k, to_v } => Ok((to_k.forward(x)?, to_v.forward(x)?)),
-        }
-    }
 }
 
 impl GatedCrossAttention {
@@ -86,13 +66,13 @@ impl GatedCrossAttention {
             scale: (config.head_width as f64).powf(-0.5),
             norm: norm(text_width, w.pp("norm"))?,
             to_q: linear(text_width, inner, "to_q")?,
-            kv_projection: match config.kv_projection {
-                KvProjectionKind::Fused => KvProjection::Fused(linear(media_width, 2 * kv_inner, "to_kv")?),
-                KvProjectionKind::Separate => KvProjection::Separate {
-                    to_k: linear(media_width, kv_inner, "to_k")?,
-                    to_v: linear(media_width, kv_inner, "to_v")?,
-                },
-            },
+            kv_projection: KvProjection::new(
+                config.kv_projection,
+                media_width,
+                kv_inner,
+                config.attention_bias,
+                &w,
+            )?,
             to_out: linear(inner, text_width, "to_out")?,
             qk_norm,
             attention_gate: gate("attention_gate")?,

@@ -17,7 +17,8 @@ use crate::language::CacheShape;
 pub struct MediaAttentionRule {
     /// Token that marks a medium. The marker itself attends to its medium.
     pub media_token: u32,
-    /// Token after which no earlier medium is visible (IDEFICS: the end of a document).
+    /// Token after which no earlier medium is visible (IDEFICS: the end of a document). The token itself still attends to its
+    /// medium, as in Hugging Face's `image_attention_mask_for_packed_input_ids`.
     pub forget_token: Option<u32>,
     /// The rule of the family.
     pub config: MediaAttentionConfig,
@@ -54,6 +55,7 @@ pub struct MediaCursor {
     /// Markers seen at the last forget token.
     forgotten: usize,
     after_marker: bool,
+    after_forget: bool,
 }
 
 impl MediaCursor {
@@ -79,6 +81,10 @@ impl MediaCursor {
 
     fn read(&mut self, id: u32, rule: &MediaAttentionRule) {
         let is_marker = id == rule.media_token;
+        if self.after_forget {
+            self.forgotten = self.markers_seen;
+            self.visible = self.markers_seen..self.markers_seen;
+        }
         if is_marker {
             let medium = self.markers_seen;
             self.visible = match rule.config.visible {
@@ -87,11 +93,9 @@ impl MediaCursor {
                 VisibleMedia::All => self.forgotten..medium + 1,
             };
             self.markers_seen += 1;
-        } else if Some(id) == rule.forget_token {
-            self.forgotten = self.markers_seen;
-            self.visible = self.markers_seen..self.markers_seen;
         }
         self.after_marker = is_marker;
+        self.after_forget = Some(id) == rule.forget_token;
     }
 
     fn span(&self, i: usize, row: usize, without_media: &WithoutMedia) -> Option<MediaSpan> {

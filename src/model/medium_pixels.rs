@@ -46,17 +46,15 @@ impl MediumPixels {
         })
     }
 
-    /// Returns the pixels of all frames, repeated pictures included (t, 3, h, w).
+    /// Returns the pixels with one picture per frame, repeated pictures included.
     ///
     /// # Errors
     /// A frame shows a picture that does not exist.
-    pub fn repeated(&self) -> Result<Tensor> {
-        match &self.shown {
-            Some(shown) => {
-                Ok(self.pictures.index_select(&Tensor::new(&shown[..], self.pictures.device())?, 0)?)
-            }
-            None => Ok(self.pictures.clone()),
-        }
+    pub fn repeated(&self) -> Result<Self> {
+        let Some(shown) = &self.shown else { return Ok(self.clone()) };
+        let pictures = self.pictures.index_select(&Tensor::new(&shown[..], self.pictures.device())?, 0)?;
+        let grids = |grids: &Vec<TileGrid>| shown.iter().map(|&picture| grids[picture as usize]).collect();
+        Ok(Self { pictures, grids: self.grids.as_ref().map(grids), shown: None })
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod config;
 mod feed_forward;
+mod kv_projection;
 pub mod resampler;
 pub mod connector;
 pub mod joint_space;
@@ -11,8 +12,8 @@ mod medium_pixels;
 pub mod flamingo;
 
 pub use config::{
-    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, LayerStep, MediaAttentionConfig,
-    Placement, ProjectorConfig, ResamplerConfig,
+    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, KvProjectionKind, LayerStep,
+    MediaAttentionConfig, Placement, ProjectorConfig, ResamplerConfig,
 };
 pub use connector::Connector;
 pub use cross_attention::GatedCrossAttention;

@@ -5,11 +5,12 @@ use candle_nn::Init;
 
 use super::config::ResamplerConfig;
 use super::feed_forward::FeedForward;
+use super::kv_projection::KvProjection;
 use crate::error::{Error, Result};
 use crate::kernels::attention::attention;
 use crate::kernels::linear::Linear;
 use crate::kernels::mask::additive_mask;
-use crate::kernels::norm::LayerNorm;
+use crate::kernels::norm::{LayerNorm, Norm};
 use crate::weights::Weights;
 
 const NORM_EPS: f32 = 1e-5;
@@ -148,20 +149,28 @@ struct PerceiverAttention {
     norm_media: LayerNorm,
     norm_latents: LayerNorm,
     to_q: Linear,
-    to_kv: Linear,
+    kv_projection: KvProjection,
     to_out: Linear,
+    /// Normalisation of queries and keys, over the width of one head.
+    qk_norm: Option<(Norm, Norm)>,
 }
 
 impl PerceiverAttention {
     fn new(config: &ResamplerConfig, weights: Weights) -> Result<Self> {
         let (d, inner) = (config.width, config.heads * config.head_width);
+        let norm = |kind, name: &str| Norm::new(kind, config.head_width, NORM_EPS, weights.pp(name));
+        let qk_norm = match config.qk_norm {
+            Some(kind) => Some((norm(kind, "q_norm")?, norm(kind, "k_norm")?)),
+            None => None,
+        };
         Ok(Self {
             heads: config.heads,
             norm_media: LayerNorm::new(d, NORM_EPS, weights.pp("norm_media"))?,
             norm_latents: LayerNorm::new(d, NORM_EPS, weights.pp("norm_latents"))?,
             to_q: Linear::new(d, inner, weights.pp("to_q"))?,
-            to_kv: Linear::new(d, 2 * inner, weights.pp("to_kv"))?,
+            kv_projection: KvProjection::new(config.kv_projection, d, inner, false, &weights)?,
             to_out: Linear::new(inner, d, weights.pp("to_out"))?,
+            qk_norm,
         })
     }
 
@@ -169,9 +178,13 @@ impl PerceiverAttention {
     fn forward(&self, x: &Tensor, latents: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
         let latents = self.norm_latents.forward(latents)?;
         let keys_from = Tensor::cat(&[&self.norm_media.forward(x)?, &latents], 1)?; // (m, l + q, d)
-        let kv = self.to_kv.forward(&keys_from)?.chunk(2, 2)?;
-        let q = self.fold_heads(&self.to_q.forward(&latents)?)?; // (m * h, q, d)
-        let pieces = [(self.fold_heads(&kv[0])?, self.fold_heads(&kv[1])?)];
+        let (keys, values) = self.kv_projection.forward(&keys_from)?;
+        let mut q = self.fold_heads(&self.to_q.forward(&latents)?)?; // (m * h, q, d)
+        let mut keys = self.fold_heads(&keys)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            (q, keys) = (q_norm.forward(&q)?, k_norm.forward(&keys)?);
+        }
+        let pieces = [(keys, self.fold_heads(&values)?)];
         let (m, l, h) = (x.dim(0)?, keys_from.dim(1)?, self.heads);
         let mask = mask.map(|mask| mask.broadcast_as((m, h, 1, l))?.reshape((m * h, 1, l))).transpose()?;
         let scale = (q.dim(2)? as f64).powf(-0.5);

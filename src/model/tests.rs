@@ -53,6 +53,8 @@ fn resampler() -> ResamplerConfig {
         frames: 4,
         feed_forward_multiple: 2,
         activation: Activation::SquaredRelu,
+        qk_norm: None,
+        kv_projection: KvProjectionKind::Fused,
     }
 }
 
@@ -80,6 +82,7 @@ fn parts_with(connector: ConnectorConfig) -> (FlamingoParts, Weights) {
         norm_eps: 1e-5,
         rope: Rope { theta: 100.0, style: RopeStyle::HalfSplit, scaling: RopeScaling::None },
         tied: false,
+        qkv_bias: false,
     };
     let (source, weights) = (fresh(), fresh());
     Llama::new(config.clone(), &source).unwrap();

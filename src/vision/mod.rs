@@ -11,6 +11,7 @@ pub mod tiles;
 pub mod preprocess;
 pub mod nfnet;
 pub mod mllama;
+pub mod clip_vit;
 
 pub use preprocess::{Fit, Preprocess};
 pub use tiles::TileGrid;
@@ -84,6 +85,9 @@ pub trait EncoderConfig {
 pub enum VisionConfig {
     /// `{"encoder": "nfnet", "variant": "mini", "features": "final_stage", "preprocess": {...}}`
     Nfnet(nfnet::Config),
+    /// `{"encoder": "clip", "width": 1024, "layers": 24, "heads": 16, "patch": 14, "feed_forward_width": 4096,
+    /// "activation": "quick_gelu", "class_token": "dropped", "preprocess": {...}}`
+    Clip(clip_vit::Config),
 }
 
 impl VisionConfig {
@@ -91,6 +95,7 @@ impl VisionConfig {
     pub fn encoder(&self) -> &dyn EncoderConfig {
         match self {
             VisionConfig::Nfnet(config) => config,
+            VisionConfig::Clip(config) => config,
         }
     }
 

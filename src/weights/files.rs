@@ -9,6 +9,7 @@ use bytes::Bytes;
 use candle_core::pickle::PthTensors;
 use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
+use sha2::{Digest, Sha256};
 
 use super::pickle;
 use crate::digest::sha256_of_file;
@@ -18,9 +19,28 @@ use crate::error::WeightsError;
 #[derive(Clone)]
 pub(super) enum Stored {
     Memory(Tensor),
-    Safetensors { file: Arc<MmapedSafetensors>, name: String },
-    Gguf { file: Arc<GgufFile>, name: String },
-    Pickle { file: Arc<PthTensors>, name: String },
+    Safetensors {
+        file: Arc<MmapedSafetensors>,
+        name: String,
+    },
+    Gguf {
+        file: Arc<GgufFile>,
+        name: String,
+    },
+    Pickle {
+        file: Arc<PthTensors>,
+        name: String,
+    },
+    /// One of `of` equal parts of a tensor along its first axis.
+    Part {
+        whole: Box<Stored>,
+        index: usize,
+        of: usize,
+    },
+    /// Tensors that follow each other along the first axis.
+    Rows(Vec<Stored>),
+    /// The elements of a tensor, along one axis.
+    Flat(Box<Stored>),
 }
 
 /// A mapped GGUF file with its header; the length is checked.
@@ -86,6 +106,24 @@ impl Stored {
             Stored::Safetensors { file, name } => file.get(name)?.shape().into(),
             Stored::Gguf { file, name } => file.content.tensor_infos[name].shape.clone(),
             Stored::Pickle { file, name } => file.tensor_infos()[name].layout.shape().clone(),
+            Stored::Part { whole, of, .. } => {
+                let mut dims = whole.shape()?.into_dims();
+                match dims.first_mut() {
+                    Some(rows) if *rows % of == 0 => *rows /= of,
+                    _ => candle_core::bail!("{dims:?} does not divide into {of} parts"),
+                }
+                dims.into()
+            }
+            Stored::Rows(parts) => {
+                let shapes = parts.iter().map(Stored::shape).collect::<candle_core::Result<Vec<_>>>()?;
+                let dims: Vec<&[usize]> = shapes.iter().map(Shape::dims).collect();
+                if dims.iter().any(|d| d.is_empty() || d[1..] != dims[0][1..]) {
+                    candle_core::bail!("{dims:?} do not follow each other along the first axis");
+                }
+                let rows = dims.iter().map(|d| d[0]).sum();
+                [&[rows], &dims[0][1..]].concat().into()
+            }
+            Stored::Flat(whole) => whole.shape()?.elem_count().into(),
         })
     }
 
@@ -98,6 +136,16 @@ impl Stored {
                 Some(tensor) => tensor.to_device(device),
                 None => candle_core::bail!("the archive lists it but does not hold it"),
             },
+            Stored::Part { whole, index, .. } => {
+                let rows = self.shape()?.dim(0)?;
+                // A copy, so that the parts do not keep the whole in memory.
+                whole.read(device)?.narrow(0, index * rows, rows)?.copy()
+            }
+            Stored::Rows(parts) => {
+                let parts = parts.iter().map(|p| p.read(device)).collect::<candle_core::Result<Vec<_>>>()?;
+                Tensor::cat(&parts, 0)
+            }
+            Stored::Flat(whole) => whole.read(device)?.flatten_all(),
         }
     }
 
@@ -116,6 +164,22 @@ impl Stored {
                 Packed::copied(&QTensor::quantize(&dense, other)?, device).map(Some)
             }
         }
+    }
+
+    /// Adds the name, type, shape and bytes to a digest.
+    pub(super) fn digest(&self, name: &str, digest: &mut Sha256) -> candle_core::Result<()> {
+        if let Stored::Safetensors { file, name: theirs } = self {
+            let view = file.get(theirs)?;
+            digest.update(format!("{name} {:?} {:?}\n", view.dtype(), view.shape()).as_bytes());
+            digest.update(view.data());
+            return Ok(());
+        }
+        let tensor = self.read(&Device::Cpu)?;
+        digest.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()).as_bytes());
+        for value in tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()? {
+            digest.update(&value.to_le_bytes());
+        }
+        Ok(())
     }
 
     /// Tells whether two locations hold the same numbers in the same shape.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::DType;
 use flamingo::kernels::activation::Activation;
-use flamingo::model::{CrossAttentionConfig, Placement, ResamplerConfig};
+use flamingo::model::{CrossAttentionConfig, KvProjectionKind, Placement, ResamplerConfig};
 use flamingo::weights::Weights;
 use support::{random_weights, target};
 
@@ -24,6 +24,8 @@ pub fn resampler(frames: usize, activation: Activation) -> ResamplerConfig {
         frames,
         feed_forward_multiple: 2,
         activation,
+        qk_norm: None,
+        kv_projection: KvProjectionKind::Fused,
     }
 }
 

@@ -1,12 +1,16 @@
 //! Parity with references that we did not write, stage by stage. The scripts that made the goldens are in `golden/`.
 
 mod adapters;
+mod checkpoint;
 
 mod vision;
+mod clip;
 mod language;
+mod language_models;
 mod language_cache;
 mod model;
 mod flamingo_whole;
+mod idefics;
 mod sequences;
 mod text_tower;
 mod mllama;

@@ -207,6 +207,33 @@ fn cached_steps_equal_one_pass() {
     }
 }
 
+/// A trace starts from pixels with their tile grids, and ends with the logits.
+#[test]
+fn trace_names_every_stage() {
+    use flamingo::stage_trace::{split_pixels, trace};
+    let pipeline = flamingo::Pipeline::load_with(&checkpoint(), options(None)).unwrap();
+    let (_, pixels) = case("adjacent");
+    let stages = trace(&pipeline, "a<image><image>b", &pixels).unwrap();
+    let names: Vec<&str> = stages.iter().map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "input_ids",
+        "pixels",
+        "grids",
+        "lengths",
+        "features",
+        "visual_tokens",
+        "xattn.1",
+        "xattn.4",
+        "logits",
+    ];
+    assert_eq!(names, expected);
+    let stage = |name: &str| &stages.iter().find(|(stage, _)| stage == name).unwrap().1;
+    let again = split_pixels(stage("pixels"), Some(stage("lengths")), Some(stage("grids"))).unwrap();
+    let logits = |media| trace(&pipeline, "a<image><image>b", media).unwrap().pop().unwrap().1;
+    assert_eq!(rms_error(&logits(&again), stage("logits")), 0.0);
+    assert!(split_pixels(stage("pixels"), Some(stage("lengths")), Some(stage("lengths"))).is_err());
+}
+
 /// The spelling of transformers after 4.51, without the inner `model.` of the language model.
 #[test]
 fn later_spelling_loads() {

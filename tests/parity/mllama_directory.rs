@@ -110,7 +110,7 @@ fn frames_are_a_sheet_or_a_sequence() {
         ] {
             let pipeline = pipeline(mode, row_mask);
             let info = &pipeline.loaded().info;
-            let frames = info.frames.as_ref().unwrap();
+            let frames = info.video.as_ref().unwrap();
             assert_eq!((frames.frame_mode, frames.temporal_training.as_str()), (expected, "none"));
             let medium = encode(&pipeline, 6);
             if row_mask == RowMask::Meta {

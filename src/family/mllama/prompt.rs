@@ -55,7 +55,8 @@ pub(super) fn read(directory: &Path, config: &MllamaConfig, tokenizer: &Tokenize
         None => base_format(),
     };
     format.check().map_err(|reason| config_error(directory, format!("chat template: {reason}")))?;
-    let tokens = PromptTokens { begin: config.bos, media: vec![config.image_token], end_of_chunk: end };
+    let tokens =
+        PromptTokens { begin: config.bos, media: vec![config.image_token], end_of_chunk: end, answer: None };
     Ok(MllamaPrompt { tokens, format, stop: config.eos.clone() })
 }
 

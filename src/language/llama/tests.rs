@@ -18,6 +18,7 @@ fn small(style: RopeStyle, tied: bool) -> LlamaConfig {
         norm_eps: 1e-5,
         rope: Rope { theta: 100.0, style, scaling: RopeScaling::None },
         tied,
+        qkv_bias: false,
     }
 }
 
@@ -136,8 +137,8 @@ fn rejects_impossible_config() {
         ("head_dim", json!(15), "the head width 15 is odd: rotary positions rotate pairs"),
         ("max_position_embeddings", json!(1 << 23), "8388608 positions of width 64 are too many"),
         ("num_hidden_layers", json!("30"), "`num_hidden_layers` is \"30\", not a size"),
-        ("rms_norm_eps", json!(-1.0), "epsilon -1 and rope theta 100000 must be positive"),
-        ("attention_bias", json!(true), "`attention_bias` is true: biases are not part of this model"),
+        ("rms_norm_eps", json!(-1.0), "epsilon -1 must be positive"),
+        ("attention_bias", json!(true), "`attention_bias` is true: this build runs models with false only"),
         ("hidden_act", json!("gelu"), "unknown `hidden_act` `gelu`"),
         ("rope_scaling", json!({ "type": "yarn", "factor": 2.0 }), "unknown rope scaling `yarn`"),
         ("rope_scaling", json!({ "factor": 2.0 }), "rope scaling without a type"),

@@ -134,6 +134,7 @@ impl Reference<'_> {
             Activation::Silu => (x / ((x.neg().unwrap().exp().unwrap() + 1.0).unwrap())).unwrap(),
             Activation::Gelu => x.gelu_erf().unwrap(),
             Activation::Relu => x.relu().unwrap(),
+            Activation::QuickGelu => (x / (((x * -1.702).unwrap().exp().unwrap() + 1.0).unwrap())).unwrap(),
         }
     }
 }

@@ -41,7 +41,8 @@ fn last_medium_is_visible() {
     check(&rule, &[&[1, 2]], "z z");
     check(&rule, &[&[M, 1, 2]], "0 0 0");
     check(&rule, &[&[1, M, 2, M, M, 3]], "z 0 0 1 2 2");
-    check(&rule, &[&[M, 1, FORGET, 2, M, 3]], "0 0 z z 1 1");
+    check(&rule, &[&[M, 1, FORGET, 2, M, 3]], "0 0 0 z 1 1");
+    check(&rule, &[&[M, FORGET, M, FORGET], &[2], &[3]], "0 0 1 1 z z");
 }
 
 #[test]
@@ -57,14 +58,14 @@ fn decode_step_continues_after_prompt() {
 fn all_media_before_are_visible() {
     let rule = rule(VisibleMedia::All, MediaAttention::Zero, true);
     check(&rule, &[&[1, M, 2, M, M, 3]], "z 0 0 01 012 012");
-    check(&rule, &[&[M, M, FORGET, 2, M, 3]], "0 01 z z 2 2");
+    check(&rule, &[&[M, M, FORGET, 2, M, 3]], "0 01 01 z 2 2");
 }
 
 #[test]
 fn adjacent_media_form_group() {
     let rule = rule(VisibleMedia::AdjacentGroup, MediaAttention::Zero, true);
     check(&rule, &[&[M, 1, M, M, 2, M]], "0 0 1 12 12 3");
-    check(&rule, &[&[M, M, FORGET, 2, M, M, 1]], "0 01 z z 2 23 23");
+    check(&rule, &[&[M, M, FORGET, 2, M, M, 1]], "0 01 01 z 2 23 23");
 }
 
 #[test]
@@ -72,7 +73,7 @@ fn positions_without_media_follow_the_family() {
     let meta = rule(VisibleMedia::AdjacentGroup, MediaAttention::Zero, false);
     check(&meta, &[&[1, 2, M, 3]], "Z Z 0 0");
     let hugging_face = rule(VisibleMedia::AdjacentGroup, MediaAttention::Unmasked, false);
-    check(&hugging_face, &[&[1, M, 3, FORGET, 4]], "U 0 0 U U");
+    check(&hugging_face, &[&[1, M, 3, FORGET, 4]], "U 0 0 0 U");
     check(&rule(VisibleMedia::Last, MediaAttention::Unmasked, true), &[&[1, M]], "u 0");
 }
 

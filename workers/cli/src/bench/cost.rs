@@ -223,7 +223,7 @@ mod tests {
     /// one cross-attention of one head of 3 and feed-forward 4 to 5 latents of width 6.
     fn tiny() -> ModelShape {
         let mut shape = ModelShape::named("3b").unwrap();
-        let LanguageConfig::Llama(language) = shape.language;
+        let LanguageConfig::Llama(language) = shape.language else { panic!("the paper's models are Llamas") };
         let language = LlamaConfig { vocabulary: 10, width: 4, ffn_width: 3, layers: 1, ..language };
         let language = LlamaConfig { heads: 2, kv_heads: 1, head_width: 2, ..language };
         shape.language = LanguageConfig::Llama(language);
