@@ -18,3 +18,6 @@ mod flamingo_whole;
 mod idefics;
 mod sequences;
 mod text_tower;
+mod mllama;
+mod mllama_vision;
+mod mllama_directory;
