@@ -12,5 +12,6 @@ mod language_cache;
 mod model;
 mod flamingo_whole;
 mod idefics;
+mod otter;
 mod sequences;
 mod text_tower;
