@@ -76,6 +76,13 @@ impl Pipeline {
         Ok(Self { loaded: family::open(directory, &options)?, options })
     }
 
+    /// Sets the name of the model in reports and in the routes of jobs: the name by which it was pulled.
+    #[must_use]
+    pub fn with_name(mut self, name: String) -> Self {
+        self.loaded.info.name = name;
+        self
+    }
+
     /// Returns the loaded model and its parts.
     pub fn loaded(&self) -> &Loaded {
         &self.loaded

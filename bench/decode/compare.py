@@ -237,8 +237,8 @@ def main():
     with open(os.path.join(arguments.out, "decode.md"), "w") as out:
         out.write(f"# One frame per second, 120 s of 720p H.264, one thread\n\nMade by `bench/decode/run.sh`. "
                   f"Interleaved rounds; medians; ratios are theirs / ours within a round, so more is better for us. "
-                  f"CPU seconds tell more than wall seconds when the load average is above the number of CPUs: "
-                  f"{cpu()}.\nRounds and load average: {loads}.\n"
+                  f"CPU seconds tell more than wall seconds when the load average is above the number of CPUs.\n"
+                  f"{cpu()}. Rounds and load average: {loads}.\n"
                   f"Versions: {', '.join(f'{k} {v}' for k, v in about.items())}.\n\n## Goals\n{goals}\n\n## All\n{rows}\n")
     print(goals)
 

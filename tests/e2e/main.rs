@@ -13,6 +13,8 @@ mod engine;
 mod fuzz_seeds;
 mod hostile;
 mod mini;
+mod model_check;
+mod model_pull;
 mod names;
 mod service;
 mod trace;

@@ -1,14 +1,19 @@
-//! `flamingo model inspect`: shows the parts, sizes, gates and hashes of a model directory.
+//! `flamingo model inspect`: shows the parts, sizes, memory, gates and hashes of a model.
 
 use clap::Args;
 use flamingo::model::Frames;
 
 use crate::args::ModelArgs;
+use crate::memory::plan::MemoryPlan;
+use crate::output::printable;
 
 #[derive(Debug, Args)]
 pub struct Inspect {
     #[command(flatten)]
     model: ModelArgs,
+    /// Read the headers of the files only: parts, number types and memory, without the load and its checks.
+    #[arg(long)]
+    headers: bool,
     /// Print one JSON object instead of text.
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -16,6 +21,18 @@ pub struct Inspect {
 
 impl Inspect {
     pub fn run(self) -> anyhow::Result<bool> {
+        let plan = MemoryPlan::read(&self.model.directory()?.path, &self.model.options()?);
+        if self.headers {
+            let plan = plan?;
+            if self.json {
+                println!("{}", serde_json::json!({"memory": plan.as_json()}));
+            } else {
+                println!("{}", self.model.model.display());
+                plan.print();
+            }
+            plan.problems().iter().for_each(|problem| eprintln!("error: {}", printable(problem)));
+            return Ok(plan.problems().is_empty());
+        }
         let pipeline = self.model.load()?;
         let loaded = pipeline.loaded();
         let language = loaded.model.language();
@@ -32,6 +49,7 @@ impl Inspect {
                 },
                 "preprocess": loaded.preprocess,
                 "prompt": loaded.format,
+                "memory": plan.ok().map(|plan| plan.as_json()),
             });
             println!("{object}");
             return Ok(true);
@@ -39,6 +57,10 @@ impl Inspect {
         println!("{} ({})", loaded.info.name, loaded.info.family);
         for (part, n) in parts {
             println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
+        }
+        if let Ok(plan) = plan {
+            println!("  files:");
+            plan.print();
         }
         let (n, width) = (language.n_layers(), language.width());
         println!(
