@@ -39,8 +39,7 @@ impl Checkpoint {
 
     /// Returns the name of the directory, which names the model.
     pub fn name(&self) -> String {
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+        directory_name(&self.path)
     }
 
     /// Loads `tokenizer.json`.
@@ -88,6 +87,12 @@ impl Checkpoint {
     fn error(&self, reason: String) -> Error {
         config_error(&self.path, reason)
     }
+}
+
+/// Returns the name of a directory, which names its model.
+pub(super) fn directory_name(directory: &Path) -> String {
+    let path = directory.canonicalize().unwrap_or_else(|_| directory.into());
+    path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Returns the SHA-256 of all weights that visual tokens depend on, by role.

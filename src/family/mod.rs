@@ -18,15 +18,16 @@ use crate::weights::Quantization;
 
 pub mod frame_mode;
 pub mod chat_template;
+mod checkpoint;
+mod preprocessor;
+mod clip;
 pub mod native;
+mod idefics;
+mod open_flamingo;
+mod otter;
 pub mod mllama;
 pub mod mini;
 pub mod shape;
-mod checkpoint;
-mod preprocessor;
-mod idefics;
-mod clip;
-mod open_flamingo;
 
 pub use frame_mode::{FrameMode, Frames};
 
@@ -186,7 +187,8 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 4] = [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY, mllama::FAMILY];
+const FAMILIES: [Family; 5] =
+    [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY, otter::FAMILY, mllama::FAMILY];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -311,7 +313,7 @@ mod tests {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
             let expected = format!(
-                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, model type `mllama`"
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, model type `otter` or `flamingo`, model type `mllama`"
             );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };

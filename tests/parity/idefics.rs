@@ -246,6 +246,20 @@ fn wrong_features_differ() {
     assert!(error(&centred.broadcast_div(&deviation).unwrap()) > 1e-6, "output norm");
 }
 
+/// A video has the visual tokens of all its frames, one after another, and the text attends to all of them.
+#[test]
+fn frames_of_a_video_are_independent() {
+    for (variant, frames) in [("idefics_base", [1usize, 3]), ("idefics_instruct", [0, 4])] {
+        let (model, golden) = (checkpoint::open(&directory(variant)).unwrap(), golden(variant));
+        let pixels = frames.map(|i| golden.tensor(&format!("pixels.{i}")).clone());
+        let tokens = |pixels: Tensor| model.model.visual_tokens(&[pixels.into()], None).unwrap().remove(0);
+        let together = tokens(Tensor::cat(&pixels, 0).unwrap());
+        let alone = Tensor::cat(&pixels.map(tokens), 0).unwrap();
+        assert_eq!(together.dims(), alone.dims());
+        assert!(relative_error(&together, &alone) <= 1e-5, "{variant}");
+    }
+}
+
 #[test]
 fn broken_checkpoints_are_refused() {
     let check = |edit: &dyn Fn(&mut Value), expected: &str| {

@@ -16,6 +16,7 @@ mod language_cache;
 mod model;
 mod flamingo_whole;
 mod idefics;
+mod otter;
 mod sequences;
 mod text_tower;
 mod mllama;
