@@ -77,3 +77,9 @@ fn open_flamingo_with_its_base_models() {
         );
     }
 }
+
+#[test]
+fn llama_vision() {
+    let name = "meta-llama/Llama-3.2-11B-Vision-Instruct";
+    check(name, &[(name, "tiny_mllama")]);
+}

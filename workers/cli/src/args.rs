@@ -176,7 +176,7 @@ impl ModelArgs {
             QuantizeName::Q8_0 => Quantization::Q8_0,
             QuantizeName::Q4K => Quantization::Q4K,
         };
-        Ok(LoadOptions { device, dtype, quantization })
+        Ok(LoadOptions::new(device, dtype, quantization))
     }
 }
 

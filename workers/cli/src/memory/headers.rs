@@ -28,19 +28,8 @@ pub struct Header {
     pub shape: Vec<usize>,
     /// Bytes in the file.
     pub bytes: u64,
-    /// Whether a matrix keeps the type of the file: quantised, or bf16 in a file that is mapped.
-    pub keeps: Keeps,
-}
-
-/// Devices on which a matrix may keep the type of its file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Keeps {
-    /// None: it becomes dense, in the type of the computation.
-    Never,
-    /// The CPU, which reads it from the mapped file.
-    OnCpu,
-    /// All.
-    Always,
+    /// Format in which a matrix can stay in the mapped file: blocks of quantised weights, or bf16. F32 for any other type.
+    pub format: GgmlDType,
 }
 
 impl Header {
@@ -208,8 +197,8 @@ fn of_safetensors(path: &Path) -> anyhow::Result<Vec<Header>> {
         let offsets = &entry["data_offsets"];
         let bytes = number(&offsets[1])?.saturating_sub(number(&offsets[0])?);
         let dtype = entry["dtype"].as_str().unwrap_or("unknown").to_owned();
-        let keeps = if dtype == "BF16" { Keeps::OnCpu } else { Keeps::Never };
-        found.push(Header { name, dtype, shape, bytes, keeps });
+        let format = if dtype == "BF16" { GgmlDType::BF16 } else { GgmlDType::F32 };
+        found.push(Header { name, dtype, shape, bytes, format });
     }
     Ok(found)
 }
@@ -223,11 +212,7 @@ fn of_gguf(path: &Path) -> anyhow::Result<Vec<Header>> {
             dtype: format!("{format:?}"),
             shape: info.shape.dims().into(),
             bytes: values / format.block_size() as u64 * format.type_size() as u64,
-            keeps: match format {
-                GgmlDType::BF16 => Keeps::OnCpu,
-                format if format.block_size() > 1 => Keeps::Always,
-                _ => Keeps::Never,
-            },
+            format,
         }
     };
     Ok(content.tensor_infos.iter().map(header).collect())
@@ -252,7 +237,7 @@ fn of_pickle(path: &Path) -> anyhow::Result<Vec<Header>> {
                 dtype,
                 shape: shape.dims().into(),
                 bytes,
-                keeps: Keeps::Never,
+                format: GgmlDType::F32,
             });
         }
     }

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use candle_core::DType;
-use candle_core::quantized::GgmlDType;
 use flamingo::family::LoadOptions;
-use flamingo::weights::Quantization;
+use flamingo::weights::MatrixOptions;
 use serde_json::{Value, json};
 
 use super::available::{Available, available};
-use super::headers::{Header, Keeps, headers, index_problems, truncation, weight_files};
+use super::headers::{Header, headers, index_problems, truncation, weight_files};
 
 /// Environment variable that turns the check off: `off`.
 const CHECK: &str = "FLAMINGO_MEMORY_CHECK";
@@ -24,14 +22,6 @@ pub struct MemoryPlan {
     largest: u64,
     /// Contradictions between the files.
     problems: Vec<String>,
-}
-
-/// Treatment of weights.
-#[derive(Debug, Clone, Copy)]
-struct Precision {
-    dtype: DType,
-    quantization: Quantization,
-    on_cpu: bool,
 }
 
 /// One part of a model.
@@ -51,9 +41,9 @@ impl MemoryPlan {
     /// # Errors
     /// A file is missing or malformed.
     pub fn read(directory: &Path, options: &LoadOptions) -> anyhow::Result<Self> {
-        let on_cpu = options.device.is_cpu();
-        let precision = Precision { dtype: options.dtype, quantization: options.quantization, on_cpu };
         let mut plan = Self::default();
+        let LoadOptions { device, dtype, quantization, .. } = options;
+        let matrices = MatrixOptions { device: device.clone(), dtype: *dtype, quantization: *quantization };
         let mut files: BTreeMap<PathBuf, Vec<(PathBuf, Vec<Header>)>> = BTreeMap::new();
         for (part, file) in weight_files(directory)? {
             let headers = headers(&file)?;
@@ -62,7 +52,7 @@ impl MemoryPlan {
                 part == Some("vision encoder") && headers.iter().any(|header| is_vision(&header.name));
             for header in headers.iter().filter(|header| !only_vision || is_vision(&header.name)) {
                 let part = part.map_or_else(|| part_of(&header.name), |part| refine(part, &header.name));
-                plan.add(part, header, precision);
+                plan.add(part, header, &matrices);
             }
             plan.problems.extend(truncation(&file)?);
             let folder = file.parent().unwrap_or(directory).to_path_buf();
@@ -74,12 +64,13 @@ impl MemoryPlan {
         Ok(plan)
     }
 
-    fn add(&mut self, part: &'static str, header: &Header, precision: Precision) {
-        let plan = self.parts.entry(part).or_default();
-        plan.tensors += 1;
-        plan.values += header.values();
-        *plan.stored.entry(header.dtype.clone()).or_default() += header.bytes;
-        plan.loaded += loaded_bytes(part, header, precision);
+    fn add(&mut self, part: &'static str, header: &Header, options: &MatrixOptions) {
+        let loaded = loaded_bytes(part, header, options);
+        let part = self.parts.entry(part).or_default();
+        part.tensors += 1;
+        part.values += header.values();
+        *part.stored.entry(header.dtype.clone()).or_default() += header.bytes;
+        part.loaded += loaded;
         self.largest = self.largest.max(header.bytes);
     }
 
@@ -88,44 +79,38 @@ impl MemoryPlan {
         self.parts.values().map(|part| part.loaded).sum::<u64>() + self.largest
     }
 
-    /// Checks that the weights fit into the available memory, and on a GPU the `caches` of the engine too: a GPU allocates them at
-    /// the start. On a CPU they only grow, so caches that may not fit are a warning.
+    /// Checks that the weights and `reserved` bytes fit into the available memory.
     ///
     /// # Errors
     /// They do not fit: the text has the numbers.
-    pub fn check(&self, name: &str, caches: u64, options: &LoadOptions) -> anyhow::Result<()> {
+    pub fn check(&self, name: &str, reserved: u64, options: &LoadOptions) -> anyhow::Result<()> {
         if std::env::var(CHECK).is_ok_and(|set| set == "off") {
             return Ok(());
         }
-        let Some(free) = available(&options.device) else { return Ok(()) };
-        match self.missing(name, caches, free) {
-            Some(text) if self.bytes() > free.bytes || !options.device.is_cpu() => {
-                bail!("{text}; --quantize or --dtype can reduce it, and {CHECK}=off tries it anyway")
-            }
-            Some(text) => tracing::warn!("{text}; engine.kv_bytes and engine.media_bytes limit the caches"),
-            None => {}
+        match available(&options.device) {
+            Some(free) => self.check_against(name, reserved, free),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// A sentence with the numbers, if weights and caches do not fit.
-    fn missing(&self, name: &str, caches: u64, free: Available) -> Option<String> {
-        let needed = self.bytes().saturating_add(caches);
+    fn check_against(&self, name: &str, reserved: u64, free: Available) -> anyhow::Result<()> {
+        let needed = self.bytes().saturating_add(reserved);
         if needed <= free.bytes {
-            return None;
+            return Ok(());
         }
         let mut parts: Vec<String> =
             self.parts.iter().map(|(part, plan)| format!("{part} {}", gigabytes(plan.loaded))).collect();
         parts.push(format!("largest tensor during the load {}", gigabytes(self.largest)));
-        if caches > 0 {
-            parts.push(format!("caches of the engine up to {}", gigabytes(caches)));
+        if reserved > 0 {
+            parts.push(format!("caches of the engine {}", gigabytes(reserved)));
         }
-        let (needed, available) = (gigabytes(needed), gigabytes(free.bytes));
-        Some(format!(
-            "{name} needs about {needed} of memory ({}), and {available} are {}",
+        bail!(
+            "{name} needs about {} of memory ({}), and {} are {}; --quantize or --dtype can reduce it, and {CHECK}=off tries it anyway",
+            gigabytes(needed),
             parts.join(", "),
+            gigabytes(free.bytes),
             free.limit
-        ))
+        )
     }
 
     /// Contradictions between the files: tensors that are missing or superfluous by an index of shards.
@@ -162,35 +147,21 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of a tensor in memory. Matrices of language model and cross-attention may keep the format of the file or be quantised;
-/// the other tensors become dense.
-fn loaded_bytes(part: &str, header: &Header, precision: Precision) -> u64 {
-    let Precision { dtype, quantization, on_cpu } = precision;
-    let values = header.values();
-    let dense = values.saturating_mul(dtype.size_in_bytes() as u64);
-    let &[_, columns] = header.shape.as_slice() else { return dense };
-    if !["language model", "cross-attention", "trained parts"].contains(&part) {
+/// Bytes of a tensor in memory. Only matrices of language model and cross-attention are quantised.
+fn loaded_bytes(part: &str, header: &Header, options: &MatrixOptions) -> u64 {
+    let dense = header.values().saturating_mul(options.dtype.size_in_bytes() as u64);
+    if !["language model", "cross-attention"].contains(&part) || header.shape.len() != 2 {
         return dense;
     }
-    let kept = match header.keeps {
-        Keeps::Always => header.bytes,
-        Keeps::OnCpu if on_cpu => header.bytes,
-        Keeps::OnCpu | Keeps::Never => dense,
+    let vocabulary = ["embed", "wte", "lm_head", "token_embd", "output.weight"];
+    let quantization = match vocabulary.iter().any(|word| header.name.contains(word)) {
+        true => options.quantization.in_8_bits(),
+        false => options.quantization,
     };
-    let packed = |format: GgmlDType| {
-        let fits = columns > 0 && columns.is_multiple_of(format.block_size());
-        fits.then(|| values / format.block_size() as u64 * format.type_size() as u64)
-    };
-    // Embedding and head have at least 8 bits.
-    let is_outer = ["embed", "wte", "lm_head", "output.weight"].iter().any(|word| header.name.contains(word));
-    let wanted = match quantization {
-        Quantization::Keep => return kept,
-        Quantization::Dequantize => return dense,
-        other if is_outer => other.in_8_bits().at_load(),
-        other => other.at_load(),
-    };
-    let packed = wanted.and_then(|format| packed(format).or_else(|| packed(GgmlDType::Q8_0)));
-    packed.map_or(dense, |bytes| bytes.min(kept))
+    match (MatrixOptions { quantization, ..options.clone() }).format(header.format, &header.shape) {
+        Some(format) => header.values() / format.block_size() as u64 * format.type_size() as u64,
+        None => dense,
+    }
 }
 
 /// Part of a model to which a tensor of a file of all parts belongs, by the words of its name.
@@ -227,24 +198,53 @@ pub fn gigabytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::GgmlDType;
+    use candle_core::{DType, Device};
+    use flamingo::weights::Quantization;
+
     use super::*;
+
+    fn options(dtype: DType, quantization: Quantization) -> MatrixOptions {
+        MatrixOptions { device: Device::Cpu, dtype, quantization }
+    }
+
+    #[test]
+    fn quantised_matrices_count_their_blocks() {
+        let header = |name: &str, format| {
+            let shape = vec![512, 512];
+            Header { name: name.into(), dtype: String::new(), shape, bytes: 0, format }
+        };
+        let n = 512 * 512;
+        for (part, name, quantization, expected) in [
+            ("language model", "layers.0.mlp", Quantization::Q4K, n / 256 * 144),
+            ("cross-attention", "gated_cross_attn_layers.0.q", Quantization::Q8_0, n / 32 * 34),
+            ("language model", "model.embed_tokens.weight", Quantization::Q4K, n / 32 * 34),
+            ("language model", "layers.0.mlp", Quantization::Keep, n * 2),
+            ("language model", "layers.0.mlp", Quantization::Dequantize, n * 4),
+            ("vision encoder", "vision.mlp", Quantization::Q4K, n * 4),
+            ("connector", "perceiver.mlp", Quantization::Keep, n * 4),
+        ] {
+            let found =
+                loaded_bytes(part, &header(name, GgmlDType::BF16), &options(DType::F32, quantization));
+            assert_eq!(found, expected, "{name} {quantization:?}");
+        }
+    }
 
     #[test]
     fn names_parts_and_numbers() {
         let mut plan = MemoryPlan::default();
-        let precision = Precision { dtype: DType::BF16, quantization: Quantization::Keep, on_cpu: true };
-        for (name, shape, keeps) in [
-            ("model.vision_model.embeddings.patch", vec![1000, 1000], Keeps::Never),
-            ("model.perceiver_resampler.latents", vec![10, 10], Keeps::Never),
-            ("model.gated_cross_attn_layers.0.alpha", vec![1], Keeps::Never),
-            ("model.layers.0.mlp", vec![100_000, 1000], Keeps::Never),
-            ("blk.0.ffn", vec![320, 10], Keeps::Always),
+        for (name, shape, format) in [
+            ("model.vision_model.embeddings.patch", vec![1000, 1000], GgmlDType::F32),
+            ("model.perceiver_resampler.latents", vec![10, 10], GgmlDType::F32),
+            ("model.gated_cross_attn_layers.0.alpha", vec![1], GgmlDType::F32),
+            ("model.layers.0.mlp", vec![100_000, 1000], GgmlDType::F32),
+            ("blk.0.ffn", vec![10, 320], GgmlDType::Q4_1),
         ] {
-            let header = Header { name: name.into(), dtype: "F32".into(), shape, bytes: 1800, keeps };
-            plan.add(part_of(name), &header, precision);
+            let header = Header { name: name.into(), dtype: "F32".into(), shape, bytes: 1800, format };
+            plan.add(part_of(name), &header, &options(DType::BF16, Quantization::Keep));
         }
         let names: Vec<_> = plan.parts.iter().map(|(name, part)| (*name, part.loaded)).collect();
-        let language = 200_000_000 + 1800;
+        let language = 200_000_000 + 2000;
         assert_eq!(
             names,
             [
@@ -257,8 +257,9 @@ mod tests {
         let needed = 200 + 2 + language + 2_000_000 + 1800;
         assert_eq!(plan.bytes(), needed);
         let limit = "left of the cgroup limit";
-        assert_eq!(plan.missing("m", 5, Available { bytes: needed + 5, limit }), None);
-        let error = plan.missing("m", 5, Available { bytes: needed + 4, limit }).unwrap();
+        plan.check_against("m", 5, Available { bytes: needed + 5, limit }).unwrap();
+        let error =
+            plan.check_against("m", 5, Available { bytes: needed + 4, limit }).unwrap_err().to_string();
         for text in [
             "m needs about 0.20 GB of memory",
             "language model 0.20 GB",
@@ -267,32 +268,5 @@ mod tests {
         ] {
             assert!(error.contains(text), "{text}: {error}");
         }
-    }
-
-    #[test]
-    fn matrices_are_counted_as_they_are_loaded() {
-        let check = |part: &str, name: &str, shape: &[usize], keeps, quantization, expected: u64| {
-            let bytes = 2 * shape.iter().product::<usize>() as u64;
-            let header =
-                Header { name: name.into(), dtype: "BF16".into(), shape: shape.into(), bytes, keeps };
-            let precision = Precision { dtype: DType::F32, quantization, on_cpu: true };
-            assert_eq!(
-                loaded_bytes(part, &header, precision),
-                expected,
-                "{part} {name} {shape:?} {quantization:?}"
-            );
-        };
-        use Quantization::{Dequantize, Keep, Q4K, Q8_0};
-        let language = "language model";
-        check(language, "mlp", &[10, 512], Keeps::OnCpu, Keep, 10 * 512 * 2);
-        check(language, "mlp", &[10, 512], Keeps::Never, Keep, 10 * 512 * 4);
-        check(language, "mlp", &[10, 512], Keeps::OnCpu, Dequantize, 10 * 512 * 4);
-        check(language, "mlp", &[10, 512], Keeps::OnCpu, Q4K, 10 * 512 / 256 * 144);
-        check(language, "mlp", &[10, 512], Keeps::OnCpu, Q8_0, 10 * 512 / 32 * 34);
-        check(language, "mlp", &[10, 96], Keeps::OnCpu, Q4K, 10 * 96 / 32 * 34);
-        check(language, "mlp", &[10, 7], Keeps::Never, Q4K, 10 * 7 * 4);
-        check(language, "lm_head", &[10, 512], Keeps::OnCpu, Q4K, 10 * 512 / 32 * 34);
-        check(language, "norm", &[512], Keeps::OnCpu, Q4K, 512 * 4);
-        check("vision encoder", "mlp", &[10, 512], Keeps::OnCpu, Q4K, 10 * 512 * 4);
     }
 }

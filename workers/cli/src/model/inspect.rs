@@ -1,8 +1,7 @@
 //! `flamingo model inspect`: shows the parts, sizes, memory, gates and hashes of a model.
 
 use clap::Args;
-use flamingo::family::Loaded;
-use flamingo::model::Frames;
+use flamingo::family::{Frames, Loaded};
 use serde_json::{Value, json};
 
 use crate::args::ModelArgs;
@@ -84,6 +83,8 @@ fn print_text(loaded: &Loaded, plan: Option<&MemoryPlan>) {
         match loaded.info.frames {
             Frames::TemporalEmbedding => "are one sequence, with a temporal embedding",
             Frames::Independent => "are independent: the model was trained on single images",
+            Frames::Sheet => "are drawn into one picture: the model was trained on single images",
+            Frames::Sequence => "are images of their own: the model was trained on single images",
         }
     );
     let open = loaded.info.gates_open;
