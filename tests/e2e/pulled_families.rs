@@ -83,3 +83,9 @@ fn llama_vision() {
     let name = "meta-llama/Llama-3.2-11B-Vision-Instruct";
     check(name, &[(name, "tiny_mllama")]);
 }
+
+#[test]
+fn otter_with_the_tokenizer_of_its_language_model() {
+    let name = "luodian/OTTER-Video-LLaMA7B-DenseCaption";
+    check(name, &[(name, "otter_video"), ("luodian/llama-7b-hf", "otter_image")]);
+}
