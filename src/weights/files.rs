@@ -196,9 +196,8 @@ impl Stored {
         }
         let tensor = self.read(&Device::Cpu)?;
         digest.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()).as_bytes());
-        for value in tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()? {
-            digest.update(&value.to_le_bytes());
-        }
+        let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        digest.update(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>());
         Ok(())
     }
 
