@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
 use sha2::{Digest, Sha256};
@@ -20,11 +21,12 @@ use init::{PATTERN, initial_value, repeated};
 use places::Places;
 
 mod pickle;
+mod quantize;
 mod files;
 mod places;
 mod init;
 
-pub use files::{Packed, load_format, open_gguf, sha256, verify_sha256};
+pub use files::{MatrixOptions, Packed, open_gguf, sha256, verify_sha256};
 
 /// Treatment of a tensor of a file, decided by its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,11 +98,35 @@ pub fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, WeightsError>
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Quantization {
     /// Matrices stay quantised, all other tensors are dequantised. On the CPU, formats without a fast kernel (Q5_0, Q5_1,
-    /// Q8_1) are converted to Q8_0, and Q4_0, Q4_1 and Q8_0 are read from the mapped file.
+    /// Q8_1) are converted to Q8_0, and Q4_0, Q4_1, Q4_K, Q8_0 and bf16 are read from the mapped file.
     #[default]
     Keep,
     /// All tensors are dequantised at load: more memory, exact matrix products, differentiable.
     Dequantize,
+    /// Matrices are quantised at load to 8 bits, in blocks of 32 weights: 8.5 bits per weight.
+    Q8_0,
+    /// Matrices are quantised at load to 4 bits, in blocks of 256 weights: 4.5 bits per weight. The embedding and the output head
+    /// become Q8_0. So does a matrix whose rows do not divide into such blocks; else it stays dense.
+    Q4K,
+}
+
+impl Quantization {
+    /// Returns the format to which dense matrices are quantised at load.
+    pub fn at_load(self) -> Option<GgmlDType> {
+        match self {
+            Quantization::Keep | Quantization::Dequantize => None,
+            Quantization::Q8_0 => Some(GgmlDType::Q8_0),
+            Quantization::Q4K => Some(GgmlDType::Q4K),
+        }
+    }
+
+    /// Returns the treatment of an embedding and an output head: at least 8 bits per weight of a matrix that is quantised at load.
+    pub fn in_8_bits(self) -> Self {
+        match self {
+            Quantization::Q4K => Quantization::Q8_0,
+            other => other,
+        }
+    }
 }
 
 /// A matrix for a layer.
@@ -117,13 +143,13 @@ pub enum Matrix {
 pub struct Weights {
     source: Arc<Source>,
     prefix: String,
+    quantization: Quantization,
 }
 
 struct Source {
     origin: String,
     device: Device,
     dtype: DType,
-    quantization: Quantization,
     tensors: Tensors,
     /// Names of the tensors handed out, with the number of elements of each.
     taken: Mutex<BTreeMap<String, usize>>,
@@ -227,13 +253,30 @@ impl Weights {
         tensors: Tensors,
     ) -> Self {
         let device = device.clone();
-        let source = Source { origin, device, dtype, quantization, tensors, taken: Mutex::default() };
-        Self { source: Arc::new(source), prefix: String::new() }
+        let source = Source { origin, device, dtype, tensors, taken: Mutex::default() };
+        Self { source: Arc::new(source), prefix: String::new(), quantization }
     }
 
     /// Returns the weights below the name segment `segment`.
     pub fn pp(&self, segment: impl ToString) -> Self {
-        Self { source: self.source.clone(), prefix: self.full_name(&segment.to_string()) }
+        Self { prefix: self.full_name(&segment.to_string()), ..self.clone() }
+    }
+
+    /// Returns the same weights with another treatment of matrices.
+    pub fn quantized(&self, quantization: Quantization) -> Self {
+        Self { quantization, ..self.clone() }
+    }
+
+    /// Returns the same weights with dense matrices only: for a part that is small and suffers from quantisation, as a vision
+    /// encoder does.
+    pub fn dense(&self) -> Self {
+        self.quantized(Quantization::Dequantize)
+    }
+
+    /// Returns the same weights for an embedding and an output head: [`Quantization::in_8_bits`]. They are a small part of the
+    /// memory and matter much for the quality.
+    pub fn in_8_bits(&self) -> Self {
+        self.quantized(self.quantization.in_8_bits())
     }
 
     /// Returns the device of every tensor.
@@ -272,17 +315,19 @@ impl Weights {
         }
     }
 
-    /// Returns the matrix `name`, quantised if the file stores it so and the source was opened with [`Quantization::Keep`].
+    /// Returns the matrix `name`, quantised as the [`Quantization`] of the source says.
     ///
     /// # Errors
     /// As [`get`](Self::get).
     pub fn matrix(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Matrix> {
         let shape = shape.into();
         if let Tensors::Stored(stored) = &self.source.tensors
-            && self.source.quantization == Quantization::Keep
+            && self.quantization != Quantization::Dequantize
         {
             let full = self.full_name(name);
-            let quantized = self.locate(stored, &full, &shape)?.read_quantized(self.device());
+            let place = self.locate(stored, &full, &shape)?;
+            let (device, dtype, quantization) = (self.device().clone(), self.dtype(), self.quantization);
+            let quantized = place.read_quantized(&MatrixOptions { device, dtype, quantization });
             if let Some(quantized) = quantized.map_err(|e| self.unreadable(&full, e))? {
                 self.take(name, &shape);
                 return Ok(Matrix::Quantized(quantized));

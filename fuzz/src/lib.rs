@@ -133,7 +133,7 @@ pub fn weights(bytes: &[u8]) {
             let _ = tokenizer.encode("a cat <image> 42");
         }
     }
-    for quantization in [Quantization::Keep, Quantization::Dequantize] {
+    for quantization in [Quantization::Keep, Quantization::Dequantize, Quantization::Q4K] {
         read_tensors(file.path(), quantization);
     }
 }

@@ -32,7 +32,7 @@ impl Checkpoint {
     pub fn open(path: &Path, options: &LoadOptions, rename: &dyn Fn(&str) -> Rename) -> Result<Self> {
         let directory = ModelDirectory::open(path)?;
         let files = directory.weight_files()?;
-        let LoadOptions { device, dtype, quantization } = options;
+        let LoadOptions { device, dtype, quantization, .. } = options;
         let weights = Weights::open(&files, device, *dtype, *quantization, rename)?;
         Ok(Self { path: path.into(), directory, weights })
     }

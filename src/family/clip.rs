@@ -147,3 +147,65 @@ fn checked(config: Config) -> Result<Config, String> {
 fn size_or(json: &Value, key: &str, default: usize) -> Result<usize, String> {
     Ok(optional(json, key, size)?.unwrap_or(default))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// ViT-L/14 as `open_clip_config.json` describes it.
+    fn open_clip() -> Value {
+        json!({
+            "model_cfg": {
+                "embed_dim": 768, "quick_gelu": true, "text_cfg": {"width": 768},
+                "vision_cfg": {"image_size": 224, "layers": 24, "width": 1024, "patch_size": 14},
+            },
+            "preprocess_cfg": {"mean": [0.5, 0.25, 0.125], "std": [0.5, 0.25, 0.125]},
+        })
+    }
+
+    #[test]
+    fn both_formats_describe_the_same_encoder() {
+        let theirs = json!({
+            "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "image_size": 224, "patch_size": 14, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+        });
+        let open_clip = open_clip_sizes(&open_clip(), ClassToken::Dropped).unwrap();
+        let preprocess = open_clip.preprocess.clone();
+        assert_eq!((preprocess.size, preprocess.mean), (224, [0.5, 0.25, 0.125]));
+        let hugging_face = hugging_face_sizes(&theirs, ClassToken::Dropped, preprocess).unwrap();
+        assert_eq!(open_clip, hugging_face);
+        assert_eq!(hugging_face.activation, Activation::QuickGelu);
+    }
+
+    /// H/14 of LAION has wider heads and no `quick_gelu`; without `preprocess_cfg` the pixels are CLIP's.
+    #[test]
+    fn defaults_are_those_of_open_clip() {
+        let mut json = open_clip();
+        json["model_cfg"]["quick_gelu"] = Value::Null;
+        json["preprocess_cfg"] = Value::Null;
+        json["model_cfg"]["vision_cfg"] =
+            json!({"image_size": 224, "layers": 32, "width": 1280, "head_width": 80, "patch_size": 14});
+        let config = open_clip_sizes(&json, ClassToken::Kept).unwrap();
+        assert_eq!((config.heads, config.feed_forward_width), (16, 5120));
+        assert_eq!(config.activation, Activation::Gelu);
+        assert_eq!(config.preprocess.std, [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+    }
+
+    #[test]
+    fn unknown_variants_are_refused() {
+        let check = |key: &str, value: Value, expected: &str| {
+            let mut json = open_clip();
+            json["model_cfg"]["vision_cfg"][key] = value;
+            let error = open_clip_sizes(&json, ClassToken::Kept).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        };
+        check("timm_model_name", "vit_base".into(), "`timm_model_name` of the vision encoder is set");
+        check("attentional_pool", true.into(), "`attentional_pool` of the vision encoder is set");
+        check("layers", json!([3, 4, 6, 3]), "`layers` is [3,4,6,3], not a size");
+        check("head_width", 60.into(), "17 heads of the vision encoder do not divide its width 1024");
+        check("head_width", 4096.into(), "heads of the vision encoder is 0");
+        check("patch_size", 15.into(), "patches of 15 pixels do not divide an image of 224 pixels");
+        check("width", (1u64 << 40).into(), "width of the vision encoder is");
+        check("mlp_ratio", 1e12.into(), "feed_forward_width of the vision encoder is");
+    }
+}

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::checkpoint::{LANGUAGE, content_sha256, visual_sha256};
 use super::clip::ClipSource;
-use super::{Contents, Family, LoadOptions, ModelParts, config_error};
+use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error};
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::{self, LanguageSource, Tokenizer};
@@ -101,6 +101,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         },
         tokenizer,
         format: format(),
+        frame_mode: FrameMode::Joint,
     })
 }
 
@@ -195,5 +196,6 @@ pub(super) fn format() -> PromptFormat {
         example_answers: [("What color is the bus?", "red"), ("How many dogs are there?", "2")]
             .map(|(question, answer)| (question.into(), answer.into()))
             .into(),
+        ..PromptFormat::default()
     }
 }

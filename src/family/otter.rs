@@ -11,7 +11,7 @@ use super::checkpoint::{LANGUAGE, content_sha256, directory_name, visual_sha256}
 use super::clip::hugging_face_sizes;
 use super::open_flamingo::{self, Layout, build};
 use super::preprocessor::Preprocessor;
-use super::{Contents, Family, LoadOptions, ModelParts, config_error};
+use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error};
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::json::{optional, size};
@@ -77,6 +77,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         tokenizer,
         tokens,
         format: if is_otter { format() } else { open_flamingo::format() },
+        frame_mode: FrameMode::Joint,
     })
 }
 

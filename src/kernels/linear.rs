@@ -49,12 +49,21 @@ impl Linear {
         Self::from_matrix(weights.matrix((d_out, d_in), "weight", LINEAR_INIT)?)
     }
 
-    /// Reads `weight` of shape (vocabulary, d) of an embedding, which may serve as the output head too.
+    /// Reads `weight` of shape (vocabulary, d) of an embedding, which may serve as the output head too. Quantised at load, it has
+    /// 8 bits.
     ///
     /// # Errors
     /// As [`Weights::matrix`].
     pub fn embedding(vocabulary: usize, d: usize, weights: &Weights) -> Result<Self> {
-        Self::from_matrix(weights.matrix((vocabulary, d), "weight", EMBEDDING_INIT)?)
+        Self::from_matrix(weights.in_8_bits().matrix((vocabulary, d), "weight", EMBEDDING_INIT)?)
+    }
+
+    /// Reads `weight` of shape (vocabulary, d) of an output head. Quantised at load, it has 8 bits.
+    ///
+    /// # Errors
+    /// As [`Weights::matrix`].
+    pub fn head(d: usize, vocabulary: usize, weights: &Weights) -> Result<Self> {
+        Self::new(d, vocabulary, weights.in_8_bits())
     }
 
     /// Wraps a matrix (d_out, d_in). Another layer can share it, as with tied embeddings.

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use candle_core::quantized::GgmlDType;
 use candle_core::{Device, Tensor};
 use gemm::Parallelism;
-use half::f16;
 use rayon::prelude::*;
 use wide::f32x8;
 
@@ -17,13 +16,10 @@ use super::floats::floats;
 use super::product::{MatrixView, add_product, transpose};
 use crate::error::{Error, Result};
 use crate::weights::Packed;
+use formats::{BLOCK, Bf16, BlockFormat, LANES, Q4_0, Q4_1, Q4K, Q8_0, UnpackedBlock, Vectors};
 
-/// Weights per block, the same for all supported formats.
-const BLOCK: usize = 32;
-/// Values in a vector register.
-const LANES: usize = 8;
-/// A block of values in registers.
-type Vectors = [f32x8; BLOCK / LANES];
+mod formats;
+
 /// Largest number of activation rows for which dot products are faster than a matrix product of unpacked
 /// weights.
 const MAX_DOT_PRODUCT_ROWS: usize = 8;
@@ -39,7 +35,7 @@ const CORE_TILE: usize = 1 << 16;
 /// Unpacked weights of a tile of all cores: 16 MiB.
 const SHARED_TILE: usize = 1 << 22;
 
-/// Quantised matrix (n, d) in blocks of 32 weights along d, in the layout of a GGUF file.
+/// Quantised matrix (n, d) in blocks of 32 weights along d, in the layout of a GGUF file. Q4_K groups eight blocks.
 #[derive(Debug, Clone)]
 pub struct BlockMatrix {
     format: Format,
@@ -53,12 +49,14 @@ pub struct BlockMatrix {
 enum Format {
     Q4_0,
     Q4_1,
+    Q4K,
     Q8_0,
+    Bf16,
 }
 
 impl BlockMatrix {
     /// Wraps a matrix on the CPU in a supported format, without copying it. Returns `None` for any other
-    /// device or format.
+    /// device or format, or if the rows do not divide into blocks.
     ///
     /// # Errors
     /// The tensor is not two-dimensional.
@@ -66,6 +64,8 @@ impl BlockMatrix {
         let format = match matrix.format {
             GgmlDType::Q4_0 => Format::Q4_0,
             GgmlDType::Q4_1 => Format::Q4_1,
+            GgmlDType::Q4K => Format::Q4K,
+            GgmlDType::BF16 => Format::Bf16,
             GgmlDType::Q8_0 => Format::Q8_0,
             _ => return Ok(None),
         };
@@ -73,6 +73,9 @@ impl BlockMatrix {
             return Ok(None);
         }
         let (rows, columns) = matrix.shape.dims2()?;
+        if !columns.is_multiple_of(BLOCK) {
+            return Ok(None);
+        }
         Ok(Some(Self { format, bytes: matrix.bytes.clone(), rows, columns }))
     }
 
@@ -120,7 +123,9 @@ impl BlockMatrix {
         match self.format {
             Format::Q4_0 => self.dot_products_in::<Q4_0>(x),
             Format::Q4_1 => self.dot_products_in::<Q4_1>(x),
+            Format::Q4K => self.dot_products_in::<Q4K>(x),
             Format::Q8_0 => self.dot_products_in::<Q8_0>(x),
+            Format::Bf16 => self.dot_products_in::<Bf16>(x),
         }
     }
 
@@ -191,7 +196,9 @@ impl BlockMatrix {
         match self.format {
             Format::Q4_0 => unpack_row::<Q4_0>(self.row(row), weights),
             Format::Q4_1 => unpack_row::<Q4_1>(self.row(row), weights),
+            Format::Q4K => unpack_row::<Q4K>(self.row(row), weights),
             Format::Q8_0 => unpack_row::<Q8_0>(self.row(row), weights),
+            Format::Bf16 => unpack_row::<Bf16>(self.row(row), weights),
         }
     }
 
@@ -201,81 +208,15 @@ impl BlockMatrix {
     }
 }
 
-/// Block format of GGML: every weight is `scale * number + offset`.
-trait BlockFormat {
-    const BYTES: usize;
-    fn unpack(block: &[u8]) -> UnpackedBlock;
-}
-
-struct UnpackedBlock {
-    scale: f32,
-    offset: f32,
-    numbers: Vectors,
-}
-
-/// f16 scale; 16 bytes with two weights each, stored plus 8.
-struct Q4_0;
-/// f16 scale, f16 minimum; 16 bytes with two weights each.
-struct Q4_1;
-/// f16 scale; 32 signed bytes.
-struct Q8_0;
-
-impl BlockFormat for Q4_0 {
-    const BYTES: usize = 18;
-
-    #[inline(always)]
-    fn unpack(block: &[u8]) -> UnpackedBlock {
-        let scale = half_at(block, 0);
-        UnpackedBlock { scale, offset: -8.0 * scale, numbers: nibbles(&block[2..Self::BYTES]) }
-    }
-}
-
-impl BlockFormat for Q4_1 {
-    const BYTES: usize = 20;
-
-    #[inline(always)]
-    fn unpack(block: &[u8]) -> UnpackedBlock {
-        UnpackedBlock {
-            scale: half_at(block, 0),
-            offset: half_at(block, 2),
-            numbers: nibbles(&block[4..Self::BYTES]),
-        }
-    }
-}
-
-impl BlockFormat for Q8_0 {
-    const BYTES: usize = 34;
-
-    #[inline(always)]
-    fn unpack(block: &[u8]) -> UnpackedBlock {
-        let eight = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(block[2 + at + i] as i8)));
-        UnpackedBlock {
-            scale: half_at(block, 0),
-            offset: 0.0,
-            numbers: [eight(0), eight(8), eight(16), eight(24)],
-        }
-    }
-}
-
-#[inline(always)]
-fn half_at(block: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
-}
-
-/// Unpacks 4-bit numbers: the low halves of the bytes are the first 16, the high halves the others.
-#[inline(always)]
-fn nibbles(packed: &[u8]) -> Vectors {
-    let low = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(packed[at + i] & 15)));
-    let high = |at: usize| f32x8::new(std::array::from_fn(|i| f32::from(packed[at + i] >> 4)));
-    [low(0), low(8), high(0), high(8)]
-}
-
 fn unpack_row<P: BlockFormat>(row: &[u8], weights: &mut [f32]) {
-    for (block, weights) in row.chunks_exact(P::BYTES).zip(weights.chunks_exact_mut(BLOCK)) {
-        let block = P::unpack(block);
-        let (scale, offset) = (f32x8::splat(block.scale), f32x8::splat(block.offset));
-        for (weights, numbers) in weights.chunks_exact_mut(LANES).zip(block.numbers) {
-            weights.copy_from_slice(&numbers.mul_add(scale, offset).to_array());
+    let groups = row.chunks_exact(P::BYTES).zip(weights.chunks_exact_mut(P::BLOCKS * BLOCK));
+    for (group, weights) in groups {
+        for (index, weights) in weights.chunks_exact_mut(BLOCK).enumerate() {
+            let block = P::unpack(group, index);
+            let (scale, offset) = (f32x8::splat(block.scale), f32x8::splat(block.offset));
+            for (weights, numbers) in weights.chunks_exact_mut(LANES).zip(block.numbers) {
+                weights.copy_from_slice(&numbers.mul_add(scale, offset).to_array());
+            }
         }
     }
 }
@@ -300,14 +241,16 @@ impl Activations {
 fn dot_products<P: BlockFormat, const M: usize>(row: &[u8], x: [&Activations; M]) -> [f32; M] {
     let mut sums = [f32x8::ZERO; M];
     let mut offsets = [0f32; M];
-    for (index, block) in row.chunks_exact(P::BYTES).enumerate() {
-        let UnpackedBlock { scale, offset, numbers } = P::unpack(block);
-        for m in 0..M {
-            let (values, sum) = &x[m].blocks[index];
-            let products = numbers[0].mul_add(values[0], numbers[1] * values[1])
-                + numbers[2].mul_add(values[2], numbers[3] * values[3]);
-            sums[m] = products.mul_add(f32x8::splat(scale), sums[m]);
-            offsets[m] += offset * sum;
+    for (index, group) in row.chunks_exact(P::BYTES).enumerate() {
+        for block in 0..P::BLOCKS {
+            let UnpackedBlock { scale, offset, numbers } = P::unpack(group, block);
+            for m in 0..M {
+                let (values, sum) = &x[m].blocks[index * P::BLOCKS + block];
+                let products = numbers[0].mul_add(values[0], numbers[1] * values[1])
+                    + numbers[2].mul_add(values[2], numbers[3] * values[3]);
+                sums[m] = products.mul_add(f32x8::splat(scale), sums[m]);
+                offsets[m] += offset * sum;
+            }
         }
     }
     std::array::from_fn(|m| sums[m].reduce_add() + offsets[m])
@@ -357,6 +300,32 @@ mod tests {
             ] {
                 check(format, rows, columns, m);
             }
+        }
+        for (rows, columns, m) in [(5, 256, 1), (37, 768, 3), (33, 512, 9), (2100, 256, 40), (3, 256, 97)] {
+            check(GgmlDType::Q4K, rows, columns, m);
+        }
+    }
+
+    /// Weights in bf16 are those of the file, to the bit.
+    #[test]
+    fn bf16_is_exact() {
+        let values: Vec<f32> = (0..37 * 96).map(|i| (i as f32 * 0.37).sin()).collect();
+        let dense = Tensor::from_vec(values, (37, 96), &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap();
+        let numbers = dense.flatten_all().unwrap().to_vec1::<half::bf16>().unwrap();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        let shape = dense.shape().clone();
+        let packed = Packed { format: GgmlDType::BF16, shape, bytes: bytes.into(), device: Device::Cpu };
+        let matrix = BlockMatrix::new(&packed).unwrap().expect("the format is known");
+        let weights = dense.to_dtype(DType::F32).unwrap();
+        let ids = Tensor::new(&[36u32, 0, 5], &Device::Cpu).unwrap();
+        let rows = matrix.rows(&ids).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(rows, weights.index_select(&ids, 0).unwrap().to_vec2::<f32>().unwrap());
+        for m in [1, 9, 100] {
+            let x: Vec<f32> = (0..m * 96).map(|i| (i as f32 * 0.11).sin()).collect();
+            let x = Tensor::from_vec(x, (m, 96), &Device::Cpu).unwrap();
+            let expected = x.matmul(&weights.t().unwrap()).unwrap();
+            let apart = (matrix.forward(&x).unwrap() - expected).unwrap().abs().unwrap();
+            assert!(apart.max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-5);
         }
     }
 

@@ -8,6 +8,7 @@ use super::gpt_neox::{self, GptNeoX, GptNeoXConfig};
 use super::hugging_face;
 use super::llama::{Llama, LlamaConfig};
 use super::mpt::{self, Mpt, MptConfig};
+use super::opt::{self, Opt, OptConfig};
 use crate::error::Result;
 use crate::weights::{Rename, Weights};
 
@@ -20,6 +21,8 @@ pub enum LanguageConfig {
     Mpt(MptConfig),
     /// GPT-NeoX.
     GptNeoX(GptNeoXConfig),
+    /// OPT.
+    Opt(OptConfig),
 }
 
 /// Sizes of a language model, from which its cost follows.
@@ -54,6 +57,7 @@ impl LanguageConfig {
             LanguageConfig::Llama(config) => config.sizes(),
             LanguageConfig::Mpt(config) => config.sizes(),
             LanguageConfig::GptNeoX(config) => config.sizes(),
+            LanguageConfig::Opt(config) => config.sizes(),
         }
     }
 
@@ -66,6 +70,7 @@ impl LanguageConfig {
             LanguageConfig::Llama(config) => config.check(),
             LanguageConfig::Mpt(config) => config.check(),
             LanguageConfig::GptNeoX(config) => config.check(),
+            LanguageConfig::Opt(config) => config.check(),
         }
     }
 
@@ -75,6 +80,7 @@ impl LanguageConfig {
             LanguageConfig::Llama(config) => config.vocabulary = rows,
             LanguageConfig::Mpt(config) => config.vocabulary = rows,
             LanguageConfig::GptNeoX(config) => config.vocabulary = rows,
+            LanguageConfig::Opt(config) => config.vocabulary = rows,
         }
         self
     }
@@ -89,6 +95,7 @@ pub fn build(config: &LanguageConfig, weights: &Weights) -> Result<Box<dyn Langu
         LanguageConfig::Llama(config) => Box::new(Llama::new(config.clone(), weights)?),
         LanguageConfig::Mpt(config) => Box::new(Mpt::new(config.clone(), weights)?),
         LanguageConfig::GptNeoX(config) => Box::new(GptNeoX::new(config.clone(), weights)?),
+        LanguageConfig::Opt(config) => Box::new(Opt::new(config.clone(), weights)?),
     })
 }
 
@@ -102,7 +109,7 @@ pub(super) struct HuggingFaceReader {
     pub(super) names: fn(&LanguageConfig, &str) -> Rename,
 }
 
-const HUGGING_FACE: [HuggingFaceReader; 6] = [
+const HUGGING_FACE: [HuggingFaceReader; 7] = [
     HuggingFaceReader {
         model_type: "llama",
         config: |json| LlamaConfig::from_hugging_face(json).map(LanguageConfig::Llama),
@@ -132,6 +139,11 @@ const HUGGING_FACE: [HuggingFaceReader; 6] = [
         model_type: "gpt_neox",
         config: |json| GptNeoXConfig::from_hugging_face(json).map(LanguageConfig::GptNeoX),
         names: |config, name| gpt_neox::hugging_face_name(config.sizes().tied, name),
+    },
+    HuggingFaceReader {
+        model_type: "opt",
+        config: |json| OptConfig::from_hugging_face(json).map(LanguageConfig::Opt),
+        names: |_, name| opt::hugging_face_name(name),
     },
 ];
 

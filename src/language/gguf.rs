@@ -8,7 +8,7 @@ use candle_core::{DType, Device};
 use super::llama::LlamaConfig;
 use super::rotary::{Rope, RopeScaling, RopeStyle};
 use crate::error::{Error, Result};
-use crate::weights::{Quantization, Rename, load_format, open_gguf};
+use crate::weights::{MatrixOptions, Quantization, Rename, open_gguf};
 
 /// Header of a GGUF file.
 pub struct Gguf {
@@ -75,6 +75,7 @@ impl Gguf {
         };
         Ok(LlamaConfig {
             vocabulary,
+            extra_embeddings: 0,
             width,
             ffn_width: self.size(&key("feed_forward_length"))?,
             layers: self.size(&key("block_count"))?,
@@ -105,17 +106,22 @@ impl Gguf {
         Ok(Rope { theta, style, scaling })
     }
 
-    /// Returns the bytes of the weights that every pass reads, in their format on `device`: all but an untied embedding, of
+    /// Returns the bytes of the weights that every pass reads, in their format after loading: all but an untied embedding, of
     /// which a pass reads single rows.
     pub fn bytes_per_pass(&self, device: &Device, dtype: DType, quantization: Quantization) -> usize {
         let tensors = &self.content.tensor_infos;
         let tied = !tensors.contains_key("output.weight");
         let read = tensors.iter().filter(|(name, _)| tied || *name != "token_embd.weight");
-        read.map(|(_, info)| {
-            let (numbers, kept) = (info.shape.elem_count(), load_format(info.ggml_dtype, device));
-            match quantization {
-                Quantization::Keep if kept.block_size() > 1 => numbers / kept.block_size() * kept.type_size(),
-                _ => numbers * dtype.size_in_bytes(),
+        read.map(|(name, info)| {
+            let quantization = match &**name {
+                "token_embd.weight" | "output.weight" => quantization.in_8_bits(),
+                _ => quantization,
+            };
+            let options = MatrixOptions { device: device.clone(), dtype, quantization };
+            let numbers = info.shape.elem_count();
+            match options.format(info.ggml_dtype, info.shape.dims()) {
+                Some(format) => numbers / format.block_size() * format.type_size(),
+                None => numbers * dtype.size_in_bytes(),
             }
         })
         .sum()

@@ -46,7 +46,7 @@ impl GptNeoX {
         let final_layer_norm = LayerNorm::new(width, config.norm_eps as f32, model.pp("final_layer_norm"))?;
         let embed_out = match config.tied {
             true => None,
-            false => Some(Linear::new(width, vocabulary, weights.pp("embed_out"))?),
+            false => Some(Linear::head(width, vocabulary, &weights.pp("embed_out"))?),
         };
         let rotation = Rotation::new(&config.rope, config.rotated_width, config.max_positions, &model)?;
         let (dtype, device) = (weights.dtype(), weights.device().clone());

@@ -135,7 +135,7 @@ pub fn llama_name(tied: bool, theirs: &str) -> Rename {
     }
 }
 
-/// Largest JSON file, in bytes. An index of shards names every tensor: some hundred kilobytes.
+/// Largest JSON or text file, in bytes. An index of shards names every tensor: some hundred kilobytes.
 const JSON_LIMIT: u64 = 16 << 20;
 
 /// Reads a JSON file.
@@ -143,6 +143,15 @@ const JSON_LIMIT: u64 = 16 << 20;
 /// # Errors
 /// The file is missing, too long or not JSON.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
+    serde_json::from_str(&read_text(path)?)
+        .map_err(|e| Error::Config { path: path.into(), reason: format!("not JSON: {e}") })
+}
+
+/// Reads a text file.
+///
+/// # Errors
+/// The file is missing, too long or not UTF-8.
+pub(super) fn read_text(path: &Path) -> Result<String> {
     let io = |source| WeightsError::Io { path: path.into(), source };
     let length = std::fs::metadata(path).map_err(io)?.len();
     if length > JSON_LIMIT {
@@ -152,6 +161,5 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
         });
     }
     let bytes = std::fs::read(path).map_err(io)?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Error::Config { path: path.into(), reason: format!("not JSON: {e}") })
+    String::from_utf8(bytes).map_err(|_| Error::Config { path: path.into(), reason: "not UTF-8".into() })
 }

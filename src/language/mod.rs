@@ -18,8 +18,10 @@ pub mod rotary;
 pub mod llama;
 pub mod mpt;
 pub mod gpt_neox;
+pub mod opt;
 pub mod gguf;
 pub mod hugging_face;
+mod vocabulary_files;
 pub mod tokenizer;
 pub mod architecture;
 pub mod source;
@@ -82,6 +84,11 @@ pub trait LanguageModel: Send + Sync {
 
     /// Returns the number of token ids that `head` scores.
     fn vocabulary(&self) -> usize;
+
+    /// Returns the number of token ids that `embed` reads: those of `head`, and ids that only a prompt has.
+    fn embeddings(&self) -> usize {
+        self.vocabulary()
+    }
 
     /// Returns the length of the longest row, cached and new tokens together.
     fn max_positions(&self) -> usize;

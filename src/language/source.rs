@@ -34,8 +34,7 @@ impl Format {
 }
 
 impl LanguageSource {
-    /// Reads the description of a language model: a `.gguf` file, or a directory with `config.json`, `tokenizer.json` and
-    /// safetensors.
+    /// Reads the description of a language model: a `.gguf` file, or a directory with `config.json`, a tokenizer and weights.
     ///
     /// # Errors
     /// The architecture is unknown, or its configuration is invalid.
@@ -116,7 +115,7 @@ impl LanguageSource {
         let tokenizer = match &self.format {
             Format::Gguf(gguf, _) => Tokenizer::from_gguf(gguf)?,
             Format::Directory(directory, _) => {
-                let tokenizer = Tokenizer::from_json(&self.path.join("tokenizer.json"))?;
+                let tokenizer = Tokenizer::from_folder(&self.path)?;
                 let (bos, eos) = directory.text_bounds(|token| tokenizer.token_id(token))?;
                 tokenizer.with_text_bounds(bos, eos)
             }

@@ -1,17 +1,20 @@
 //! Tokenizer: text <-> token ids, from a `tokenizer.json` or from the metadata of a GGUF file.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
 use tokenizers::models::bpe::{BPE, Vocab};
+use tokenizers::normalizers::unicode::NFC;
 use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior};
+use tokenizers::{AddedToken, ModelWrapper, SplitDelimiterBehavior};
 
 use super::gguf::Gguf;
+use super::vocabulary_files::byte_level_tokenizer;
 use crate::error::{Error, Result};
 
 /// Tokenizer of the language model.
@@ -19,6 +22,8 @@ pub struct Tokenizer {
     parsing: tokenizers::Tokenizer,
     /// The same vocabulary, without parsing of special tokens.
     plain: tokenizers::Tokenizer,
+    /// Ids that untrusted text never gets: the special tokens, without that of unknown characters.
+    special: HashSet<u32>,
     bos: Option<u32>,
     /// Spelling of a token that begins a text and is tokenised together with it.
     spelled_begin: Option<String>,
@@ -40,6 +45,19 @@ impl Tokenizer {
         Ok(Self::new(parsing))
     }
 
+    /// Reads the tokenizer of a folder: `tokenizer.json`, else `vocab.json` and `merges.txt`. The folder states elsewhere which
+    /// tokens begin and end a text: add them with [`with_text_bounds`](Self::with_text_bounds).
+    ///
+    /// # Errors
+    /// There is no tokenizer, or a file is malformed.
+    pub fn from_folder(folder: &Path) -> Result<Self> {
+        let json = folder.join("tokenizer.json");
+        if !json.exists() && folder.join("vocab.json").exists() {
+            return Ok(Self::new(byte_level_tokenizer(folder)?));
+        }
+        Self::from_json(&json)
+    }
+
     /// Builds the tokenizer that the metadata of a GGUF file describes.
     ///
     /// # Errors
@@ -55,6 +73,9 @@ impl Tokenizer {
         let tokens = gguf.strings("tokenizer.ggml.tokens").map_err(|e| gguf.error(e))?;
         let mut parsing = tokenizers::Tokenizer::new(byte_pairs(gguf, &tokens, pre == "llama-bpe")?);
         parsing.with_pre_tokenizer(Some(pre_tokenizer));
+        if pre == "qwen2" {
+            parsing.with_normalizer(Some(NFC)).map_err(refused)?;
+        }
         parsing.with_decoder(Some(ByteLevelDecoder::new(false, true, true)));
         let added = added_tokens(gguf, &tokens).map_err(|e| gguf.error(e))?;
         parsing.add_tokens(added).map_err(refused)?;
@@ -72,7 +93,16 @@ impl Tokenizer {
         let mut plain = parsing.clone();
         plain.set_encode_special_tokens(true);
         let vocabulary = parsing.get_vocab(true).values().max().map_or(0, |&id| id as usize + 1);
-        Self { parsing, plain, bos: None, spelled_begin: None, eos: Vec::new(), vocabulary }
+        let unknown = match parsing.get_model() {
+            ModelWrapper::BPE(model) => model.unk_token.as_deref(),
+            ModelWrapper::WordLevel(model) => Some(&*model.unk_token),
+            ModelWrapper::WordPiece(model) => Some(&*model.unk_token),
+            ModelWrapper::Unigram(_) => None,
+        };
+        let added = parsing.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special && Some(&*token.content) != unknown);
+        let special = special.map(|(id, _)| *id).collect();
+        Self { parsing, plain, special, bos: None, spelled_begin: None, eos: Vec::new(), vocabulary }
     }
 
     /// Adds special tokens, such as the media markers of a checkpoint. A token that the vocabulary has keeps its id; the others
@@ -99,9 +129,13 @@ impl Tokenizer {
     /// Encodes untrusted `text`: a special token written in it stays text.
     ///
     /// # Errors
-    /// The tokenizer refuses the text.
+    /// The tokenizer refuses the text, or its vocabulary makes a special token of plain text.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.plain.encode_fast(text, false).map_err(refused)?.get_ids().to_vec())
+        let ids = self.plain.encode_fast(text, false).map_err(refused)?.get_ids().to_vec();
+        match ids.iter().find(|id| self.special.contains(id)) {
+            Some(id) => Err(Error::Tokenizer(format!("plain text becomes the special token {id}"))),
+            None => Ok(ids),
+        }
     }
 
     /// Declares that the authors of the model spell `begin` before the text and tokenise both together. It matters for
@@ -144,6 +178,19 @@ impl Tokenizer {
         self.parsing.token_to_id(token)
     }
 
+    /// Returns the spelling of the token with this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.parsing.id_to_token(id)
+    }
+
+    /// Returns the spellings of all special tokens, in the order of their ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<_> = self.parsing.get_added_tokens_decoder().into_iter().collect();
+        tokens.retain(|(_, token)| token.special);
+        tokens.sort_by_key(|(id, _)| *id);
+        tokens.into_iter().map(|(_, token)| token.content).collect()
+    }
+
     /// Returns the token that begins a text, if the model has one. [`encode`](Self::encode) does not add it.
     pub fn bos(&self) -> Option<u32> {
         self.bos
@@ -170,15 +217,17 @@ impl Tokenizer {
 fn pre_tokenizer(pre: &str) -> Option<PreTokenizerWrapper> {
     const LLAMA_3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
     let gpt_2 = ByteLevel::new(false, true, true);
+    let split = |pattern: String| {
+        let pattern = SplitPattern::Regex(pattern);
+        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false).expect("a valid pattern");
+        Some(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]).into())
+    };
     match pre {
         "gpt-2" => Some(gpt_2.into()),
         "smollm" => Some(Sequence::new(vec![Digits::new(true).into(), gpt_2.into()]).into()),
-        "llama-bpe" => {
-            let pattern = SplitPattern::Regex(LLAMA_3.into());
-            let split =
-                Split::new(pattern, SplitDelimiterBehavior::Isolated, false).expect("a valid pattern");
-            Some(Sequence::new(vec![split.into(), ByteLevel::new(false, true, false).into()]).into())
-        }
+        "llama-bpe" => split(LLAMA_3.into()),
+        // Digits are single.
+        "qwen2" => split(LLAMA_3.replace("{1,3}", "")),
         _ => None,
     }
 }

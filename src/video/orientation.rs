@@ -55,6 +55,7 @@ impl Orientation {
     }
 }
 
+#[cfg(feature = "video")]
 #[cfg(test)]
 mod tests {
     use super::*;

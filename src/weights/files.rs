@@ -11,7 +11,8 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor, gguf_file};
 use candle_core::{DType, Device, Shape, Tensor, safetensors::MmapedSafetensors};
 use sha2::{Digest, Sha256};
 
-use super::pickle;
+use super::quantize::{density, fitting_format, quantized};
+use super::{Quantization, pickle};
 use crate::digest::sha256_of_file;
 use crate::error::WeightsError;
 
@@ -169,19 +170,27 @@ impl Stored {
         }
     }
 
-    /// Reads the tensor in the [`load_format`] of its quantisation; `None` if the file does not quantise it.
-    pub(super) fn read_quantized(&self, device: &Device) -> candle_core::Result<Option<Packed>> {
-        let Stored::Gguf { file, name } = self else { return Ok(None) };
-        let format = file.content.tensor_infos[name].ggml_dtype;
-        if format.block_size() == 1 {
-            return Ok(None);
-        }
-        let stored = file.packed(name, device)?;
-        match load_format(format, device) {
-            same if same == format => Ok(Some(stored)),
-            other => {
-                let dense = stored.to_candle()?.dequantize(device)?;
-                Packed::copied(&QTensor::quantize(&dense, other)?, device).map(Some)
+    /// Reads a matrix in its format after loading; `None`: it is dense.
+    pub(super) fn read_quantized(&self, options: &MatrixOptions) -> candle_core::Result<Option<Packed>> {
+        let format = match self {
+            Stored::Gguf { file, name } => file.content.tensor_infos[name].ggml_dtype,
+            Stored::Safetensors { file, name } if file.get(name)?.dtype() == safetensors::Dtype::BF16 => {
+                GgmlDType::BF16
+            }
+            _ => GgmlDType::F32,
+        };
+        let Some(loaded) = options.format(format, self.shape()?.dims()) else { return Ok(None) };
+        match self {
+            Stored::Gguf { file, name } if loaded == format => file.packed(name, &options.device).map(Some),
+            Stored::Safetensors { file, name } if loaded == format => {
+                let view = SafetensorsView { file: file.clone(), name: name.clone() };
+                let (shape, device) = (self.shape()?, options.device.clone());
+                Ok(Some(Packed { format, shape, bytes: Bytes::from_owner(view), device }))
+            }
+            _ => {
+                let bytes = quantized(&self.read(&Device::Cpu)?, loaded)?.into();
+                let (shape, device) = (self.shape()?, options.device.clone());
+                Ok(Some(Packed { format: loaded, shape, bytes, device }))
             }
         }
     }
@@ -196,13 +205,22 @@ impl Stored {
         }
         let tensor = self.read(&Device::Cpu)?;
         digest.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()).as_bytes());
-        let values = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        digest.update(values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>());
+        for values in tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?.chunks(1 << 14) {
+            digest.update(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+        }
         Ok(())
     }
 
     /// Tells whether two locations hold the same numbers in the same shape.
     pub(super) fn equals(&self, other: &Self) -> candle_core::Result<bool> {
+        if let (Stored::Safetensors { file, name }, Stored::Safetensors { file: other, name: alias }) =
+            (self, other)
+        {
+            let (a, b) = (file.get(name)?, other.get(alias)?);
+            if a.dtype() == b.dtype() {
+                return Ok(a.shape() == b.shape() && a.data() == b.data());
+            }
+        }
         let (a, b) = (self.read(&Device::Cpu)?, other.read(&Device::Cpu)?);
         if a.shape() != b.shape() {
             return Ok(false);
@@ -212,12 +230,50 @@ impl Stored {
     }
 }
 
-/// Returns the format of a loaded matrix on `device`: the format of the file, or the nearest one that is fast on the CPU.
-/// Neither candle nor `kernels/quantized.rs` has a vector kernel for the formats that change here.
-pub fn load_format(format: GgmlDType, device: &Device) -> GgmlDType {
-    match format {
-        GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1 if device.is_cpu() => GgmlDType::Q8_0,
-        same => same,
+/// Bytes of one tensor of a mapped safetensors file.
+struct SafetensorsView {
+    file: Arc<MmapedSafetensors>,
+    name: String,
+}
+
+impl AsRef<[u8]> for SafetensorsView {
+    fn as_ref(&self) -> &[u8] {
+        self.file.get(&self.name).expect("the file lists the tensor").data()
+    }
+}
+
+/// Device, number type and quantisation of matrices.
+#[derive(Debug, Clone)]
+pub struct MatrixOptions {
+    /// Device of the products.
+    pub device: Device,
+    /// Type of dense tensors and activations.
+    pub dtype: DType,
+    /// Treatment of matrices.
+    pub quantization: Quantization,
+}
+
+impl MatrixOptions {
+    /// Returns the format of a matrix after loading; `None`: it is dense. A matrix that the file quantises keeps its format,
+    /// unless a smaller one is wanted, or it is Q5_0, Q5_1 or Q8_1: on the CPU neither candle nor `kernels/quantized.rs` has a
+    /// vector kernel for those, so they become Q8_0. On the CPU, weights in bf16 stay so for computations in f32: the products
+    /// convert them.
+    pub fn format(&self, format: GgmlDType, dims: &[usize]) -> Option<GgmlDType> {
+        let is_cpu = self.device.is_cpu();
+        let kept = match format {
+            _ if self.quantization == Quantization::Dequantize => None,
+            GgmlDType::BF16 if is_cpu && self.dtype == DType::F32 => {
+                fitting_format(GgmlDType::Q8_0, dims).map(|_| format)
+            }
+            GgmlDType::Q5_0 | GgmlDType::Q5_1 | GgmlDType::Q8_1 if is_cpu => Some(GgmlDType::Q8_0),
+            dense if dense.block_size() == 1 => None,
+            same => Some(same),
+        };
+        let wanted = self.quantization.at_load().and_then(|wanted| fitting_format(wanted, dims));
+        match (kept, wanted) {
+            (Some(kept), Some(wanted)) if density(kept) <= density(wanted) => Some(kept),
+            (kept, wanted) => wanted.or(kept),
+        }
     }
 }
 

@@ -174,6 +174,44 @@ fn gguf_matrices_stay_quantised_by_default() {
     dense.finish().unwrap();
 }
 
+/// Returns the format of a matrix; `None`: it is dense.
+fn format_of(weights: &Weights, shape: (usize, usize), name: &str) -> Option<GgmlDType> {
+    match weights.matrix(shape, name, UNUSED).unwrap() {
+        Matrix::Quantized(packed) => Some(packed.format),
+        Matrix::Dense(_) => None,
+    }
+}
+
+#[test]
+fn dense_matrices_are_quantised_at_load() {
+    let folder = tempfile::tempdir().unwrap();
+    let columns = [("a", 256), ("b", 96), ("c", 10)];
+    let tensors = columns.map(|(name, columns)| (name, tensor((6, columns), -9.0)));
+    let weights = open_as(folder.path(), &tensors, &same).unwrap();
+    let formats = |weights: &Weights| columns.map(|(name, columns)| format_of(weights, (6, columns), name));
+    let (q8, q4) = (Some(GgmlDType::Q8_0), Some(GgmlDType::Q4K));
+    assert_eq!(formats(&weights), [None; 3]);
+    assert_eq!(formats(&weights.quantized(Quantization::Q8_0)), [q8, q8, None]);
+    assert_eq!(formats(&weights.quantized(Quantization::Q4K)), [q4, q8, None]);
+    assert_eq!(formats(&weights.quantized(Quantization::Q4K).dense()), [None; 3]);
+    let exact = weights.quantized(Quantization::Q4K).get((6, 256), "a", UNUSED).unwrap();
+    assert_eq!(exact.to_vec2::<f32>().unwrap(), tensors[0].1.to_vec2::<f32>().unwrap());
+}
+
+#[test]
+fn quantised_matrices_of_a_file_do_not_grow() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    write_gguf(&path, &[("q8", GgmlDType::Q8_0), ("q4", GgmlDType::Q4_1), ("f", GgmlDType::F32)]);
+    let open = |quantization| {
+        Weights::open(std::slice::from_ref(&path), &Device::Cpu, DType::F32, quantization, &same).unwrap()
+    };
+    let formats = |quantization| ["q8", "q4", "f"].map(|name| format_of(&open(quantization), (6, 64), name));
+    let (q8, q4) = (Some(GgmlDType::Q8_0), Some(GgmlDType::Q4_1));
+    assert_eq!(formats(Quantization::Q8_0), [q8, q4, q8]);
+    assert_eq!(formats(Quantization::Keep), [q8, q4, None]);
+}
+
 /// Rejects sizes with an overflowing or zero product, and an alignment of zero.
 #[test]
 fn rejects_hostile_gguf_header() {

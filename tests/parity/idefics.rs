@@ -112,7 +112,7 @@ fn transparent_pixels_equal_the_processor() {
     let file = tempfile::Builder::new().suffix(".png").tempfile().unwrap();
     let image = image::RgbaImage::from_raw(width as u32, height as u32, bytes).unwrap();
     image.save(file.path()).unwrap();
-    let mut video = Video::open(file.path(), &VideoLimits::default()).unwrap();
+    let video = Video::open(file.path(), &VideoLimits::default()).unwrap();
     let frame = video.frames(&FrameSampling::fps(1.0)).unwrap().next().unwrap().unwrap();
     let frame = model.preprocess.frame(&frame.image);
     let pixels = model.preprocess.pixels(&[frame], &Device::Cpu, DType::F32).unwrap();

@@ -7,6 +7,7 @@ use support::golden;
 use support::language_model::{best, log_likelihoods, logits};
 
 use crate::language::{exact, load};
+use crate::language_models::{self, MODELS};
 
 /// Relative error of the log-likelihood of a row.
 const TOLERANCE: f64 = 1e-5;
@@ -35,7 +36,11 @@ fn check(what: &str, ids: &[u32], got: &Tensor, want: &Tensor) {
     assert!(worst <= TOKEN_TOLERANCE, "{what}: tokens {got:?} and {want:?}, {worst:e} of {largest}");
 }
 
+/// Runs a check for every architecture, and for a whole model.
 fn models(run: impl Fn(&str, &dyn LanguageModel)) {
+    for name in MODELS {
+        run(name, &*load(&language_models::folder(name), Quantization::Keep).0);
+    }
     run("tiny", &*load(&golden::folder().join("tiny_llama"), Quantization::Keep).0);
     run("smollm2", &*exact().0);
 }

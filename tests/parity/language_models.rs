@@ -10,7 +10,8 @@ use support::language_model::{greedy, stages};
 use support::target;
 
 /// Models of the golden, by the names of their folders.
-pub const MODELS: [&str; 4] = ["mosaic_gpt", "mpt", "pythia", "redpajama"];
+pub const MODELS: [&str; 9] =
+    ["mosaic_gpt", "mpt", "pythia", "redpajama", "opt", "opt_350m", "llama", "mistral", "qwen2"];
 /// Inputs of the golden: any ids, and ids with embeddings of small variance, so that an epsilon shows.
 const CASES: [&str; 2] = ["usual", "quiet"];
 /// Largest error of a stage in units of its root mean square, in f32.
@@ -36,7 +37,7 @@ fn run(model: &dyn LanguageModel, golden: &Golden, case: &str) -> Vec<Tensor> {
 #[test]
 fn every_stage_equals_the_reference() {
     for name in MODELS {
-        let golden = Golden::load(&format!("language_{name}"));
+        let golden = Golden::load(&format!("language/{name}"));
         let (model, _) =
             language::load(&folder(name), target::device(), target::dtype(), Quantization::Keep).unwrap();
         for case in CASES {
@@ -85,7 +86,7 @@ fn with_names(name: &str, change: impl Fn(String) -> String) -> Box<dyn Language
 }
 
 fn assert_wrong(name: &str, what: &str, model: &dyn LanguageModel) {
-    let golden = Golden::load(&format!("language_{name}"));
+    let golden = Golden::load(&format!("language/{name}"));
     let error = |case: &str| {
         let logits = run(model, &golden, case).pop().unwrap();
         rms_error(&logits, golden.tensor(&format!("{case}.logits")))
@@ -148,4 +149,44 @@ fn golden_notices_wrong_gpt_neox() {
     }
     let names = exchange("input_layernorm", "post_attention_layernorm");
     assert_wrong("pythia", "norms exchanged", &*with_names("pythia", names));
+}
+
+#[test]
+fn golden_notices_wrong_opt() {
+    use flamingo::kernels::activation::Activation;
+    use flamingo::language::opt::OptConfig;
+    let opt = |name: &str, what: &str, change: fn(&mut OptConfig)| {
+        let model = with_config(name, |config| match config {
+            LanguageConfig::Opt(config) => change(config),
+            other => panic!("{name} is {other:?}"),
+        });
+        assert_wrong(name, what, &*model);
+    };
+    for name in ["opt", "opt_350m"] {
+        opt(name, "GELU", |c| c.activation = Activation::Gelu);
+        opt(name, "the other order of norms", |c| c.norm_first = !c.norm_first);
+        opt(name, "a hundred times the epsilon", |c| c.norm_eps *= 100.0);
+        opt(name, "more heads", |c| c.heads = 8);
+    }
+    opt("opt", "no last norm", |c| c.final_norm = false);
+}
+
+#[test]
+fn golden_notices_wrong_llama() {
+    use flamingo::language::llama::LlamaConfig;
+    use flamingo::language::rotary::{RopeScaling, RopeStyle};
+    let llama = |name: &str, what: &str, change: fn(&mut LlamaConfig)| {
+        let model = with_config(name, |config| match config {
+            LanguageConfig::Llama(config) => change(config),
+            other => panic!("{name} is {other:?}"),
+        });
+        assert_wrong(name, what, &*model);
+    };
+    for name in ["llama", "mistral", "qwen2"] {
+        llama(name, "interleaved rotary positions", |c| c.rope.style = RopeStyle::Interleaved);
+        llama(name, "another base", |c| c.rope.theta = 10_000.0);
+        llama(name, "ten times the epsilon", |c| c.norm_eps *= 10.0);
+    }
+    llama("llama", "unscaled rotary positions", |c| c.rope.scaling = RopeScaling::None);
+    llama("qwen2", "no biases of queries, keys and values", |c| c.qkv_bias = false);
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use flamingo::family::Frames;
 use flamingo::family::Loaded;
-use flamingo::model::Frames;
 use flamingo::prompt::Prompt;
 use flamingo::task::{caption, question};
 use serde_json::{Value, json};
@@ -242,6 +242,11 @@ fn wrong_models_differ() {
         let error = error(edit, &same);
         println!("{what:<36} {error:.1e}");
         assert!(error > 1e-3, "{what}: {error:.1e}");
+    }
+    for wrong in ["tanh_gelu", "eps"] {
+        let error = rms_error(golden.tensor(&format!("wrong.{wrong}")), golden.tensor("one.logits"));
+        println!("{wrong:<36} {error:.1e}");
+        assert!(error > 5e-4, "{wrong}: {error:.1e}");
     }
     let vision = tempfile::tempdir().unwrap();
     for file in ["open_clip_config.json", "open_clip_pytorch_model.bin"] {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::language::architecture::LanguageSizes;
-use crate::language::json::{check_eps, check_sizes, number, only, optional, size, text};
+use crate::language::json::{check_eps, check_sizes, flag, number, only, optional, size, text};
 use crate::language::packed_batch::{AlibiHeads, alibi_slopes};
 
 /// Sizes of one MPT.
@@ -70,9 +70,7 @@ impl MptConfig {
     pub fn from_mosaic_gpt(json: &Value) -> Result<Self, String> {
         // Other than in MPT, the defaults are false.
         for key in ["alibi", "no_bias"] {
-            if json.get(key).is_none() {
-                return Err(format!("`{key}` is missing"));
-            }
+            flag(json, key)?;
         }
         for (key, value) in [("alibi", true), ("prefix_lm", false), ("attn_uses_sequence_id", false)] {
             only(json, key, value)?;
@@ -103,7 +101,7 @@ impl MptConfig {
             heads,
             max_positions: size(json, "max_seq_len")?,
             norm_eps: 1e-5,
-            qk_norm: optional(attention, qk_norm, crate::language::json::flag)?.unwrap_or(false),
+            qk_norm: optional(attention, qk_norm, flag)?.unwrap_or(false),
             clip_qkv: optional(attention, clip, number)?,
             softmax_scale: optional(attention, "softmax_scale", number)?.unwrap_or(default_scale),
             alibi_max: optional(attention, "alibi_bias_max", number)?.unwrap_or(8.0),

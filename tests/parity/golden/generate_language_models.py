@@ -1,5 +1,5 @@
 """Writes the goldens of the language models: for each model a folder language/NAME/, in the layout of its original code, and
-language_NAME.safetensors with every stage, the logits and a greedy continuation.
+language/NAME.safetensors with every stage, the logits and a greedy continuation.
 
 The references are not ours: transformers' models, and MosaicGPT as Luodian/Otter keeps it (the code of
 mosaicml/mpt-1b-redpajama-200b). A golden is first shown to fail for wrong variants of the reference: the metadata holds the
@@ -196,7 +196,7 @@ def mosaic_gpt(source):
     code = importlib.import_module("mosaic.mosaic_gpt")
     attention = importlib.import_module("mosaic.attention")
     config = code.MosaicGPTConfig(
-        d_model=40, n_heads=5, n_layers=3, mlp_ratio=3, max_seq_len=96, vocab_size=103, attn_impl="torch", attn_qk_ln=True,
+        d_model=40, n_heads=5, n_layers=3, mlp_ratio=3, max_seq_len=160, vocab_size=103, attn_impl="torch", attn_qk_ln=True,
         alibi=True, no_bias=True, low_precision_layernorm=True, init_device="cpu", bos_token_id=1, eos_token_id=2)
     def per_head(self, x):
         shape = (*x.shape[:-1], 5, 8)
@@ -226,7 +226,7 @@ def mosaic_gpt(source):
 def mpt():
     from transformers.models.mpt import modeling_mpt
     config = transformers.MptConfig(
-        d_model=36, n_heads=6, n_layers=3, expansion_ratio=4, max_seq_len=96, vocab_size=101, layer_norm_epsilon=1e-5,
+        d_model=36, n_heads=6, n_layers=3, expansion_ratio=4, max_seq_len=160, vocab_size=101, layer_norm_epsilon=1e-5,
         # transformers ignores another `alibi_bias_max`; the code of MosaicML does not.
         attn_config={"alibi_bias_max": 8, "clip_qkv": 1.5}, bos_token_id=1, eos_token_id=2)
     plain = modeling_mpt.build_mpt_alibi_tensor
@@ -253,12 +253,12 @@ def gpt_neox(parallel, part):
     from transformers.models.gpt_neox import modeling_gpt_neox
     config = transformers.GPTNeoXConfig(
         vocab_size=107, hidden_size=40, num_hidden_layers=2 if parallel else 3, num_attention_heads=4, intermediate_size=72,
-        rotary_pct=part, rotary_emb_base=3000, max_position_embeddings=96, layer_norm_eps=1e-5, tie_word_embeddings=False,
+        rotary_pct=part, rotary_emb_base=3000, max_position_embeddings=160, layer_norm_eps=1e-5, tie_word_embeddings=False,
         use_parallel_residual=parallel, hidden_act="gelu", bos_token_id=1, eos_token_id=2)
     config._attn_implementation = "eager"
     def all_rotated(model):
         part = model.gpt_neox.rotary_emb
-        part.__init__(dim=10, max_position_embeddings=96, base=3000)
+        part.__init__(dim=10, max_position_embeddings=160, base=3000)
         replaced(model, "rotary_ndims", 10)
     variants = {
         "residual_rule": lambda model: replaced(model, "use_parallel_residual", not parallel),
@@ -285,7 +285,7 @@ def with_old_buffers(model):
 
 def opt(before):
     config = transformers.OPTConfig(
-        vocab_size=109, hidden_size=32, num_hidden_layers=2, ffn_dim=56, max_position_embeddings=96, num_attention_heads=4,
+        vocab_size=109, hidden_size=32, num_hidden_layers=2, ffn_dim=56, max_position_embeddings=160, num_attention_heads=4,
         word_embed_proj_dim=32 if before else 20, do_layer_norm_before=before, dropout=0.0, pad_token_id=1, bos_token_id=2,
         eos_token_id=2)
     config._attn_implementation = "eager"
@@ -312,7 +312,7 @@ def llama_like(kind):
                  eos_token_id=2, attn_implementation="eager")
     name, module, extra = {
         "llama": ("Llama", modeling_llama, dict(rope_scaling={"type": "linear", "factor": 2.5}, rms_norm_eps=1e-5)),
-        "mistral": ("Mistral", modeling_mistral, dict(head_dim=8, sliding_window=96)),
+        "mistral": ("Mistral", modeling_mistral, dict(head_dim=8, sliding_window=128)),
         "qwen2": ("Qwen2", modeling_qwen2, dict(tie_word_embeddings=True, use_sliding_window=False)),
     }[kind]
     config = getattr(transformers, name + "Config")(**(sizes | extra))
@@ -345,7 +345,7 @@ def save(model, folder, dtype, name):
     typed.config.torch_dtype = dtype
     state = with_old_buffers(typed) if name == "redpajama" else None
     old = name in ("mosaic_gpt", "mpt", "redpajama", "opt")
-    size = "64KB" if name in ("mpt", "mistral") else "1GB"
+    size = {"mpt": "64KB", "mistral": "32KB"}.get(name, "1GB")
     typed.save_pretrained(folder, safe_serialization=not old, max_shard_size=size, state_dict=state)
     (folder / "generation_config.json").unlink(missing_ok=True)
     tokenizer(folder, model.config.vocab_size)
@@ -390,7 +390,7 @@ def make(name, described):
         "torch": torch.__version__, "transformers": transformers.__version__, "seed": str(seed),
         "margin": f"{margin:.3f}", "wrong_variants": json.dumps({key: f"{value:.1e}" for key, value in errors.items()}),
     }
-    save_file(tensors, HERE / f"language_{name}.safetensors", metadata)
+    save_file(tensors, HERE / "language" / f"{name}.safetensors", metadata)
     print(name, metadata)
 
 

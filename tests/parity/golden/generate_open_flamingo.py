@@ -215,6 +215,24 @@ def golden(reference, prompts):
     return out
 
 
+def wrong(reference):
+    """Logits after the prompt `one` of wrong variants, which the tolerance of the tests must exclude."""
+    def logits(attribute, kind, value, before):
+        modules = [m for part in (reference.model.perceiver, reference.model.lang_encoder.gated_cross_attn_layers) for m in part.modules() if isinstance(m, kind)]
+        for module in modules:
+            assert getattr(module, attribute) == before
+            setattr(module, attribute, value)
+        out = reference.logits(*reference.inputs(*PROMPTS["one"]))
+        for module in modules:
+            setattr(module, attribute, before)
+        return out
+
+    return {
+        "wrong.tanh_gelu": logits("approximate", torch.nn.GELU, "tanh", "none"),
+        "wrong.eps": logits("eps", torch.nn.LayerNorm, 1e-6, 1e-5),
+    }
+
+
 def describe(folder, name, language, every):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({
@@ -230,11 +248,14 @@ def save(name, make, every, prompts):
     for seed in range(SEEDS):
         language(folder / "language", make, seed)
         model, transform, tokenizer = create(folder / "language", every, seed + 1000)
-        out = golden(Reference(model, transform, tokenizer), prompts)
+        reference = Reference(model, transform, tokenizer)
+        out = golden(reference, prompts)
         if out is not None:
             break
     else:
         raise SystemExit(f"{name}: no seed gives clear answers")
+    if name == "llama":
+        out |= wrong(reference)
     describe(folder, f"tiny-{name}", "language", every)
     torch.save(filter_state_dict_to_trainable(model, dict(model.state_dict())), folder / "checkpoint.pt")
     rule.save(HERE / f"open_flamingo_{name}.safetensors", {k: v.contiguous() for k, v in out.items()},

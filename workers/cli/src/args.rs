@@ -39,7 +39,7 @@ pub struct ModelArgs {
     /// Number format of the computation.
     #[arg(long, default_value = "f32", value_enum)]
     pub dtype: DTypeName,
-    /// Quantised matrices: `keep` them quantised, or `none` to dequantise them at load.
+    /// Matrices: `keep` the format of the file, `none` to dequantise at load, `q8_0` or `q4k` to quantise at load.
     #[arg(long, default_value = "keep", value_enum)]
     pub quantize: QuantizeName,
 }
@@ -72,6 +72,10 @@ pub enum DTypeName {
 pub enum QuantizeName {
     Keep,
     None,
+    #[value(name = "q8_0")]
+    Q8_0,
+    #[value(name = "q4k")]
+    Q4K,
 }
 
 /// Parses `cpu`, `cuda` or `cuda:N`.
@@ -169,8 +173,10 @@ impl ModelArgs {
         let quantization = match self.quantize {
             QuantizeName::Keep => Quantization::Keep,
             QuantizeName::None => Quantization::Dequantize,
+            QuantizeName::Q8_0 => Quantization::Q8_0,
+            QuantizeName::Q4K => Quantization::Q4K,
         };
-        Ok(LoadOptions { device, dtype, quantization })
+        Ok(LoadOptions::new(device, dtype, quantization))
     }
 }
 

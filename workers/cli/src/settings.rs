@@ -59,7 +59,7 @@ pub struct ModelOverrides {
     /// Number format of the computation: `f32`, `bf16` or `f16`.
     #[arg(long)]
     dtype: Option<String>,
-    /// Quantised matrices: `keep` them quantised, or `none` to dequantise them at load.
+    /// Matrices: `keep` the format of the file, `none` to dequantise at load, `q8_0` or `q4k` to quantise at load.
     #[arg(long)]
     quantize: Option<String>,
     /// Threads of the model [default: one per core].

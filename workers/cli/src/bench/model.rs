@@ -43,7 +43,7 @@ impl BenchModel {
             true => dense,
             false => Gguf::open(&file)?.bytes_per_pass(&options.device, options.dtype, options.quantization),
         };
-        let quantised = options.quantization == Quantization::Keep && language_bytes < dense;
+        let quantised = options.quantization != Quantization::Dequantize && language_bytes < dense;
         let language_weights = if quantised { "quantised" } else { "dense" };
         let directory = Some(directory.to_path_buf());
         Ok(Self { shape, options, directory, language_bytes, language_weights })

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use candle_core::pickle::PthTensors;
+use candle_core::quantized::GgmlDType;
 use flamingo::family::CONFIG;
 use flamingo::weights::open_gguf;
 use serde_json::Value;
@@ -27,8 +28,8 @@ pub struct Header {
     pub shape: Vec<usize>,
     /// Bytes in the file.
     pub bytes: u64,
-    /// Whether the file stores it in blocks of quantised weights.
-    pub quantized: bool,
+    /// Format in which a matrix can stay in the mapped file: blocks of quantised weights, or bf16. F32 for any other type.
+    pub format: GgmlDType,
 }
 
 impl Header {
@@ -196,7 +197,8 @@ fn of_safetensors(path: &Path) -> anyhow::Result<Vec<Header>> {
         let offsets = &entry["data_offsets"];
         let bytes = number(&offsets[1])?.saturating_sub(number(&offsets[0])?);
         let dtype = entry["dtype"].as_str().unwrap_or("unknown").to_owned();
-        found.push(Header { name, dtype, shape, bytes, quantized: false });
+        let format = if dtype == "BF16" { GgmlDType::BF16 } else { GgmlDType::F32 };
+        found.push(Header { name, dtype, shape, bytes, format });
     }
     Ok(found)
 }
@@ -210,7 +212,7 @@ fn of_gguf(path: &Path) -> anyhow::Result<Vec<Header>> {
             dtype: format!("{format:?}"),
             shape: info.shape.dims().into(),
             bytes: values / format.block_size() as u64 * format.type_size() as u64,
-            quantized: format.block_size() > 1,
+            format,
         }
     };
     Ok(content.tensor_infos.iter().map(header).collect())
@@ -235,7 +237,7 @@ fn of_pickle(path: &Path) -> anyhow::Result<Vec<Header>> {
                 dtype,
                 shape: shape.dims().into(),
                 bytes,
-                quantized: false,
+                format: GgmlDType::F32,
             });
         }
     }

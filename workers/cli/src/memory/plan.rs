@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
-use candle_core::DType;
 use flamingo::family::LoadOptions;
-use flamingo::weights::Quantization;
+use flamingo::weights::MatrixOptions;
 use serde_json::{Value, json};
 
 use super::available::{Available, available};
@@ -43,6 +42,8 @@ impl MemoryPlan {
     /// A file is missing or malformed.
     pub fn read(directory: &Path, options: &LoadOptions) -> anyhow::Result<Self> {
         let mut plan = Self::default();
+        let LoadOptions { device, dtype, quantization, .. } = options;
+        let matrices = MatrixOptions { device: device.clone(), dtype: *dtype, quantization: *quantization };
         let mut files: BTreeMap<PathBuf, Vec<(PathBuf, Vec<Header>)>> = BTreeMap::new();
         for (part, file) in weight_files(directory)? {
             let headers = headers(&file)?;
@@ -51,7 +52,7 @@ impl MemoryPlan {
                 part == Some("vision encoder") && headers.iter().any(|header| is_vision(&header.name));
             for header in headers.iter().filter(|header| !only_vision || is_vision(&header.name)) {
                 let part = part.map_or_else(|| part_of(&header.name), |part| refine(part, &header.name));
-                plan.add(part, header, options.dtype, options.quantization);
+                plan.add(part, header, &matrices);
             }
             plan.problems.extend(truncation(&file)?);
             let folder = file.parent().unwrap_or(directory).to_path_buf();
@@ -63,12 +64,13 @@ impl MemoryPlan {
         Ok(plan)
     }
 
-    fn add(&mut self, part: &'static str, header: &Header, dtype: DType, quantization: Quantization) {
+    fn add(&mut self, part: &'static str, header: &Header, options: &MatrixOptions) {
+        let loaded = loaded_bytes(part, header, options);
         let part = self.parts.entry(part).or_default();
         part.tensors += 1;
         part.values += header.values();
         *part.stored.entry(header.dtype.clone()).or_default() += header.bytes;
-        part.loaded += loaded_bytes(header, dtype, quantization);
+        part.loaded += loaded;
         self.largest = self.largest.max(header.bytes);
     }
 
@@ -145,12 +147,20 @@ impl MemoryPlan {
     }
 }
 
-/// Bytes of a tensor in memory.
-fn loaded_bytes(header: &Header, dtype: DType, quantization: Quantization) -> u64 {
-    let dense = header.values().saturating_mul(dtype.size_in_bytes() as u64);
-    match quantization {
-        Quantization::Keep if header.quantized => header.bytes,
-        _ => dense,
+/// Bytes of a tensor in memory. Only matrices of language model and cross-attention are quantised.
+fn loaded_bytes(part: &str, header: &Header, options: &MatrixOptions) -> u64 {
+    let dense = header.values().saturating_mul(options.dtype.size_in_bytes() as u64);
+    if !["language model", "cross-attention"].contains(&part) || header.shape.len() != 2 {
+        return dense;
+    }
+    let vocabulary = ["embed", "wte", "lm_head", "token_embd", "output.weight"];
+    let quantization = match vocabulary.iter().any(|word| header.name.contains(word)) {
+        true => options.quantization.in_8_bits(),
+        false => options.quantization,
+    };
+    match (MatrixOptions { quantization, ..options.clone() }).format(header.format, &header.shape) {
+        Some(format) => header.values() / format.block_size() as u64 * format.type_size() as u64,
+        None => dense,
     }
 }
 
@@ -188,23 +198,53 @@ pub fn gigabytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::quantized::GgmlDType;
+    use candle_core::{DType, Device};
+    use flamingo::weights::Quantization;
+
     use super::*;
+
+    fn options(dtype: DType, quantization: Quantization) -> MatrixOptions {
+        MatrixOptions { device: Device::Cpu, dtype, quantization }
+    }
+
+    #[test]
+    fn quantised_matrices_count_their_blocks() {
+        let header = |name: &str, format| {
+            let shape = vec![512, 512];
+            Header { name: name.into(), dtype: String::new(), shape, bytes: 0, format }
+        };
+        let n = 512 * 512;
+        for (part, name, quantization, expected) in [
+            ("language model", "layers.0.mlp", Quantization::Q4K, n / 256 * 144),
+            ("cross-attention", "gated_cross_attn_layers.0.q", Quantization::Q8_0, n / 32 * 34),
+            ("language model", "model.embed_tokens.weight", Quantization::Q4K, n / 32 * 34),
+            ("language model", "layers.0.mlp", Quantization::Keep, n * 2),
+            ("language model", "layers.0.mlp", Quantization::Dequantize, n * 4),
+            ("vision encoder", "vision.mlp", Quantization::Q4K, n * 4),
+            ("connector", "perceiver.mlp", Quantization::Keep, n * 4),
+        ] {
+            let found =
+                loaded_bytes(part, &header(name, GgmlDType::BF16), &options(DType::F32, quantization));
+            assert_eq!(found, expected, "{name} {quantization:?}");
+        }
+    }
 
     #[test]
     fn names_parts_and_numbers() {
         let mut plan = MemoryPlan::default();
-        for (name, shape, quantized) in [
-            ("model.vision_model.embeddings.patch", vec![1000, 1000], false),
-            ("model.perceiver_resampler.latents", vec![10, 10], false),
-            ("model.gated_cross_attn_layers.0.alpha", vec![1], false),
-            ("model.layers.0.mlp", vec![100_000, 1000], false),
-            ("blk.0.ffn", vec![320, 10], true),
+        for (name, shape, format) in [
+            ("model.vision_model.embeddings.patch", vec![1000, 1000], GgmlDType::F32),
+            ("model.perceiver_resampler.latents", vec![10, 10], GgmlDType::F32),
+            ("model.gated_cross_attn_layers.0.alpha", vec![1], GgmlDType::F32),
+            ("model.layers.0.mlp", vec![100_000, 1000], GgmlDType::F32),
+            ("blk.0.ffn", vec![10, 320], GgmlDType::Q4_1),
         ] {
-            let header = Header { name: name.into(), dtype: "F32".into(), shape, bytes: 1800, quantized };
-            plan.add(part_of(name), &header, DType::BF16, Quantization::Keep);
+            let header = Header { name: name.into(), dtype: "F32".into(), shape, bytes: 1800, format };
+            plan.add(part_of(name), &header, &options(DType::BF16, Quantization::Keep));
         }
         let names: Vec<_> = plan.parts.iter().map(|(name, part)| (*name, part.loaded)).collect();
-        let language = 200_000_000 + 1800;
+        let language = 200_000_000 + 2000;
         assert_eq!(
             names,
             [

@@ -1,7 +1,7 @@
 //! `flamingo model inspect`: shows the parts, sizes, memory, gates and hashes of a model.
 
 use clap::Args;
-use flamingo::model::Frames;
+use flamingo::family::Frames;
 
 use crate::args::ModelArgs;
 use crate::memory::plan::MemoryPlan;
@@ -75,6 +75,8 @@ impl Inspect {
             match loaded.info.frames {
                 Frames::TemporalEmbedding => "are one sequence, with a temporal embedding",
                 Frames::Independent => "are independent: the model was trained on single images",
+                Frames::Sheet => "are drawn into one picture: the model was trained on single images",
+                Frames::Sequence => "are images of their own: the model was trained on single images",
             }
         );
         println!(
