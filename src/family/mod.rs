@@ -23,6 +23,7 @@ mod preprocessor;
 mod idefics;
 mod clip;
 mod open_flamingo;
+mod dhansmair;
 
 /// Device, number type and quantisation of a model.
 #[derive(Debug, Clone)]
@@ -157,7 +158,7 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 3] = [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY];
+const FAMILIES: [Family; 4] = [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY, dhansmair::FAMILY];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -278,7 +279,7 @@ mod tests {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
             let expected = format!(
-                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`"
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, schema `dhansmair/1`"
             );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };

@@ -21,6 +21,7 @@ use crate::weights::{Layer, Rename, Weights};
 mod layout;
 
 use layout::Layout;
+pub(super) use layout::feed_forward_name;
 
 /// Version of the description; other versions are refused.
 const SCHEMA: &str = "open_flamingo/1";
@@ -129,7 +130,7 @@ fn open_weights(
     Weights::open_layers(&layers, &options.device, options.dtype, options.quantization)
 }
 
-fn build(
+pub(super) fn build(
     vision: &VisionConfig,
     model: &FlamingoConfig,
     source: &LanguageSource,
