@@ -10,7 +10,7 @@
 
 # `make test AVX512=off` builds and tests everything with the products for CPUs without AVX-512.
 AVX512 ?= on
-features = $(if $(filter off,$(AVX512)),--no-default-features --features flamingo-cli/video$(,)flamingo-cli/service$(,)flamingo-cli/train$(,)flamingo-tests/video)
+features = $(if $(filter off,$(AVX512)),--no-default-features --features flamingo-cli/video$(,)flamingo-cli/service$(,)flamingo-cli/train$(,)flamingo-cli/hub$(,)flamingo-tests/video)
 , := ,
 
 .PHONY: demo test soak fuzz cuda lint fmt bench-decode bench-engine bench-service packages servers model training

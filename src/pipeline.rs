@@ -1,12 +1,14 @@
 //! Pipeline: from frames to an answer.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
 
 use crate::error::{Error, Result};
-use crate::family::{self, LoadOptions, Loaded};
+use crate::family::{self, FrameMode, LoadOptions, Loaded};
 use crate::generate::{Completion, Finish, Generation, Goal, Output, SequencePlan, run_until};
 use crate::kernels::threads::on_rayon;
 use crate::model::{MediaKv, MediumPixels};
@@ -28,6 +30,8 @@ pub struct Medium {
     pub visual_tokens: Tensor,
     /// Presentation time of the frame that is shown at every sampled moment, in seconds after the first frame of the video.
     pub frame_times: Vec<f64>,
+    /// Number of first visual tokens that are visible, if the others are padding that some positions attend to.
+    visible: Option<usize>,
     /// Keys and values at every gated cross-attention, projected on first use. Clones share them.
     kv: Arc<OnceLock<Arc<MediaKv>>>,
 }
@@ -35,8 +39,13 @@ pub struct Medium {
 impl Medium {
     /// Creates a medium of visual tokens (q, d).
     pub fn new(visual_tokens: Tensor, frame_times: Vec<f64>) -> Self {
-        Self { visual_tokens, frame_times, kv: Arc::default() }
+        Self { visual_tokens, frame_times, visible: None, kv: Arc::default() }
     }
+}
+
+/// Returns the frame times of each medium.
+pub fn frame_times<'m>(media: &[&'m Medium]) -> Vec<&'m [f64]> {
+    media.iter().map(|medium| &medium.frame_times[..]).collect()
 }
 
 /// Answer to a task.
@@ -62,10 +71,7 @@ impl Pipeline {
     /// # Errors
     /// As [`family::open`].
     pub fn load(directory: &Path, device: Device) -> Result<Self> {
-        Self::load_with(
-            directory,
-            LoadOptions { device, dtype: DType::F32, quantization: Quantization::Keep },
-        )
+        Self::load_with(directory, LoadOptions::new(device, DType::F32, Quantization::Keep))
     }
 
     /// Loads a model directory with `options`.
@@ -74,6 +80,13 @@ impl Pipeline {
     /// As [`family::open`].
     pub fn load_with(directory: &Path, options: LoadOptions) -> Result<Self> {
         Ok(Self { loaded: family::open(directory, &options)?, options })
+    }
+
+    /// Sets the name of the model in reports and in the routes of jobs: the name by which it was pulled.
+    #[must_use]
+    pub fn with_name(mut self, name: String) -> Self {
+        self.loaded.info.name = name;
+        self
     }
 
     /// Returns the loaded model and its parts.
@@ -97,12 +110,31 @@ impl Pipeline {
     /// # Errors
     /// The device refuses an operation.
     pub fn pixels(&self, prepared: &[Frame]) -> Result<MediumPixels> {
-        let images: Vec<_> = prepared.iter().map(|f| &f.image).collect();
         let Pipeline { loaded, options } = self;
+        if loaded.frame_mode != FrameMode::Joint {
+            return self.chosen_pixels(prepared);
+        }
+        let images: Vec<_> = prepared.iter().map(|f| &f.image).collect();
         let pictures = loaded.preprocess.pixels(&images, &options.device, options.dtype)?;
         let repeats = prepared.iter().any(|frame| frame.moments.len() != 1);
         let shown = || prepared.iter().zip(0..).flat_map(|(f, picture)| vec![picture; f.moments.len()]);
-        Ok(MediumPixels { pictures, shown: repeats.then(|| shown().collect()) })
+        let grids = loaded.preprocess.grids(&images)?;
+        Ok(MediumPixels { pictures, grids, shown: repeats.then(|| shown().collect()) })
+    }
+
+    /// Returns the pixels of the frames that a model without temporal training takes, or of their contact sheet.
+    fn chosen_pixels(&self, prepared: &[Frame]) -> Result<MediumPixels> {
+        let Loaded { preprocess, frame_mode, .. } = &self.loaded;
+        let chosen = frame_mode.choose(prepared.len()).into_iter().map(|i| &prepared[i].image);
+        let chosen: Vec<Cow<RgbImage>> = match frame_mode {
+            FrameMode::Sheet if prepared.len() > 1 => {
+                vec![Cow::Owned(preprocess.sheet(&chosen.collect::<Vec<_>>()))]
+            }
+            FrameMode::Sheet | FrameMode::Joint | FrameMode::Sequence => chosen.map(Cow::Borrowed).collect(),
+        };
+        let images: Vec<&RgbImage> = chosen.iter().map(AsRef::as_ref).collect();
+        let pictures = preprocess.pixels(&images, &self.options.device, self.options.dtype)?;
+        Ok(MediumPixels { pictures, grids: preprocess.grids(&images)?, shown: None })
     }
 
     /// Encodes one medium: prepared frames -> visual tokens.
@@ -126,12 +158,11 @@ impl Pipeline {
         let pictures = media.iter().map(|frames| frames.len()).sum::<usize>();
         tracing::debug!(media = media.len(), pictures, "encoded");
         let times = |frames: &&[Frame]| frames.iter().flat_map(|f| vec![f.pts; f.moments.len()]).collect();
-        let times = media.iter().map(times);
-        Ok(tokens
-            .into_iter()
-            .zip(times)
-            .map(|(visual_tokens, frame_times)| Medium::new(visual_tokens, frame_times))
-            .collect())
+        let medium = |((visual_tokens, frames), pixels): ((Tensor, _), &MediumPixels)| {
+            let visible = Some(self.loaded.model.visible_tokens(pixels, visual_tokens.dim(0)?)?);
+            Ok(Medium { visible, ..Medium::new(visual_tokens, times(frames)) })
+        };
+        tokens.into_iter().zip(media).zip(&pixels).map(medium).collect()
     }
 
     /// Returns the keys and values of a medium at every gated cross-attention. The medium keeps them, so they are projected
@@ -152,32 +183,70 @@ impl Pipeline {
     /// # Errors
     /// The visual tokens have another width than the model expects.
     pub fn project_media(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
-        let kv = on_rayon(|| self.loaded.model.media_kv(&medium.visual_tokens))?;
+        let kv = on_rayon(|| self.project(medium))?;
         tracing::debug!(bytes = kv.bytes(), "projected");
         Ok(kv)
     }
 
-    /// Returns the plan of the sequence that answers a task over `media` media.
+    fn project(&self, medium: &Medium) -> Result<Arc<MediaKv>> {
+        let Loaded { model, frame_mode, .. } = &self.loaded;
+        let q = medium.visual_tokens.dim(0)?;
+        if medium.visible.is_none() && model.attends_to_padding() {
+            return Err(Error::Prompt("stored visual tokens do not tell which of them are padding".into()));
+        }
+        let visible = medium.visible.unwrap_or(q);
+        let pictures = match frame_mode {
+            FrameMode::Sequence => frame_mode.describe(&medium.frame_times).markers,
+            FrameMode::Joint | FrameMode::Sheet => 1,
+        };
+        let (own, padding) = (visible / pictures, (q - visible) / pictures);
+        if own * pictures != visible || padding * pictures != q - visible {
+            return Err(Error::Prompt(format!(
+                "{q} visual tokens, {visible} visible, of {pictures} pictures"
+            )));
+        }
+        let picture = |i: usize| {
+            let tokens = medium.visual_tokens.narrow(0, i * own, own)?;
+            let padding = medium.visual_tokens.narrow(0, visible + i * padding, padding)?;
+            model.padded_media_kv(&Tensor::cat(&[tokens, padding], 0)?, own)
+        };
+        match pictures {
+            1 => model.padded_media_kv(&medium.visual_tokens, visible),
+            _ => Ok(Arc::new(MediaKv::sequence((0..pictures).map(picture).collect::<Result<_>>()?))),
+        }
+    }
+
+    /// Returns the plan of the sequence that answers a task over media; `frame_times` are [`Medium::frame_times`] of each.
     ///
     /// # Errors
     /// The prompt has another number of media markers, or the tokenizer refuses a text.
-    pub fn plan(&self, task: &Task, media: usize, generation: &Generation) -> Result<SequencePlan> {
+    pub fn plan(&self, task: &Task, frame_times: &[&[f64]], generation: &Generation) -> Result<SequencePlan> {
         let plan = task.plan(&self.loaded.format);
+        let prompt = self.described(plan.prompt(), frame_times)?;
         let goal = match &plan {
             Plan::Generate(_) => Goal::Generate {
                 generation: generation.clone(),
                 stop_criteria: self.loaded.stop_criteria.clone(),
             },
             Plan::Score { choices, .. } => {
-                Goal::Score { continuations: self.continuations(plan.prompt(), choices)? }
+                Goal::Score { continuations: self.continuations(&prompt, choices)? }
             }
         };
-        self.plan_with(plan.prompt(), media, goal)
+        self.plan_with(&prompt, goal)
     }
 
-    fn plan_with(&self, prompt: &Prompt, media: usize, goal: Goal) -> Result<SequencePlan> {
+    /// Adds to a prompt what the frame mode says about the frames of its media.
+    fn described(&self, prompt: &Prompt, frame_times: &[&[f64]]) -> Result<Prompt> {
+        let (markers, media) = (prompt.media(), frame_times.len());
+        if markers != media {
+            return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
+        }
+        Ok(prompt.clone().describe_media(|i| self.loaded.frame_mode.describe(frame_times[i])))
+    }
+
+    fn plan_with(&self, prompt: &Prompt, goal: Goal) -> Result<SequencePlan> {
         let Loaded { tokenizer, tokens, .. } = &self.loaded;
-        let PromptIds { ids, prefix_len } = prompt.encode(tokenizer, tokens, media)?;
+        let PromptIds { ids, prefix_len } = prompt.encode(tokenizer, tokens, prompt.media())?;
         Ok(SequencePlan { prompt: ids, prefix_len, goal })
     }
 
@@ -240,21 +309,21 @@ impl Pipeline {
         media: &[&Medium],
         generation: &Generation,
     ) -> Vec<Result<Answer>> {
-        self.ask_with(tasks, media.len(), generation, |plans| self.run_plans(plans, media))
+        self.ask_with(tasks, &frame_times(media), generation, |plans| self.run_plans(plans, media))
     }
 
-    /// Answers several tasks over `media` media: plans a sequence per task, passes the plans to `run`, which returns an output
+    /// Answers several tasks over media with these [`frame_times`](Medium::frame_times): plans a sequence per task, passes the plans to `run`, which returns an output
     /// per plan, in order, and reads the answers. Returns an answer per task, in order.
     pub fn ask_with<E: From<Error>>(
         &self,
         tasks: &[Task],
-        media: usize,
+        frame_times: &[&[f64]],
         generation: &Generation,
         run: impl FnOnce(Vec<SequencePlan>) -> Vec<Result<Output, E>>,
     ) -> Vec<Result<Answer, E>> {
         let mut plans = Vec::with_capacity(tasks.len());
         let mut plan = |task| {
-            let plan = self.plan(task, media, generation)?;
+            let plan = self.plan(task, frame_times, generation)?;
             let prompt_tokens = plan.prompt.len();
             plans.push(plan);
             Ok(prompt_tokens)
@@ -274,10 +343,10 @@ impl Pipeline {
     /// # Errors
     /// As [`ask`](Self::ask).
     pub fn score(&self, prompt: &Prompt, media: &[&Medium], answers: &[impl AsRef<str>]) -> Result<Vec<f64>> {
-        self.score_with(prompt, media.len(), answers, |plans| self.run_plans(plans, media))
+        self.score_with(prompt, &frame_times(media), answers, |plans| self.run_plans(plans, media))
     }
 
-    /// Computes the log-likelihood of each answer after a prompt over `media` media: plans a sequence and passes it to `run`,
+    /// Computes the log-likelihood of each answer after a prompt over media with these [`frame_times`](Medium::frame_times): plans a sequence and passes it to `run`,
     /// which returns an output per plan.
     ///
     /// # Errors
@@ -285,15 +354,16 @@ impl Pipeline {
     pub fn score_with<E: From<Error>>(
         &self,
         prompt: &Prompt,
-        media: usize,
+        frame_times: &[&[f64]],
         answers: &[impl AsRef<str>],
         run: impl FnOnce(Vec<SequencePlan>) -> Vec<Result<Output, E>>,
     ) -> Result<Vec<f64>, E> {
         if answers.is_empty() {
             return Ok(Vec::new());
         }
-        let goal = Goal::Score { continuations: self.continuations(prompt, answers)? };
-        let plan = self.plan_with(prompt, media, goal)?;
+        let prompt = self.described(prompt, frame_times)?;
+        let goal = Goal::Score { continuations: self.continuations(&prompt, answers)? };
+        let plan = self.plan_with(&prompt, goal)?;
         Ok(run(vec![plan]).remove(0)?.into_log_likelihoods()?)
     }
 

@@ -38,6 +38,17 @@ enum Piece {
     Medium,
     EndOfChunk,
     Answer,
+    /// A special token of the vocabulary, by its spelling.
+    Special(String),
+}
+
+/// Markers and text of one medium in a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MediumText {
+    /// Number of markers: one, or one per frame.
+    pub markers: usize,
+    /// Text after the markers.
+    pub text: String,
 }
 
 /// Token ids of media markers and ends of chunks.
@@ -74,6 +85,9 @@ pub struct PromptFormat {
     pub example_captions: Vec<String>,
     /// Questions and answers of text-only examples.
     pub example_answers: Vec<(String, String)>,
+    /// Spellings of special tokens in the prompts above, for a chat.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub special_tokens: Vec<String>,
 }
 
 impl Default for PromptFormat {
@@ -86,6 +100,7 @@ impl Default for PromptFormat {
             keywords: ["Output:", "Question:", "Answer:"].map(String::from).into(),
             example_captions: Vec::new(),
             example_answers: Vec::new(),
+            special_tokens: Vec::new(),
         }
     }
 }
@@ -130,6 +145,55 @@ impl Prompt {
     pub fn end_of_chunk(mut self) -> Self {
         self.pieces.push(Piece::EndOfChunk);
         self
+    }
+
+    /// Appends a special token of the vocabulary.
+    pub fn special(mut self, token: &str) -> Self {
+        self.pieces.push(Piece::Special(token.into()));
+        self
+    }
+
+    /// Appends trusted text, in which the spellings `special` are special tokens, and `medium` is a medium.
+    pub fn trusted(mut self, text: &str, special: &[String], medium: &str) -> Self {
+        let mut rest = text;
+        let first = |rest: &str| {
+            let spellings = special.iter().map(String::as_str).chain([medium]);
+            let found = spellings.filter_map(|token| Some((rest.find(token)?, token)));
+            // Of two spellings at one place, the longer one.
+            found
+                .min_by_key(|(at, token)| (*at, usize::MAX - token.len()))
+                .map(|(at, token)| (at, token.len()))
+        };
+        while let Some((at, len)) = first(rest).filter(|(_, len)| *len > 0) {
+            let token = &rest[at..at + len];
+            self = self.text(&rest[..at]);
+            self = if token == medium { self.medium() } else { self.special(token) };
+            rest = &rest[at + len..];
+        }
+        self.text(rest)
+    }
+
+    /// Repeats the marker of each medium, and adds a text after it, as `describe` says for the i-th medium.
+    pub fn describe_media(self, describe: impl Fn(usize) -> MediumText) -> Self {
+        let (mut prompt, mut media) = (Self::default(), 0);
+        for (i, piece) in self.pieces.into_iter().enumerate() {
+            if i == self.prefix {
+                prompt = prompt.end_prefix();
+            }
+            prompt = match piece {
+                Piece::Text(text) => prompt.text(&text),
+                Piece::Medium => {
+                    let MediumText { markers, text } = describe(media);
+                    media += 1;
+                    (0..markers).fold(prompt, |prompt, _| prompt.medium()).text(&text)
+                }
+                other => {
+                    prompt.pieces.push(other);
+                    prompt
+                }
+            };
+        }
+        if self.prefix > 0 && prompt.prefix == 0 { prompt.end_prefix() } else { prompt }
     }
 
     /// Ends the prefix here: prompts with equal prefixes can share it. Call it after the end of a chunk only, where the
@@ -185,6 +249,11 @@ impl Prompt {
                     ids.extend(tokens.marker(adjacent));
                 }
                 Piece::EndOfChunk => ids.push(tokens.end_of_chunk),
+                Piece::Special(token) => ids.push(
+                    tokenizer
+                        .token_id(token)
+                        .ok_or_else(|| Error::Prompt(format!("`{token}` is not in the vocabulary")))?,
+                ),
                 Piece::Answer => match tokens.answer {
                     Some(answer) => ids.push(answer),
                     None => ids.extend(tokenizer.encode_plain(ANSWER_MARKER)?),
@@ -233,7 +302,7 @@ impl PromptFormat {
     /// The description of the first mistake.
     pub fn check(&self) -> Result<(), String> {
         for (name, prompt) in
-            [("caption", Prompt::parse(&self.caption)), ("question", Prompt::parse(&self.question))]
+            [("caption", self.parse(&self.caption)), ("question", self.parse(&self.question))]
         {
             if prompt.media() != 1 {
                 return Err(format!("prompt.{name} has {} media markers instead of one", prompt.media()));
@@ -246,6 +315,18 @@ impl PromptFormat {
             return Err("one of prompt.keywords is empty".into());
         }
         Ok(())
+    }
+
+    /// Parses a part of this format, as [`Prompt::parse`] does, with its special tokens.
+    pub fn parse(&self, text: &str) -> Prompt {
+        let mut prompt = Prompt::default();
+        for piece in Prompt::parse(text).pieces {
+            match piece {
+                Piece::Text(text) => prompt = prompt.trusted(&text, &self.special_tokens, MEDIUM_MARKERS[0]),
+                other => prompt.pieces.push(other),
+            }
+        }
+        prompt
     }
 
     /// Returns a prompt with its answer, as an example in a longer prompt.
@@ -269,6 +350,28 @@ mod tests {
 
     fn text(text: &str) -> Piece {
         Piece::Text(text.into())
+    }
+
+    #[test]
+    fn media_get_markers_and_text() {
+        let prompt = Prompt::parse("a<EOC>").end_prefix().then(Prompt::parse("<image>b<image>"));
+        let described = prompt.describe_media(|i| MediumText { markers: i + 1, text: format!("[{i}]") });
+        let expected =
+            Prompt::parse("a<EOC>").end_prefix().then(Prompt::parse("<image>[0]b<image><image>[1]"));
+        assert_eq!(described, expected);
+        let whole = Prompt::parse("a<EOC>").end_prefix();
+        assert_eq!(whole.clone().describe_media(|_| unreachable!()), whole);
+    }
+
+    #[test]
+    fn format_spells_special_tokens() {
+        let special_tokens = vec!["<|e|>".into(), "<|e|><|f|>".into()];
+        let format = PromptFormat { special_tokens, ..PromptFormat::default() };
+        check(
+            format.parse("<|e|><image>a<|e|><|f|>"),
+            &[Piece::Special("<|e|>".into()), Piece::Medium, text("a"), Piece::Special("<|e|><|f|>".into())],
+        );
+        check(Prompt::parse("<|e|>"), &[text("<|e|>")]);
     }
 
     #[test]

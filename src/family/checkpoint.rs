@@ -32,15 +32,14 @@ impl Checkpoint {
     pub fn open(path: &Path, options: &LoadOptions, rename: &dyn Fn(&str) -> Rename) -> Result<Self> {
         let directory = ModelDirectory::open(path)?;
         let files = directory.weight_files()?;
-        let LoadOptions { device, dtype, quantization } = options;
+        let LoadOptions { device, dtype, quantization, .. } = options;
         let weights = Weights::open(&files, device, *dtype, *quantization, rename)?;
         Ok(Self { path: path.into(), directory, weights })
     }
 
     /// Returns the name of the directory, which names the model.
     pub fn name(&self) -> String {
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+        directory_name(&self.path)
     }
 
     /// Loads `tokenizer.json`.
@@ -88,6 +87,12 @@ impl Checkpoint {
     fn error(&self, reason: String) -> Error {
         config_error(&self.path, reason)
     }
+}
+
+/// Returns the name of a directory, which names its model.
+pub(super) fn directory_name(directory: &Path) -> String {
+    let path = directory.canonicalize().unwrap_or_else(|_| directory.into());
+    path.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Returns the SHA-256 of all weights that visual tokens depend on, by role.

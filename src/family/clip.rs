@@ -71,7 +71,7 @@ fn read_hugging_face(directory: &Path, class_token: ClassToken) -> Result<Config
 }
 
 /// Reads the sizes. Absent ones have the defaults of `CLIPVisionConfig`.
-fn hugging_face_sizes(
+pub(super) fn hugging_face_sizes(
     json: &Value,
     class_token: ClassToken,
     preprocess: Preprocess,

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::checkpoint::{LANGUAGE, content_sha256, visual_sha256};
 use super::clip::ClipSource;
 use super::open_flamingo::{build, feed_forward_name};
-use super::{Contents, Family, LoadOptions, ModelParts, config_error, read_config};
+use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error, read_config};
 use crate::error::Result;
 use crate::generate::StopCriteria;
 use crate::kernels::activation::Activation;
@@ -107,6 +107,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
             before_answer: String::new(),
             ..PromptFormat::default()
         },
+        frame_mode: FrameMode::Joint,
     })
 }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::checkpoint::{Checkpoint, LANGUAGE, visual_sha256};
-use super::{Contents, Family, LoadOptions, ModelParts, config_error};
+use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error};
 use crate::error::Result;
 use crate::generate::StopCriteria;
 use crate::language::{self, Tokenizer};
@@ -55,6 +55,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         tokenizer,
         preprocess,
         stop_criteria: tokens.stop_criteria(),
+        frame_mode: FrameMode::Joint,
         format: tokens.format(),
         tokens: tokens.prompt(),
     })

@@ -10,20 +10,27 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::Tokenizer;
-use crate::model::{Flamingo, FlamingoParts, Frames, JointSpaces};
+use crate::language::hugging_face::read_json;
+use crate::model::{Flamingo, FlamingoParts, JointSpaces};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
 use crate::weights::Quantization;
 
-pub mod native;
-pub mod mini;
-pub mod shape;
+pub mod frame_mode;
+pub mod chat_template;
 mod checkpoint;
 mod preprocessor;
-mod idefics;
 mod clip;
+pub mod native;
+mod idefics;
 mod open_flamingo;
 mod dhansmair;
+mod otter;
+pub mod mllama;
+pub mod mini;
+pub mod shape;
+
+pub use frame_mode::{FrameMode, Frames};
 
 /// Device, number type and quantisation of a model.
 #[derive(Debug, Clone)]
@@ -34,6 +41,24 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Treatment of quantised matrices.
     pub quantization: Quantization,
+    /// Choices that some families leave open.
+    pub family: FamilyOptions,
+}
+
+impl LoadOptions {
+    /// Creates options without choices for single families.
+    pub fn new(device: Device, dtype: DType, quantization: Quantization) -> Self {
+        Self { device, dtype, quantization, family: FamilyOptions::default() }
+    }
+}
+
+/// Choices that some families leave open. `None`: as the model directory says, else the default of the family.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FamilyOptions {
+    /// Treatment of tokens before the first image, in Llama 3.2 Vision.
+    pub row_mask: Option<mllama::RowMask>,
+    /// Treatment of the frames of a video, in a model without temporal training.
+    pub frame_mode: Option<FrameMode>,
 }
 
 /// A loaded model directory: the model, its tokenizer, preprocessing and prompt format.
@@ -58,6 +83,8 @@ pub struct Loaded {
     pub stop_criteria: StopCriteria,
     /// Prompt format of the tasks.
     pub format: PromptFormat,
+    /// Treatment of the frames of a video.
+    pub frame_mode: FrameMode,
 }
 
 /// Description of a model in reports.
@@ -119,6 +146,8 @@ pub struct ModelParts {
     pub stop_criteria: StopCriteria,
     /// Prompt format of the tasks.
     pub format: PromptFormat,
+    /// Treatment of the frames of a video.
+    pub frame_mode: FrameMode,
 }
 
 impl ModelParts {
@@ -131,7 +160,7 @@ impl ModelParts {
             self;
         let model = Flamingo::from_parts(flamingo)?;
         let gates_open = model.gates_open()?;
-        let frames = model.frames();
+        let frames = self.frame_mode.frames(&model);
         let info = ModelInfo { name, family: family.into(), sha256, gates_open, frames };
         let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
         Ok(Loaded {
@@ -145,6 +174,7 @@ impl ModelParts {
             tokens,
             stop_criteria,
             format,
+            frame_mode: self.frame_mode,
         })
     }
 }
@@ -158,7 +188,14 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 4] = [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY, dhansmair::FAMILY];
+const FAMILIES: [Family; 6] = [
+    native::FAMILY,
+    idefics::FAMILY,
+    open_flamingo::FAMILY,
+    dhansmair::FAMILY,
+    otter::FAMILY,
+    mllama::FAMILY,
+];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -237,6 +274,11 @@ fn read_config(directory: &Path) -> Result<Value> {
     serde_json::from_str(&text).map_err(|e| config_error(directory, e.to_string()))
 }
 
+/// Reads a JSON file; null if there is none.
+fn optional_json(path: &Path) -> Result<Value> {
+    if path.exists() { read_json(path) } else { Ok(Value::Null) }
+}
+
 fn config_error(directory: &Path, reason: String) -> Error {
     Error::Config { path: directory.join(CONFIG), reason }
 }
@@ -272,14 +314,13 @@ mod tests {
     #[test]
     fn unknown_directory_error_names_contents_and_families() {
         let folder = tempfile::tempdir().unwrap();
-        let options =
-            LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+        let options = LoadOptions::new(Device::Cpu, DType::F32, Quantization::Keep);
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         let check = |expected: &str| {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
             let expected = format!(
-                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, schema `dhansmair/1`"
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, schema `dhansmair/1`, model type `otter` or `flamingo`, model type `mllama`"
             );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };

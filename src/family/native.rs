@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{CONFIG, Contents, Family, LoadOptions, ModelParts, config_error, read_config};
+use super::{CONFIG, Contents, Family, FrameMode, LoadOptions, ModelParts, config_error, read_config};
 use crate::atomic_file::write_atomic;
 use crate::digest;
 use crate::error::{Error, Result, WeightsError};
@@ -166,7 +166,7 @@ fn visual_sha256(config: &NativeConfig, file_hashes: &BTreeMap<String, String>) 
 /// # Errors
 /// The directory cannot be written, or the language model of the description cannot be loaded.
 pub fn create(directory: &Path, config: &NativeConfig, seed: u64) -> Result<()> {
-    let options = LoadOptions { device: Device::Cpu, dtype: DType::F32, quantization: Quantization::Keep };
+    let options = LoadOptions::new(Device::Cpu, DType::F32, Quantization::Keep);
     let weights = Weights::random(seed, &options.device, options.dtype);
     assemble(directory, config, &options, &weights, BTreeMap::new())?;
     let tensors = weights.vars().into_iter().map(|(name, var)| (name, var.as_detached_tensor())).collect();
@@ -254,6 +254,7 @@ pub(crate) fn assemble(
         stop_criteria: StopCriteria { stop, suppressed: tokens.media.clone() },
         tokens,
         format: config.prompt.clone(),
+        frame_mode: FrameMode::Joint,
     })
 }
 

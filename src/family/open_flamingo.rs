@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::checkpoint::{LANGUAGE, content_sha256, visual_sha256};
 use super::clip::ClipSource;
-use super::{Contents, Family, LoadOptions, ModelParts, config_error};
+use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error};
 use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::{self, LanguageSource, Tokenizer};
@@ -20,8 +20,7 @@ use crate::weights::{Layer, Rename, Weights};
 
 mod layout;
 
-use layout::Layout;
-pub(super) use layout::feed_forward_name;
+pub(super) use layout::{Layout, feed_forward_name};
 
 /// Version of the description; other versions are refused.
 const SCHEMA: &str = "open_flamingo/1";
@@ -66,7 +65,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
     }
     let source = LanguageSource::open(&language)?;
     let clip = ClipSource::open(&directory.join(&config.vision), ClassToken::Dropped)?;
-    let layout = Layout::read(&checkpoint, &source)?;
+    let layout = Layout::read(std::slice::from_ref(&checkpoint), &source)?;
     let source = source.with_vocabulary(layout.rows);
     let model = layout
         .flamingo(config.cross_attn_every_n_layers)
@@ -102,6 +101,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         },
         tokenizer,
         format: format(),
+        frame_mode: FrameMode::Joint,
     })
 }
 
@@ -183,7 +183,7 @@ fn tokens(source: &LanguageSource, layout: &Layout) -> Result<(Tokenizer, Ids)> 
 
 /// Returns the prompts of open_flamingo's evaluation. They lack the spaces of the paper's. Without a support set, two examples
 /// without images show the form of an answer.
-fn format() -> PromptFormat {
+pub(super) fn format() -> PromptFormat {
     PromptFormat {
         caption: "<image>Output:".into(),
         question: "<image>Question:{question} Short answer:".into(),
@@ -196,5 +196,6 @@ fn format() -> PromptFormat {
         example_answers: [("What color is the bus?", "red"), ("How many dogs are there?", "2")]
             .map(|(question, answer)| (question.into(), answer.into()))
             .into(),
+        ..PromptFormat::default()
     }
 }

@@ -74,6 +74,7 @@ impl ModelShape {
         let NativeConfig { vision, model, .. } = NativeConfig::mini("mini", Default::default());
         let language = LlamaConfig {
             vocabulary: 49_152,
+            extra_embeddings: 0,
             width: 576,
             ffn_width: 1536,
             layers: 30,
@@ -108,6 +109,7 @@ impl Chinchilla {
         let cross_attention = CrossAttentionConfig::new(placement, heads, 128, 4, Activation::SquaredRelu);
         let language = LlamaConfig {
             vocabulary: 32_000,
+            extra_embeddings: 0,
             width: self.width,
             ffn_width: self.ffn_width,
             layers: self.layers,

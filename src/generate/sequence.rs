@@ -111,7 +111,7 @@ impl SequencePlan {
 
     /// Returns the request for this sequence over `media`.
     pub fn over(self, media: Vec<Arc<MediaKv>>) -> SequenceRequest {
-        SequenceRequest { plan: self, media }
+        SequenceRequest { plan: self, media: media.into_iter().flat_map(MediaKv::into_pictures).collect() }
     }
 
     /// Returns the KV blocks to reserve for the sequence if it shares no prefix.

@@ -75,6 +75,7 @@ impl Gguf {
         };
         Ok(LlamaConfig {
             vocabulary,
+            extra_embeddings: 0,
             width,
             ffn_width: self.size(&key("feed_forward_length"))?,
             layers: self.size(&key("block_count"))?,

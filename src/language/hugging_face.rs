@@ -24,6 +24,11 @@ impl ModelDirectory {
         Ok(Self { path: path.into(), config: read_json(&path.join("config.json"))? })
     }
 
+    /// Takes a directory in which the language model is a part of a whole. `config` is its part of `config.json`.
+    pub fn part(path: &Path, config: Value) -> Self {
+        Self { path: path.into(), config }
+    }
+
     /// Returns `model_type`.
     ///
     /// # Errors

@@ -40,7 +40,8 @@ impl Llama {
     pub fn new(config: LlamaConfig, weights: &Weights) -> Result<Self> {
         let (vocabulary, width) = (config.vocabulary, config.width);
         let model = weights.pp("model");
-        let embed_tokens = Linear::embedding(vocabulary, width, &model.pp("embed_tokens"))?;
+        let rows = vocabulary + config.extra_embeddings;
+        let embed_tokens = Linear::embedding(rows, width, &model.pp("embed_tokens"))?;
         let layers = (0..config.layers)
             .map(|i| Layer::new(&config, &model.pp("layers").pp(i)))
             .collect::<Result<Vec<_>>>()?;
@@ -96,6 +97,10 @@ impl LanguageModel for Llama {
 
     fn vocabulary(&self) -> usize {
         self.config.vocabulary
+    }
+
+    fn embeddings(&self) -> usize {
+        self.config.vocabulary + self.config.extra_embeddings
     }
 
     fn max_positions(&self) -> usize {

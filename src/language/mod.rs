@@ -85,6 +85,11 @@ pub trait LanguageModel: Send + Sync {
     /// Returns the number of token ids that `head` scores.
     fn vocabulary(&self) -> usize;
 
+    /// Returns the number of token ids that `embed` reads: those of `head`, and ids that only a prompt has.
+    fn embeddings(&self) -> usize {
+        self.vocabulary()
+    }
+
     /// Returns the length of the longest row, cached and new tokens together.
     fn max_positions(&self) -> usize;
 }

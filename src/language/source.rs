@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
+use serde_json::Value;
 
 use super::architecture::{GgufReader, HuggingFaceReader, LanguageConfig, gguf_reader, hugging_face_reader};
 use super::gguf::Gguf;
@@ -38,24 +39,33 @@ impl LanguageSource {
     /// # Errors
     /// The architecture is unknown, or its configuration is invalid.
     pub fn open(path: &Path) -> Result<Self> {
-        let (format, config) = if path.is_dir() {
-            let directory = ModelDirectory::open(path)?;
-            let model_type = directory.model_type()?;
-            let Some(reader) = hugging_face_reader(model_type) else {
-                return Err(directory.error(format!("unknown model type `{model_type}`")));
-            };
-            let config = directory.read(reader.config)?;
-            (Format::Directory(directory, reader), config)
-        } else {
-            let gguf = Gguf::open(path)?;
-            let architecture = gguf.architecture()?;
-            let Some(reader) = gguf_reader(architecture) else {
-                return Err(gguf.error(format!("unknown architecture `{architecture}`")));
-            };
-            let config = (reader.config)(&gguf)?;
-            (Format::Gguf(gguf, reader), config)
+        if path.is_dir() {
+            return Self::of_directory(path, ModelDirectory::open(path)?);
+        }
+        let gguf = Gguf::open(path)?;
+        let architecture = gguf.architecture()?;
+        let Some(reader) = gguf_reader(architecture) else {
+            return Err(gguf.error(format!("unknown architecture `{architecture}`")));
         };
-        Ok(Self { path: path.into(), format, config })
+        let config = (reader.config)(&gguf)?;
+        Ok(Self { path: path.into(), format: Format::Gguf(gguf, reader), config })
+    }
+
+    /// Takes the language model that is a part of the model in the directory `path`. `config` is its part of `config.json`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn part(path: &Path, config: Value) -> Result<Self> {
+        Self::of_directory(path, ModelDirectory::part(path, config))
+    }
+
+    fn of_directory(path: &Path, directory: ModelDirectory) -> Result<Self> {
+        let model_type = directory.model_type()?;
+        let Some(reader) = hugging_face_reader(model_type) else {
+            return Err(directory.error(format!("unknown model type `{model_type}`")));
+        };
+        let config = directory.read(reader.config)?;
+        Ok(Self { path: path.into(), format: Format::Directory(directory, reader), config })
     }
 
     /// Changes the number of rows of the embedding and of the head: a checkpoint that added tokens has its own.

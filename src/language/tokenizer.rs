@@ -178,6 +178,19 @@ impl Tokenizer {
         self.parsing.token_to_id(token)
     }
 
+    /// Returns the spelling of the token with this id.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.parsing.id_to_token(id)
+    }
+
+    /// Returns the spellings of all special tokens, in the order of their ids.
+    pub fn special_tokens(&self) -> Vec<String> {
+        let mut tokens: Vec<_> = self.parsing.get_added_tokens_decoder().into_iter().collect();
+        tokens.retain(|(_, token)| token.special);
+        tokens.sort_by_key(|(id, _)| *id);
+        tokens.into_iter().map(|(_, token)| token.content).collect()
+    }
+
     /// Returns the token that begins a text, if the model has one. [`encode`](Self::encode) does not add it.
     pub fn bos(&self) -> Option<u32> {
         self.bos

@@ -64,18 +64,6 @@ impl From<FlamingoConfig> for FlamingoJson {
     }
 }
 
-/// Treatment of the frames of a medium.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Frames {
-    /// All frames become one sequence of visual tokens. A temporal embedding tells them apart.
-    #[default]
-    TemporalEmbedding,
-    /// Each frame has visual tokens of its own. The medium has those of all frames, one after another: a model that was trained
-    /// on single images.
-    Independent,
-}
-
 /// Kind and sizes of the map from the features of a medium to its visual tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ConnectorConfig {

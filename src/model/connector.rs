@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-use super::config::{ConnectorConfig, Frames};
+use super::config::ConnectorConfig;
 use super::resampler::PerceiverResampler;
 use crate::error::Result;
 use crate::kernels::linear::Linear;
@@ -38,12 +38,10 @@ impl Connector {
         })
     }
 
-    /// Returns the treatment of the frames of a medium.
-    pub fn frames(&self) -> Frames {
-        match self {
-            Self::Resampler(resampler) if resampler.has_temporal_embedding() => Frames::TemporalEmbedding,
-            Self::Resampler(_) | Self::Projector(_) | Self::Identity => Frames::Independent,
-        }
+    /// Tells whether the frames of a medium become one sequence of visual tokens. Without a temporal embedding, each frame has
+    /// visual tokens of its own.
+    pub fn has_temporal_embedding(&self) -> bool {
+        matches!(self, Self::Resampler(resampler) if resampler.has_temporal_embedding())
     }
 
     /// Maps the features of all media, concatenated along the frames (sum of `lengths`, s, d), to the visual tokens of each
@@ -53,14 +51,14 @@ impl Connector {
     /// As [`PerceiverResampler::forward`].
     pub fn forward(&self, features: &Tensor, lengths: &[usize]) -> Result<Vec<Tensor>> {
         match self {
-            Self::Resampler(resampler) => match self.frames() {
-                Frames::TemporalEmbedding => resample(resampler, features, lengths),
-                Frames::Independent => {
-                    let frames = features.dim(0)?;
-                    let tokens = resampler.forward(&features.unsqueeze(1)?, &vec![1; frames])?; // (frames, q, d)
-                    flatten(&tokens, lengths)
-                }
-            },
+            Self::Resampler(resampler) if resampler.has_temporal_embedding() => {
+                resample(resampler, features, lengths)
+            }
+            Self::Resampler(resampler) => {
+                let frames = features.dim(0)?;
+                let tokens = resampler.forward(&features.unsqueeze(1)?, &vec![1; frames])?; // (frames, q, d)
+                flatten(&tokens, lengths)
+            }
             Self::Projector(projector) => flatten(&projector.forward(features)?, lengths),
             Self::Identity => flatten(features, lengths),
         }

@@ -17,6 +17,7 @@ use crate::weights::Weights;
 #[derive(Debug, Clone)]
 pub struct GatedCrossAttention {
     heads: usize,
+    kv_heads: usize,
     scale: f64,
     norm: Norm,
     to_q: Linear,
@@ -42,6 +43,7 @@ impl GatedCrossAttention {
         weights: Weights,
     ) -> Result<Self> {
         let inner = config.heads * config.head_width;
+        let kv_inner = config.kv_heads() * config.head_width;
         let w = weights.pp("attention");
         let norm = |width, weights| Norm::new(config.norm, width, config.norm_eps as f32, weights);
         let linear = |d_in, d_out, name: &str| Linear::load(d_in, d_out, config.attention_bias, w.pp(name));
@@ -60,13 +62,14 @@ impl GatedCrossAttention {
         let gate = |name| weights.get(gate_shape(), name, Init::Const(0.0));
         Ok(Self {
             heads: config.heads,
+            kv_heads: config.kv_heads(),
             scale: (config.head_width as f64).powf(-0.5),
             norm: norm(text_width, w.pp("norm"))?,
             to_q: linear(text_width, inner, "to_q")?,
             kv_projection: KvProjection::new(
                 config.kv_projection,
                 media_width,
-                inner,
+                kv_inner,
                 config.attention_bias,
                 &w,
             )?,
@@ -90,17 +93,17 @@ impl GatedCrossAttention {
         Ok(self.attention_gate.to_dtype(DType::F32)?.to_vec1::<f32>()?.iter().any(|&gate| gate != 0.0))
     }
 
-    /// Projects the visual tokens of one medium (q, d) to keys and values, (h, q, d) each.
+    /// Projects the visual tokens of one medium (q, d) to keys and values, (h_kv, q, d) each.
     ///
     /// # Errors
     /// The tokens have another width than `media_width`.
     pub fn project_kv(&self, visual_tokens: &Tensor) -> Result<Kv> {
         let (keys, values) = self.kv_projection.forward(visual_tokens)?;
-        let mut keys = split_heads(&keys, self.heads)?;
+        let mut keys = split_heads(&keys, self.kv_heads)?;
         if let Some((_, norm)) = &self.qk_norm {
             keys = norm.forward(&keys)?;
         }
-        Ok((keys.contiguous()?, split_heads(&values, self.heads)?.contiguous()?))
+        Ok((keys.contiguous()?, split_heads(&values, self.kv_heads)?.contiguous()?))
     }
 
     /// x (n, d) -> (n, d). `spans` are in order; attention is zero outside every span. The feed-forward runs for the

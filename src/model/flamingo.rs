@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::Tensor;
 
-use super::config::{FlamingoConfig, Frames, LayerStep};
+use super::config::{FlamingoConfig, LayerStep, MediaAttention};
 use super::connector::Connector;
 use super::cross_attention::GatedCrossAttention;
 use super::media_attention::{BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia};
-use super::medium_pixels::{MediumPixels, place_at_moments};
+use super::medium_pixels::{MediumPixels, place_at_moments, visible_first};
 use crate::error::{Error, Result};
 use crate::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 use crate::vision::VisionEncoder;
@@ -200,9 +200,9 @@ impl Flamingo {
         self.parts.cross_attention.iter().map(|layer| layer.number).collect()
     }
 
-    /// Returns the treatment of the frames of a medium.
-    pub fn frames(&self) -> Frames {
-        self.parts.connector.frames()
+    /// Tells whether the frames of a medium become one sequence of visual tokens, told apart by a temporal embedding.
+    pub fn has_temporal_embedding(&self) -> bool {
+        self.parts.connector.has_temporal_embedding()
     }
 
     /// Returns the work since the load.
@@ -226,7 +226,8 @@ impl Flamingo {
         Ok(false)
     }
 
-    /// Encodes several media. Returns the visual tokens of each (q, d).
+    /// Encodes several media. Returns the visual tokens of each (q, d). Of pictures of tiles, the tokens of empty tiles are
+    /// dropped, unless the media attention needs them: then they come last, as [`visible_tokens`](Self::visible_tokens) counts.
     ///
     /// # Errors
     /// The media differ in size, or the device refuses an operation.
@@ -236,24 +237,67 @@ impl Flamingo {
         mut observe: Option<Observer>,
     ) -> Result<Vec<Tensor>> {
         self.media_encoded.fetch_add(media.len() as u64, Ordering::Relaxed);
-        let pictures = Tensor::cat(&media.iter().map(|m| &m.pictures).collect::<Vec<_>>(), 0)?;
-        let n = pictures.dim(0)?;
-        let features = (0..n)
-            .step_by(FRAMES_PER_PASS)
-            .map(|i| self.parts.vision.encode(&pictures.narrow(0, i, FRAMES_PER_PASS.min(n - i))?))
-            .collect::<Result<Vec<_>>>()?;
-        let features = place_at_moments(&Tensor::cat(&features, 0)?, media)?; // (sum of t, s, d)
+        let features = place_at_moments(&self.features(media)?, media)?; // (sum of t, s, d)
         if let Some(observe) = observe.as_deref_mut() {
             observe.stage("features", &features)?;
         }
         let lengths = media.iter().map(MediumPixels::frames).collect::<Result<Vec<_>>>()?;
-        let tokens = self.connect(&features, &lengths)?;
+        let tokens = match media.iter().any(|medium| medium.grids.is_some()) {
+            false => self.connect(&features, &lengths)?,
+            true => self.connect_tiles(&features, media)?,
+        };
         if let Some(observe) = observe {
             let same = tokens.windows(2).all(|pair| pair[0].dims() == pair[1].dims());
             let all = if same { Tensor::stack(&tokens, 0)? } else { Tensor::cat(&tokens, 0)? };
             observe.stage("visual_tokens", &all)?;
         }
         Ok(tokens)
+    }
+
+    /// Encodes the different pictures of all media: (sum of p, s, d).
+    fn features(&self, media: &[MediumPixels]) -> Result<Tensor> {
+        let pictures = Tensor::cat(&media.iter().map(|m| &m.pictures).collect::<Vec<_>>(), 0)?;
+        let grids: Vec<_> = media.iter().flat_map(|medium| &medium.grids).flatten().copied().collect();
+        let n = pictures.dim(0)?;
+        let encode = |i: usize| {
+            let len = FRAMES_PER_PASS.min(n - i);
+            let pixels = pictures.narrow(0, i, len)?;
+            match grids.get(i..i + len) {
+                Some(grids) => self.parts.vision.encode_tiles(&pixels, grids),
+                None => self.parts.vision.encode(&pixels),
+            }
+        };
+        Ok(Tensor::cat(&(0..n).step_by(FRAMES_PER_PASS).map(encode).collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// Maps the features of pictures of tiles (sum of t, s, d) to the visual tokens of each medium.
+    fn connect_tiles(&self, features: &Tensor, media: &[MediumPixels]) -> Result<Vec<Tensor>> {
+        let padding = self.attends_to_padding();
+        let mut start = 0;
+        let mut tokens = Vec::with_capacity(media.len());
+        for medium in media {
+            let visible = medium.visible(features.dim(1)?)?;
+            let own = visible_first(&features.narrow(0, start, visible.len())?, &visible, padding)?;
+            tokens.extend(self.connect(&own.unsqueeze(0)?, &[1])?);
+            start += visible.len();
+        }
+        Ok(tokens)
+    }
+
+    /// Tells whether some positions attend to the padding of media.
+    pub fn attends_to_padding(&self) -> bool {
+        self.parts.rule.config.without_media.attention == MediaAttention::Unmasked
+    }
+
+    /// Returns the number of visible tokens among the first ones of the `q` visual tokens of a medium; the others are padding.
+    ///
+    /// # Errors
+    /// The pixels are a scalar.
+    pub fn visible_tokens(&self, pixels: &MediumPixels, q: usize) -> Result<usize> {
+        match (&pixels.grids, self.attends_to_padding()) {
+            (Some(_), true) => Ok(pixels.visible(q / pixels.frames()?.max(1))?.iter().sum()),
+            (Some(_), false) | (None, _) => Ok(q),
+        }
     }
 
     /// Maps the features of all media, concatenated along the frames (sum of `lengths`, s, d), to the visual tokens of each
@@ -292,9 +336,9 @@ impl Flamingo {
         };
         let padding = match q - valid {
             0 => None,
-            len => Some(Arc::new(MediaKv { layers: project(valid, len)?, padding: None })),
+            len => Some(Arc::new(MediaKv::new(project(valid, len)?, None))),
         };
-        Ok(Arc::new(MediaKv { layers: project(0, valid)?, padding }))
+        Ok(Arc::new(MediaKv::new(project(0, valid)?, padding)))
     }
 
     /// Checks that all ids are in the vocabulary and that there are as many media markers as media.
@@ -302,7 +346,7 @@ impl Flamingo {
     /// # Errors
     /// [`Error::Prompt`] that names the token or the two numbers.
     pub fn check_markers(&self, ids: &[u32], media: usize) -> Result<()> {
-        let vocabulary = self.parts.language.vocabulary();
+        let vocabulary = self.parts.language.embeddings();
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::Prompt(format!(
                 "token {id} is not one of the {vocabulary} of the vocabulary"

@@ -129,14 +129,31 @@ pub struct MediaKv {
     /// Of the padding, which only positions with [`MediaAttention::Unmasked`] attend to: the unused tiles of an image in
     /// mllama.
     pub(super) padding: Option<Arc<MediaKv>>,
+    /// Media of which this one is made, each with a marker of its own: the frames of a video. Empty: it is one medium.
+    pictures: Vec<Arc<MediaKv>>,
 }
 
 impl MediaKv {
+    pub(super) fn new(layers: Vec<Kv>, padding: Option<Arc<MediaKv>>) -> Self {
+        Self { layers, padding, pictures: Vec::new() }
+    }
+
+    /// Joins media that stand directly one after the other in every prompt.
+    pub fn sequence(pictures: Vec<Arc<MediaKv>>) -> Self {
+        Self { layers: Vec::new(), padding: None, pictures }
+    }
+
+    /// Returns the media with a marker of their own.
+    pub fn into_pictures(self: Arc<Self>) -> Vec<Arc<MediaKv>> {
+        if self.pictures.is_empty() { vec![self] } else { self.pictures.clone() }
+    }
+
     /// Returns the memory that the tensors take, in bytes.
     pub fn bytes(&self) -> usize {
         let size = |x: &Tensor| x.elem_count() * x.dtype().size_in_bytes();
         let valid: usize = self.layers.iter().map(|(keys, values)| size(keys) + size(values)).sum();
-        valid + self.padding.as_ref().map_or(0, |padding| padding.bytes())
+        let others = self.padding.iter().chain(&self.pictures).map(|other| other.bytes());
+        valid + others.sum::<usize>()
     }
 }
 

@@ -12,8 +12,8 @@ mod medium_pixels;
 pub mod flamingo;
 
 pub use config::{
-    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, Frames, JointSpaceConfig, KvProjectionKind,
-    LayerStep, MediaAttentionConfig, Placement, ProjectorConfig, ResamplerConfig,
+    ConnectorConfig, CrossAttentionConfig, FlamingoConfig, JointSpaceConfig, KvProjectionKind, LayerStep,
+    MediaAttentionConfig, Placement, ProjectorConfig, ResamplerConfig,
 };
 pub use connector::Connector;
 pub use cross_attention::GatedCrossAttention;

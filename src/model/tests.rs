@@ -71,6 +71,7 @@ fn parts() -> (FlamingoParts, Weights) {
 fn parts_with(connector: ConnectorConfig) -> (FlamingoParts, Weights) {
     let config = LlamaConfig {
         vocabulary: 23,
+        extra_embeddings: 0,
         width: 12,
         ffn_width: 20,
         layers: 2,

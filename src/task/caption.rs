@@ -17,6 +17,6 @@ impl TaskKind for Caption {
 
 /// Returns the prompt that asks for a caption of one medium.
 pub fn prompt(format: &PromptFormat) -> Prompt {
-    let example = |caption: &String| format.example(Prompt::parse(&format.caption), caption);
-    zero_shot(format.example_captions.iter().map(example), Prompt::parse(&format.caption))
+    let example = |caption: &String| format.example(format.parse(&format.caption), caption);
+    zero_shot(format.example_captions.iter().map(example), format.parse(&format.caption))
 }

@@ -23,7 +23,7 @@ pub fn prompt(format: &PromptFormat, question: &str) -> Prompt {
 
 fn fill(format: &PromptFormat, question: &str) -> Prompt {
     match format.question.split_once(QUESTION) {
-        Some((before, after)) => Prompt::parse(before).text(question.trim()).then(Prompt::parse(after)),
-        None => Prompt::parse(&format.question),
+        Some((before, after)) => format.parse(before).text(question.trim()).then(format.parse(after)),
+        None => format.parse(&format.question),
     }
 }

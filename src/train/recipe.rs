@@ -237,11 +237,7 @@ impl<'a> Trainee<'a> {
         on_progress: &mut dyn FnMut(&Progress),
     ) -> Result<()> {
         // candle's quantised products have no gradient and raise no error.
-        let options = LoadOptions {
-            device: self.device.clone(),
-            dtype: DType::F32,
-            quantization: Quantization::Dequantize,
-        };
+        let options = LoadOptions::new(self.device.clone(), DType::F32, Quantization::Dequantize);
         let Loaded { model, tokenizer, tokens, format, .. } =
             assemble(directory, &self.native, &options, &self.weights, Default::default())?.join()?;
         let objective = AnswersObjective {
@@ -288,7 +284,7 @@ fn lock(folder: &Path) -> Result<File> {
 /// Checks that the model can be built with this language model.
 fn check_language_model(directory: &Path, native: &NativeConfig, device: &Device) -> Result<()> {
     let quantization = Quantization::Keep;
-    let options = LoadOptions { device: device.clone(), dtype: DType::F32, quantization };
+    let options = LoadOptions::new(device.clone(), DType::F32, quantization);
     assemble(directory, native, &options, &Weights::random(0, device, DType::F32), Default::default())
         .map(drop)
 }

@@ -3,15 +3,18 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::weights::Weights;
 
 pub mod resize;
+pub mod tiles;
 pub mod preprocess;
 pub mod nfnet;
+pub mod mllama;
 pub mod clip_vit;
 
 pub use preprocess::{Fit, Preprocess};
+pub use tiles::TileGrid;
 
 /// Encodes normalised frames as a grid of visual features. Immutable after construction.
 pub trait VisionEncoder: Send + Sync {
@@ -21,6 +24,18 @@ pub trait VisionEncoder: Send + Sync {
     /// # Errors
     /// The tensor library refused an operation.
     fn encode(&self, pixels: &Tensor) -> Result<Tensor>;
+
+    /// Encodes pictures of several tiles: `tiles` (n, slots, 3, h, w) and the grid of each picture -> (n, s, d), slot by slot.
+    /// The features of the slots that a picture leaves empty come last.
+    ///
+    /// # Errors
+    /// The encoder takes no tiles, or the tensor library refused an operation.
+    fn encode_tiles(&self, tiles: &Tensor, grids: &[TileGrid]) -> Result<Tensor> {
+        let (shape, pictures) = (tiles.dims(), grids.len());
+        Err(Error::Plan(format!(
+            "{pictures} pictures of tiles {shape:?} for a vision encoder that takes none"
+        )))
+    }
 
     /// d, the width of one feature.
     fn width(&self) -> usize;

@@ -7,7 +7,8 @@ use image::RgbImage;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::resize::{bicubic, bicubic_part};
-use crate::error::Result;
+use super::tiles::{TileGrid, grid_of, on_canvas, sheet};
+use crate::error::{Error, Result};
 
 /// Preprocessing of frames of any size to the square input of the encoder.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -41,10 +42,20 @@ pub enum Fit {
     },
     /// Resizes the shorter side to `size`, then crops the centre: CLIP, open_clip.
     Crop,
+    /// Resizes into a canvas of at most `slots` square tiles of side `size`: Llama 3.2 Vision.
+    Tiles {
+        /// Tiles that the encoder takes, 1 to 16; a picture leaves some of them empty.
+        #[serde(deserialize_with = "slots")]
+        slots: u32,
+    },
 }
 
 fn side<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
     checked(u32::deserialize(from)?, |side| (1..=4096).contains(side), "size must be 1 to 4096")
+}
+
+fn slots<'de, D: Deserializer<'de>>(from: D) -> Result<u32, D::Error> {
+    checked(u32::deserialize(from)?, |slots| (1..=16).contains(slots), "slots must be 1 to 16")
 }
 
 fn deviations<'de, D: Deserializer<'de>>(from: D) -> Result<[f32; 3], D::Error> {
@@ -60,9 +71,18 @@ fn checked<T, E: serde::de::Error>(value: T, good: fn(&T) -> bool, rule: &str) -
 }
 
 impl Preprocess {
+    /// Checks the sizes and the channels, as reading a description does.
+    ///
+    /// # Errors
+    /// The field that is out of bounds.
+    pub fn check(&self) -> Result<(), String> {
+        let json = serde_json::to_value(self).map_err(|e| e.to_string())?;
+        Self::deserialize(json).map(|_| ()).map_err(|e| e.to_string())
+    }
+
     /// Resizes a frame, bit-equal to Pillow's bicubic. For `squash` and `crop` the result is `size` x `size`.
     /// For `pad` it is the picture without its border, `size` on the longer side: the mean is not a multiple
-    /// of 1/255, so [`pixels`](Self::pixels) adds the border, where it is exactly 0.
+    /// of 1/255, so [`pixels`](Self::pixels) adds the border, where it is exactly 0. For `tiles` it is the canvas.
     pub fn frame(&self, image: &RgbImage) -> RgbImage {
         let (width, height) = image.dimensions();
         match self.fit {
@@ -84,7 +104,26 @@ impl Preprocess {
                 };
                 self.centre(image, whole)
             }
+            Fit::Tiles { slots } => on_canvas(image, self.size, slots),
         }
+    }
+
+    /// Returns the tile grid of each frame made by [`frame`](Self::frame); `None` if the encoder takes no tiles.
+    ///
+    /// # Errors
+    /// A frame was not made by [`frame`](Self::frame).
+    pub fn grids(&self, frames: &[impl Borrow<RgbImage>]) -> Result<Option<Vec<TileGrid>>> {
+        let Fit::Tiles { slots } = self.fit else { return Ok(None) };
+        let grid = |frame: &RgbImage| {
+            let (width, height) = frame.dimensions();
+            grid_of(frame, self.size).filter(|grid| grid.id(slots).is_some()).ok_or_else(|| {
+                let side = self.size;
+                Error::Prompt(format!(
+                    "a frame of {width}x{height} pixels is no canvas of at most {slots} tiles of {side}"
+                ))
+            })
+        };
+        frames.iter().map(|frame| grid(frame.borrow())).collect::<Result<_>>().map(Some)
     }
 
     /// Resizes `image` to `whole` and crops the centre as torchvision's `CenterCrop` does.
@@ -97,7 +136,19 @@ impl Preprocess {
         bicubic_part(image, whole, part(whole.0), part(whole.1))
     }
 
-    /// Normalises frames made by [`frame`](Self::frame) -> (n, 3, size, size) in `dtype` on `device`.
+    /// Returns the bytes of the largest frame made by [`frame`](Self::frame).
+    pub fn frame_bytes(&self) -> u64 {
+        let side = u64::from(self.size);
+        3 * side * side * u64::from(self.fit.slots().unwrap_or(1))
+    }
+
+    /// Draws frames made by [`frame`](Self::frame) into one frame, in rows from the top left: 16 at most.
+    pub fn sheet(&self, frames: &[&RgbImage]) -> RgbImage {
+        self.frame(&sheet(frames, self.size, self.fit.slots().unwrap_or(1)))
+    }
+
+    /// Normalises frames made by [`frame`](Self::frame) -> (n, 3, size, size) in `dtype` on `device`; for `tiles` -> (n, slots,
+    /// 3, size, size), tiles in rows from the top left, and 0 in the slots that a frame leaves empty.
     ///
     /// The bytes are copied to the device once, as u8. Consecutive frames of the same size are copied
     /// together.
@@ -107,7 +158,9 @@ impl Preprocess {
     pub fn pixels(&self, frames: &[impl Borrow<RgbImage>], device: &Device, dtype: DType) -> Result<Tensor> {
         let frames: Vec<&RgbImage> = frames.iter().map(Borrow::borrow).collect();
         if frames.is_empty() {
-            return Ok(Tensor::zeros((0, 3, self.size as usize, self.size as usize), dtype, device)?);
+            let (side, slots) = (self.size as usize, self.fit.slots().map(|slots| slots as usize));
+            let shape = [0].into_iter().chain(slots).chain([3, side, side]).collect::<Vec<_>>();
+            return Ok(Tensor::zeros(shape, dtype, device)?);
         }
         let same_size = frames.chunk_by(|a, b| a.dimensions() == b.dimensions());
         let parts = same_size.map(|run| self.normalised(run, device, dtype)).collect::<Result<Vec<_>>>()?;
@@ -129,11 +182,35 @@ impl Preprocess {
         let scale = channels(self.std.map(|std| 1.0 / (255.0 * std)))?;
         let shift = channels([0, 1, 2].map(|c| -self.mean[c] / self.std[c]))?;
         let mut x = x.to_dtype(DType::F32)?.broadcast_mul(&scale)?.broadcast_add(&shift)?;
+        if let Some(slots) = self.fit.slots() {
+            return Ok(self.cut(&x, slots as usize)?.to_dtype(dtype)?);
+        }
         for (axis, length) in [(2, height), (3, width)] {
             let missing = self.size.saturating_sub(length) as usize;
             x = x.pad_with_zeros(axis, missing / 2, missing - missing / 2)?; // (n, 3, size, size) after both
         }
         Ok(x.to_dtype(dtype)?)
+    }
+
+    /// Cuts canvases (n, 3, h, w) into tiles -> (n, slots, 3, size, size).
+    fn cut(&self, canvases: &Tensor, slots: usize) -> Result<Tensor> {
+        let (n, _, height, width) = canvases.dims4()?;
+        let side = self.size as usize;
+        let (rows, columns) = (height / side, width / side);
+        let tiles =
+            canvases.reshape(&[n, 3, rows, side, columns, side][..])?.permute(vec![0, 2, 4, 1, 3, 5])?;
+        let tiles = tiles.reshape((n, rows * columns, 3, side, side))?;
+        Ok(tiles.pad_with_zeros(1, 0, slots.saturating_sub(rows * columns))?)
+    }
+}
+
+impl Fit {
+    /// Returns the tiles that the encoder takes, if it takes tiles.
+    fn slots(self) -> Option<u32> {
+        match self {
+            Fit::Tiles { slots } => Some(slots),
+            Fit::Pad | Fit::Squash { .. } | Fit::Crop => None,
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Antialiased bicubic resizing of 8-bit images, bit-equal to Pillow's `Image.resize(size, BICUBIC)`.
+//! Antialiased resizing of 8-bit images, bit-equal to Pillow's `Image.resize` with `BICUBIC` and `BILINEAR`.
 //!
 //! Published checkpoints were trained on Pillow's pixels: two passes, horizontal first, each rounded to 8
 //! bits, with fixed-point coefficients of 22 bits. Pillow 13 runs the vertical pass first if the height
@@ -22,14 +22,30 @@ pub fn bicubic(image: &RgbImage, width: u32, height: u32) -> RgbImage {
 /// Resizes `image` to `size` (width, height) and crops it to the columns `x` and rows `y`. Only the pixels of
 /// the crop are computed, so a strip of 20,000 x 1 pixels costs no more than its centre.
 pub fn bicubic_part(image: &RgbImage, size: (u32, u32), x: Range<u32>, y: Range<u32>) -> RgbImage {
+    resize_part(image, size, x, y, &BICUBIC)
+}
+
+/// Resizes `image` to `width` x `height` pixels (both at least 1) with Pillow's bilinear filter, antialiased as the bicubic
+/// one.
+pub fn bilinear(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    resize_part(image, (width, height), 0..width, 0..height, &BILINEAR)
+}
+
+fn resize_part(
+    image: &RgbImage,
+    size: (u32, u32),
+    x: Range<u32>,
+    y: Range<u32>,
+    filter: &Filter,
+) -> RgbImage {
     let (from_width, from_height) = image.dimensions();
     let (width, height) = (x.len() as u32, y.len() as u32);
     let mut pixels = Cow::Borrowed(image.as_raw());
     if from_width != size.0 || width != size.0 {
-        pixels = Cow::Owned(resize_rows(&pixels, from_width as usize, &taps(from_width, size.0, x)));
+        pixels = Cow::Owned(resize_rows(&pixels, from_width as usize, &taps(from_width, size.0, x, filter)));
     }
     if from_height != size.1 || height != size.1 {
-        pixels = Cow::Owned(resize_columns(&pixels, width as usize, &taps(from_height, size.1, y)));
+        pixels = Cow::Owned(resize_columns(&pixels, width as usize, &taps(from_height, size.1, y, filter)));
     }
     RgbImage::from_raw(width, height, pixels.into_owned()).expect("the passes fill width x height pixels")
 }
@@ -40,8 +56,17 @@ struct Taps {
     weights: Vec<i32>,
 }
 
+/// A filter: its half width in input pixels, and its kernel.
+struct Filter {
+    support: f64,
+    kernel: fn(f64) -> f64,
+}
+
+const BICUBIC: Filter = Filter { support: 2.0, kernel: keys };
+const BILINEAR: Filter = Filter { support: 1.0, kernel: |x| (1.0 - x.abs()).max(0.0) };
+
 /// The bicubic (Keys) kernel with a = -0.5.
-fn kernel(x: f64) -> f64 {
+fn keys(x: f64) -> f64 {
     const A: f64 = -0.5;
     let x = x.abs();
     if x < 1.0 {
@@ -54,19 +79,19 @@ fn kernel(x: f64) -> f64 {
 }
 
 /// Computes the weights of the output pixels `part` of an axis that is resized from `from` to `to` pixels.
-fn taps(from: u32, to: u32, part: Range<u32>) -> Vec<Taps> {
-    const SUPPORT: f64 = 2.0;
+fn taps(from: u32, to: u32, part: Range<u32>, filter: &Filter) -> Vec<Taps> {
     let scale = f64::from(from) / f64::from(to);
     // Shrinking widens the kernel (this is the antialiasing); enlarging does not narrow it.
     let stretch = scale.max(1.0);
-    let support = SUPPORT * stretch;
+    let support = filter.support * stretch;
     let tap = |out: u32| {
         let centre = (f64::from(out) + 0.5) * scale;
         let first = (centre - support + 0.5).max(0.0) as usize;
         let end = ((centre + support + 0.5) as usize).min(from as usize);
         // Pillow multiplies by the reciprocal; a division changes the last bits.
         let shrink = 1.0 / stretch;
-        let exact: Vec<f64> = (first..end).map(|i| kernel((i as f64 - centre + 0.5) * shrink)).collect();
+        let exact: Vec<f64> =
+            (first..end).map(|i| (filter.kernel)((i as f64 - centre + 0.5) * shrink)).collect();
         let sum: f64 = exact.iter().sum();
         Taps { first, weights: exact.iter().map(|w| fixed_point(w / sum)).collect() }
     };

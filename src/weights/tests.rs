@@ -68,6 +68,51 @@ fn aliases_must_agree() {
 }
 
 #[test]
+fn rows_follow_each_other_by_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |name: &str| Rename::Rows {
+        whole: "embedding".into(),
+        index: usize::from(name.starts_with("added")),
+    };
+    let open = |tensors: &[(&str, Tensor)]| open_as(folder.path(), tensors, &rows);
+    let weights = open(&[("added", tensor((1, 5), 2.0)), ("base", tensor((3, 5), 1.0))]).unwrap();
+    let whole = weights.get((4, 5), "embedding", UNUSED).unwrap();
+    let parts = [tensor((3, 5), 1.0), tensor((1, 5), 2.0)];
+    let expected = Tensor::cat(&parts, 0).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(whole.to_vec2::<f32>().unwrap(), expected);
+    weights.finish().unwrap();
+    let narrow = open(&[("added", tensor((1, 4), 2.0)), ("base", tensor((3, 5), 1.0))]).unwrap();
+    let refused = message(narrow.get((4, 5), "embedding", UNUSED), folder.path());
+    assert!(refused.contains("do not follow each other"), "{refused}");
+    let missing = message(open(&[("added", tensor((1, 5), 2.0))]), folder.path());
+    assert!(missing.contains("embedding (some of its rows)"), "{missing}");
+    let aliases =
+        [("base", tensor((3, 5), 1.0)), ("base.again", tensor((3, 5), 3.0)), ("added", tensor((1, 5), 2.0))];
+    let differ = message(open(&aliases).unwrap().get((4, 5), "embedding", UNUSED), folder.path());
+    assert!(differ.contains("several tensors stand for `embedding` and differ"), "{differ}");
+}
+
+#[test]
+fn flat_tensor_has_one_axis() {
+    let folder = tempfile::tempdir().unwrap();
+    let flat = |name: &str| Rename::Flat(name.into());
+    let weights = open_as(folder.path(), &[("gate", tensor((1, 5), 1.0))], &flat).unwrap();
+    assert_eq!(weights.get(5, "gate", UNUSED).unwrap().dims(), [5]);
+    assert!(weights.get(4, "gate", UNUSED).is_err());
+}
+
+#[test]
+fn content_hash_depends_on_named_parts_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = |vision: f32, language: f32| {
+        let tensors = [("vision.a", tensor((3, 5), vision)), ("language.a", tensor((3, 5), language))];
+        open_as(folder.path(), &tensors, &same).unwrap().content_sha256(&["vision"]).unwrap()
+    };
+    assert_eq!(hash(1.0, 2.0), hash(1.0, 3.0));
+    assert_ne!(hash(1.0, 2.0), hash(4.0, 2.0));
+}
+
+#[test]
 fn ignored_tensor_is_not_unused() {
     let folder = tempfile::tempdir().unwrap();
     let ignore = |_: &str| Rename::Ignore;

@@ -18,7 +18,7 @@ pub type Case = (&'static str, &'static [&'static [usize]]);
 /// Opens a model directory in f32, as it is stored.
 pub fn open(directory: &Path) -> flamingo::Result<Loaded> {
     let (device, dtype) = (target::device().clone(), target::dtype());
-    family::open(directory, &LoadOptions { device, dtype, quantization: Quantization::Keep })
+    family::open(directory, &LoadOptions::new(device, dtype, Quantization::Keep))
 }
 
 /// Returns the error that refuses a directory.

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Device};
-use flamingo::family::Loaded;
-use flamingo::model::Frames;
+use flamingo::family::{Frames, Loaded};
 use flamingo::prompt::Prompt;
 use support::golden::{Golden, folder};
 

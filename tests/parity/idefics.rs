@@ -112,7 +112,7 @@ fn transparent_pixels_equal_the_processor() {
     let file = tempfile::Builder::new().suffix(".png").tempfile().unwrap();
     let image = image::RgbaImage::from_raw(width as u32, height as u32, bytes).unwrap();
     image.save(file.path()).unwrap();
-    let mut video = Video::open(file.path(), &VideoLimits::default()).unwrap();
+    let video = Video::open(file.path(), &VideoLimits::default()).unwrap();
     let frame = video.frames(&FrameSampling::fps(1.0)).unwrap().next().unwrap().unwrap();
     let frame = model.preprocess.frame(&frame.image);
     let pixels = model.preprocess.pixels(&[frame], &Device::Cpu, DType::F32).unwrap();
@@ -244,6 +244,20 @@ fn wrong_features_differ() {
     let centred = features.broadcast_sub(&mean).unwrap();
     let deviation = centred.sqr().unwrap().mean_keepdim(2).unwrap().sqrt().unwrap();
     assert!(error(&centred.broadcast_div(&deviation).unwrap()) > 1e-6, "output norm");
+}
+
+/// A video has the visual tokens of all its frames, one after another, and the text attends to all of them.
+#[test]
+fn frames_of_a_video_are_independent() {
+    for (variant, frames) in [("idefics_base", [1usize, 3]), ("idefics_instruct", [0, 4])] {
+        let (model, golden) = (checkpoint::open(&directory(variant)).unwrap(), golden(variant));
+        let pixels = frames.map(|i| golden.tensor(&format!("pixels.{i}")).clone());
+        let tokens = |pixels: Tensor| model.model.visual_tokens(&[pixels.into()], None).unwrap().remove(0);
+        let together = tokens(Tensor::cat(&pixels, 0).unwrap());
+        let alone = Tensor::cat(&pixels.map(tokens), 0).unwrap();
+        assert_eq!(together.dims(), alone.dims());
+        assert!(relative_error(&together, &alone) <= 1e-5, "{variant}");
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use flamingo::family::Frames;
 use flamingo::family::Loaded;
-use flamingo::model::Frames;
 use flamingo::prompt::Prompt;
 use flamingo::task::{caption, question};
 use serde_json::{Value, json};

@@ -10,5 +10,6 @@ pub mod likelihood;
 pub mod random_weights;
 pub mod proxy;
 pub mod servers;
+pub mod tiny_hub;
 pub mod tiny_s3;
 pub mod target;

@@ -139,6 +139,7 @@ fn llama(json: &Value) -> Result<LlamaConfig, String> {
     }
     let added = size_or(json, "additional_vocab_size", 0)?;
     Ok(LlamaConfig {
+        extra_embeddings: 0,
         vocabulary: size_or(json, "vocab_size", 32_000)?.saturating_add(added),
         width,
         ffn_width: size_or(json, "intermediate_size", 11_008)?,

@@ -1,7 +1,7 @@
-//! Names and sizes of a checkpoint of open_flamingo.
+//! Names and sizes of a checkpoint of open_flamingo, or of Otter, which renamed some parts.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::family::checkpoint::LANGUAGE;
@@ -30,7 +30,7 @@ pub(super) const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
 
 /// Names and sizes of a checkpoint.
 #[derive(Debug)]
-pub(super) struct Layout {
+pub(in crate::family) struct Layout {
     /// Path of the language model's layers in its names, such as `model.layers`.
     layers: Option<String>,
     /// Rows of the token embedding: the tokenizer's tokens with those that open_flamingo adds.
@@ -43,9 +43,12 @@ impl Layout {
     /// Reads the names and shapes of the checkpoint of a model over the language model `source`.
     ///
     /// # Errors
-    /// The file is missing, truncated or malformed, or has no token embedding.
-    pub fn read(checkpoint: &Path, source: &LanguageSource) -> Result<Self> {
-        let theirs = shapes(checkpoint)?;
+    /// A file is missing, truncated or malformed, or none has a token embedding.
+    pub fn read(checkpoint: &[PathBuf], source: &LanguageSource) -> Result<Self> {
+        let mut theirs = BTreeMap::new();
+        for file in checkpoint {
+            theirs.extend(shapes(file)?);
+        }
         let layers = theirs.keys().find_map(|name| layers_path(&plain(name)));
         let mut layout = Self { layers, rows: 0, shapes: BTreeMap::new() };
         for (name, shape) in theirs {
@@ -55,7 +58,7 @@ impl Layout {
         }
         let embedding = EMBEDDINGS.iter().find_map(|name| layout.shapes.get(&format!("{LANGUAGE}.{name}")));
         layout.rows = embedding.and_then(|shape| shape.first().copied()).ok_or_else(|| Error::Config {
-            path: checkpoint.into(),
+            path: checkpoint.first().cloned().unwrap_or_default(),
             reason: "the checkpoint has no token embedding, so the rows of `<image>` and `<|endofchunk|>` are missing"
                 .into(),
         })?;
@@ -75,7 +78,11 @@ impl Layout {
             return Rename::To(format!("resampler.{}", resampler_name(name)));
         }
         if let Some(name) = name.strip_prefix("vision_encoder.") {
-            return clip_vit::open_clip_name(name).below("vision");
+            return match name.strip_prefix("vision_model.") {
+                Some(name) => clip_vit::hugging_face_name(name),
+                None => clip_vit::open_clip_name(name),
+            }
+            .below("vision");
         }
         let Some(name) = name.strip_prefix("lang_encoder.") else { return Rename::To(name) };
         if let Some((index, name)) = numbered(name, "gated_cross_attn_layers.") {
@@ -194,7 +201,8 @@ fn numbered<'a>(name: &'a str, list: &str) -> Option<(&'a str, &'a str)> {
     name.strip_prefix(list)?.split_once('.')
 }
 
-/// Maps a name of the resampler. Unknown names stay.
+/// Maps a name of the resampler: of open_flamingo, where a layer is a list, or of Otter, where its parts have names. Unknown names
+/// stay.
 fn resampler_name(theirs: &str) -> String {
     if theirs == "frame_embs" {
         return "temporal_embedding".into();
@@ -203,7 +211,10 @@ fn resampler_name(theirs: &str) -> String {
         Some((index, name)) => match (name.strip_prefix("0."), name.strip_prefix("1.")) {
             (Some(name), _) => format!("layers.{index}.attention.{name}"),
             (_, Some(name)) => format!("layers.{index}.feed_forward.{}", feed_forward_name(name)),
-            _ => theirs.into(),
+            _ => match name.strip_prefix("feed_forward.") {
+                Some(name) => format!("layers.{index}.feed_forward.{}", feed_forward_name(name)),
+                None => format!("layers.{index}.attention.{name}"),
+            },
         },
         None => theirs.into(),
     }
@@ -213,7 +224,10 @@ fn cross_attention_name(index: &str, theirs: &str) -> Rename {
     let name = match theirs {
         "attn_gate" => "attention_gate".into(),
         "ff_gate" => "feed_forward_gate".into(),
-        _ => match (theirs.strip_prefix("attn."), theirs.strip_prefix("ff.")) {
+        _ => match (
+            theirs.strip_prefix("attn."),
+            theirs.strip_prefix("ff.").or(theirs.strip_prefix("feed_forward.")),
+        ) {
             (Some(name), _) => format!("attention.{name}"),
             (_, Some(name)) => format!("feed_forward.{}", feed_forward_name(name)),
             _ => theirs.into(),
@@ -262,6 +276,8 @@ mod tests {
             ("layers.5.1.0.bias", "layers.5.feed_forward.norm.bias"),
             ("layers.5.1.3.weight", "layers.5.feed_forward.down.weight"),
             ("media_time_embs", "media_time_embs"),
+            ("layers.5.norm_media.bias", "layers.5.attention.norm_media.bias"),
+            ("layers.5.feed_forward.3.weight", "layers.5.feed_forward.down.weight"),
         ] {
             assert_eq!(resampler_name(theirs), ours);
         }
@@ -269,6 +285,7 @@ mod tests {
             ("attn_gate", "cross_attention.7.attention_gate"),
             ("attn.to_kv.weight", "cross_attention.7.attention.to_kv.weight"),
             ("ff.1.weight", "cross_attention.7.feed_forward.up.weight"),
+            ("feed_forward.1.weight", "cross_attention.7.feed_forward.up.weight"),
         ] {
             assert_eq!(cross_attention_name("7", theirs), Rename::To(ours.into()));
         }

@@ -11,6 +11,8 @@ use crate::language::rotary::Rope;
 pub struct LlamaConfig {
     /// Rows of the embedding and of the head.
     pub vocabulary: usize,
+    /// Further rows of the embedding, for ids that only a prompt has (8 in Llama 3.2 Vision).
+    pub extra_embeddings: usize,
     /// Width d of the hidden state.
     pub width: usize,
     /// Hidden width of the feed-forward.
@@ -51,6 +53,7 @@ impl LlamaConfig {
         }
         let config = Self {
             vocabulary: size(json, "vocab_size")?,
+            extra_embeddings: 0,
             width,
             ffn_width: size(json, "intermediate_size")?,
             layers: size(json, "num_hidden_layers")?,
@@ -94,7 +97,7 @@ impl LlamaConfig {
         let Self { vocabulary, width, ffn_width, layers, heads, kv_heads, head_width, tied, .. } = *self;
         let biases = if self.qkv_bias { (heads + 2 * kv_heads) * head_width } else { 0 };
         let layer_matrices = width * (2 * heads * head_width + 2 * kv_heads * head_width + 3 * ffn_width);
-        let embeddings = if tied { 1 } else { 2 } * vocabulary * width;
+        let embeddings = (if tied { 1 } else { 2 } * vocabulary + self.extra_embeddings) * width;
         LanguageSizes {
             vocabulary,
             width,
@@ -124,6 +127,10 @@ impl LlamaConfig {
             ("head width", self.head_width),
             ("number of positions", self.max_positions),
         ])?;
+        if self.extra_embeddings > 1 << 16 || self.tied && self.extra_embeddings > 0 {
+            let (rows, tied) = (self.extra_embeddings, self.tied);
+            return Err(format!("{rows} further rows of the embedding (tied to the head: {tied})"));
+        }
         if !self.heads.is_multiple_of(self.kv_heads) {
             let (heads, kv_heads) = (self.heads, self.kv_heads);
             return Err(format!("{heads} heads cannot share {kv_heads} key and value heads"));

@@ -7,6 +7,7 @@ use crate::language::KvCache;
 fn small(style: RopeStyle, tied: bool) -> LlamaConfig {
     LlamaConfig {
         vocabulary: 23,
+        extra_embeddings: 0,
         width: 12,
         ffn_width: 20,
         layers: 2,

@@ -13,6 +13,9 @@ pub struct CrossAttentionConfig {
     pub placement: Placement,
     /// Attention heads.
     pub heads: usize,
+    /// Key and value heads, if they are fewer than the query heads; each serves as many query heads as the others.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub kv_heads: Option<usize>,
     /// Width of one head.
     pub head_width: usize,
     /// Hidden width of the feed-forward, in multiples of the language model's width.
@@ -105,6 +108,7 @@ impl CrossAttentionConfig {
         Self {
             placement,
             heads,
+            kv_heads: None,
             head_width,
             feed_forward_multiple,
             activation,
@@ -132,10 +136,20 @@ impl CrossAttentionConfig {
             ("cross_attention.feed_forward_multiple", self.feed_forward_multiple),
             ("cross_attention.feed_forward_width", self.feed_forward_width.unwrap_or(1)),
         ])?;
+        if let Some(kv_heads) = self.kv_heads
+            && (kv_heads == 0 || !self.heads.is_multiple_of(kv_heads))
+        {
+            return Err(format!("cross_attention.kv_heads is {kv_heads}, with {} heads", self.heads));
+        }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return Err(format!("cross_attention.norm_eps is {}", self.norm_eps));
         }
         Ok(())
+    }
+
+    /// Returns the number of key and value heads.
+    pub fn kv_heads(&self) -> usize {
+        self.kv_heads.unwrap_or(self.heads)
     }
 
     /// Returns the feed-forward for a language model of width `text_width`.

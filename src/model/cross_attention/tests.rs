@@ -183,10 +183,10 @@ fn check_after(
     let (block, weights) = block(config);
     let media: Vec<Tensor> = (0..3).map(|m| random(&format!("medium {m}"), &[TOKENS, MEDIA])).collect();
     let layers = |m: usize| vec![block.project_kv(&media[m]).unwrap()];
-    let medium = |m: usize| Arc::new(MediaKv { layers: layers(m), padding: None });
+    let medium = |m: usize| Arc::new(MediaKv::new(layers(m), None));
     let kv = match padded {
         false => vec![medium(0), medium(1), medium(2)],
-        true => vec![Arc::new(MediaKv { layers: layers(0), padding: Some(medium(1)) }), medium(2)],
+        true => vec![Arc::new(MediaKv::new(layers(0), Some(medium(1)))), medium(2)],
     };
     let n = rows.iter().map(|ids| ids.len()).sum::<usize>();
     let x = random("x", &[n, TEXT]);

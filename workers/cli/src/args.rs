@@ -12,6 +12,8 @@ use flamingo::generate::{Generation, Strategy};
 use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
 
+use crate::hub::cache::{ModelDirectory, OWN_DIRECTORY, model_directory};
+use crate::memory::plan::MemoryPlan;
 use crate::process::fix_thread_count;
 
 /// A wrong command line or setting. The command ends with exit status 2 before it does any work.
@@ -26,14 +28,11 @@ impl std::fmt::Display for UsageError {
 
 impl std::error::Error for UsageError {}
 
-/// The model of this repository.
-const DEFAULT_MODEL: &str = "models/flamingo-mini";
-
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Model directory; `flamingo model init` creates an untrained one.
-    #[arg(long, env = "FLAMINGO_MODEL", default_value = DEFAULT_MODEL, value_name = "DIR")]
+    /// Model: a directory, or the name of a pulled one (`flamingo model list`).
+    #[arg(long, env = "FLAMINGO_MODEL", default_value = OWN_DIRECTORY, value_name = "DIR|NAME")]
     pub model: PathBuf,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -102,25 +101,39 @@ impl ModelArgs {
     /// Loads the model.
     ///
     /// # Errors
-    /// [`UsageError`]: there is no such directory or device. Else as [`Pipeline::load_with`].
+    /// [`UsageError`]: there is no such model or device. Else as [`Pipeline::load_with`].
     pub fn load(&self) -> anyhow::Result<Pipeline> {
-        self.device.fix_threads()?;
-        self.check_directory()?;
-        Ok(Pipeline::load_with(&self.model, self.options()?)?)
+        self.load_with_caches(0)
     }
 
-    /// Checks that the model directory exists.
+    /// As [`load`](Self::load), for a program that will allocate `caches` bytes too.
     ///
     /// # Errors
-    /// [`UsageError`]: there is no such directory.
-    pub fn check_directory(&self) -> anyhow::Result<()> {
-        if !self.model.is_dir() {
-            let model = self.model.display();
-            bail!(UsageError(format!(
-                "{model}: no such model directory; name one with --model, or create an untrained one with `flamingo model init`"
-            )));
+    /// As [`load`](Self::load), and when model and caches do not fit into the available memory.
+    pub fn load_with_caches(&self, caches: u64) -> anyhow::Result<Pipeline> {
+        self.device.fix_threads()?;
+        let directory = self.directory()?;
+        let options = self.options()?;
+        // An unreadable file is an error of the load, which says more.
+        if let Ok(plan) = MemoryPlan::read(&directory.path, &options) {
+            plan.check(&self.model.display().to_string(), caches, &options)?;
         }
-        Ok(())
+        if let Some(licence) = directory.pulled.as_ref().and_then(|pulled| pulled.licence.as_ref()) {
+            tracing::info!(model = %self.model.display(), licence);
+        }
+        let pipeline = Pipeline::load_with(&directory.path, options)?;
+        Ok(match directory.pulled {
+            Some(pulled) => pipeline.with_name(pulled.name),
+            None => pipeline,
+        })
+    }
+
+    /// Returns the directory of the model.
+    ///
+    /// # Errors
+    /// [`UsageError`]: there is no such directory, or the model is not pulled.
+    pub fn directory(&self) -> anyhow::Result<ModelDirectory> {
+        model_directory(&self.model)
     }
 
     /// As [`load`](Self::load), with a note on standard error when the gates of the model are closed.
@@ -128,7 +141,18 @@ impl ModelArgs {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_to_answer(&self) -> anyhow::Result<Pipeline> {
-        let pipeline = self.load()?;
+        self.load_to_answer_with_caches(0)
+    }
+
+    /// As [`load_to_answer`](Self::load_to_answer), for a program that will allocate `caches` bytes too.
+    ///
+    /// # Errors
+    /// As [`load_with_caches`](Self::load_with_caches).
+    pub fn load_to_answer_with_caches(&self, caches: u64) -> anyhow::Result<Pipeline> {
+        let pipeline = self.load_with_caches(caches)?;
+        if let Some(licence) = self.directory()?.pulled.and_then(|pulled| pulled.licence) {
+            eprintln!("note: {}: licence: {licence}", self.model.display());
+        }
         if !pipeline.loaded().info.gates_open {
             eprintln!("note: {GATES_CLOSED}");
         }
@@ -152,7 +176,7 @@ impl ModelArgs {
             QuantizeName::Q8_0 => Quantization::Q8_0,
             QuantizeName::Q4K => Quantization::Q4K,
         };
-        Ok(LoadOptions { device, dtype, quantization })
+        Ok(LoadOptions::new(device, dtype, quantization))
     }
 }
 

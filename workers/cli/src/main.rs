@@ -13,6 +13,11 @@ mod logs;
 mod traces;
 mod inputs;
 mod output;
+// Models by name, and the memory that they need.
+// A build without downloads reads the cache only.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
+mod hub;
+mod memory;
 // One video at a time.
 mod analyze;
 mod caption;
@@ -62,7 +67,7 @@ enum Command {
     Ask(ask::Ask),
     /// Show which frames are sampled from a video.
     Frames(frames::Frames),
-    /// Inspect, trace and create model directories.
+    /// List, download, inspect, trace and create models.
     #[command(subcommand)]
     Model(model::Model),
     /// Measure how fast a model runs on this machine, and compare it with the machine's limits.

@@ -22,7 +22,7 @@ use crate::args::{ModelArgs, UsageError};
 use crate::jobs::all_items;
 use crate::output::{print_line, printable, progress};
 use crate::process::own_executable;
-use crate::settings::{ModelOverrides, SettingsArgs, block_on, model_args};
+use crate::settings::{ModelOverrides, SettingsArgs, block_on, cache_bytes, model_args};
 use crate::submit::{Submitted, check_store, read, submit};
 use crate::work::stop_on_signal;
 
@@ -81,7 +81,9 @@ async fn run(settings: Settings, model: ModelArgs, jobs: Vec<JobMessage>) -> any
     if !all_ended(&backends, &ids).await?.0 {
         let status = Arc::new(Status::default());
         let signalled = tokio::spawn(stop_on_signal(stop.clone(), status.clone())?);
-        let pipeline = tokio::task::spawn_blocking(move || model.load_to_answer()).await??;
+        let caches = cache_bytes(&settings);
+        let load = tokio::task::spawn_blocking(move || model.load_to_answer_with_caches(caches));
+        let pipeline = load.await??;
         let ours = pipeline.loaded().info.name.clone();
         let working =
             build_worker(&settings, &backends, pipeline, own_executable()?, status, stop.clone())?.run();

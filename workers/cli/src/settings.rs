@@ -50,8 +50,8 @@ impl SettingsArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelOverrides {
-    /// Model directory; `FLAMINGO_MODEL` names one too.
-    #[arg(long, value_name = "DIR")]
+    /// Model: a directory, or the name of a pulled one; `FLAMINGO_MODEL` names one too.
+    #[arg(long, value_name = "DIR|NAME")]
     model: Option<String>,
     /// `cpu`, `cuda` or `cuda:N`.
     #[arg(long)]
@@ -99,6 +99,11 @@ pub fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
         dtype: DTypeName::from_str(&model.dtype, false).map_err(|e| wrong("dtype", e))?,
         quantize: QuantizeName::from_str(&model.quantize, false).map_err(|e| wrong("quantize", e))?,
     })
+}
+
+/// Bytes of the caches that the settings reserve for the engine.
+pub fn cache_bytes(settings: &Settings) -> u64 {
+    settings.engine.kv_bytes.saturating_add(settings.engine.media_bytes)
 }
 
 /// Runs a future on a new runtime. At the end, waits at most 2 s for blocking threads that are still running.

@@ -15,7 +15,7 @@ use video_worker::settings::Settings;
 
 use crate::args::{GATES_CLOSED, ModelArgs};
 use crate::process::own_executable;
-use crate::settings::{ModelOverrides, SettingsArgs, block_on, model_args};
+use crate::settings::{ModelOverrides, SettingsArgs, block_on, cache_bytes, model_args};
 
 #[derive(Debug, Args)]
 pub struct Work {
@@ -76,8 +76,9 @@ async fn start(
     if settings.database.url.scheme() == "sqlite" {
         backends.ledger.migrate().await?;
     }
-    let (waited, loaded) =
-        tokio::join!(backends.wait(settings), tokio::task::spawn_blocking(move || model.load()));
+    let caches = cache_bytes(settings);
+    let load = tokio::task::spawn_blocking(move || model.load_with_caches(caches));
+    let (waited, loaded) = tokio::join!(backends.wait(settings), load);
     waited?;
     let pipeline = loaded.map_err(|panic| anyhow!("the thread that loads the model panicked: {panic}"))??;
     if !pipeline.loaded().info.gates_open {

@@ -2,7 +2,7 @@
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::{Generation, Output, SequencePlan};
-use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::pipeline::{Answer, Medium, Pipeline, frame_times};
 use flamingo::prompt::Prompt;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
@@ -56,7 +56,7 @@ pub trait Model: Sync {
         context: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>> {
         let run = |plans| self.run_plans(plans, media, context);
-        self.pipeline().ask_with(tasks, media.len(), generation, run)
+        self.pipeline().ask_with(tasks, &frame_times(media), generation, run)
     }
 
     /// Computes the log-likelihood of each answer after a prompt, as [`Pipeline::score`].
@@ -71,7 +71,7 @@ pub trait Model: Sync {
         context: &RequestContext,
     ) -> Result<Vec<f64>, ModelError> {
         let run = |plans| self.run_plans(plans, media, context);
-        self.pipeline().score_with(prompt, media.len(), answers, run)
+        self.pipeline().score_with(prompt, &frame_times(media), answers, run)
     }
 }
 

@@ -137,7 +137,7 @@ pub fn build_worker(
     stop: Stop,
 ) -> Result<Worker<VideoService>, StartError> {
     let name = worker_name(settings);
-    let side = u64::from(pipeline.loaded().preprocess.size);
+    let frame_bytes = pipeline.loaded().preprocess.frame_bytes();
     let engine = Engine::start(pipeline, settings.engine).map_err(start_error)?;
     let route = Route::new(&engine.info().name);
     tracing::info!(
@@ -175,7 +175,7 @@ pub fn build_worker(
             page: settings.inputs.page,
             max_manifest_bytes: settings.inputs.max_manifest_bytes,
             memory: Budget::new(settings.resources.memory),
-            frame_bytes: 3 * side * side,
+            frame_bytes,
             retry_timeout: settings.worker.retry_timeout,
         },
         worker: name.clone(),

@@ -80,7 +80,7 @@ impl CostModel<'_> {
     /// Cost of the keys and values of one medium of `t` frames at every gated cross-attention.
     pub fn media_kv(&self, t: usize) -> Cost {
         let (config, (q, d)) = (&self.shape.model.cross_attention, self.visual_tokens(t));
-        let inner = config.heads * config.head_width;
+        let inner = config.kv_heads() * config.head_width;
         let weights = self.xattn_count() * d * 2 * inner;
         Cost {
             operations: matmul(q, 1, weights),
@@ -95,6 +95,7 @@ impl CostModel<'_> {
         let language = language.sizes();
         let (config, xattn_count, q) = (&model.cross_attention, self.xattn_count(), self.visual_tokens(t).0);
         let (d, inner) = (language.width, config.heads * config.head_width);
+        let kv_inner = config.kv_heads() * config.head_width;
         let xattn = 2 * d * inner + 2 * config.feed_forward_multiple * d * d;
         let dense = language.layers * language.layer_matrices + xattn_count * xattn;
         // Token i of the new ones attends to all before it and to itself.
@@ -103,7 +104,7 @@ impl CostModel<'_> {
             + matmul(new, 2 * inner, xattn_count * q);
         let sequence = matmul(new, 1, dense) + attention + matmul(1, d, language.vocabulary);
         let cached = (past + new) * language.layers * 2 * language.kv_heads * language.head_width;
-        let media_kv = xattn_count * 2 * inner * q;
+        let media_kv = xattn_count * 2 * kv_inner * q;
         let weights = self.language_bytes as f64 + self.bytes(xattn_count * xattn);
         Cost {
             operations: batch as f64 * sequence,

@@ -105,10 +105,7 @@ impl Bench {
         let options = self.model.options()?;
         match self.shape.as_deref().and_then(ModelShape::named) {
             Some(shape) => Ok(BenchModel::of_shape(shape, options)),
-            None => {
-                self.model.check_directory()?;
-                BenchModel::of_directory(&self.model.model, options)
-            }
+            None => BenchModel::of_directory(&self.model.directory()?.path, options),
         }
     }
 

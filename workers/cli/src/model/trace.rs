@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use clap::Args;
 use flamingo::Pipeline;
 use flamingo::family::LoadOptions;
+use flamingo::model::MediumPixels;
 use flamingo::stage_trace::{split_pixels, trace};
 use inference::context::Cancel;
 use inference::decoder::{DecodeRequest, decode};
@@ -29,7 +30,7 @@ pub struct Trace {
     #[command(flatten)]
     sampling: SamplingArgs,
     /// Preprocessed pixels instead of files: `pixels` (frames, 3, height, width), and optionally `lengths`, the number of
-    /// frames of each medium.
+    /// frames of each medium, and `grids` (frames, 2), for a model that takes tiles.
     #[arg(long, value_name = "SAFETENSORS", conflicts_with = "media", help_heading = "Trace")]
     pixels: Option<PathBuf>,
     /// File for the tensors.
@@ -59,7 +60,7 @@ impl Trace {
     }
 
     /// Decodes and preprocesses one file.
-    fn decode_pixels(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<Tensor> {
+    fn decode_pixels(&self, path: &Path, pipeline: &Pipeline) -> anyhow::Result<MediumPixels> {
         let request = DecodeRequest::new(path, self.sampling.sampling()?);
         let frames = decode(&own_executable()?, path, request, &Cancel::default())?
             .map(|frame| Ok(pipeline.prepare(&frame?)));
@@ -67,14 +68,14 @@ impl Trace {
         if prepared.is_empty() {
             bail!("{}: no frame lies in the sampled range", path.display());
         }
-        Ok(pipeline.pixels(&prepared)?.repeated()?)
+        Ok(pipeline.pixels(&prepared)?)
     }
 }
 
 /// Reads preprocessed pixels and splits them by medium.
-fn read_pixels(path: &Path, options: &LoadOptions) -> anyhow::Result<Vec<Tensor>> {
+fn read_pixels(path: &Path, options: &LoadOptions) -> anyhow::Result<Vec<MediumPixels>> {
     let tensors =
         candle_core::safetensors::load(path, &options.device).with_context(|| path.display().to_string())?;
     let pixels = tensors.get("pixels").with_context(|| format!("{}: no tensor `pixels`", path.display()))?;
-    Ok(split_pixels(&pixels.to_dtype(options.dtype)?, tensors.get("lengths"))?)
+    Ok(split_pixels(&pixels.to_dtype(options.dtype)?, tensors.get("lengths"), tensors.get("grids"))?)
 }

@@ -1,6 +1,7 @@
 //! Budgets of the engine.
 
 use flamingo::Task;
+use flamingo::family::frame_mode::MOST_FRAMES;
 use flamingo::generate::Generation;
 use flamingo::model::Flamingo;
 use flamingo::pipeline::Pipeline;
@@ -26,6 +27,17 @@ impl Default for EngineLimits {
     }
 }
 
+/// Frame times with the longest text in a prompt.
+const LONGEST: [f64; MOST_FRAMES] = {
+    let mut times = [0.0; MOST_FRAMES];
+    let mut i = 0;
+    while i < MOST_FRAMES {
+        times[i] = 99_999.0 + i as f64;
+        i += 1;
+    }
+    times
+};
+
 impl EngineLimits {
     /// Returns limits that suffice for all `tasks` about `videos` videos at once, at most the default KV budget, but
     /// always enough for one answer to each task.
@@ -34,7 +46,7 @@ impl EngineLimits {
         let block = block_bytes(model);
         // A prompt that the model rejects needs no memory.
         let needed = tasks.iter().filter_map(|task| {
-            let plan = pipeline.plan(task, 1, generation).ok()?;
+            let plan = pipeline.plan(task, &[&LONGEST], generation).ok()?;
             plan.check(model).ok()?;
             Some(plan.reservation().blocks() as u64 * block)
         });
