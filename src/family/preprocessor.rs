@@ -13,7 +13,7 @@ use crate::vision::{Fit, Preprocess};
 const FILE: &str = "preprocessor_config.json";
 /// Mean and standard deviation of CLIP, for a directory without the file or a file without them.
 const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 /// Number of `resample` of Pillow's bicubic filter.
 const BICUBIC: usize = 3;
 

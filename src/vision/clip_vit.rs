@@ -88,7 +88,7 @@ impl Config {
             return Err(format!("{heads} heads of the vision encoder do not divide its width {width}"));
         }
         let side = self.preprocess.size as usize;
-        if side % patch != 0 {
+        if !side.is_multiple_of(patch) {
             return Err(format!("patches of {patch} pixels do not divide an image of {side} pixels"));
         }
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {

@@ -16,6 +16,7 @@ mod mini;
 mod model_check;
 mod model_pull;
 mod names;
+mod pulled_families;
 mod service;
 mod trace;
 mod training;

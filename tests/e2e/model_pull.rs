@@ -504,6 +504,7 @@ fn a_missing_tokenizer_comes_from_its_base_model() {
     );
     let names = [
         "config.json",
+        "final_weights.pt",
         "pulled.json",
         "pytorch_model-1.bin",
         "pytorch_model.bin.index.json",

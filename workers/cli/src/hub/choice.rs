@@ -5,6 +5,7 @@ use super::listing::RemoteFile;
 /// Small files of a model, without those of the tokenizer.
 const DESCRIPTIONS: &[&str] = &[
     "config.json",
+    "open_clip_config.json",
     "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
@@ -32,6 +33,7 @@ const WEIGHTS: &[&[&str]] = &[
     &["*.safetensors"],
     &["pytorch_model.bin"],
     &["pytorch_model.bin.index.json", "pytorch_model-*.bin"],
+    &["open_clip_pytorch_model.bin"],
     &["*.gguf"],
     &["*.pt"],
 ];

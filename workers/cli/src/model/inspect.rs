@@ -1,7 +1,8 @@
 //! `flamingo model inspect`: shows the parts, sizes, memory, gates and hashes of a model.
 
 use clap::Args;
-use flamingo::family::Frames;
+use flamingo::family::{Frames, Loaded};
+use serde_json::{Value, json};
 
 use crate::args::ModelArgs;
 use crate::memory::plan::MemoryPlan;
@@ -23,69 +24,76 @@ impl Inspect {
     pub fn run(self) -> anyhow::Result<bool> {
         let plan = MemoryPlan::read(&self.model.directory()?.path, &self.model.options()?);
         if self.headers {
-            let plan = plan?;
-            if self.json {
-                println!("{}", serde_json::json!({"memory": plan.as_json()}));
-            } else {
-                println!("{}", self.model.model.display());
-                plan.print();
-            }
-            plan.problems().iter().for_each(|problem| eprintln!("error: {}", printable(problem)));
-            return Ok(plan.problems().is_empty());
+            return self.print_headers(&plan?);
         }
         let pipeline = self.model.load()?;
-        let loaded = pipeline.loaded();
-        let language = loaded.model.language();
-        let parts = &loaded.parameters;
-        let layers = loaded.model.cross_attention_layers();
         if self.json {
-            let object = serde_json::json!({
-                "about": loaded.info,
-                "parameters": parts,
-                "cross_attention_layers": layers,
-                "language": {
-                    "layers": language.n_layers(), "width": language.width(),
-                    "vocabulary": language.vocabulary(), "max_positions": language.max_positions(),
-                },
-                "preprocess": loaded.preprocess,
-                "prompt": loaded.format,
-                "memory": plan.ok().map(|plan| plan.as_json()),
-            });
-            println!("{object}");
-            return Ok(true);
-        }
-        println!("{} ({})", loaded.info.name, loaded.info.family);
-        for (part, n) in parts {
-            println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
-        }
-        if let Ok(plan) = plan {
-            println!("  files:");
-            plan.print();
-        }
-        let (n, width) = (language.n_layers(), language.width());
-        println!(
-            "  language model   {n} layers of width {width}, {} tokens, up to {} positions",
-            language.vocabulary(),
-            language.max_positions()
-        );
-        println!("  cross-attention before layers {layers:?}");
-        println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
-        println!(
-            "  frames of a medium {}",
-            match loaded.info.frames {
-                Frames::TemporalEmbedding => "are one sequence, with a temporal embedding",
-                Frames::Independent => "are independent: the model was trained on single images",
-                Frames::Sheet => "are drawn into one picture: the model was trained on single images",
-                Frames::Sequence => "are images of their own: the model was trained on single images",
-            }
-        );
-        println!(
-            "  gates are {}",
-            if loaded.info.gates_open { "open" } else { "closed: the model is untrained and cannot see" }
-        );
-        for (file, sha256) in &loaded.info.sha256 {
-            println!("  {file:<16} sha256 {sha256}");
+            println!("{}", as_json(pipeline.loaded(), plan.ok().as_ref()));
+        } else {
+            print_text(pipeline.loaded(), plan.ok().as_ref());
         }
         Ok(true)
+    }
+
+    /// Prints the plan of the files. `Ok(false)`: they contradict each other.
+    fn print_headers(&self, plan: &MemoryPlan) -> anyhow::Result<bool> {
+        if self.json {
+            println!("{}", json!({"memory": plan.as_json()}));
+        } else {
+            println!("{}", self.model.model.display());
+            plan.print();
+        }
+        plan.problems().iter().for_each(|problem| eprintln!("error: {}", printable(problem)));
+        Ok(plan.problems().is_empty())
+    }
+}
+
+fn as_json(loaded: &Loaded, plan: Option<&MemoryPlan>) -> Value {
+    let language = loaded.model.language();
+    json!({
+        "about": loaded.info,
+        "parameters": loaded.parameters,
+        "cross_attention_layers": loaded.model.cross_attention_layers(),
+        "language": {
+            "layers": language.n_layers(), "width": language.width(),
+            "vocabulary": language.vocabulary(), "max_positions": language.max_positions(),
+        },
+        "preprocess": loaded.preprocess,
+        "prompt": loaded.format,
+        "memory": plan.map(MemoryPlan::as_json),
+    })
+}
+
+fn print_text(loaded: &Loaded, plan: Option<&MemoryPlan>) {
+    let language = loaded.model.language();
+    println!("{} ({})", loaded.info.name, loaded.info.family);
+    for (part, n) in &loaded.parameters {
+        println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
+    }
+    let (n, width) = (language.n_layers(), language.width());
+    println!(
+        "  language model   {n} layers of width {width}, {} tokens, up to {} positions",
+        language.vocabulary(),
+        language.max_positions()
+    );
+    println!("  cross-attention before layers {:?}", loaded.model.cross_attention_layers());
+    println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
+    println!(
+        "  frames of a medium {}",
+        match loaded.info.frames {
+            Frames::TemporalEmbedding => "are one sequence, with a temporal embedding",
+            Frames::Independent => "are independent: the model was trained on single images",
+            Frames::Sheet => "are drawn into one picture: the model was trained on single images",
+            Frames::Sequence => "are images of their own: the model was trained on single images",
+        }
+    );
+    let open = loaded.info.gates_open;
+    println!("  gates are {}", if open { "open" } else { "closed: the model is untrained and cannot see" });
+    for (file, sha256) in &loaded.info.sha256 {
+        println!("  {file:<16} sha256 {sha256}");
+    }
+    if let Some(plan) = plan {
+        println!("tensors of the files:");
+        plan.print();
     }
 }
