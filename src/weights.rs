@@ -45,6 +45,8 @@ pub enum Rename {
     },
     /// The model knows the elements of the tensor under this name, as a tensor of one axis.
     Flat(String),
+    /// The model knows the tensor under this name, as a matrix whose rows are all axes but the last.
+    Matrix(String),
     /// The model has another number of rows: those beyond are dropped, those that the file lacks are zero.
     Resized {
         /// Name of the model's tensor.
@@ -65,6 +67,7 @@ impl Rename {
             Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
             Self::Rows { whole, index } => Self::Rows { whole: full(whole), index },
             Self::Flat(name) => Self::Flat(full(name)),
+            Self::Matrix(name) => Self::Matrix(full(name)),
             Self::Resized { name, rows } => Self::Resized { name: full(name), rows },
             Self::Ignore => Self::Ignore,
         }
@@ -271,6 +274,15 @@ impl Weights {
     /// encoder does.
     pub fn dense(&self) -> Self {
         self.quantized(Quantization::Dequantize)
+    }
+
+    /// Returns the same weights without quantisation at load: matrices keep the format of the file, or are dequantised if the
+    /// source says so. For a large part that suffers from quantisation.
+    pub fn as_stored(&self) -> Self {
+        match self.quantization.at_load() {
+            Some(_) => self.quantized(Quantization::Keep),
+            None => self.clone(),
+        }
     }
 
     /// Returns the same weights for an embedding and an output head: [`Quantization::in_8_bits`]. They are a small part of the

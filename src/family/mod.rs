@@ -24,6 +24,7 @@ mod clip;
 pub mod native;
 mod idefics;
 mod open_flamingo;
+mod dhansmair;
 mod otter;
 pub mod mllama;
 pub mod mini;
@@ -187,8 +188,14 @@ struct Family {
 }
 
 /// All families. A new one is a file of its own and a row here.
-const FAMILIES: [Family; 5] =
-    [native::FAMILY, idefics::FAMILY, open_flamingo::FAMILY, otter::FAMILY, mllama::FAMILY];
+const FAMILIES: [Family; 6] = [
+    native::FAMILY,
+    idefics::FAMILY,
+    open_flamingo::FAMILY,
+    dhansmair::FAMILY,
+    otter::FAMILY,
+    mllama::FAMILY,
+];
 
 /// Contents of a model directory by which a family recognises it.
 struct Contents {
@@ -313,7 +320,7 @@ mod tests {
             let error = open(folder.path(), &options).err().expect("an error");
             assert_eq!(error.code(), "bad_model_config");
             let expected = format!(
-                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, model type `otter` or `flamingo`, model type `mllama`"
+                "config.json: {expected}; this build reads schema `flamingo/1`, model type `idefics`, schema `open_flamingo/1`, schema `dhansmair/1`, model type `otter` or `flamingo`, model type `mllama`"
             );
             assert!(error.to_string().ends_with(&expected), "{error}");
         };

@@ -20,7 +20,7 @@ use crate::weights::{Layer, Rename, Weights};
 
 mod layout;
 
-pub(super) use layout::Layout;
+pub(super) use layout::{Layout, feed_forward_name};
 
 /// Version of the description; other versions are refused.
 const SCHEMA: &str = "open_flamingo/1";

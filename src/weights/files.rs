@@ -42,6 +42,8 @@ pub(super) enum Stored {
     Rows(Vec<Stored>),
     /// The elements of a tensor, along one axis.
     Flat(Box<Stored>),
+    /// A tensor whose axes but the last are the rows of a matrix.
+    Matrix(Box<Stored>),
     /// A tensor cut, or filled with zeros, to a number of rows.
     Resized {
         whole: Box<Stored>,
@@ -130,6 +132,10 @@ impl Stored {
                 [&[rows], &dims[0][1..]].concat().into()
             }
             Stored::Flat(whole) => whole.shape()?.elem_count().into(),
+            Stored::Matrix(whole) => match whole.shape()?.dims() {
+                [rows @ .., columns] => (rows.iter().product::<usize>(), *columns).into(),
+                [] => candle_core::bail!("a number has no rows"),
+            },
             Stored::Resized { whole, rows } => {
                 let mut dims = whole.shape()?.into_dims();
                 match dims.first_mut() {
@@ -160,6 +166,7 @@ impl Stored {
                 Tensor::cat(&parts, 0)
             }
             Stored::Flat(whole) => whole.read(device)?.flatten_all(),
+            Stored::Matrix(whole) => whole.read(device)?.reshape(self.shape()?),
             Stored::Resized { whole, rows } => {
                 let whole = whole.read(device)?;
                 match whole.dim(0)? {

@@ -21,6 +21,7 @@ impl Places {
         match rename {
             Rename::To(ours) => store(ours, place),
             Rename::Flat(ours) => store(ours, Stored::Flat(Box::new(place))),
+            Rename::Matrix(ours) => store(ours, Stored::Matrix(Box::new(place))),
             Rename::Parts(parts) => {
                 let of = parts.len();
                 for (index, ours) in parts.into_iter().enumerate() {

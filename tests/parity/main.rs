@@ -6,6 +6,7 @@ mod checkpoint;
 mod vision;
 mod clip;
 mod open_flamingo;
+mod dhansmair;
 mod language;
 mod language_models;
 mod language_broken;

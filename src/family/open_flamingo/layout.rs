@@ -237,7 +237,7 @@ fn cross_attention_name(index: &str, theirs: &str) -> Rename {
 }
 
 /// Maps a name of the feed-forward, which is a list there: normalisation, matrix, activation, matrix.
-fn feed_forward_name(theirs: &str) -> String {
+pub(crate) fn feed_forward_name(theirs: &str) -> String {
     const PARTS: [(&str, &str); 3] = [("0.", "norm."), ("1.", "up."), ("3.", "down.")];
     let part = PARTS.iter().find_map(|(from, to)| Some(format!("{to}{}", theirs.strip_prefix(from)?)));
     part.unwrap_or_else(|| theirs.into())
