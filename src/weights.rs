@@ -276,6 +276,15 @@ impl Weights {
         self.quantized(Quantization::Dequantize)
     }
 
+    /// Returns the same weights without quantisation at load: matrices keep the format of the file, or are dequantised if the
+    /// source says so. For a large part that suffers from quantisation.
+    pub fn as_stored(&self) -> Self {
+        match self.quantization.at_load() {
+            Some(_) => self.quantized(Quantization::Keep),
+            None => self.clone(),
+        }
+    }
+
     /// Returns the same weights for an embedding and an output head: [`Quantization::in_8_bits`]. They are a small part of the
     /// memory and matter much for the quality.
     pub fn in_8_bits(&self) -> Self {

@@ -127,7 +127,7 @@ fn tokenizer(directory: &Path, config: &MllamaConfig) -> Result<Tokenizer> {
 
 /// Builds the model from `weights`; the caller finishes the weights.
 fn assemble(config: &MllamaConfig, row_mask: RowMask, weights: &Weights) -> Result<FlamingoParts> {
-    let vision = Tower::new(config.tower.clone(), &weights.pp("vision"))?;
+    let vision = Tower::new(config.tower.clone(), &weights.as_stored().pp("vision"))?;
     let width = config.language.width;
     let projector = ConnectorConfig::Projector(ProjectorConfig { width, bias: true });
     let connector = Connector::new(&projector, vision.width(), weights)?;

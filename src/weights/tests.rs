@@ -194,6 +194,7 @@ fn dense_matrices_are_quantised_at_load() {
     assert_eq!(formats(&weights.quantized(Quantization::Q8_0)), [q8, q8, None]);
     assert_eq!(formats(&weights.quantized(Quantization::Q4K)), [q4, q8, None]);
     assert_eq!(formats(&weights.quantized(Quantization::Q4K).dense()), [None; 3]);
+    assert_eq!(formats(&weights.quantized(Quantization::Q4K).as_stored()), [None; 3]);
     let exact = weights.quantized(Quantization::Q4K).get((6, 256), "a", UNUSED).unwrap();
     assert_eq!(exact.to_vec2::<f32>().unwrap(), tensors[0].1.to_vec2::<f32>().unwrap());
 }

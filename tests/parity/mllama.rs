@@ -207,6 +207,21 @@ fn cached_steps_equal_one_pass() {
     }
 }
 
+/// Quantised matrices change the answers a little, and the visual tokens not at all.
+#[test]
+fn quantised_model_stays_close() {
+    let quantised = LoadOptions::new(target::device().clone(), DType::F32, Quantization::Q8_0);
+    let (exact, quantised) =
+        (open(&checkpoint(), RowMask::Meta), family::open(&checkpoint(), &quantised).unwrap());
+    let error = error_of_logits(&quantised, "three", "meta");
+    println!("q8_0: {error:.1e}");
+    assert!(error > 1e-4 && error < 0.2, "{error:.1e}");
+    let (_, pixels) = case("three");
+    let tokens =
+        |loaded: &Loaded| Tensor::cat(&loaded.model.visual_tokens(&pixels, None).unwrap(), 0).unwrap();
+    assert_eq!(rms_error(&tokens(&quantised), &tokens(&exact)), 0.0);
+}
+
 /// A trace starts from pixels with their tile grids, and ends with the logits.
 #[test]
 fn trace_names_every_stage() {

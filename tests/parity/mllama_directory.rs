@@ -236,8 +236,11 @@ fn rejects_broken_directories() {
     check("not ascending", &edit(config, "/text_config/cross_attention_layers", json!([4, 1])));
     check("not ascending", &edit(config, "/text_config/cross_attention_layers", json!([1, 6])));
     check("not ascending", &edit(config, "/text_config/cross_attention_layers", json!(null)));
-    check("not in", &edit(config, "/text_config/cross_attention_layers", json!([1, 3])));
-    check("the tokenizer has 321 tokens", &edit(config, "/text_config/vocab_size", json!(300)));
+    check(
+        "layers.2.self_attn.q_proj.weight` is missing",
+        &edit(config, "/text_config/cross_attention_layers", json!([1, 3])),
+    );
+    check("beyond the 308 rows", &edit(config, "/text_config/vocab_size", json!(300)));
     check("beyond the 328 rows", &edit(config, "/image_token_index", json!(400)));
     check("`image_token_index` is 321", &edit(config, "/image_token_index", json!(321)));
     check("`<|image|>` is", &edit(config, "/image_token_index", json!(5)));

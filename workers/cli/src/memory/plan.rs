@@ -79,38 +79,41 @@ impl MemoryPlan {
         self.parts.values().map(|part| part.loaded).sum::<u64>() + self.largest
     }
 
-    /// Checks that the weights and `reserved` bytes fit into the available memory.
+    /// Checks that the weights fit into the available memory, and on a GPU the `caches` of the engine too: a GPU allocates them at
+    /// the start. On a CPU they only grow, so caches that may not fit are a warning.
     ///
     /// # Errors
     /// They do not fit: the text has the numbers.
-    pub fn check(&self, name: &str, reserved: u64, options: &LoadOptions) -> anyhow::Result<()> {
+    pub fn check(&self, name: &str, caches: u64, options: &LoadOptions) -> anyhow::Result<()> {
         if std::env::var(CHECK).is_ok_and(|set| set == "off") {
             return Ok(());
         }
-        match available(&options.device) {
-            Some(free) => self.check_against(name, reserved, free),
-            None => Ok(()),
+        let Some(free) = available(&options.device) else { return Ok(()) };
+        match self.missing(name, caches, free) {
+            Some(text) if self.bytes() > free.bytes || !options.device.is_cpu() => {
+                bail!("{text}; --quantize or --dtype can reduce it, and {CHECK}=off tries it anyway")
+            }
+            Some(text) => tracing::warn!("{text}; engine.kv_bytes and engine.media_bytes limit the caches"),
+            None => {}
         }
+        Ok(())
     }
 
-    fn check_against(&self, name: &str, reserved: u64, free: Available) -> anyhow::Result<()> {
-        let needed = self.bytes().saturating_add(reserved);
+    /// A sentence with the numbers, if weights and caches do not fit.
+    fn missing(&self, name: &str, caches: u64, free: Available) -> Option<String> {
+        let needed = self.bytes().saturating_add(caches);
         if needed <= free.bytes {
-            return Ok(());
+            return None;
         }
         let mut parts: Vec<String> =
             self.parts.iter().map(|(part, plan)| format!("{part} {}", gigabytes(plan.loaded))).collect();
         parts.push(format!("largest tensor during the load {}", gigabytes(self.largest)));
-        if reserved > 0 {
-            parts.push(format!("caches of the engine {}", gigabytes(reserved)));
+        if caches > 0 {
+            parts.push(format!("caches of the engine up to {}", gigabytes(caches)));
         }
-        bail!(
-            "{name} needs about {} of memory ({}), and {} are {}; --quantize or --dtype can reduce it, and {CHECK}=off tries it anyway",
-            gigabytes(needed),
-            parts.join(", "),
-            gigabytes(free.bytes),
-            free.limit
-        )
+        let (needed, available) = (gigabytes(needed), gigabytes(free.bytes));
+        let parts = parts.join(", ");
+        Some(format!("{name} needs about {needed} of memory ({parts}), and {available} are {}", free.limit))
     }
 
     /// Contradictions between the files: tensors that are missing or superfluous by an index of shards.
@@ -257,9 +260,8 @@ mod tests {
         let needed = 200 + 2 + language + 2_000_000 + 1800;
         assert_eq!(plan.bytes(), needed);
         let limit = "left of the cgroup limit";
-        plan.check_against("m", 5, Available { bytes: needed + 5, limit }).unwrap();
-        let error =
-            plan.check_against("m", 5, Available { bytes: needed + 4, limit }).unwrap_err().to_string();
+        assert_eq!(plan.missing("m", 5, Available { bytes: needed + 5, limit }), None);
+        let error = plan.missing("m", 5, Available { bytes: needed + 4, limit }).unwrap();
         for text in [
             "m needs about 0.20 GB of memory",
             "language model 0.20 GB",
