@@ -40,7 +40,7 @@ def language(folder):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(
+    tokenizer.train_from_iterator([*CORPUS, " < < < < < <"], trainers.BpeTrainer(
         vocab_size=275, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>").save_pretrained(folder)
@@ -80,6 +80,8 @@ class Reference:
         self.model.prepare_inputs_for_generation = functools.wraps(prepare)(lambda *a, cache_position=None, **k: prepare(*a, **k))
         self.processor = FlamingoProcessor(config)
         self.tokenizer = self.processor.tokenizer
+        # The original counts a marker of one id twice.
+        assert len(set(self.processor.leq_ids)) == 2
         self.pixels = [self.processor.preprocess_images(picture(*size))["pixel_values"] for size in PICTURES]
         self.markers = self.tokenizer.encode("<image>", add_special_tokens=False)
         flamingo = self.model.flamingo
