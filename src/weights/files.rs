@@ -213,7 +213,7 @@ impl Stored {
         let tensor = self.read(&Device::Cpu)?;
         digest.update(format!("{name} {:?} {:?}\n", tensor.dtype(), tensor.dims()).as_bytes());
         for values in tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?.chunks(1 << 14) {
-            digest.update(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
+            digest.update(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>());
         }
         Ok(())
     }
