@@ -109,13 +109,13 @@ def mllama(directory, trace):
     others = {n: t for n, t in files.below("vision_model.").items() if "transformer.layers." not in n}
     fill(model.vision_model, others, strict=False)
     ids = trace["input_ids"].long()[None]
-    pixels = trace["pixels"].float()[None]  # (1, images, tiles, 3, S, S)
-    ratio_ids = trace["aspect_ratio_ids"].long()[None]
-    ratio_mask = torch.tensor([[1] + [0] * 3, [1] * 1 + [0] * 3, [1, 1, 0, 0], [1, 1, 1, 0], [1] * 4, [1, 1, 0, 0], [1] * 4, [1, 1, 1, 0], [1] * 4])
-    mask = ratio_mask[ratio_ids]
+    pixels = trace["pixels"].float()[None]  # (1, 1, tiles, 3, S, S)
+    rows, columns = trace["grids"][0].tolist()
+    ratio_ids = torch.tensor([[1 + config.vision_config.supported_aspect_ratios.index([rows, columns])]])
+    mask = (torch.arange(4) < rows * columns).long()[None, None]  # (1, 1, tiles)
     start = (ids[0] == config.image_token_index).nonzero()[0, 0]
-    cross = torch.zeros(1, ids.shape[1], ids.new_tensor(1), 4, dtype=torch.long)
-    cross[:, start:] = mask[:, None]
+    cross = torch.zeros(1, ids.shape[1], 1, 4, dtype=torch.long)
+    cross[:, start:] = mask
     return model(input_ids=ids, pixel_values=pixels, aspect_ratio_ids=ratio_ids, aspect_ratio_mask=mask, cross_attention_mask=cross).logits[0]
 
 
