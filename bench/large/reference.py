@@ -9,6 +9,7 @@ Needs torch, transformers (4.46.3 or 4.49.0), safetensors, and for openflamingo-
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors import safe_open
@@ -65,7 +66,7 @@ def openflamingo(directory, trace):
     language.set_decoder_layers_attr_name("transformer.blocks")
     every = json.loads((directory / "config.json").read_text())["cross_attn_every_n_layers"]
     with torch.device("meta"):
-        model = Flamingo(Patches(clip), language, 50277, 50278, vis_dim=1024, cross_attn_every_n_layers=every)
+        model = Flamingo(SimpleNamespace(visual=Patches(clip)), language, 50277, 50278, vis_dim=1024, cross_attn_every_n_layers=every)
     trained = {name: tensor.float() for name, tensor in torch.load(directory / "checkpoint.pt", mmap=True, weights_only=True).items()}
     below = lambda prefix: {name.removeprefix(prefix): tensor for name, tensor in trained.items() if name.startswith(prefix)}
     model.perceiver.to_empty(device="cpu")
@@ -81,7 +82,6 @@ def openflamingo(directory, trace):
     fill(language.transformer.norm_f, files.below("transformer.norm_f."))
     embedding = torch.nn.Parameter(trained["lang_encoder.transformer.wte.weight"])
     language.transformer.wte.weight = language.lm_head.weight = embedding
-    model.vision_encoder = Patches(clip)
     ids = trace["input_ids"].long()[None]
     return model(vision_x=trace["pixels"].float()[None, :, None], lang_x=ids, attention_mask=torch.ones_like(ids)).logits[0]
 
