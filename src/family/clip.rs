@@ -125,7 +125,7 @@ fn open_clip_sizes(json: &Value, class_token: ClassToken) -> Result<Config, Stri
         Some(value) => value.clone(),
     };
     let mean = channels("mean", [0.481_454_66, 0.457_827_5, 0.408_210_73]);
-    let std = channels("std", [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+    let std = channels("std", [0.268_629_54, 0.261_302_6, 0.275_777_1]);
     let preprocess = json!({ "fit": "crop", "size": size(vision, "image_size")?, "mean": mean, "std": std });
     checked(Config {
         width,
@@ -188,7 +188,7 @@ mod tests {
         let config = open_clip_sizes(&json, ClassToken::Kept).unwrap();
         assert_eq!((config.heads, config.feed_forward_width), (16, 5120));
         assert_eq!(config.activation, Activation::Gelu);
-        assert_eq!(config.preprocess.std, [0.268_629_54, 0.261_302_58, 0.275_777_11]);
+        assert_eq!(config.preprocess.std, [0.268_629_54, 0.261_302_6, 0.275_777_1]);
     }
 
     #[test]
