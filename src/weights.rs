@@ -123,6 +123,14 @@ impl Quantization {
         }
     }
 
+    /// Returns the treatment without quantisation at load: matrices keep the format of the file, or are dequantised.
+    pub fn as_stored(self) -> Self {
+        match self.at_load() {
+            Some(_) => Quantization::Keep,
+            None => self,
+        }
+    }
+
     /// Returns the treatment of an embedding and an output head: at least 8 bits per weight of a matrix that is quantised at load.
     pub fn in_8_bits(self) -> Self {
         match self {
@@ -279,10 +287,7 @@ impl Weights {
     /// Returns the same weights without quantisation at load: matrices keep the format of the file, or are dequantised if the
     /// source says so. For a large part that suffers from quantisation.
     pub fn as_stored(&self) -> Self {
-        match self.quantization.at_load() {
-            Some(_) => self.quantized(Quantization::Keep),
-            None => self.clone(),
-        }
+        self.quantized(self.quantization.as_stored())
     }
 
     /// Returns the same weights for an embedding and an output head: [`Quantization::in_8_bits`]. They are a small part of the

@@ -153,19 +153,23 @@ impl MemoryPlan {
 /// Bytes of a tensor in memory. Only matrices of language model and cross-attention are quantised.
 fn loaded_bytes(part: &str, header: &Header, options: &MatrixOptions) -> u64 {
     let dense = header.values().saturating_mul(options.dtype.size_in_bytes() as u64);
-    if !["language model", "cross-attention"].contains(&part) || header.shape.len() != 2 {
-        return dense;
-    }
-    let vocabulary = ["embed", "wte", "lm_head", "token_embd", "output.weight"];
-    let quantization = match vocabulary.iter().any(|word| header.name.contains(word)) {
-        true => options.quantization.in_8_bits(),
-        false => options.quantization,
+    let has = |words: &[&str]| words.iter().any(|word| header.name.contains(word));
+    let quantization = match part {
+        _ if header.shape.len() != 2 => return dense,
+        "language model" | "cross-attention" if has(&VOCABULARY) => options.quantization.in_8_bits(),
+        "language model" | "cross-attention" => options.quantization,
+        // The encoder of Llama 3.2 Vision: other encoders are small, and dense.
+        "vision encoder" if has(&["transformer.layers."]) => options.quantization.as_stored(),
+        _ => return dense,
     };
     match (MatrixOptions { quantization, ..options.clone() }).format(header.format, &header.shape) {
         Some(format) => header.values() / format.block_size() as u64 * format.type_size() as u64,
         None => dense,
     }
 }
+
+/// Words in the names of embeddings and output heads.
+const VOCABULARY: [&str; 5] = ["embed", "wte", "lm_head", "token_embd", "output.weight"];
 
 /// Part of a model to which a tensor of a file of all parts belongs, by the words of its name.
 fn part_of(name: &str) -> &'static str {
@@ -225,6 +229,7 @@ mod tests {
             ("language model", "layers.0.mlp", Quantization::Keep, n * 2),
             ("language model", "layers.0.mlp", Quantization::Dequantize, n * 4),
             ("vision encoder", "vision.mlp", Quantization::Q4K, n * 4),
+            ("vision encoder", "vision_model.transformer.layers.0.mlp", Quantization::Q4K, n * 2),
             ("connector", "perceiver.mlp", Quantization::Keep, n * 4),
         ] {
             let found =
