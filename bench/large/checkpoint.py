@@ -235,7 +235,7 @@ def mllama_11b(directory, block):
     vision = {"model_type": "mllama_vision_model", "hidden_size": v, "attention_heads": 16, "num_hidden_layers": 32, "num_global_layers": 8,
               "intermediate_size": 4 * v, "image_size": 560, "patch_size": 14, "num_channels": 3, "max_num_tiles": 4, "norm_eps": 1e-5,
               "hidden_act": "gelu", "intermediate_layers_indices": [3, 7, 15, 23, 30], "vision_output_dim": 6 * v,
-              "supported_aspect_ratios": ratios, "max_aspect_ratio_id": 8}
+              "supported_aspect_ratios": ratios}
     # The reference is transformers, so its treatment of the tokens before the image.
     config = {"model_type": "mllama", "row_mask": "hf", "architectures": ["MllamaForConditionalGeneration"], "image_token_index": 128256, "text_config": text,
               "vision_config": vision}
