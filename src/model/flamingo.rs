@@ -315,6 +315,44 @@ impl Flamingo {
         packed_media: Option<&mut BatchedMediaKv>,
         observe: Option<Observer>,
     ) -> Result<Tensor> {
+        self.pass(inputs, None, packed_media, observe)
+    }
+
+    /// Returns the hidden states of whole sequences below the first gated cross-attention, packed (n, d). They depend on the
+    /// text only, so training keeps them between updates.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn states_below_media(&self, sequences: &[&[u32]]) -> Result<Tensor> {
+        let language = &self.parts.language;
+        let shape = language.cache_shape();
+        let mut caches: Vec<_> = sequences.iter().map(|ids| (ids.len(), KvCache::off())).collect();
+        let batch = PackedBatch::new(caches.iter_mut().map(|(n, cache)| (*n, cache)), &shape)?;
+        let x = language.embed(&Tensor::new(sequences.concat(), &shape.device)?, batch.positions())?;
+        (0..self.layers_below_media()).try_fold(x, |x, i| language.layer(i, &x, &batch))
+    }
+
+    /// Continues from the `states` that [`states_below_media`](Self::states_below_media) returned for the sequences of
+    /// `inputs`, whose rows are [uncached](Self::uncached_row). Returns the last hidden states, packed (n, d).
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn forward_from(&self, inputs: &mut [RowInput], states: &Tensor) -> Result<Tensor> {
+        self.pass(inputs, Some(states), None, None)
+    }
+
+    /// Number of layers of the language model below the first gated cross-attention.
+    fn layers_below_media(&self) -> usize {
+        self.parts.plan.iter().take_while(|step| matches!(step, LayerStep::Language(_))).count()
+    }
+
+    fn pass(
+        &self,
+        inputs: &mut [RowInput],
+        below_media: Option<&Tensor>,
+        packed_media: Option<&mut BatchedMediaKv>,
+        observe: Option<Observer>,
+    ) -> Result<Tensor> {
         let FlamingoParts { language, cross_attention, plan, rule, .. } = &self.parts;
         let shape = language.cache_shape();
         let ids: Vec<u32> = inputs.iter().flat_map(|r| r.ids).copied().collect();
@@ -335,8 +373,11 @@ impl Flamingo {
             batch = batch.with_head_observer(&send_heads);
         }
 
-        let mut x = language.embed(&Tensor::new(ids, &shape.device)?, batch.positions())?; // (n, d)
-        for step in plan {
+        let (mut x, steps) = match below_media {
+            Some(states) => (states.clone(), &plan[self.layers_below_media()..]),
+            None => (language.embed(&Tensor::new(ids, &shape.device)?, batch.positions())?, &plan[..]),
+        }; // (n, d)
+        for step in steps {
             match *step {
                 LayerStep::Language(i) => x = language.layer(i, &x, &batch)?,
                 LayerStep::CrossAttention(j) => {

@@ -2,7 +2,7 @@
 //! vision encoder and the language model are frozen, and the resampler and the gated cross-attention learn to
 //! make the answers likely.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use candle_core::{D, Device, Tensor, Var};
@@ -18,8 +18,9 @@ use super::optimiser::{Gradients, accumulate, gradients};
 use super::run::{Evaluation, Objective};
 use super::spriteworld::clip::{NAMING_QUESTION, naming_caption};
 use super::spriteworld::questions::Question;
-use super::spriteworld::words::INVENTED;
+use super::spriteworld::words::invented;
 use super::spriteworld::{Split, World};
+use super::text_states::TextStates;
 use crate::error::Result;
 use crate::language::Tokenizer;
 use crate::model::{Flamingo, RowInput};
@@ -52,8 +53,15 @@ struct Sequence {
     /// Its media: indices into the clips of the shard.
     media: Vec<usize>,
     ids: Vec<u32>,
-    /// Tokens that count in the loss.
-    answer: Range<usize>,
+    /// Tokens that count in the loss, in order.
+    answers: Vec<Range<usize>>,
+}
+
+impl Sequence {
+    /// Positions of the tokens that count in the loss.
+    fn targets(&self) -> impl Iterator<Item = usize> + '_ {
+        self.answers.iter().cloned().flatten()
+    }
 }
 
 /// Clips with all sequences that use them. The visual tokens of each clip are computed once.
@@ -73,6 +81,8 @@ pub struct AnswersObjective<'a> {
     pub features: &'a FeatureCache,
     /// The model, with its language model dequantised.
     pub model: &'a Flamingo,
+    /// Cached states of the model below the first gated cross-attention.
+    pub(super) text_states: TextStates<'a>,
     /// Tokenizer of the language model.
     pub tokenizer: &'a Tokenizer,
     /// Special tokens of prompts.
@@ -116,7 +126,7 @@ impl Objective for AnswersObjective<'_> {
         let shards = self.batch(&mut step_rng(self.seed, self.name(), step))?;
         let mut counts = [0usize; DATASETS.len()];
         for sequence in shards.iter().flat_map(|s| &s.sequences) {
-            counts[sequence.dataset as usize] += sequence.answer.len();
+            counts[sequence.dataset as usize] += sequence.targets().count();
         }
         let parts = shards.par_iter().map(|s| self.backward(s, &counts)).collect::<Result<Vec<_>>>()?;
         let mut total = Gradients::new();
@@ -196,7 +206,7 @@ impl AnswersObjective<'_> {
     fn add_episode(&self, shard: &mut Shard, rng: &mut StdRng) -> Result<()> {
         let concepts: Vec<&Vec<u64>> = self.by_concept.values().filter(|clips| clips.len() > 1).collect();
         let pair: Vec<&&Vec<u64>> = concepts.sample(rng, 2).collect();
-        let words: Vec<&&str> = INVENTED.sample(rng, 2).collect();
+        let words: Vec<&&str> = invented(Split::Train).sample(rng, 2).collect();
         let (&[one, other], &[word, another]) = (&pair[..], &words[..]) else { return Ok(()) };
         let shots = rng.random_range(1..=self.config.shots.max(1));
         let mut examples: Vec<usize> = (0..2 * shots).map(|i| i % 2).collect();
@@ -211,15 +221,34 @@ impl AnswersObjective<'_> {
         let mut next_clip = |which: usize| clips[which].next().expect("a concept has clips");
         let query = next_clip(asked);
         let (mut media, mut prompt) = (Vec::new(), Prompt::default());
-        for which in examples {
+        for &which in &examples {
             media.push(shard.add(next_clip(which)));
             let caption = naming_caption([word, another][which]);
             prompt = prompt.then(self.format.example(caption::prompt(self.format), &caption));
         }
         media.push(shard.add(query));
         let prompt = prompt.then(question::prompt(self.format, NAMING_QUESTION));
-        shard.sequences.push(self.sequence(Dataset::Episodes, media, prompt, [word, another][asked])?);
+        let mut sequence = self.sequence(Dataset::Episodes, media, prompt, [word, another][asked])?;
+        let words: Vec<&str> = examples.iter().map(|&which| *[word, another][which]).collect();
+        let repeated = self.repeated_words(&sequence.ids, &words)?;
+        sequence.answers.splice(0..0, repeated);
+        shard.sequences.push(sequence);
         Ok(())
+    }
+
+    /// Finds the tokens of each example's word that an earlier example has defined, so that the clip determines it. `words`
+    /// are the words of the examples, one after each media token of `ids`.
+    fn repeated_words(&self, ids: &[u32], words: &[&str]) -> Result<Vec<Range<usize>>> {
+        let markers = (0..ids.len()).filter(|&i| ids[i] == self.model.media_token());
+        let (mut defined, mut repeated) = (BTreeSet::new(), Vec::new());
+        for (word, start) in words.iter().zip(markers) {
+            if !defined.insert(word) {
+                let tokens = self.tokenizer.encode_plain(&format!(" {word}"))?;
+                let at = ids[start..].windows(tokens.len()).position(|window| window == tokens);
+                repeated.extend(at.map(|at| start + at..start + at + tokens.len()));
+            }
+        }
+        Ok(repeated)
     }
 
     /// Builds a sequence from the prompt, its answer and the end-of-chunk token. The answer is tokenised
@@ -235,8 +264,8 @@ impl AnswersObjective<'_> {
         let start = ids.len();
         ids.extend(self.tokenizer.encode_plain(&format!("{}{answer}", self.format.before_answer))?);
         ids.push(self.tokens.end_of_chunk);
-        let answer = start..ids.len();
-        Ok(Sequence { dataset, media, ids, answer })
+        let answers = vec![start..ids.len()];
+        Ok(Sequence { dataset, media, ids, answers })
     }
 
     /// Computes the gradients of a shard's share of the loss, and its summed losses per dataset. `counts` are
@@ -246,7 +275,7 @@ impl AnswersObjective<'_> {
         let of_tokens = shard
             .sequences
             .iter()
-            .flat_map(|sequence| std::iter::repeat_n(sequence.dataset, sequence.answer.len()));
+            .flat_map(|sequence| std::iter::repeat_n(sequence.dataset, sequence.targets().count()));
         let datasets: Vec<Dataset> = of_tokens.collect();
         let weight = |d: &Dataset| (self.config.weights.of(*d) / counts[*d as usize] as f64) as f32;
         let weights: Vec<f32> = datasets.iter().map(weight).collect();
@@ -285,11 +314,11 @@ impl AnswersObjective<'_> {
             .zip(&mut states)
             .map(|(sequence, state)| RowInput { ids: &sequence.ids[..input_len(sequence)], state })
             .collect();
-        let hidden = self.model.forward(&mut inputs, None, None)?; // (n, d)
+        let hidden = self.text_states.forward(&mut inputs)?; // (n, d)
         let (mut places, mut targets, mut start) = (Vec::new(), Vec::<u32>::new(), 0u32);
         for sequence in &shard.sequences {
-            places.extend(sequence.answer.clone().map(|i| start + i as u32 - 1));
-            targets.extend(&sequence.ids[sequence.answer.clone()]);
+            places.extend(sequence.targets().map(|i| start + i as u32 - 1));
+            targets.extend(sequence.targets().map(|i| sequence.ids[i]));
             start += input_len(sequence) as u32;
         }
         let hidden = hidden.index_select(&Tensor::new(places, self.device)?, 0)?;

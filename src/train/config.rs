@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::spriteworld::WorldConfig;
-use crate::digest::sha256;
+use crate::digest::{sha256, sha256_of_file};
 use crate::error::{Error, Result};
 use crate::family::native::{NativeConfig, relative};
 use crate::model::{FlamingoConfig, JointSpaceConfig};
@@ -38,6 +38,10 @@ pub struct TrainConfig {
     pub joint_width: usize,
     /// The world that draws the clips.
     pub world: WorldConfig,
+    /// World of every third picture of stage 1, if it differs from `world`. An encoder that has learnt more concepts knows
+    /// more drawings that it has not seen.
+    #[serde(default)]
+    pub pictures: Option<WorldConfig>,
     /// Stage 1 trains the vision encoder.
     pub contrastive: ContrastiveConfig,
     /// Number of clips with cached features, for the later stages.
@@ -115,16 +119,45 @@ impl TrainConfig {
         Ok(native)
     }
 
-    /// Hash of the settings of `stages`. A checkpoint with another fingerprint is not resumed.
-    pub(super) fn fingerprint(&self, stages: &[&str]) -> String {
+    /// Hash of the settings of `stages` and of the contents of the files that they name. A checkpoint with another
+    /// fingerprint is not resumed.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(super) fn fingerprint(&self, stages: &[&str]) -> Result<String> {
         let mut config = serde_json::to_value(self).expect("a configuration is JSON");
-        let all = ["contrastive", "clips", "warm_up", "answers", "alignment"];
         let object = config.as_object_mut().expect("a configuration is an object");
+        let stage_settings = ["contrastive", "clips", "warm_up", "answers", "alignment"];
         object.retain(|key, _| {
-            key != "name" && (!all.contains(&key.as_str()) || stages.contains(&key.as_str()))
+            key != "name" && (!stage_settings.contains(&key.as_str()) || stages.contains(&key.as_str()))
         });
-        sha256(config.to_string().as_bytes())
+        object["language"] = contents(&self.language)?.into();
+        object["text_tower"] = contents(&self.text_tower)?.into();
+        for (key, world) in [("world", Some(&self.world)), ("pictures", self.pictures.as_ref())] {
+            if let Some(world) = world {
+                let icons = world.icons.iter().map(|path| contents(path)).collect::<Result<Vec<_>>>()?;
+                object[key]["icons"] = icons.into();
+            }
+        }
+        Ok(sha256(config.to_string().as_bytes()))
     }
+}
+
+/// Hash of a file, or of all files directly in a directory.
+fn contents(path: &Path) -> Result<String> {
+    let failed = |e: std::io::Error| invalid(format!("{}: {e}", path.display()));
+    if !path.is_dir() {
+        return sha256_of_file(path).map_err(failed);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        if entry.file_type().map_err(failed)?.is_file() {
+            files.push((entry.file_name(), sha256_of_file(&entry.path()).map_err(failed)?));
+        }
+    }
+    files.sort();
+    Ok(sha256(format!("{files:?}").as_bytes()))
 }
 
 fn invalid(reason: String) -> Error {

@@ -2,10 +2,10 @@
 //! purposes: single frames against captions train the vision encoder, and whole videos against captions and
 //! their near misses warm up the resampler without a language model.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Mutex;
+use std::collections::BTreeMap;
 
 use candle_core::{D, Device, Tensor, Var};
+use quick_cache::sync::Cache;
 use rand::seq::IndexedRandom;
 use rand::{SeedableRng, rngs::StdRng};
 use rayon::prelude::*;
@@ -28,28 +28,27 @@ pub(super) fn step_rng(seed: u64, stage: &str, step: u64) -> StdRng {
     StdRng::seed_from_u64(mix ^ step.wrapping_mul(0xd134_2543_de82_ef95))
 }
 
-/// Text tower with a cache: every text is encoded once.
+/// Number of texts that the cache of the text tower keeps: 50 MB of states with 384 channels.
+const CACHED_TEXTS: usize = 1 << 15;
+
+/// Text tower with a cache, because captions repeat.
 pub struct CachedTextTower {
     tower: TextTower,
-    cache: Mutex<HashMap<String, Tensor>>,
+    cache: Cache<String, Tensor>,
 }
 
 impl CachedTextTower {
     /// Adds an empty cache to a text tower.
     pub fn new(tower: TextTower) -> Self {
-        Self { tower, cache: Mutex::default() }
+        Self { tower, cache: Cache::new(CACHED_TEXTS) }
     }
 
     /// Returns pooled states (n, d). Each text is encoded separately, so its state does not depend on the
     /// others.
     fn states(&self, texts: &[String]) -> Result<Tensor> {
         let state = |text: &String| {
-            if let Some(state) = self.cache.lock().expect("text cache lock").get(text) {
-                return Ok(state.clone());
-            }
-            let state = self.tower.encode(std::slice::from_ref(text))?.detach();
-            self.cache.lock().expect("text cache lock").insert(text.clone(), state.clone());
-            Ok(state)
+            self.cache
+                .get_or_insert_with(text, || Ok(self.tower.encode(std::slice::from_ref(text))?.detach()))
         };
         Ok(Tensor::cat(&texts.par_iter().map(state).collect::<Result<Vec<_>>>()?, 0)?)
     }
@@ -182,9 +181,11 @@ fn sharded_loss<S: Sync>(
 pub struct FramesAgainstCaptions<'a> {
     /// World of the training clips.
     pub world: &'a World,
-    /// The same world with still scenes; their captions give number and place. Every second picture is one of
+    /// The same world with still scenes; their captions give number and place. Every third picture is one of
     /// them.
     pub arranged: &'a World,
+    /// World of another third of the pictures.
+    pub pictures: &'a World,
     /// Text tower of the captions.
     pub texts: &'a CachedTextTower,
     /// Settings of the stage.
@@ -217,8 +218,9 @@ impl Objective for FramesAgainstCaptions<'_> {
     fn evaluate(&self, step: u64) -> Result<Evaluation> {
         let batch = self.config.batch;
         let first = step * batch as u64;
-        let clip = |i: u64| match i % 2 {
+        let clip = |i: u64| match i % 3 {
             0 => self.world.image_clip(Split::Train, i),
+            1 => self.pictures.image_clip(Split::Train, i),
             _ => self.arranged.clip(Split::Train, i),
         };
         let clips: Vec<Clip> = (first..first + batch as u64).map(clip).collect();

@@ -9,7 +9,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::contrastive::step_rng;
-use super::spriteworld::{Clip, Episode, Split, World};
+use super::spriteworld::clip::{NAMING_QUESTION, naming_caption};
+use super::spriteworld::{Clip, Episode, QuestionKind, Split, World};
 use crate::error::Result;
 use crate::generate::{Generation, Strategy};
 use crate::pipeline::{Medium, Pipeline};
@@ -86,6 +87,10 @@ pub fn scores(results: &[QuestionResult]) -> BTreeMap<String, Score> {
     scores
 }
 
+/// Kinds with two opposite questions about one clip. A constant answer is right for one of them, so the pair is
+/// scored too.
+const PAIRED: [QuestionKind; 2] = [QuestionKind::IsThere, QuestionKind::FirstOf];
+
 /// Kind of a caption among the kinds of questions.
 const CAPTION: &str = "caption";
 /// Kind of a query clip that an invented word names.
@@ -114,7 +119,8 @@ pub fn evaluate(
 }
 
 /// Evaluates episodes in which two invented words have `shots` examples each and one of them names the query
-/// clip. The likelier word counts as the answer. Calls `on_episode` after each episode.
+/// clip. Each episode is asked twice, the second time with both words exchanged, so a model that does not use the examples
+/// is right exactly once. The likelier word counts as the answer. Calls `on_episode` after each episode.
 ///
 /// # Errors
 /// As [`Pipeline::encode`] and [`Pipeline::score`].
@@ -127,35 +133,62 @@ pub fn evaluate_naming(
     on_episode: &(dyn Fn() + Sync),
 ) -> Result<Vec<QuestionResult>> {
     let of = |index: u64| {
-        let result = ask_episode(pipeline, &world.naming_episode(split, index, shots), index);
+        let results = ask_episode(pipeline, world.naming_episode(split, index, shots), index);
         on_episode();
-        result
+        results
     };
-    (0..episodes).into_par_iter().map(of).collect()
+    Ok((0..episodes).into_par_iter().map(of).collect::<Result<Vec<_>>>()?.concat())
 }
 
-fn ask_episode(pipeline: &Pipeline, episode: &Episode, index: u64) -> Result<QuestionResult> {
-    let format = &pipeline.loaded().format;
+fn ask_episode(pipeline: &Pipeline, episode: Episode, index: u64) -> Result<Vec<QuestionResult>> {
     let encode = |clip: &Clip| pipeline.encode(&prepared(pipeline, clip, index, Condition::AsIs));
-    let mut media = Vec::new();
-    let mut prompt = Prompt::default();
-    for (clip, caption) in &episode.support {
-        media.push(encode(clip)?);
-        prompt = prompt.then(format.example(caption::prompt(format), caption));
-    }
-    media.push(encode(&episode.query)?);
-    let prompt = prompt.then(question::prompt(format, episode.question));
+    let clips = episode.support.iter().map(|(clip, _)| clip).chain([&episode.query]);
+    let media = clips.map(encode).collect::<Result<Vec<_>>>()?;
     let media: Vec<&Medium> = media.iter().collect();
-    let likelihoods = pipeline.score(&prompt, &media, &episode.choices)?;
-    let written = &episode.choices[usize::from(likelihoods[1] > likelihoods[0])];
+    let first = ask_query(pipeline, &episode, &media, index)?;
+    let second = ask_query(pipeline, &episode.exchanged(), &media, index)?;
+    let both = both(NEW_WORD, &[&first, &second]);
+    Ok(vec![first, second, both])
+}
+
+/// Asks for the word of the query clip of an episode. `media` are its example clips and its query clip.
+fn ask_query(
+    pipeline: &Pipeline,
+    episode: &Episode,
+    media: &[&Medium],
+    index: u64,
+) -> Result<QuestionResult> {
+    let format = &pipeline.loaded().format;
+    let example =
+        |which: usize| format.example(caption::prompt(format), &naming_caption(episode.words[which]));
+    let examples = episode.support.iter().map(|(_, which)| example(*which));
+    let prompt = examples.fold(Prompt::default(), Prompt::then);
+    let prompt = prompt.then(question::prompt(format, NAMING_QUESTION));
+    let choices = episode.words.map(String::from);
+    let likelihoods = pipeline.score(&prompt, media, &choices)?;
+    let written = usize::from(likelihoods[1] > likelihoods[0]);
     Ok(QuestionResult {
         clip: index,
         kind: NEW_WORD.into(),
-        question: episode.question.into(),
-        expected: vec![episode.answer.clone()],
-        right: *written == episode.answer,
-        written: written.clone(),
+        question: NAMING_QUESTION.into(),
+        expected: vec![choices[episode.asked].clone()],
+        right: written == episode.asked,
+        written: choices[written].clone(),
     })
+}
+
+/// Joins results that count only if all of them are right.
+fn both(kind: &str, results: &[&QuestionResult]) -> QuestionResult {
+    let join =
+        |of: &dyn Fn(&QuestionResult) -> &str| results.iter().map(|r| of(r)).collect::<Vec<_>>().join("; ");
+    QuestionResult {
+        clip: results[0].clip,
+        kind: format!("{kind}, both"),
+        question: join(&|r| &r.question),
+        expected: vec![join(&|r| &r.expected[0])],
+        written: join(&|r| &r.written),
+        right: results.iter().all(|r| r.right),
+    }
 }
 
 fn ask_all(
@@ -187,6 +220,13 @@ fn ask_all(
             expected: vec![question.answer],
             written,
         });
+    }
+    for kind in PAIRED.map(QuestionKind::name) {
+        let pair: Vec<&QuestionResult> = all.iter().filter(|result| result.kind == kind).collect();
+        if pair.len() > 1 {
+            let both = both(kind, &pair);
+            all.push(both);
+        }
     }
     Ok(all)
 }

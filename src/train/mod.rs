@@ -8,6 +8,7 @@ pub mod run;
 pub mod curves;
 pub mod features;
 pub mod contrastive;
+mod text_states;
 pub mod answers;
 pub mod recipe;
 pub mod evaluate;

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 use super::config::OptimiserConfig;
 use crate::error::Result;
 
+mod kernel;
+
 const EPS: f64 = 1e-8;
 /// Least norm of weights in adaptive clipping, for weights near 0.
 const ADAPTIVE_FLOOR: f64 = 1e-3;
@@ -86,7 +88,7 @@ impl AdamW {
         };
         let (config, rate) = (self.config, self.config.rate_at(step, self.steps));
         self.parameters.par_iter_mut().try_for_each(|parameter| match gradients.get(&parameter.name) {
-            Some(gradient) => parameter.update(&config, rate, step, &(gradient.detach() * scale)?),
+            Some(gradient) => parameter.update(&config, rate, step, gradient, scale),
             None => Ok(()),
         })?;
         Ok(norm)
@@ -128,16 +130,29 @@ impl AdamW {
 }
 
 impl ParameterState {
-    fn update(&mut self, config: &OptimiserConfig, rate: f64, step: u64, gradient: &Tensor) -> Result<()> {
-        let (b1, b2) = config.betas;
-        self.first = ((&self.first * b1)? + (gradient * (1.0 - b1))?)?;
-        self.second = ((&self.second * b2)? + (gradient.sqr()? * (1.0 - b2))?)?;
-        let t = (step + 1) as i32;
-        let first = (&self.first / (1.0 - b1.powi(t)))?;
-        let second = (&self.second / (1.0 - b2.powi(t)))?;
+    fn update(
+        &mut self,
+        config: &OptimiserConfig,
+        rate: f64,
+        step: u64,
+        gradient: &Tensor,
+        scale: f64,
+    ) -> Result<()> {
         let rate = rate * self.rate_factor(config);
-        let direction = (first / (second.sqrt()? + EPS)?)?;
         let kept = if self.is_decayed() { 1.0 - rate * config.weight_decay } else { 1.0 };
+        let update = kernel::Update { scale, betas: config.betas, t: (step + 1) as i32, rate, kept };
+        let gradient = gradient.detach();
+        if self.var.device().is_cpu() {
+            let moments = [&self.first, &self.second];
+            return Ok(update.apply(self.var.as_tensor(), moments, &gradient.contiguous()?)?);
+        }
+        let (b1, b2) = config.betas;
+        let gradient = (gradient * scale)?;
+        self.first = ((&self.first * b1)? + (&gradient * (1.0 - b1))?)?;
+        self.second = ((&self.second * b2)? + (gradient.sqr()? * (1.0 - b2))?)?;
+        let first = (&self.first / (1.0 - b1.powi(update.t)))?;
+        let second = (&self.second / (1.0 - b2.powi(update.t)))?;
+        let direction = (first / (second.sqrt()? + EPS)?)?;
         let next = ((self.var.as_tensor() * kept)? - (direction * rate)?)?;
         Ok(self.var.set(&next)?)
     }

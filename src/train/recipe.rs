@@ -15,6 +15,7 @@ use super::features::FeatureCache;
 use super::run::{Progress, check_checkpoint, failed, optimise};
 use super::spriteworld::family::Family;
 use super::spriteworld::{World, WorldConfig};
+use super::text_states::TextStates;
 use super::text_tower::TextTower;
 use crate::error::Result;
 use crate::family::native::{NativeConfig, assemble, write};
@@ -53,7 +54,7 @@ pub fn train(
     let _lock = lock(folder)?;
     // Checks that would otherwise fail only after hours of training.
     for stage in STAGES {
-        check_checkpoint(folder, stage, &config.stage_fingerprint(stage))?;
+        check_checkpoint(folder, stage, &config.stage_fingerprint(stage)?)?;
     }
     let world = open_world(&config.world)?;
     let tower = TextTower::open(&config.text_tower, device)?;
@@ -117,9 +118,11 @@ impl<'a> Trainee<'a> {
     ) -> Result<()> {
         let families = vec![Family::Pair, Family::Several];
         let arranged = open_world(&WorldConfig { families, ..self.config.world.clone() })?;
+        let pictures = self.config.pictures.as_ref().map(open_world).transpose()?;
         let objective = FramesAgainstCaptions {
             world,
             arranged: &arranged,
+            pictures: pictures.as_ref().unwrap_or(world),
             texts,
             config: &self.config.contrastive,
             preprocess: self.native.vision.preprocess(),
@@ -130,7 +133,7 @@ impl<'a> Trainee<'a> {
             seed: self.config.seed,
             shards: self.config.shards,
         };
-        let fingerprint = self.config.stage_fingerprint("contrastive");
+        let fingerprint = self.config.stage_fingerprint("contrastive")?;
         optimise(&objective, &self.config.contrastive.schedule, folder, &fingerprint, on_progress)
     }
 
@@ -144,8 +147,8 @@ impl<'a> Trainee<'a> {
         let clips = self.config.clips;
         let start = std::time::Instant::now();
         FeatureCache::open(
-            &folder.join("features.safetensors"),
-            &self.config.fingerprint(&["contrastive", "clips"]),
+            &folder.join("features"),
+            &self.config.fingerprint(&["contrastive", "clips"])?,
             clips,
             world,
             (&*frozen, self.native.vision.preprocess(), self.device),
@@ -182,7 +185,8 @@ impl<'a> Trainee<'a> {
         let Some(config) = &self.config.warm_up else { return Ok(()) };
         let trained = ["resampler.", "joint_space.videos."];
         let objective = self.videos("warm-up", config, &trained, world, texts, features);
-        optimise(&objective, &config.schedule, folder, &self.config.stage_fingerprint("warm-up"), on_progress)
+        let fingerprint = self.config.stage_fingerprint("warm-up")?;
+        optimise(&objective, &config.schedule, folder, &fingerprint, on_progress)
     }
 
     fn align(
@@ -195,13 +199,8 @@ impl<'a> Trainee<'a> {
     ) -> Result<()> {
         let Some(config) = &self.config.alignment else { return Ok(()) };
         let objective = self.videos("alignment", config, &["joint_space.videos."], world, texts, features);
-        optimise(
-            &objective,
-            &config.schedule,
-            folder,
-            &self.config.stage_fingerprint("alignment"),
-            on_progress,
-        )
+        let fingerprint = self.config.stage_fingerprint("alignment")?;
+        optimise(&objective, &config.schedule, folder, &fingerprint, on_progress)
     }
 
     fn videos<'b>(
@@ -245,6 +244,7 @@ impl<'a> Trainee<'a> {
             config: &self.config.answers,
             features,
             model: &model,
+            text_states: TextStates::new(&model),
             tokenizer: &tokenizer,
             tokens: &tokens,
             format: &format,
@@ -254,14 +254,17 @@ impl<'a> Trainee<'a> {
             shards: self.config.shards,
             by_concept: by_concept(world, features.len()),
         };
-        let fingerprint = self.config.stage_fingerprint("answers");
+        let fingerprint = self.config.stage_fingerprint("answers")?;
         optimise(&objective, &self.config.answers.schedule, folder, &fingerprint, on_progress)
     }
 }
 
 impl TrainConfig {
-    /// Fingerprint of all settings that a stage depends on.
-    fn stage_fingerprint(&self, stage: &str) -> String {
+    /// Fingerprint of everything that a stage depends on.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    fn stage_fingerprint(&self, stage: &str) -> Result<String> {
         let found = DEPENDENCIES.iter().find(|(name, _)| *name == stage);
         self.fingerprint(found.map_or(&[][..], |(_, sections)| sections))
     }

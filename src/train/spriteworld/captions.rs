@@ -61,7 +61,7 @@ pub fn captions(fact: &Fact, concepts: &[String]) -> Vec<String> {
         Fact::DoesEach { subject, motion, other, other_motion } => {
             does_each(&a(subject), *motion, &a(other), *other_motion)
         }
-        Fact::Count { subject, count } => counted(&concepts[*subject], *count),
+        Fact::Count { subject, count, other } => counted(&concepts[*subject], *count, other.as_ref().map(a)),
         Fact::Order { first, then } => ordered(&a(first), &a(then)),
         Fact::Visit { subject, when, host } => visits(&a(subject), moment(*when), host.as_ref().map(a)),
         Fact::Passes { subject, motion, in_front, other } => {
@@ -105,16 +105,13 @@ fn does_each(subject: &str, motion: Motion, other: &str, other_motion: Motion) -
     ]
 }
 
-fn counted(subject: &str, count: usize) -> Vec<String> {
+fn counted(subject: &str, count: usize, other: Option<String>) -> Vec<String> {
     let thing = if count == 1 { name(subject) } else { plural(subject) };
     let are = if count == 1 { "is" } else { "are" };
     // Uncountable names take "some": "some spaghetti".
     let many = if is_countable(subject) { number(count) } else { "some" };
-    vec![
-        format!("{many} {thing}."),
-        format!("there {are} {many} {thing}."),
-        format!("{many} {thing} can be seen."),
-    ]
+    let all = format!("{many} {thing}{}", other.map_or_else(String::new, |other| format!(" and {other}")));
+    vec![format!("{all}."), format!("there {are} {all}."), format!("{all} can be seen.")]
 }
 
 fn ordered(first: &str, then: &str) -> Vec<String> {
@@ -169,10 +166,16 @@ pub fn near_misses(fact: &Fact, cast: &Cast, rng: &mut Stream) -> Vec<Fact> {
             Fact::DoesEach { subject: another(), motion, other, other_motion: second_motion },
             Fact::DoesEach { subject, motion, other: another(), other_motion: second_motion },
         ],
-        Fact::Count { subject, count } => {
+        Fact::Count { subject, count, other } => {
             let absent = another();
+            let instead = other.map(|_| another());
             let counts: Vec<usize> = (1..=4).filter(|other| *other != count).collect();
-            vec![Fact::Count { subject, count: one_of(rng, &counts) }, Fact::Count { subject: absent, count }]
+            let mut misses = vec![
+                Fact::Count { subject, count: one_of(rng, &counts), other },
+                Fact::Count { subject: absent, count, other },
+            ];
+            misses.extend(instead.map(|other| Fact::Count { subject, count, other: Some(other) }));
+            misses
         }
         Fact::Order { first, then } => vec![
             Fact::Order { first: then, then: first },

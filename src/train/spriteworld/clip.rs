@@ -77,14 +77,18 @@ pub struct Episode<'a> {
     pub words: [&'static str; 2],
     /// Concepts that the words mean in this episode.
     pub meanings: [usize; 2],
-    /// Example clips with captions, the same number for each word, in random order.
-    pub support: Vec<(Clip<'a>, String)>,
+    /// Example clips, each with the index of its word; the same number for each word, in random order.
+    pub support: Vec<(Clip<'a>, usize)>,
     /// The clip that the question is about.
     pub query: Clip<'a>,
-    /// The question.
-    pub question: &'static str,
-    /// The right word.
-    pub answer: String,
-    /// Both words, in random order.
-    pub choices: [String; 2],
+    /// Index of the right word.
+    pub asked: usize,
+}
+
+impl Episode<'_> {
+    /// The same clips with both words exchanged, so that the other word is right.
+    pub fn exchanged(self) -> Self {
+        let [first, second] = self.words;
+        Self { words: [second, first], ..self }
+    }
 }

@@ -153,8 +153,11 @@ impl SceneBuilder<'_> {
     fn several(&self, rng: &mut Stream) -> Scene {
         let subject = self.cast.countable(rng);
         let count = rng.random_range(1..=4);
-        let sprites = self.scattered(rng, &vec![(subject, ALWAYS); count], (0.24, 0.36));
-        self.finish(rng, Fact::Count { subject, count }, sprites)
+        let other = rng.random_bool(0.4).then(|| self.cast.other_than(rng, &[subject]));
+        let mut roles = vec![(subject, ALWAYS); count];
+        roles.extend(other.map(|other| (other, ALWAYS)));
+        let sprites = self.scattered(rng, &roles, (0.24, 0.36));
+        self.finish(rng, Fact::Count { subject, count, other }, sprites)
     }
 
     /// Builds a scene in which only the order of the frames reveals the order of the two sprites: each is
@@ -277,7 +280,7 @@ impl SceneBuilder<'_> {
         visible: (f64, f64),
     ) -> Sprite {
         let style = self.cast.style(rng, concept, self.style);
-        Sprite { concept, style, mirrored: rng.random_bool(0.5), motion, from, to, visible }
+        Sprite { concept, style, mirrored: rng.random_bool(0.5), motion, from, to, visible, look: None }
     }
 
     fn finish(&self, rng: &mut Stream, fact: Fact, sprites: Vec<Sprite>) -> Scene {

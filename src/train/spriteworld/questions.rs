@@ -1,6 +1,6 @@
 //! Questions with answers that the scene determines, and the possible answers of each.
 //!
-//! Answers have no punctuation: "flamingo", "three", "left", "moves left", "yes", "at the start".
+//! Answers have no punctuation: "flamingo", "three", "left", "moves left", "yes", "at the start", "there is no owl".
 
 use rand::RngExt;
 
@@ -32,6 +32,8 @@ pub enum QuestionKind {
     LeftOf,
     /// At the start, in the middle or at the end.
     When,
+    /// A question about a sprite that is not there.
+    Absent,
 }
 
 impl QuestionKind {
@@ -46,6 +48,7 @@ impl QuestionKind {
             QuestionKind::FirstOf => "what first",
             QuestionKind::LeftOf => "where",
             QuestionKind::When => "when",
+            QuestionKind::Absent => "not there",
         }
     }
 }
@@ -72,7 +75,7 @@ pub fn questions(fact: &Fact, concepts: &[String], cast: &Cast, rng: &mut Stream
         Fact::DoesEach { subject, motion, other, other_motion } => {
             writer.each([(subject, motion), (other, other_motion)]);
         }
-        Fact::Count { subject, count } => writer.count(subject, count),
+        Fact::Count { subject, count, other } => writer.count(subject, count, other.is_none()),
         Fact::Order { first, then } => writer.order(first, then),
         Fact::Visit { subject, when, .. } => writer.visit(subject, when),
         Fact::Passes { subject, motion, in_front, other } => writer.passes(subject, motion, in_front, other),
@@ -83,6 +86,7 @@ pub fn questions(fact: &Fact, concepts: &[String], cast: &Cast, rng: &mut Stream
         }
     }
     writer.is_there(&fact.concepts());
+    writer.absent(&fact.concepts());
     writer.questions
 }
 
@@ -148,8 +152,10 @@ impl QuestionWriter<'_> {
         }
     }
 
-    fn count(&mut self, subject: usize, count: usize) {
-        self.what(subject);
+    fn count(&mut self, subject: usize, count: usize, alone: bool) {
+        if alone {
+            self.what(subject);
+        }
         if is_countable(&self.concepts[subject]) {
             let many = plural(&self.concepts[subject]);
             let phrasings = [format!("How many {many} are there?"), format!("How many {many} can be seen?")];
@@ -204,14 +210,32 @@ impl QuestionWriter<'_> {
         self.ask(QuestionKind::WhichWay, &phrasings, direction(motion), &Motion::DIRECTIONS.map(direction));
     }
 
-    /// Asks whether a concept is present. Yes and no are equally likely; an absent concept is drawn from all
-    /// other concepts.
+    /// Asks whether a present and an absent concept are there, in random order.
     fn is_there(&mut self, present: &[usize]) {
-        let yes = self.rng.random_bool(0.5);
-        let concept = if yes { one_of(self.rng, present) } else { self.cast.other_than(self.rng, present) };
-        let a = with_article(&self.concepts[concept]);
-        let phrasings = [format!("Is there {a}?"), format!("Can {a} be seen?"), format!("Does {a} appear?")];
-        self.ask(QuestionKind::IsThere, &phrasings, if yes { "yes" } else { "no" }, &["yes", "no"]);
+        let first = self.rng.random_bool(0.5);
+        for yes in [first, !first] {
+            let concept =
+                if yes { one_of(self.rng, present) } else { self.cast.other_than(self.rng, present) };
+            let a = with_article(&self.concepts[concept]);
+            let phrasings =
+                [format!("Is there {a}?"), format!("Can {a} be seen?"), format!("Does {a} appear?")];
+            self.ask(QuestionKind::IsThere, &phrasings, if yes { "yes" } else { "no" }, &["yes", "no"]);
+        }
+    }
+
+    /// Asks about an absent concept as if it were there.
+    fn absent(&mut self, present: &[usize]) {
+        let concept = self.cast.other_than(self.rng, present);
+        let the = self.the(concept);
+        let answer = format!("there is no {}", name(&self.concepts[concept]));
+        let forms: [(String, Vec<&str>); 3] = [
+            (format!("What does {the} do?"), Motion::ALL.map(action).into()),
+            (format!("Which way does {the} move?"), Motion::DIRECTIONS.map(direction).into()),
+            (format!("When is {the} there?"), Moment::ALL.map(moment).into()),
+        ];
+        let (question, mut choices) = forms[self.rng.random_range(0..forms.len())].clone();
+        choices.push(&answer);
+        self.ask(QuestionKind::Absent, &[question], &answer, &choices);
     }
 
     /// Asks for a name. The choices are the concepts `among` and random others.

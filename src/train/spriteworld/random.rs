@@ -26,6 +26,10 @@ pub enum Purpose {
     Image,
     /// A few-shot episode.
     Episode,
+    /// Looks of the drawings of a clip.
+    ClipLook,
+    /// Looks of the drawings of a clip of one frame.
+    ImageLook,
 }
 
 /// Returns the stream of one clip, image or episode.

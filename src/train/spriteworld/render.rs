@@ -4,8 +4,12 @@ use image::RgbImage;
 use rand::{Rng, SeedableRng};
 use resvg::tiny_skia::{FilterQuality, Pixmap, PixmapPaint, PremultipliedColorU8, Transform};
 
+use super::look::silhouette;
 use super::random::Stream;
 use super::scene::{Background, Colour, Drawings, Light, Pattern, Pose, Scene, Sprite};
+
+/// Copies of a silhouette that form an outline.
+const OUTLINE_STEPS: u32 = 8;
 
 /// Draws frames of one scene. The constant background is painted once.
 pub struct Renderer<'a> {
@@ -35,16 +39,36 @@ impl<'a> Renderer<'a> {
         let Some(drawing) = &self.drawings[sprite.style][sprite.concept] else { return };
         let side = (pose.side * self.scene.shorter_side()) as f32;
         let pixmap = drawing.raster().for_side(side);
-        let scale = side / pixmap.width() as f32;
-        let half = pixmap.width() as f32 / 2.0;
+        let paint = PixmapPaint { quality: FilterQuality::Bilinear, ..PixmapPaint::default() };
+        let place = self.place(sprite, pose, side, pixmap.width());
+        let Some(look) = &sprite.look else {
+            canvas.draw_pixmap(0, 0, pixmap.as_ref(), &paint, place, None);
+            return;
+        };
+        let changed = look.applied(pixmap);
+        if let Some((width, colour)) = look.outline {
+            let outline = silhouette(&changed, colour);
+            for step in 0..OUTLINE_STEPS {
+                let (sin, cos) = (step as f32 / OUTLINE_STEPS as f32 * std::f32::consts::TAU).sin_cos();
+                let shifted = place.post_translate(cos * width * side, sin * width * side);
+                canvas.draw_pixmap(0, 0, outline.as_ref(), &paint, shifted, None);
+            }
+        }
+        canvas.draw_pixmap(0, 0, changed.as_ref(), &paint, place, None);
+    }
+
+    /// Maps the `pixels` x `pixels` of a drawing to the frame.
+    fn place(&self, sprite: &Sprite, pose: &Pose, side: f32, pixels: u32) -> Transform {
+        let scale = side / pixels as f32;
+        let half = pixels as f32 / 2.0;
         let x = (pose.x * f64::from(self.scene.width)) as f32;
         let y = (pose.y * f64::from(self.scene.height)) as f32;
-        let place = Transform::from_translate(x, y)
+        let look = sprite.look.map_or(Transform::identity(), |look| look.transform());
+        Transform::from_translate(x, y)
             .pre_rotate(pose.angle as f32)
             .pre_scale(if sprite.mirrored { -scale } else { scale }, scale)
-            .pre_translate(-half, -half);
-        let paint = PixmapPaint { quality: FilterQuality::Bilinear, ..PixmapPaint::default() };
-        canvas.draw_pixmap(0, 0, pixmap.as_ref(), &paint, place, None);
+            .pre_concat(look)
+            .pre_translate(-half, -half)
     }
 
     /// Applies the light and the noise to an opaque canvas. The noise differs between frames and is the same
@@ -65,8 +89,12 @@ impl<'a> Renderer<'a> {
                 }
             }
         }
-        RgbImage::from_raw(canvas.width(), canvas.height(), bytes)
-            .expect("three bytes were written for every pixel")
+        let frame = RgbImage::from_raw(canvas.width(), canvas.height(), bytes)
+            .expect("three bytes were written for every pixel");
+        match self.scene.light.blur {
+            0.0 => frame,
+            deviation => image::imageops::fast_blur(&frame, deviation),
+        }
     }
 }
 
@@ -116,6 +144,13 @@ fn second_colour(pattern: &Pattern, [x, y]: [f32; 2], [width, height]: [f32; 2],
                 (1.0 - (dx * dx + dy * dy) / (radius * radius)).max(0.0)
             };
             discs.iter().map(soft).sum::<f32>().min(1.0)
+        }
+        Pattern::Waves { waves } => {
+            let value = |[frequency, angle, phase, amplitude]: &[f32; 4]| {
+                let (sin, cos) = angle.sin_cos();
+                amplitude * ((x / width * cos + y / height * sin) * frequency + phase).sin()
+            };
+            (0.5 + waves.iter().map(value).sum::<f32>() / 3.0).clamp(0.0, 1.0)
         }
     }
 }

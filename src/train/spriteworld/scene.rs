@@ -1,6 +1,7 @@
 //! Description of a clip before rendering. Lengths are fractions of the frame, times are seconds.
 
 use super::icons::Drawing;
+use super::look::Look;
 
 /// Motion of a sprite while it is visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -170,12 +171,14 @@ pub enum Fact {
         /// Motion of the second sprite.
         other_motion: Motion,
     },
-    /// `count` sprites of one concept.
+    /// `count` sprites of one concept, and perhaps one of another.
     Count {
         /// The concept.
         subject: usize,
-        /// Number of sprites, 1 to 4.
+        /// Number of its sprites, 1 to 4.
         count: usize,
+        /// Concept of a sprite that does not count.
+        other: Option<usize>,
     },
     /// `first` is visible from the start and disappears; `then` appears later and stays.
     Order {
@@ -215,12 +218,14 @@ impl Fact {
     /// The visible concepts, each once.
     pub fn concepts(&self) -> Vec<usize> {
         match self {
-            Fact::Does { subject, .. } | Fact::Count { subject, .. } => vec![*subject],
+            Fact::Does { subject, .. } => vec![*subject],
             Fact::Placed { subject, than: other, .. }
             | Fact::DoesEach { subject, other, .. }
             | Fact::Passes { subject, other, .. } => vec![*subject, *other],
             Fact::Order { first, then } => vec![*first, *then],
-            Fact::Visit { subject, host, .. } => [Some(*subject), *host].into_iter().flatten().collect(),
+            Fact::Visit { subject, host: other, .. } | Fact::Count { subject, other, .. } => {
+                [Some(*subject), *other].into_iter().flatten().collect()
+            }
             Fact::Together { subject } => subject.clone(),
         }
     }
@@ -268,6 +273,8 @@ pub struct Sprite {
     pub to: Pose,
     /// Interval in which it is visible, in seconds; the end is exclusive.
     pub visible: (f64, f64),
+    /// Change of the drawing.
+    pub look: Option<Look>,
 }
 
 /// Red, green and blue, 0 to 255.
@@ -310,6 +317,11 @@ pub enum Pattern {
         /// Centre (x, y as fractions of the frame) and radius of each disc.
         discs: Vec<[f32; 3]>,
     },
+    /// A sum of waves.
+    Waves {
+        /// Frequency per frame, direction, phase and amplitude of each wave.
+        waves: Vec<[f32; 4]>,
+    },
 }
 
 /// Changes of the whole picture that do not make a caption false.
@@ -325,6 +337,8 @@ pub struct Light {
     pub noise: f32,
     /// Seed of the noise.
     pub noise_seed: u64,
+    /// Standard deviation of the blur in pixels; 0: sharp.
+    pub blur: f32,
 }
 
 /// Scene of a clip.

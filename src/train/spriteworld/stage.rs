@@ -192,5 +192,6 @@ pub fn light(rng: &mut Stream) -> Light {
         tint: [0; 3].map(|_| between(rng, 0.96, 1.04) as f32),
         noise: between(rng, 0.0, 7.0) as f32,
         noise_seed: rng.random(),
+        blur: 0.0,
     }
 }

@@ -73,7 +73,7 @@ fn held_out_combinations_are_in_no_other_split() {
         let held = pairs(Split::HeldOutCombinations, index);
         assert!(held.iter().any(|pair| !known.contains(pair)), "clip {index} has no held-out pair: {held:?}");
         let episode = world.naming_episode(Split::Train, index, 2);
-        for (clip, _) in episode.support.iter().chain([&(episode.query, String::new())]) {
+        for clip in episode.support.iter().map(|(clip, _)| clip).chain([&episode.query]) {
             assert!(clip.scene().sprites.iter().all(|s| known.contains(&(s.concept, s.motion))));
         }
     }
@@ -109,7 +109,9 @@ fn answers_agree_with_geometry() {
 fn answers_are_balanced() {
     let world = world_of(&[]);
     let mut given: BTreeMap<(QuestionKind, String), [f64; 2]> = BTreeMap::new();
-    for question in (0..2000).flat_map(|index| world.clip(Split::Train, index).questions()) {
+    let questions = (0..2000).flat_map(|index| world.clip(Split::Train, index).questions());
+    // The other kinds ask the same questions with the other answers.
+    for question in questions.filter(|question| question.kind != QuestionKind::Absent) {
         for choice in &question.choices {
             let share = 1.0 / question.choices.len() as f64;
             given.entry((question.kind, choice.clone())).or_default()[1] += share;
@@ -245,24 +247,65 @@ fn near_misses_are_not_captions() {
 }
 
 #[test]
-fn episode_shows_both_words_and_asks_for_one() {
+fn episode_shows_both_concepts_and_asks_for_one() {
     let world = world_of(&[]);
     let mut firsts = 0;
     for index in 0..400 {
         let shots = index as usize % 5;
         let episode = world.naming_episode(Split::Train, index, shots);
         assert_ne!(episode.words[0], episode.words[1]);
-        for (word, meaning) in episode.words.iter().zip(episode.meanings) {
-            let examples = episode.support.iter().filter(|(_, caption)| caption.contains(word));
+        for (which, meaning) in episode.meanings.into_iter().enumerate() {
+            let examples = episode.support.iter().filter(|(_, word)| *word == which);
             let shown: Vec<_> = examples.map(|(clip, _)| clip.scene().fact.concepts()).collect();
             assert_eq!(shown, vec![vec![meaning]; shots]);
         }
-        let asked = episode.words.iter().position(|word| *word == episode.answer).unwrap();
+        let (asked, words) = (episode.asked, episode.words);
         assert_eq!(episode.query.scene().fact.concepts(), [episode.meanings[asked]]);
-        assert!(episode.choices.contains(&episode.answer));
-        firsts += usize::from(episode.choices[0] == episode.answer);
+        firsts += usize::from(asked == 0);
+        let exchanged = episode.exchanged();
+        assert_eq!((exchanged.words[asked], exchanged.asked), (words[1 - asked], asked));
     }
-    assert!((140..260).contains(&firsts), "{firsts} of 400 answers are the first choice");
+    assert!((140..260).contains(&firsts), "{firsts} of 400 answers are the first word");
+}
+
+/// Neither the invented words of held-out episodes nor their pictures occur in training.
+#[test]
+fn held_out_episodes_share_nothing_with_training() {
+    let world = world_of(&[]);
+    let words =
+        |split| (0..300).flat_map(|i| world.naming_episode(split, i, 0).words).collect::<BTreeSet<_>>();
+    let (trained, held_out) = (words(Split::Train), words(Split::HeldOutSeeds));
+    assert!(trained.len() > 20 && held_out.len() > 8 && trained.is_disjoint(&held_out));
+    let hash = |clip: &Clip| crate::digest::sha256(&clip.frame_at(0.0));
+    let pictures: BTreeSet<_> = (0..200).map(|i| hash(&world.clip(Split::Train, i))).collect();
+    for index in 0..20 {
+        let episode = world.naming_episode(Split::HeldOutSeeds, index, 2);
+        for clip in episode.support.iter().map(|(clip, _)| clip).chain([&episode.query]) {
+            assert!(!pictures.contains(&hash(clip)));
+        }
+    }
+}
+
+/// Changed looks apply to training clips only, and change neither the scene nor what is said about it.
+#[test]
+fn looks_change_the_pixels_of_training_clips_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = WorldConfig { icons: icon_sets(folder.path()), seed: 7, ..WorldConfig::default() };
+    let varied = World::new(WorldConfig { vary: 0.7, ..plain.clone() }).unwrap();
+    let plain = World::new(plain).unwrap();
+    let mut changed = 0;
+    for index in 0..24 {
+        for split in SPLITS {
+            let (a, b) = (plain.clip(split, index), varied.clip(split, index));
+            assert_eq!((a.captions(), a.questions()), (b.captions(), b.questions()));
+            let same = a.frame_at(0.0) == b.frame_at(0.0);
+            assert!(same || split == Split::Train, "{split:?} {index}");
+            changed += usize::from(!same);
+        }
+        let image = varied.image_clip(Split::Train, index);
+        assert_eq!(image.frame_at(0.0), varied.image_clip(Split::Train, index).frame_at(0.0));
+    }
+    assert!(changed > 16, "{changed} of 24 clips are changed");
 }
 
 #[test]

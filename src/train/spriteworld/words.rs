@@ -1,12 +1,24 @@
 //! English words for concepts: articles, plurals, numbers, and invented words.
 
+use super::random::Split;
+
 /// Invented words without a meaning: short, pronounceable and distinct.
-pub const INVENTED: [&str; 40] = [
+const INVENTED: [&str; 40] = [
     "dax", "blick", "wug", "toma", "fep", "zorp", "kiki", "bouba", "gazzer", "modi", "tulver", "pim", "sarn",
     "dofu", "nerk", "quib", "lorp", "vash", "yeeb", "glim", "hux", "jop", "kren", "mib", "noop", "plon",
     "rath", "skeb", "thole", "urv", "veeg", "wipso", "zib", "brup", "cazz", "drel", "folm", "gorb", "halk",
     "istle",
 ];
+/// Number of first invented words that occur in training.
+const TRAINED: usize = 30;
+
+/// Invented words of a split: those of the training occur in no other split.
+pub fn invented(split: Split) -> &'static [&'static str] {
+    match split {
+        Split::Train => &INVENTED[..TRAINED],
+        Split::HeldOutSeeds | Split::HeldOutCombinations => &INVENTED[TRAINED..],
+    }
+}
 
 /// Concepts with a plural or uncountable name: "some grapes".
 const UNCOUNTED: [&str; 53] = [

@@ -7,14 +7,15 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use super::cast::Cast;
-use super::clip::{Clip, Episode, NAMING_QUESTION, naming_caption};
+use super::clip::{Clip, Episode};
 use super::concepts::WorldError;
 use super::family::{Family, SceneBuilder};
 use super::icons::IconFile;
+use super::look::vary;
 use super::random::{Purpose, Split, Stream, one_of, stream};
 use super::scene::{Drawings, Scene};
 use super::stage::Stage;
-use super::words::INVENTED;
+use super::words::invented;
 
 /// Least number of concepts: a scene of two needs two other concepts for its near misses.
 const MIN_CONCEPTS: usize = 4;
@@ -35,6 +36,9 @@ pub struct WorldConfig {
     pub long_side: (u32, u32),
     /// Kinds of scenes, all equally likely; a kind named twice is twice as likely. If empty, all kinds.
     pub families: Vec<Family>,
+    /// Share of the drawings and backgrounds of training clips that are changed: colours, outline, shape, hidden parts,
+    /// blur. From 0 to 1; the other splits are never changed.
+    pub vary: f64,
 }
 
 impl Default for WorldConfig {
@@ -47,6 +51,7 @@ impl Default for WorldConfig {
             frames: (4, 8),
             long_side: (128, 320),
             families: Vec::new(),
+            vary: 0.0,
         }
     }
 }
@@ -65,6 +70,9 @@ impl WorldConfig {
         if side.0 < 32 || side.0 > side.1 || side.1 > 4096 {
             let rule = "not two ascending numbers from 32 to 4096";
             return wrong("long_side", format!("{side:?}"), rule);
+        }
+        if !(0.0..=1.0).contains(&self.vary) {
+            return wrong("vary", self.vary.to_string(), "not from 0 to 1");
         }
         Ok(())
     }
@@ -134,7 +142,7 @@ impl World {
         }
         let family = one_of(rng, &families);
         let scene = self.scene_builder(rng, split).scene(rng, family);
-        self.clip_of(rng, scene)
+        self.varied(self.clip_of(rng, scene), split, Purpose::ClipLook, index)
     }
 
     /// Generates a clip of one frame with one to three concepts.
@@ -143,10 +151,10 @@ impl World {
         let mut builder = self.scene_builder(rng, split);
         builder.stage.seconds = 1;
         let scene = builder.together(rng);
-        self.clip_of(rng, scene)
+        self.varied(self.clip_of(rng, scene), split, Purpose::ImageLook, index)
     }
 
-    /// Generates an episode: two invented words for two concepts, `shots` clips of each, and a question.
+    /// Generates an episode: two invented words of this split for two concepts, `shots` clips of each, and a query clip.
     /// Without shots the answer can only be guessed.
     pub fn naming_episode(&self, split: Split, index: u64, shots: usize) -> Episode<'_> {
         let rng = &mut stream(self.config.seed, split, Purpose::Episode, index);
@@ -156,18 +164,21 @@ impl World {
         let other = self.cast.other_than(rng, &[asked]);
         let swapped = rng.random_bool(0.5);
         let meanings = if swapped { [other, asked] } else { [asked, other] };
-        let words = two_words(rng);
+        let words = two_words(rng, invented(split));
         let mut order: Vec<usize> = (0..2 * shots).map(|i| i % 2).collect();
         shuffle(rng, &mut order);
-        let support = order.into_iter().map(|word| {
-            let clip = self.single(rng, split, Some(meanings[word]));
-            (clip, naming_caption(words[word]))
-        });
-        let support = support.collect();
-        let mut choices = words.map(String::from);
-        shuffle(rng, &mut choices);
-        let answer = words[usize::from(swapped)].to_string();
-        Episode { words, meanings, support, query, question: NAMING_QUESTION, answer, choices }
+        let support =
+            order.into_iter().map(|which| (self.single(rng, split, Some(meanings[which])), which)).collect();
+        Episode { words, meanings, support, query, asked: usize::from(swapped) }
+    }
+
+    /// Changes the looks of a clip of the training split.
+    fn varied<'a>(&self, mut clip: Clip<'a>, split: Split, purpose: Purpose, index: u64) -> Clip<'a> {
+        if split == Split::Train && self.config.vary > 0.0 {
+            let rng = &mut stream(self.config.seed, split, purpose, index);
+            vary(&mut clip.scene, self.config.vary, rng);
+        }
+        clip
     }
 
     fn single(&self, rng: &mut Stream, split: Split, concept: Option<usize>) -> Clip<'_> {
@@ -194,10 +205,10 @@ fn shared(files: &[IconFile]) -> Vec<String> {
     first.names().filter(|name| rest.iter().all(|file| file.has(name))).map(str::to_string).collect()
 }
 
-fn two_words(rng: &mut Stream) -> [&'static str; 2] {
-    let first = rng.random_range(0..INVENTED.len());
-    let step = rng.random_range(1..INVENTED.len());
-    [INVENTED[first], INVENTED[(first + step) % INVENTED.len()]]
+fn two_words(rng: &mut Stream, words: &[&'static str]) -> [&'static str; 2] {
+    let first = rng.random_range(0..words.len());
+    let step = rng.random_range(1..words.len());
+    [words[first], words[(first + step) % words.len()]]
 }
 
 fn shuffle<T>(rng: &mut Stream, items: &mut [T]) {

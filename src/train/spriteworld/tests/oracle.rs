@@ -34,6 +34,10 @@ pub fn answer(question: &Question, scene: &Scene, concepts: &[String]) -> String
         }
         QuestionKind::IsThere => if present(scene, named[0]) { "yes" } else { "no" }.into(),
         QuestionKind::When => moment(scene, named[0]).into(),
+        QuestionKind::Absent => {
+            assert!(!present(scene, named[0]), "{text}: it is there");
+            format!("there is no {}", concepts[named[0]])
+        }
         QuestionKind::FirstOf if text.contains("first") => only(&|c| seconds_of(scene, c)[0] == 0),
         QuestionKind::FirstOf => only(&|c| seconds_of(scene, c).last() == Some(&(scene.seconds - 1))),
         QuestionKind::WhichWay => {
