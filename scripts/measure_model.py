@@ -46,21 +46,26 @@ def main():
     parser.add_argument("--clips", type=int, default=300)
     parser.add_argument("--sample", type=int, default=24)
     parser.add_argument("--new-words", action="store_true", help="also episodes with invented words")
+    parser.add_argument("--unseen", type=Path, help="icon set (Iconify JSON) that the training did not use")
     options = parser.parse_args()
     run = lambda clips, arguments: evaluate(options.model, options.config, clips, arguments)
-    metrics = {name: run(options.clips, arguments) for name, arguments in CONDITIONS.items()}
+    conditions = dict(CONDITIONS)
+    if options.unseen:
+        conditions["unseen drawings"] = ["--icons", str(options.unseen)]
+    metrics = {name: run(options.clips, arguments) for name, arguments in conditions.items()}
     if options.new_words:
         for shots in SHOTS:
             metrics[f"{shots} shots"] = run(options.clips, ["--shots", str(shots)])
     metrics["sample"] = {"clips": options.sample, "scores": run(options.sample, [])}
     (options.model / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
-    print("| kind | asked | " + " | ".join(CONDITIONS) + " |")
-    print("| --- |" + " --- |" * (1 + len(CONDITIONS)))
+    print("| kind | asked | " + " | ".join(conditions) + " |")
+    print("| --- |" + " --- |" * (1 + len(conditions)))
     for kind in metrics["held-out seeds"]:
-        scores = [metrics[name].get(kind) for name in CONDITIONS]
+        scores = [metrics[name].get(kind) for name in conditions]
         print(f"| {kind} | {scores[0]['asked']} | " + " | ".join(map(cell, scores)) + " |")
     for shots in SHOTS if options.new_words else ():
-        print(f"new word, {shots} shots: " + cell(metrics[f"{shots} shots"]["new word"]))
+        for kind, score in metrics[f"{shots} shots"].items():
+            print(f"{kind}, {shots} shots: {cell(score)}")
 
 
 if __name__ == "__main__":

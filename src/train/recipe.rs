@@ -160,6 +160,7 @@ impl<'a> Trainee<'a> {
                     loss: f64::NAN,
                     figures: &[],
                     throughput: done as f64 / start.elapsed().as_secs_f64(),
+                    time_left: start.elapsed().mul_f64((clips - done) as f64 / done as f64),
                 });
             },
         )

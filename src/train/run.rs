@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor, Var};
 
@@ -60,6 +60,8 @@ pub struct Progress<'a> {
     pub figures: &'a [(&'static str, f64)],
     /// Examples per second of this update.
     pub throughput: f64,
+    /// Time that the other updates of the stage will take, at the mean speed of this run.
+    pub time_left: Duration,
 }
 
 /// Trains `objective` to the end of its schedule. It resumes from the checkpoint in `folder`, if there is
@@ -87,6 +89,7 @@ pub fn optimise(
         return Ok(());
     }
     let mut record = Record::open(folder.join(format!("{name}.csv")), first)?;
+    let begun = Instant::now();
     for step in first..schedule.steps {
         let start = Instant::now();
         let (loss, norm, figures, examples) = on_rayon(|| {
@@ -114,6 +117,7 @@ pub fn optimise(
             loss,
             figures: &figures,
             throughput,
+            time_left: begun.elapsed().mul_f64((schedule.steps - done) as f64 / (done - first) as f64),
         });
         if done == schedule.steps || done % schedule.checkpoint_every.max(1) == 0 {
             record.flush()?;

@@ -9,7 +9,7 @@ use flamingo::kernels::activation::Activation;
 use flamingo::language;
 use flamingo::model::{
     ConnectorConfig, Flamingo, FlamingoConfig, MediaAttentionConfig, MediaAttentionRule, MediaKv,
-    MediumPixels, Placement, RowInput,
+    MediumPixels, Placement, RowInput, RowState,
 };
 use flamingo::vision::VisionEncoder;
 use flamingo::weights::{Quantization, Weights};
@@ -313,6 +313,24 @@ fn untrained_model_equals_language_model() {
     };
     let error = relative_error(&untrained.logits(&hidden).unwrap(), &bare);
     assert!(error <= 1e-6, "closed gates change the logits: {error:.1e}");
+}
+
+/// Training keeps the states below the first gated cross-attention and continues from them.
+#[test]
+fn continuing_from_kept_states_equals_a_whole_pass() {
+    fn inputs(rows: &mut [RowState; 3]) -> Vec<RowInput<'_>> {
+        PROMPTS.iter().zip(rows).map(|((_, ids, _), state)| RowInput { ids, state }).collect()
+    }
+    let model = trained(PLACEMENTS[0].1);
+    let sequences = PROMPTS.map(|(_, ids, _)| ids);
+    let rows = || PROMPTS.map(|(_, _, media)| model.uncached_row(encode(&model, media).1));
+    let whole = model.forward(&mut inputs(&mut rows()), None, None).unwrap();
+    let states = model.states_below_media(&sequences).unwrap();
+    let continued = model.forward_from(&mut inputs(&mut rows()), &states).unwrap();
+    assert!(relative_error(&continued, &whole) <= 1e-6);
+    let other = states.roll(1, 0).unwrap();
+    let wrong = model.forward_from(&mut inputs(&mut rows()), &other).unwrap();
+    assert!(relative_error(&wrong, &whole) > 1e-2, "the pass does not use the states");
 }
 
 /// Another medium gives another answer.

@@ -78,6 +78,7 @@ impl ProgressPrinter {
             .map(|(name, value)| format!("{name} {value:.3}"))
             .collect();
         let message = format!("{} {:.1}/s", figures.join(" "), p.throughput);
+        let left = p.time_left.as_secs_f64() / 60.0;
         match &self.bar {
             Some(bar) => {
                 bar.set_position(p.step);
@@ -85,7 +86,7 @@ impl ProgressPrinter {
             }
             None if p.step * MAX_LINES / p.steps > self.lines => {
                 self.lines = p.step * MAX_LINES / p.steps;
-                eprintln!("{} {}/{} {message}", p.stage, p.step, p.steps);
+                eprintln!("{} {}/{} {message}, {left:.0} min left", p.stage, p.step, p.steps);
             }
             None => {}
         }
