@@ -9,15 +9,19 @@ import time
 from pathlib import Path
 
 
-def anonymous(pid):
-    """Bytes of anonymous memory of a process and its children."""
+def anonymous(pid, parent=None):
+    """Bytes of anonymous memory of a process and its children. A child that is still a copy of its parent, before it runs a program, has no memory of
+    its own."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return 0
+    if command == parent:
+        return 0
     own = next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
-    return own + sum(anonymous(child) for child in children)
+    return own + sum(anonymous(child, command) for child in children)
 
 
 def main():

@@ -53,6 +53,7 @@ struct DhansmairConfig {
 pub(super) const FAMILY: Family = Family {
     reads: "schema `dhansmair/1`",
     recognises: |contents| contents.text("schema") == Some(SCHEMA),
+    has_options: false,
     open,
 };
 

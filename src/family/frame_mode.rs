@@ -1,4 +1,4 @@
-//! Frames of a video for a model: all in one medium, in one contact sheet, or one medium per frame.
+//! Frames of a video for a model: all in one medium, in one contact sheet, one medium per frame, or one caption per frame.
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ pub enum FrameMode {
     /// At most [`MOST_FRAMES`] frames are media of their own, one directly after the other, and the prompt lists their times.
     /// Cross-attention sees them as a set: their order is in the text only.
     Sequence,
+    /// At most [`MOST_FRAMES`] frames are captioned one by one. The captions with their times are then in the prompt, in place of the
+    /// video.
+    Captions,
 }
 
 /// Treatment of the frames of a medium, as reports name it.
@@ -37,6 +40,24 @@ pub enum Frames {
     /// The frames are media of their own, one directly after the other, and the prompt lists their times: a model that was trained
     /// on single images.
     Sequence,
+    /// Each frame is captioned alone, and the language model answers from the captions with their times: a model that was trained on
+    /// single images.
+    Captions,
+}
+
+impl Frames {
+    /// Returns a note for the report of a model that was trained on single images.
+    pub fn note(self) -> Option<&'static str> {
+        match self {
+            Self::TemporalEmbedding => None,
+            Self::Independent => Some("no temporal training: each frame is encoded alone"),
+            Self::Sheet => Some("no temporal training: the frames are drawn into one picture"),
+            Self::Sequence => Some("no temporal training: the frames are pictures of their own"),
+            Self::Captions => Some(
+                "no temporal training: the frames are captioned one by one, and answers rest on the captions",
+            ),
+        }
+    }
 }
 
 impl FrameMode {
@@ -47,6 +68,7 @@ impl FrameMode {
             Self::Joint => Frames::Independent,
             Self::Sheet => Frames::Sheet,
             Self::Sequence => Frames::Sequence,
+            Self::Captions => Frames::Captions,
         }
     }
 
@@ -54,20 +76,25 @@ impl FrameMode {
     /// first and the last.
     pub fn choose(self, n: usize) -> Vec<usize> {
         match self {
-            Self::Sheet | Self::Sequence if n > MOST_FRAMES => {
+            Self::Sheet | Self::Sequence | Self::Captions if n > MOST_FRAMES => {
                 let last = MOST_FRAMES - 1;
                 (0..MOST_FRAMES).map(|i| (2 * i * (n - 1) + last) / (2 * last)).collect()
             }
-            Self::Joint | Self::Sheet | Self::Sequence => (0..n).collect(),
+            Self::Joint | Self::Sheet | Self::Sequence | Self::Captions => (0..n).collect(),
         }
     }
 
-    /// Returns the markers and the text of a medium in a prompt. `times` are the seconds of its frames; a frame that stays
+    /// Returns the times of the pictures of a video that the model takes. `times` are the seconds of its frames; a frame that stays
     /// repeats its time.
-    pub fn describe(self, times: &[f64]) -> MediumText {
+    pub fn times(self, times: &[f64]) -> Vec<f64> {
         let mut times = times.to_vec();
         times.dedup();
-        let times: Vec<f64> = self.choose(times.len()).into_iter().map(|i| times[i]).collect();
+        self.choose(times.len()).into_iter().map(|i| times[i]).collect()
+    }
+
+    /// Returns the markers and the text of an encoded medium in a prompt. `times` are the seconds of its frames.
+    pub fn describe(self, times: &[f64]) -> MediumText {
+        let times = self.times(times);
         let n = times.len();
         let listed = || times.iter().map(|time| format!("{time:.1}")).collect::<Vec<_>>().join(", ");
         match self {
@@ -82,7 +109,9 @@ impl FrameMode {
                 let text = format!("The pictures are {n} frames of a video, at the seconds {}.\n", listed());
                 MediumText { markers: n, text }
             }
-            Self::Joint | Self::Sheet | Self::Sequence => MediumText { markers: 1, text: String::new() },
+            Self::Joint | Self::Sheet | Self::Sequence | Self::Captions => {
+                MediumText { markers: 1, text: String::new() }
+            }
         }
     }
 }
@@ -97,6 +126,7 @@ mod tests {
         assert_eq!(FrameMode::Sheet.choose(16), (0..16).collect::<Vec<_>>());
         let chosen = FrameMode::Sequence.choose(31);
         assert_eq!(chosen, (0..16).map(|i| 2 * i).collect::<Vec<_>>());
+        assert_eq!(FrameMode::Captions.times(&[0.5, 0.5, 2.0]), [0.5, 2.0]);
         let chosen = FrameMode::Sheet.choose(1000);
         assert_eq!((chosen.len(), chosen[0], chosen[15]), (16, 0, 999));
         assert!(chosen.is_sorted_by(|a, b| a < b));
@@ -113,7 +143,7 @@ mod tests {
                 .ends_with("3 frames of a video, in rows from the top left, at the seconds 0.0, 1.0, 2.5.\n")
         );
         assert_eq!(FrameMode::Sequence.describe(&times).markers, 3);
-        for mode in [FrameMode::Joint, FrameMode::Sheet, FrameMode::Sequence] {
+        for mode in [FrameMode::Joint, FrameMode::Sheet, FrameMode::Sequence, FrameMode::Captions] {
             assert_eq!(mode.describe(&[0.0]), MediumText { markers: 1, text: String::new() });
         }
         assert_eq!(FrameMode::Joint.describe(&times).markers, 1);

@@ -31,6 +31,7 @@ pub(super) const FAMILY: Family = Family {
     recognises: |contents| {
         contents.text("schema").is_none() && contents.text("model_type") == Some("idefics")
     },
+    has_options: false,
     open,
 };
 

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::chat_template::ChatTemplate;
 use super::checkpoint::Checkpoint;
-use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error, read_config};
+use super::{Contents, Family, LoadOptions, ModelParts, config_error, read_config};
 use crate::digest;
 use crate::error::Result;
 use crate::generate::StopCriteria;
@@ -59,6 +59,7 @@ impl RowMask {
 pub(super) const FAMILY: Family = Family {
     reads: "model type `mllama`",
     recognises: |contents| contents.text("schema").is_none() && contents.text("model_type") == Some("mllama"),
+    has_options: true,
     open,
 };
 
@@ -71,10 +72,15 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
     let flamingo = assemble(&config, row_mask, &checkpoint.weights)?;
     checkpoint.weights.finish()?;
     let sha256 = checkpoint.sha256()?;
-    // The row mask `hf` keeps the tokens of empty tiles.
-    let visual =
-        json!([contents.config.get("vision_config"), row_mask, config.preprocess, sha256.get("visual")]);
-    let frame_mode = options.family.frame_mode.filter(|mode| *mode != FrameMode::Joint);
+    let frame_mode = options.family.frame_mode.unwrap_or(config.frame_mode);
+    // The row mask `hf` keeps the tokens of empty tiles, and the frame mode decides which pictures are encoded.
+    let visual = json!([
+        contents.config.get("vision_config"),
+        row_mask,
+        frame_mode,
+        config.preprocess,
+        sha256.get("visual")
+    ]);
     Ok(ModelParts {
         name: checkpoint.name(),
         family: "mllama",
@@ -87,7 +93,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         preprocess: config.preprocess,
         tokens: prompt.tokens,
         stop_criteria: StopCriteria { stop: prompt.stop, suppressed: Vec::new() },
-        frame_mode: frame_mode.unwrap_or(config.frame_mode),
+        frame_mode,
         format: prompt.format,
     })
 }

@@ -61,6 +61,23 @@ pub struct FamilyOptions {
     pub frame_mode: Option<FrameMode>,
 }
 
+impl FamilyOptions {
+    /// Refuses choices that a family does not have.
+    fn check(&self, family: &Family) -> Result<(), String> {
+        let given = [("frame_mode", self.frame_mode.is_some()), ("row_mask", self.row_mask.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            Some((name, _)) if !family.has_options => Err(format!(
+                "`{name}` does not apply to a model of {}; it is a choice of Llama 3.2 Vision (model type `mllama`)",
+                family.reads
+            )),
+            _ if self.frame_mode == Some(FrameMode::Joint) => {
+                Err("`frame_mode` is `joint`: the model has no map from several frames to one medium".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// A loaded model directory: the model, its tokenizer, preprocessing and prompt format.
 pub struct Loaded {
     /// Name, family and hashes.
@@ -104,6 +121,9 @@ pub struct ModelInfo {
     /// Treatment of the frames of a medium. Models of the version before, which do not name it, have a temporal embedding.
     #[serde(default)]
     pub frames: Frames,
+    /// Note about the frames of a model without temporal training: [`Frames::note`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames_note: Option<String>,
 }
 
 fn object_or_pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
@@ -161,7 +181,8 @@ impl ModelParts {
         let model = Flamingo::from_parts(flamingo)?;
         let gates_open = model.gates_open()?;
         let frames = self.frame_mode.frames(&model);
-        let info = ModelInfo { name, family: family.into(), sha256, gates_open, frames };
+        let frames_note = frames.note().map(str::to_owned);
+        let info = ModelInfo { name, family: family.into(), sha256, gates_open, frames, frames_note };
         let (tokens, stop_criteria, format) = (self.tokens, self.stop_criteria, self.format);
         Ok(Loaded {
             info,
@@ -184,6 +205,8 @@ struct Family {
     /// Description of the directories that it reads, for errors.
     reads: &'static str,
     recognises: fn(&Contents) -> bool,
+    /// Whether the choices of [`FamilyOptions`] apply.
+    has_options: bool,
     open: fn(&Path, Contents, &LoadOptions) -> Result<ModelParts>,
 }
 
@@ -248,7 +271,10 @@ impl Contents {
 pub fn open(directory: &Path, options: &LoadOptions) -> Result<Loaded> {
     let contents = Contents::read(directory)?;
     match FAMILIES.iter().find(|family| (family.recognises)(&contents)) {
-        Some(family) => (family.open)(directory, contents, options)?.join(),
+        Some(family) => {
+            options.family.check(family).map_err(|reason| config_error(directory, reason))?;
+            (family.open)(directory, contents, options)?.join()
+        }
         None => {
             let supported = FAMILIES.map(|family| family.reads).join(", ");
             Err(config_error(directory, format!("{}; this build reads {supported}", contents.describe())))
@@ -297,6 +323,7 @@ mod tests {
             sha256: BTreeMap::from([("adapters".into(), "ab".into()), ("language".into(), "cd".into())]),
             gates_open: true,
             frames: Frames::TemporalEmbedding,
+            frames_note: None,
         };
         let written = serde_json::to_value(&info).unwrap();
         let expected = json!({
@@ -309,6 +336,30 @@ mod tests {
             "name": "mini", "family": "flamingo", "sha256": [["adapters", "ab"], ["language", "cd"]], "sees": true,
         });
         assert_eq!(serde_json::from_value::<ModelInfo>(previous).unwrap(), info);
+    }
+
+    #[test]
+    fn choices_of_other_families_are_refused() {
+        let none = FamilyOptions::default();
+        let mode = |mode| FamilyOptions { frame_mode: Some(mode), row_mask: None };
+        let mask = FamilyOptions { frame_mode: None, row_mask: Some(mllama::RowMask::Hf) };
+        for (options, family, expected) in [
+            (&none, native::FAMILY, None),
+            (&none, mllama::FAMILY, None),
+            (&mode(FrameMode::Captions), mllama::FAMILY, None),
+            (&mask, mllama::FAMILY, None),
+            (&mode(FrameMode::Joint), mllama::FAMILY, Some("`frame_mode` is `joint`")),
+            (
+                &mode(FrameMode::Sheet),
+                native::FAMILY,
+                Some("`frame_mode` does not apply to a model of schema `flamingo/1`"),
+            ),
+            (&mask, idefics::FAMILY, Some("`row_mask` does not apply to a model of model type `idefics`")),
+        ] {
+            let error = options.check(&family).err();
+            assert_eq!(error.is_some(), expected.is_some(), "{error:?}");
+            assert!(error.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{expected:?}");
+        }
     }
 
     #[test]

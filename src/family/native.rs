@@ -118,6 +118,7 @@ impl NativeConfig {
 pub(super) const FAMILY: Family = Family {
     reads: "schema `flamingo/1`",
     recognises: |contents| contents.text("schema") == Some(SCHEMA),
+    has_options: false,
     open,
 };
 

@@ -51,6 +51,7 @@ struct OpenFlamingoConfig {
 pub(super) const FAMILY: Family = Family {
     reads: "schema `open_flamingo/1`",
     recognises: |contents| contents.text("schema") == Some(SCHEMA),
+    has_options: false,
     open,
 };
 

@@ -36,6 +36,7 @@ pub(super) const FAMILY: Family = Family {
         contents.text("schema").is_none()
             && ["otter", "flamingo"].map(Some).contains(&contents.text("model_type"))
     },
+    has_options: false,
     open,
 };
 

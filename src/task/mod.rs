@@ -7,6 +7,9 @@ use crate::prompt::{Prompt, PromptFormat};
 pub mod caption;
 pub mod question;
 pub mod complete;
+pub mod transcript;
+
+pub use transcript::{TimedCaption, Transcript};
 
 /// A task over media. Part of the public contract.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

@@ -10,6 +10,7 @@ mod closed_pipe;
 mod bench;
 mod decoder_child;
 mod engine;
+mod frame_modes;
 mod fuzz_seeds;
 mod hostile;
 mod mini;

@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 
 use candle_core::{DType, Device, Tensor};
 use flamingo::Task;
-use flamingo::generate::{Finish, Generation, Output, SequencePlan};
-use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::generate::{Finish, Generation, Output};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence};
 use flamingo::video::Frame;
 use inference::analysis::{Analysis, AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::RequestContext;
@@ -33,13 +33,8 @@ impl Model for Unreadable {
         unreachable!("nothing is cached")
     }
 
-    fn run_plans(
-        &self,
-        _: Vec<SequencePlan>,
-        _: &[&Medium],
-        _: &RequestContext,
-    ) -> Vec<Result<Output, ModelError>> {
-        unreachable!("`ask` runs no plan")
+    fn run_sequences(&self, _: Vec<PlannedSequence>, _: &RequestContext) -> Vec<Result<Output, ModelError>> {
+        unreachable!("`ask` runs no sequence")
     }
 
     fn ask(
@@ -56,6 +51,7 @@ impl Model for Unreadable {
             log_likelihood: 0.0,
             prompt_tokens: 1,
             completion_tokens: 1,
+            transcripts: Vec::new(),
         };
         tasks.iter().map(|_| Ok(answer.clone())).collect()
     }

@@ -21,6 +21,17 @@ pub fn open(directory: &Path) -> flamingo::Result<Loaded> {
     family::open(directory, &LoadOptions::new(device, dtype, Quantization::Keep))
 }
 
+/// Writes a picture as a PNG file and decodes it as a video.
+#[cfg(feature = "video")]
+pub fn decoded(image: &image::RgbaImage) -> image::RgbImage {
+    use flamingo::video::{FrameSampling, Video, VideoLimits};
+
+    let file = tempfile::Builder::new().suffix(".png").tempfile().unwrap();
+    image.save(file.path()).unwrap();
+    let video = Video::open(file.path(), &VideoLimits::default()).unwrap();
+    video.frames(&FrameSampling::fps(1.0)).unwrap().next().unwrap().unwrap().image
+}
+
 /// Returns the error that refuses a directory.
 pub fn refusal(directory: &Path) -> String {
     open(directory).err().expect("a refusal").to_string()

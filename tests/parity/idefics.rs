@@ -102,19 +102,13 @@ fn pixels_equal_the_processor() {
 #[cfg(feature = "video")]
 #[test]
 fn transparent_pixels_equal_the_processor() {
-    use flamingo::video::{FrameSampling, Video, VideoLimits};
-
     let (model, golden) = (checkpoint::open(&directory("idefics_base")).unwrap(), golden("idefics_base"));
     let picture = golden.tensor("picture.3");
     let (height, width, channels) = picture.dims3().unwrap();
     assert_eq!(channels, 4);
     let bytes = picture.flatten_all().unwrap().to_vec1::<u8>().unwrap();
-    let file = tempfile::Builder::new().suffix(".png").tempfile().unwrap();
     let image = image::RgbaImage::from_raw(width as u32, height as u32, bytes).unwrap();
-    image.save(file.path()).unwrap();
-    let video = Video::open(file.path(), &VideoLimits::default()).unwrap();
-    let frame = video.frames(&FrameSampling::fps(1.0)).unwrap().next().unwrap().unwrap();
-    let frame = model.preprocess.frame(&frame.image);
+    let frame = model.preprocess.frame(&checkpoint::decoded(&image));
     let pixels = model.preprocess.pixels(&[frame], &Device::Cpu, DType::F32).unwrap();
     golden.compare_rms(&[("pixels.3", &pixels, 1e-5)]);
 }

@@ -1,14 +1,16 @@
 //! Model directories of Llama 3.2 Vision: prompts, frames of a video, wrong descriptions and broken files.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use flamingo::Pipeline;
 use flamingo::family::chat_template::ChatMessage;
 use flamingo::family::mllama::{self, RowMask};
 use flamingo::family::{self, FrameMode, Frames};
-use flamingo::generate::{Generation, Strategy};
+use flamingo::generate::{Generation, Strategy, run};
 use flamingo::pipeline::Medium;
-use flamingo::task::Task;
+use flamingo::prompt::Prompt;
+use flamingo::task::{Task, TimedCaption};
 use flamingo::video::Frame;
 use image::{Rgb, RgbImage};
 use serde_json::{Value, json};
@@ -135,6 +137,67 @@ fn frames_are_a_sheet_or_a_sequence() {
             pipeline.ask(&task, &[&long], &generation).unwrap();
         }
     }
+}
+
+/// A video is a caption per frame, each the answer about that frame alone, and the prompt has the captions in its place.
+#[test]
+fn frames_are_captions() {
+    let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 6 };
+    let question = Task::Question { question: "Why?".into() };
+    for row_mask in [RowMask::Meta, RowMask::Hf] {
+        let captions = pipeline(Some(FrameMode::Captions), row_mask);
+        assert_eq!(captions.loaded().info.frames, Frames::Captions);
+        let note = captions.loaded().info.frames_note.as_deref().unwrap_or_default();
+        assert!(note.starts_with("no temporal training"), "{note}");
+        let answer = captions.ask(&question, &[&encode(&captions, 6)], &generation).unwrap();
+        let [transcript] = &answer.transcripts[..] else { panic!("one transcript: {answer:?}") };
+        let sheet = pipeline(None, row_mask);
+        assert_eq!(transcript.0.len(), 6);
+        for (frame, caption) in frames(6).iter().zip(&transcript.0) {
+            let alone = sheet.encode(&[sheet.prepare(frame)]).unwrap();
+            let alone = sheet.ask(&Task::Caption {}, &[&alone], &generation).unwrap();
+            assert!(alone.transcripts.is_empty());
+            let expected = TimedCaption { start: frame.pts, end: frame.pts, text: alone.text };
+            assert_eq!(caption, &expected);
+        }
+        let texts: HashSet<_> = transcript.0.iter().map(|caption| &caption.text).collect();
+        assert!(texts.len() > 1, "all frames have the same caption: {texts:?}");
+        // The answer rests on the text alone.
+        let transcripts = std::slice::from_ref(transcript);
+        let plan = captions.plan_over_transcripts(&question, transcripts, &generation).unwrap();
+        assert!(!plan.prompt.contains(&IMAGE));
+        let text = captions.loaded().tokenizer.decode(&plan.prompt, true).unwrap();
+        assert!(text.contains(&format!("{}Why?", transcript.text())), "{text}");
+        assert_eq!(answer.prompt_tokens, plan.prompt.len());
+        let output = run(&captions.loaded().model, &[plan.over(Vec::new())]).remove(0).unwrap();
+        let alone = output.into_completion().unwrap();
+        assert!((alone.log_likelihood - answer.log_likelihood).abs() < 1e-4);
+        // One frame stays a picture. 20 frames are 16 captions.
+        let one = |pipeline: &Pipeline| {
+            let medium = encode(pipeline, 1);
+            pipeline.ask(&question, &[&medium], &generation).unwrap()
+        };
+        assert_eq!(one(&captions), one(&sheet));
+        let long = captions.ask(&question, &[&encode(&captions, 20)], &generation).unwrap();
+        assert_eq!(long.transcripts[0].0.len(), 16);
+    }
+}
+
+/// A video and a picture in one prompt: text in place of the one, the other as it is.
+#[test]
+fn a_video_of_captions_and_a_picture_share_a_prompt() {
+    let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 3 };
+    let pipeline = pipeline(Some(FrameMode::Captions), RowMask::Meta);
+    let (video, picture) = (encode(&pipeline, 3), encode(&pipeline, 1));
+    let task = Task::Complete { prompt: "<video>a<image>b".into() };
+    let answer = pipeline.ask(&task, &[&video, &picture], &generation).unwrap();
+    assert_eq!(answer.transcripts.len(), 1);
+    let scores =
+        pipeline.score(&Prompt::parse("<video>a<image>b"), &[&video, &picture], &["yes", "no"]).unwrap();
+    assert_eq!(scores.len(), 2);
+    assert!(scores.iter().all(|score| score.is_finite() && *score < 0.0), "{scores:?}");
+    let errors = pipeline.ask_batch(&[task.clone(), task], &[&video], &generation);
+    assert!(errors.len() == 2 && errors.iter().all(Result::is_err));
 }
 
 /// Visual tokens from a cache have lost the number of visible ones, which the row mask `hf` needs.

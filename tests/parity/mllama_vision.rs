@@ -92,12 +92,32 @@ fn preprocess(fit: Fit) -> Preprocess {
     }
 }
 
-/// The picture of the generator.
+/// Channel `c` of the picture of the generator.
+fn value(x: u32, y: u32, c: u32) -> u8 {
+    ((x * 7 + y * 13 + c * 50 + (x * y) % 31 * 5 + (x / 9 + y / 5) % 2 * 90) % 256) as u8
+}
+
 fn pattern(width: u32, height: u32) -> RgbImage {
-    let value = |x: u32, y: u32, c: u32| {
-        ((x * 7 + y * 13 + c * 50 + (x * y) % 31 * 5 + (x / 9 + y / 5) % 2 * 90) % 256) as u8
-    };
     RgbImage::from_fn(width, height, |x, y| Rgb([0, 1, 2].map(|c| value(x, y, c))))
+}
+
+/// A transparent picture lies on white when it is decoded, as in the processor.
+#[cfg(feature = "video")]
+#[test]
+fn transparent_pixels_equal_the_reference() {
+    let golden = Golden::load("mllama_preprocess");
+    let picture = image::RgbaImage::from_fn(40, 25, |x, y| image::Rgba([0, 1, 2, 3].map(|c| value(x, y, c))));
+    let preprocess = preprocess(Fit::Tiles { slots: 4 });
+    let pixels = |frame: &RgbImage| {
+        let frame = preprocess.frame(frame);
+        preprocess.pixels(&[frame], &Device::Cpu, DType::F32).unwrap().squeeze(0).unwrap()
+    };
+    let wanted = golden.tensor("rgba.pixels");
+    let error = rms_error(&pixels(&crate::checkpoint::decoded(&picture)), wanted);
+    assert!(error <= 1e-5, "{error:.1e}");
+    // Without the transparency, the pixels are others.
+    let opaque = image::DynamicImage::ImageRgba8(picture).into_rgb8();
+    assert!(rms_error(&pixels(&opaque), wanted) > 0.1);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use candle_core::utils::cuda_is_available;
 use candle_core::{DType, Device};
 use clap::{Args, ValueEnum};
 use flamingo::Pipeline;
-use flamingo::family::LoadOptions;
+use flamingo::family::mllama::RowMask;
+use flamingo::family::{FamilyOptions, FrameMode, LoadOptions};
 use flamingo::generate::{Generation, Strategy};
 use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
@@ -42,6 +43,14 @@ pub struct ModelArgs {
     /// Matrices: `keep` the format of the file, `none` to dequantise at load, `q8_0` or `q4k` to quantise at load.
     #[arg(long, default_value = "keep", value_enum)]
     pub quantize: QuantizeName,
+    /// Frames of a video for a model without temporal training (Llama 3.2 Vision): one contact `sheet`, a `sequence` of pictures, or
+    /// `captions` of single frames, from which the language model answers [default: as the model says, else sheet].
+    #[arg(long, value_name = "MODE", value_enum)]
+    pub frame_mode: Option<FrameModeName>,
+    /// Treatment of the tokens before the first image (Llama 3.2 Vision): as `meta` or `hf` (Hugging Face) compute it
+    /// [default: as the model says, else meta].
+    #[arg(long, value_name = "MASK", value_enum)]
+    pub row_mask: Option<RowMaskName>,
 }
 
 /// Device and threads of the model.
@@ -76,6 +85,19 @@ pub enum QuantizeName {
     Q8_0,
     #[value(name = "q4k")]
     Q4K,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FrameModeName {
+    Sheet,
+    Sequence,
+    Captions,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum RowMaskName {
+    Meta,
+    Hf,
 }
 
 /// Parses `cpu`, `cuda` or `cuda:N`.
@@ -176,7 +198,21 @@ impl ModelArgs {
             QuantizeName::Q8_0 => Quantization::Q8_0,
             QuantizeName::Q4K => Quantization::Q4K,
         };
-        Ok(LoadOptions::new(device, dtype, quantization))
+        Ok(LoadOptions { family: self.family(), ..LoadOptions::new(device, dtype, quantization) })
+    }
+
+    fn family(&self) -> FamilyOptions {
+        FamilyOptions {
+            frame_mode: self.frame_mode.map(|mode| match mode {
+                FrameModeName::Sheet => FrameMode::Sheet,
+                FrameModeName::Sequence => FrameMode::Sequence,
+                FrameModeName::Captions => FrameMode::Captions,
+            }),
+            row_mask: self.row_mask.map(|mask| match mask {
+                RowMaskName::Meta => RowMask::Meta,
+                RowMaskName::Hf => RowMask::Hf,
+            }),
+        }
     }
 }
 

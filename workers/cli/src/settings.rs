@@ -62,6 +62,12 @@ pub struct ModelOverrides {
     /// Matrices: `keep` the format of the file, `none` to dequantise at load, `q8_0` or `q4k` to quantise at load.
     #[arg(long)]
     quantize: Option<String>,
+    /// Frames of a video for a model without temporal training (Llama 3.2 Vision): `sheet`, `sequence` or `captions`.
+    #[arg(long, value_name = "MODE")]
+    frame_mode: Option<String>,
+    /// Treatment of the tokens before the first image (Llama 3.2 Vision): `meta` or `hf`.
+    #[arg(long, value_name = "MASK")]
+    row_mask: Option<String>,
     /// Threads of the model [default: one per core].
     #[arg(long, value_name = "N")]
     threads: Option<String>,
@@ -75,6 +81,8 @@ impl ModelOverrides {
             ("model.device", &self.device),
             ("model.dtype", &self.dtype),
             ("model.quantize", &self.quantize),
+            ("model.frame_mode", &self.frame_mode),
+            ("model.row_mask", &self.row_mask),
             ("model.threads", &self.threads),
         ]
         .into_iter()
@@ -98,7 +106,14 @@ pub fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
         },
         dtype: DTypeName::from_str(&model.dtype, false).map_err(|e| wrong("dtype", e))?,
         quantize: QuantizeName::from_str(&model.quantize, false).map_err(|e| wrong("quantize", e))?,
+        frame_mode: optional(&model.frame_mode).map_err(|e| wrong("frame_mode", e))?,
+        row_mask: optional(&model.row_mask).map_err(|e| wrong("row_mask", e))?,
     })
+}
+
+/// Parses a setting that may be empty.
+fn optional<T: ValueEnum>(text: &str) -> Result<Option<T>, String> {
+    if text.is_empty() { Ok(None) } else { T::from_str(text, false).map(Some) }
 }
 
 /// Bytes of the caches that the settings reserve for the engine.

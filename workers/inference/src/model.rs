@@ -1,8 +1,8 @@
 //! The interface to a loaded model: in-process or behind the engine.
 
 use flamingo::family::ModelInfo;
-use flamingo::generate::{Generation, Output, SequencePlan};
-use flamingo::pipeline::{Answer, Medium, Pipeline, frame_times};
+use flamingo::generate::{Generation, Output};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence};
 use flamingo::prompt::Prompt;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
@@ -28,11 +28,10 @@ pub trait Model: Sync {
     /// The device fails.
     fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError>;
 
-    /// Runs sequences over the same media in one batch. Returns an output per plan, in order.
-    fn run_plans(
+    /// Runs sequences in one batch. Returns an output per sequence, in order.
+    fn run_sequences(
         &self,
-        plans: Vec<SequencePlan>,
-        media: &[&Medium],
+        sequences: Vec<PlannedSequence>,
         context: &RequestContext,
     ) -> Vec<Result<Output, ModelError>>;
 
@@ -55,8 +54,8 @@ pub trait Model: Sync {
         generation: &Generation,
         context: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>> {
-        let run = |plans| self.run_plans(plans, media, context);
-        self.pipeline().ask_with(tasks, &frame_times(media), generation, run)
+        let run = |sequences| self.run_sequences(sequences, context);
+        self.pipeline().ask_with(tasks, media, generation, run)
     }
 
     /// Computes the log-likelihood of each answer after a prompt, as [`Pipeline::score`].
@@ -70,8 +69,8 @@ pub trait Model: Sync {
         answers: &[String],
         context: &RequestContext,
     ) -> Result<Vec<f64>, ModelError> {
-        let run = |plans| self.run_plans(plans, media, context);
-        self.pipeline().score_with(prompt, &frame_times(media), answers, run)
+        let run = |sequences| self.run_sequences(sequences, context);
+        self.pipeline().score_with(prompt, media, answers, run)
     }
 }
 
@@ -103,13 +102,12 @@ impl Model for Pipeline {
         Ok(Medium::new(visual_tokens, window.frame_times.clone()))
     }
 
-    fn run_plans(
+    fn run_sequences(
         &self,
-        plans: Vec<SequencePlan>,
-        media: &[&Medium],
+        sequences: Vec<PlannedSequence>,
         context: &RequestContext,
     ) -> Vec<Result<Output, ModelError>> {
-        let outputs = self.run_plans_until(plans, media, &|| context.cancel.is_cancelled());
+        let outputs = self.run_sequences_until(sequences, &|| context.cancel.is_cancelled());
         outputs.into_iter().map(|output| Ok(output.ok_or(ModelError::Cancelled)??)).collect()
     }
 }

@@ -1,7 +1,7 @@
 //! `flamingo model inspect`: shows the parts, sizes, memory, gates and hashes of a model.
 
 use clap::Args;
-use flamingo::family::{Frames, Loaded};
+use flamingo::family::Loaded;
 use serde_json::{Value, json};
 
 use crate::args::ModelArgs;
@@ -79,13 +79,8 @@ fn print_text(loaded: &Loaded, plan: Option<&MemoryPlan>) {
     println!("  cross-attention before layers {:?}", loaded.model.cross_attention_layers());
     println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
     println!(
-        "  frames of a medium {}",
-        match loaded.info.frames {
-            Frames::TemporalEmbedding => "are one sequence, with a temporal embedding",
-            Frames::Independent => "are independent: the model was trained on single images",
-            Frames::Sheet => "are drawn into one picture: the model was trained on single images",
-            Frames::Sequence => "are images of their own: the model was trained on single images",
-        }
+        "  frames of a video: {}",
+        loaded.info.frames.note().unwrap_or("one sequence, with a temporal embedding")
     );
     let open = loaded.info.gates_open;
     println!("  gates are {}", if open { "open" } else { "closed: the model is untrained and cannot see" });

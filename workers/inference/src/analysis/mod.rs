@@ -200,6 +200,7 @@ impl VideoAnalyzer<'_> {
                 log_likelihood: answer.log_likelihood,
                 prompt_tokens: answer.prompt_tokens,
                 completion_tokens: answer.completion_tokens,
+                transcripts: answer.transcripts,
             });
         }
         Ok(())

@@ -3,10 +3,10 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use flamingo::generate::{self, Decoder, KvReservation, Output, Sequence, SequencePlan, SequenceRequest};
+use flamingo::generate::{self, Decoder, KvReservation, Output, Sequence, SequenceRequest};
 use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
-use flamingo::pipeline::{Medium, Pipeline};
+use flamingo::pipeline::{Pipeline, PlannedSequence};
 use flamingo::{Error, Result};
 use tracing::Span;
 
@@ -22,9 +22,8 @@ use crate::model::ModelError;
 pub(super) struct GenerateRequest {
     /// Index among the sequences of one call.
     pub(super) number: usize,
-    pub(super) plan: SequencePlan,
-    /// Media of the prompt in order; projected when the sequence is admitted.
-    pub(super) media: Vec<Medium>,
+    /// Its media are projected when it is admitted.
+    pub(super) sequence: PlannedSequence,
     pub(super) context: RequestContext,
     /// Counts the request as waiting until its sequence is admitted.
     pub(super) queued: Option<QueueGuard>,
@@ -104,7 +103,7 @@ impl<'p> GeneratorThread<'p> {
     }
 
     fn enqueue(&mut self, request: GenerateRequest) {
-        let (context, reservation) = (request.context.clone(), request.plan.reservation());
+        let (context, reservation) = (request.context.clone(), request.sequence.plan.reservation());
         match self.check(&request, &reservation) {
             Some(error) => reply(&request, Err(error.into())),
             None => self.waiting.push(&context, reservation.blocks() as u64, request),
@@ -114,7 +113,7 @@ impl<'p> GeneratorThread<'p> {
     /// Returns an error for a request that could never run.
     fn check(&self, request: &GenerateRequest, reservation: &KvReservation) -> Option<Error> {
         let model = &self.pipeline.loaded().model;
-        if let Err(error) = request.plan.check(model) {
+        if let Err(error) = request.sequence.plan.check(model) {
             return Some(error);
         }
         let over = reservation.blocks() > self.decoder.blocks();
@@ -139,7 +138,7 @@ impl<'p> GeneratorThread<'p> {
     /// blocks those behind it: if smaller ones could overtake it, it might wait for ever.
     fn admit(&mut self) {
         while let Some(next) = self.waiting.peek() {
-            let reservation = next.plan.reservation();
+            let reservation = next.sequence.plan.reservation();
             let rows = self.reserved_rows();
             let too_many = rows > 0 && rows + reservation.rows > self.stats.limits().rows;
             if too_many || reservation.blocks() > self.decoder.free_blocks() {
@@ -161,8 +160,8 @@ impl<'p> GeneratorThread<'p> {
     }
 
     fn sequence_request(&mut self, request: &GenerateRequest) -> Result<SequenceRequest> {
-        let media = request.media.iter().map(|medium| self.media_kv.get(self.pipeline, medium));
-        Ok(request.plan.clone().over(media.collect::<Result<_>>()?))
+        let media = request.sequence.media.iter().map(|medium| self.media_kv.get(self.pipeline, medium));
+        Ok(request.sequence.plan.clone().over(media.collect::<Result<_>>()?))
     }
 
     /// Runs one decode step of all running sequences.
@@ -198,6 +197,6 @@ impl<'p> GeneratorThread<'p> {
 }
 
 fn reply(request: &GenerateRequest, output: Result<Output, ModelError>) {
-    spans::record_output(&request.span, request.plan.prompt.len(), &output);
+    spans::record_output(&request.span, request.sequence.plan.prompt.len(), &output);
     let _ = request.reply.send((request.number, output));
 }

@@ -1,10 +1,12 @@
 //! Budgets of the engine.
 
-use flamingo::Task;
+use flamingo::family::FrameMode;
 use flamingo::family::frame_mode::MOST_FRAMES;
-use flamingo::generate::Generation;
+use flamingo::generate::{Generation, SequencePlan};
 use flamingo::model::Flamingo;
 use flamingo::pipeline::Pipeline;
+use flamingo::task::{TimedCaption, Transcript};
+use flamingo::{Result, Task};
 use serde::{Deserialize, Serialize};
 
 /// Budgets that all videos share.
@@ -46,7 +48,7 @@ impl EngineLimits {
         let block = block_bytes(model);
         // A prompt that the model rejects needs no memory.
         let needed = tasks.iter().filter_map(|task| {
-            let plan = pipeline.plan(task, &[&LONGEST], generation).ok()?;
+            let plan = longest_plan(pipeline, task, generation).ok()?;
             plan.check(model).ok()?;
             Some(plan.reservation().blocks() as u64 * block)
         });
@@ -54,6 +56,17 @@ impl EngineLimits {
         let usual = Self::default();
         Self { kv_bytes: (all * videos as u64).min(usual.kv_bytes).max(most), ..usual }
     }
+}
+
+/// Plans a task about a video with the longest text.
+fn longest_plan(pipeline: &Pipeline, task: &Task, generation: &Generation) -> Result<SequencePlan> {
+    if pipeline.loaded().frame_mode != FrameMode::Captions {
+        return pipeline.plan(task, &[&LONGEST], generation);
+    }
+    // A caption that is read again may have more tokens than it was generated with.
+    let text = " caption".repeat(2 * generation.max_new_tokens);
+    let captions = LONGEST.map(|time| TimedCaption { start: time, end: time, text: text.clone() });
+    pipeline.plan_over_transcripts(task, &[Transcript(captions.into())], generation)
 }
 
 /// Returns the bytes of one KV block.

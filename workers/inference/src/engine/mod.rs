@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 
 use flamingo::Result;
-use flamingo::generate::{Output, SequencePlan};
-use flamingo::pipeline::{Medium, Pipeline};
+use flamingo::generate::Output;
+use flamingo::pipeline::{Medium, Pipeline, PlannedSequence};
 use flamingo::video::Frame;
 
 use crate::context::RequestContext;
@@ -108,21 +108,19 @@ impl Model for Engine {
     }
 
     /// Sends all sequences at once, so that they run in one batch.
-    fn run_plans(
+    fn run_sequences(
         &self,
-        plans: Vec<SequencePlan>,
-        media: &[&Medium],
+        sequences: Vec<PlannedSequence>,
         context: &RequestContext,
     ) -> Vec<Result<Output, ModelError>> {
         let (reply, replies) = channel();
         let mut outputs: Vec<Result<Output, ModelError>> =
-            plans.iter().map(|_| Err(ModelError::Gone)).collect();
-        for (number, plan) in plans.into_iter().enumerate() {
+            sequences.iter().map(|_| Err(ModelError::Gone)).collect();
+        for (number, sequence) in sequences.into_iter().enumerate() {
             let request = GenerateRequest {
                 number,
-                span: spans::generate(&self.info().name, plan.reservation().new_tokens),
-                plan,
-                media: media.iter().map(|&medium| medium.clone()).collect(),
+                span: spans::generate(&self.info().name, sequence.plan.reservation().new_tokens),
+                sequence,
                 context: context.clone(),
                 queued: Some(self.stats.queue(|snapshot| &mut snapshot.generator)),
                 reply: reply.clone(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
+use flamingo::task::Transcript;
 use flamingo::video::{SAMPLING_CONTRACT, VideoInfo};
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,9 @@ pub struct AnswerReport {
     pub log_likelihood: f64,
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
+    /// Transcripts from which the language model answered in place of media.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transcripts: Vec<Transcript>,
 }
 
 impl AnswerReport {

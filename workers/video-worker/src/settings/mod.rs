@@ -117,6 +117,8 @@ pub struct ModelSettings {
     pub device: String,
     pub dtype: String,
     pub quantize: String,
+    pub frame_mode: String,
+    pub row_mask: String,
     pub threads: u16,
 }
 

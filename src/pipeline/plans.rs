@@ -1,0 +1,154 @@
+//! From tasks to sequences, and from their outputs to answers.
+
+use super::{Answer, Medium, Pipeline};
+use crate::error::{Error, Result};
+use crate::family::Loaded;
+use crate::generate::{Completion, Finish, Generation, Goal, Output, SequencePlan};
+use crate::prompt::{MediumText, Prompt, PromptIds};
+use crate::task::{Plan, PlanOutput, Task, TaskAnswer, Transcript};
+
+/// A medium as a prompt gets it.
+#[derive(Debug, Clone)]
+pub enum PromptMedium {
+    /// Visual tokens, to which the text attends.
+    Encoded(Medium),
+    /// A text in place of the medium.
+    Transcript(Transcript),
+}
+
+/// A sequence to run: its plan, and the media of its prompt in order.
+#[derive(Debug, Clone)]
+pub struct PlannedSequence {
+    /// Prompt and goal.
+    pub plan: SequencePlan,
+    /// Media.
+    pub media: Vec<Medium>,
+}
+
+impl Pipeline {
+    /// Returns the plan of the sequence that answers a task over encoded media; `frame_times` are [`Medium::frame_times`] of
+    /// each.
+    ///
+    /// # Errors
+    /// The prompt has another number of media markers, or the tokenizer refuses a text.
+    pub fn plan(&self, task: &Task, frame_times: &[&[f64]], generation: &Generation) -> Result<SequencePlan> {
+        let texts: Vec<_> = frame_times.iter().map(|times| self.loaded.frame_mode.describe(times)).collect();
+        self.plan_with_texts(task, &texts, generation)
+    }
+
+    /// Returns the plan of the sequence that answers a task over transcripts in place of its media.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan).
+    pub fn plan_over_transcripts(
+        &self,
+        task: &Task,
+        transcripts: &[Transcript],
+        generation: &Generation,
+    ) -> Result<SequencePlan> {
+        let texts: Vec<_> = transcripts.iter().map(in_place_of_medium).collect();
+        self.plan_with_texts(task, &texts, generation)
+    }
+
+    /// Returns the markers and the text of media in a prompt.
+    pub(super) fn texts(&self, media: &[PromptMedium]) -> Vec<MediumText> {
+        let text = |medium: &PromptMedium| match medium {
+            PromptMedium::Encoded(medium) => self.loaded.frame_mode.describe(&medium.frame_times),
+            PromptMedium::Transcript(transcript) => in_place_of_medium(transcript),
+        };
+        media.iter().map(text).collect()
+    }
+
+    /// Returns the plan of a task with these markers and texts of its media.
+    pub(super) fn plan_with_texts(
+        &self,
+        task: &Task,
+        texts: &[MediumText],
+        generation: &Generation,
+    ) -> Result<SequencePlan> {
+        let plan = task.plan(&self.loaded.format);
+        match &plan {
+            Plan::Generate(prompt) => {
+                let (generation, stop_criteria) = (generation.clone(), self.loaded.stop_criteria.clone());
+                self.plan_with(&described(prompt, texts)?, Goal::Generate { generation, stop_criteria })
+            }
+            Plan::Score { prompt, choices } => self.plan_scores(prompt, texts, choices),
+        }
+    }
+
+    /// Returns the plan to score answers after a prompt with these markers and texts of its media.
+    pub(super) fn plan_scores(
+        &self,
+        prompt: &Prompt,
+        texts: &[MediumText],
+        answers: &[impl AsRef<str>],
+    ) -> Result<SequencePlan> {
+        let prompt = described(prompt, texts)?;
+        let continuations = self.continuations(&prompt, answers)?;
+        self.plan_with(&prompt, Goal::Score { continuations })
+    }
+
+    fn plan_with(&self, prompt: &Prompt, goal: Goal) -> Result<SequencePlan> {
+        let Loaded { tokenizer, tokens, .. } = &self.loaded;
+        let PromptIds { ids, prefix_len } = prompt.encode(tokenizer, tokens, prompt.media())?;
+        Ok(SequencePlan { prompt: ids, prefix_len, goal })
+    }
+
+    /// Returns the token ids of answers to `prompt` as the model would generate them, with the end of the chunk.
+    fn continuations(&self, prompt: &Prompt, answers: &[impl AsRef<str>]) -> Result<Vec<Vec<u32>>> {
+        let Loaded { tokenizer, tokens, format, .. } = &self.loaded;
+        let continuation = |answer: &_| {
+            let text = format!("{}{}", format.before_answer, AsRef::as_ref(answer));
+            let mut ids = prompt.encode_continuation(&text, tokenizer)?;
+            ids.push(tokens.end_of_chunk);
+            Ok(ids)
+        };
+        answers.iter().map(continuation).collect()
+    }
+
+    /// Reads the answer to `task` from the output of its sequence, whose prompt had `prompt_tokens` tokens.
+    pub(super) fn read(&self, task: &Task, prompt_tokens: usize, output: &Output) -> Result<Answer> {
+        match output {
+            Output::Completion(Completion { ids, log_likelihood, finish }) => {
+                let text = self.loaded.tokenizer.decode(ids, true)?;
+                let tokens = (prompt_tokens, ids.len());
+                Ok(self.answer(task, PlanOutput::Text(&text), *finish, *log_likelihood, tokens))
+            }
+            Output::LogLikelihoods(scores) => {
+                let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let output = PlanOutput::LogLikelihoods(scores);
+                Ok(self.answer(task, output, Finish::Stop, best, (prompt_tokens, 0)))
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        task: &Task,
+        output: PlanOutput,
+        finish: Finish,
+        log_likelihood: f64,
+        (prompt_tokens, completion_tokens): (usize, usize),
+    ) -> Answer {
+        tracing::debug!(prompt_tokens, completion_tokens, ?finish, "answered");
+        let (text, choice) = match task.read(&self.loaded.format, output) {
+            TaskAnswer::Text(text) => (text, None),
+            TaskAnswer::Choice(choice) => (String::new(), Some(choice)),
+        };
+        let transcripts = Vec::new();
+        Answer { text, choice, finish, log_likelihood, prompt_tokens, completion_tokens, transcripts }
+    }
+}
+
+fn in_place_of_medium(transcript: &Transcript) -> MediumText {
+    MediumText { markers: 0, text: transcript.text() }
+}
+
+/// Gives the media of a prompt their markers and texts.
+fn described(prompt: &Prompt, texts: &[MediumText]) -> Result<Prompt> {
+    let (markers, media) = (prompt.media(), texts.len());
+    if markers != media {
+        return Err(Error::Prompt(format!("{markers} media markers, but {media} media")));
+    }
+    Ok(prompt.clone().describe_media(|i| texts[i].clone()))
+}
