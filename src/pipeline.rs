@@ -9,7 +9,7 @@ use crate::family::{self, LoadOptions, Loaded};
 use crate::generate::{Finish, Generation, Output, run_until};
 use crate::kernels::threads::on_rayon;
 use crate::prompt::Prompt;
-use crate::task::{Choice, Task, Transcript};
+use crate::task::{Task, TextScore, Transcript};
 use crate::weights::Quantization;
 
 mod media;
@@ -28,13 +28,13 @@ pub struct Pipeline {
 /// Answer to a task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
-    /// Text of the answer; empty for a task that scores choices.
+    /// Text of the answer.
     pub text: String,
-    /// Scores of the choices, for a task that scores them.
-    pub choice: Option<Choice>,
+    /// Scores of the given texts, for a task that chooses among them.
+    pub scores: Vec<TextScore>,
     /// Reason for the end.
     pub finish: Finish,
-    /// Natural log-likelihood of all generated tokens together, or of the likeliest choice.
+    /// Natural log-likelihood of all generated tokens together, or of the likeliest of the given texts.
     pub log_likelihood: f64,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,

@@ -108,35 +108,25 @@ impl Pipeline {
 
     /// Reads the answer to `task` from the output of its sequence, whose prompt had `prompt_tokens` tokens.
     pub(super) fn read(&self, task: &Task, prompt_tokens: usize, output: &Output) -> Result<Answer> {
-        match output {
+        let format = &self.loaded.format;
+        let (answer, finish, log_likelihood, completion_tokens) = match output {
             Output::Completion(Completion { ids, log_likelihood, finish }) => {
                 let text = self.loaded.tokenizer.decode(ids, true)?;
-                let tokens = (prompt_tokens, ids.len());
-                Ok(self.answer(task, PlanOutput::Text(&text), *finish, *log_likelihood, tokens))
+                (task.read(format, PlanOutput::Text(&text)), *finish, *log_likelihood, ids.len())
             }
-            Output::LogLikelihoods(scores) => {
-                let best = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let output = PlanOutput::LogLikelihoods(scores);
-                Ok(self.answer(task, output, Finish::Stop, best, (prompt_tokens, 0)))
+            Output::LogLikelihoods(log_likelihoods) => {
+                let Plan::Score { choices, .. } = task.plan(format) else {
+                    return Err(Error::Prompt("scores are no answer to a task that generates a text".into()));
+                };
+                let best = log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let output = PlanOutput::LogLikelihoods { choices: &choices, log_likelihoods };
+                (task.read(format, output), Finish::Stop, best, 0)
             }
-        }
-    }
-
-    fn answer(
-        &self,
-        task: &Task,
-        output: PlanOutput,
-        finish: Finish,
-        log_likelihood: f64,
-        (prompt_tokens, completion_tokens): (usize, usize),
-    ) -> Answer {
-        tracing::debug!(prompt_tokens, completion_tokens, ?finish, "answered");
-        let (text, choice) = match task.read(&self.loaded.format, output) {
-            TaskAnswer::Text(text) => (text, None),
-            TaskAnswer::Choice(choice) => (String::new(), Some(choice)),
         };
+        tracing::debug!(prompt_tokens, completion_tokens, ?finish, "answered");
+        let TaskAnswer { text, scores } = answer;
         let transcripts = Vec::new();
-        Answer { text, choice, finish, log_likelihood, prompt_tokens, completion_tokens, transcripts }
+        Ok(Answer { text, scores, finish, log_likelihood, prompt_tokens, completion_tokens, transcripts })
     }
 }
 

@@ -7,8 +7,10 @@ use crate::prompt::{Prompt, PromptFormat};
 pub mod caption;
 pub mod question;
 pub mod complete;
+pub mod classify;
 pub mod transcript;
 
+pub use classify::Labels;
 pub use transcript::{TimedCaption, Transcript};
 
 /// A task over media. Part of the public contract.
@@ -21,6 +23,14 @@ pub enum Task {
     /// One question about one medium.
     Question {
         /// The question; untrusted text.
+        question: String,
+    },
+    /// The likeliest of given labels as the answer to one question about one medium.
+    Classify {
+        /// The labels; untrusted text.
+        labels: Labels,
+        /// The question; untrusted text.
+        #[serde(default = "what_is_this")]
         question: String,
     },
     /// A free prompt, with `<image>` or `<video>` at the place of each medium; see [`Prompt::parse`].
@@ -50,25 +60,37 @@ pub enum PlanOutput<'a> {
     /// Generated text.
     Text(&'a str),
     /// Natural log-likelihood of each choice of [`Plan::Score`].
-    LogLikelihoods(&'a [f64]),
+    LogLikelihoods {
+        /// The choices.
+        choices: &'a [String],
+        /// Their log-likelihoods.
+        log_likelihoods: &'a [f64],
+    },
 }
 
 /// Answer that a task has read from the output of its plan.
 #[derive(Debug, Clone, PartialEq)]
-pub enum TaskAnswer {
-    /// A text.
-    Text(String),
-    /// A choice among given texts.
-    Choice(Choice),
+pub struct TaskAnswer {
+    /// The text: generated, or the likeliest of the given texts.
+    pub text: String,
+    /// Scores of the given texts, in their order.
+    pub scores: Vec<TextScore>,
 }
 
-/// A choice among given texts, by their scores.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Choice {
-    /// Index of the likeliest text.
-    pub best: usize,
-    /// Natural log-likelihood of each text.
-    pub log_likelihoods: Vec<f64>,
+/// Score of a text that was given to choose from.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct TextScore {
+    /// The text.
+    pub text: String,
+    /// Natural log-likelihood, including the end of the chunk.
+    pub log_likelihood: f64,
+    /// Probability, if one of the given texts is the answer.
+    pub probability: f64,
+}
+
+/// Default question of [`Task::Classify`].
+pub(crate) fn what_is_this() -> String {
+    "What is this?".into()
 }
 
 /// A kind of task.
@@ -85,6 +107,7 @@ impl Task {
         match self {
             Task::Caption {} => Box::new(caption::Caption),
             Task::Question { question } => Box::new(question::Question(question)),
+            Task::Classify { labels, question } => Box::new(classify::Classify { labels, question }),
             Task::Complete { prompt } => Box::new(complete::Complete(prompt)),
         }
     }
@@ -97,8 +120,18 @@ impl Task {
     /// Reads the answer from the output of the plan.
     pub fn read(&self, format: &PromptFormat, output: PlanOutput) -> TaskAnswer {
         match output {
-            PlanOutput::Text(text) => TaskAnswer::Text(self.kind().read(format, text)),
-            PlanOutput::LogLikelihoods(log_likelihoods) => TaskAnswer::Choice(Choice::new(log_likelihoods)),
+            PlanOutput::Text(text) => TaskAnswer { text: self.kind().read(format, text), scores: Vec::new() },
+            PlanOutput::LogLikelihoods { choices, log_likelihoods } => {
+                TaskAnswer::likeliest(choices, log_likelihoods)
+            }
+        }
+    }
+
+    /// Returns the question that is asked about the medium, if there is one.
+    pub fn question(&self) -> Option<&str> {
+        match self {
+            Task::Question { question } | Task::Classify { question, .. } => Some(question),
+            Task::Caption {} | Task::Complete { .. } => None,
         }
     }
 }
@@ -112,11 +145,21 @@ impl Plan {
     }
 }
 
-impl Choice {
-    fn new(log_likelihoods: &[f64]) -> Self {
-        let by_likelihood = |a: &usize, b: &usize| log_likelihoods[*a].total_cmp(&log_likelihoods[*b]);
-        let best = (0..log_likelihoods.len()).max_by(by_likelihood).unwrap_or(0);
-        Self { best, log_likelihoods: log_likelihoods.to_vec() }
+impl TaskAnswer {
+    fn likeliest(choices: &[String], log_likelihoods: &[f64]) -> Self {
+        let highest = log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        // Relative to the highest, so that no likelihood is rounded to 0.
+        let relative: Vec<f64> = log_likelihoods.iter().map(|l| (l - highest).exp()).collect();
+        let sum: f64 = relative.iter().sum();
+        let score = |((text, &log_likelihood), relative): ((&String, &f64), &f64)| TextScore {
+            text: text.clone(),
+            log_likelihood,
+            probability: relative / sum,
+        };
+        let scores: Vec<TextScore> = choices.iter().zip(log_likelihoods).zip(&relative).map(score).collect();
+        // Of equal ones the first.
+        let best = scores.iter().rev().max_by(|a, b| a.log_likelihood.total_cmp(&b.log_likelihood));
+        Self { text: best.map(|score| score.text.clone()).unwrap_or_default(), scores }
     }
 }
 
@@ -148,19 +191,28 @@ mod tests {
         ] {
             for task in [Task::Caption {}, Task::Question { question: "?".into() }] {
                 let read = task.read(&format, PlanOutput::Text(generated));
-                assert_eq!(read, TaskAnswer::Text(answer.into()), "{generated:?}");
+                assert_eq!((read.text.as_str(), read.scores), (answer, Vec::new()), "{generated:?}");
             }
         }
         let free = Task::Complete { prompt: "a".into() };
         let read = free.read(&format, PlanOutput::Text(" two Answer: b "));
-        assert_eq!(read, TaskAnswer::Text("two Answer: b".into()));
+        assert_eq!(read.text, "two Answer: b");
     }
 
     #[test]
     fn likeliest_choice_is_answer() {
-        let scores = [-3.0, -1.5, -2.0];
-        let read = Task::Caption {}.read(&PromptFormat::default(), PlanOutput::LogLikelihoods(&scores));
-        assert_eq!(read, TaskAnswer::Choice(Choice { best: 1, log_likelihoods: scores.to_vec() }));
+        let (choices, log_likelihoods) =
+            (&["owl", "frog", "key"].map(String::from), &[-803.0, -801.5, -802.0]);
+        let output = PlanOutput::LogLikelihoods { choices, log_likelihoods };
+        let read = Task::Caption {}.read(&PromptFormat::default(), output);
+        assert_eq!(read.text, "frog");
+        // e^-1.5, 1 and e^-0.5 over their sum.
+        for (score, (expected, probability)) in
+            read.scores.iter().zip([(-803.0, 0.1220), (-801.5, 0.5466), (-802.0, 0.3315)])
+        {
+            assert_eq!(score.log_likelihood, expected);
+            assert!((score.probability - probability).abs() < 1e-4, "{score:?}");
+        }
     }
 
     #[test]

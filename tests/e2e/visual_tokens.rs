@@ -46,7 +46,7 @@ impl Model for Unreadable {
     ) -> Vec<Result<Answer, ModelError>> {
         let answer = Answer {
             text: "an answer".into(),
-            choice: None,
+            scores: Vec::new(),
             finish: Finish::Stop,
             log_likelihood: 0.0,
             prompt_tokens: 1,

@@ -22,6 +22,7 @@ mod memory;
 mod analyze;
 mod caption;
 mod ask;
+mod classify;
 mod frames;
 // Models.
 mod model;
@@ -65,6 +66,8 @@ enum Command {
     Caption(caption::Caption),
     /// Ask questions about videos and images.
     Ask(ask::Ask),
+    /// Choose the likeliest of given labels for videos and images.
+    Classify(classify::Classify),
     /// Show which frames are sampled from a video.
     Frames(frames::Frames),
     /// List, download, inspect, trace and create models.
@@ -152,6 +155,7 @@ fn main() -> ExitCode {
     exit_code(match command {
         Command::Caption(command) => command.run(),
         Command::Ask(command) => command.run(),
+        Command::Classify(command) => command.run(),
         Command::Frames(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Bench(command) => command.run(),

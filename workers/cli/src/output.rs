@@ -74,7 +74,9 @@ fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
                 let question =
                     answer.question.as_ref().map(|q| format!("{} ", printable(q))).unwrap_or_default();
                 let text = if answer.text.is_empty() { "(nothing)".into() } else { printable(&answer.text) };
-                writeln!(out, "  {range:<12} {question}{text}")?;
+                let chosen = answer.scores.iter().find(|score| score.text == answer.text);
+                let probability = chosen.map(|score| format!(" ({:.0} %)", 100.0 * score.probability));
+                writeln!(out, "  {range:<12} {question}{text}{}", probability.unwrap_or_default())?;
             }
         }
     }

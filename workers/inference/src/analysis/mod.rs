@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use flamingo::Task;
 use flamingo::pipeline::Medium;
 use flamingo::video::{Frame, SAMPLING_CONTRACT, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
@@ -188,11 +187,9 @@ impl VideoAnalyzer<'_> {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
             context.progress.answer(answer.completion_tokens);
             state.answers.push(AnswerReport {
-                question: match task {
-                    Task::Question { question } => Some(question.clone()),
-                    Task::Caption {} | Task::Complete { .. } => None,
-                },
+                question: task.question().map(String::from),
                 text: answer.text,
+                scores: answer.scores,
                 start,
                 end,
                 frame_times: media.iter().map(|m| m.frame_times.clone()).collect(),

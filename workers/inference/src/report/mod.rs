@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
-use flamingo::task::Transcript;
+use flamingo::task::{TextScore, Transcript};
 use flamingo::video::{SAMPLING_CONTRACT, VideoInfo};
 use serde::{Deserialize, Serialize};
 
@@ -88,6 +88,9 @@ pub struct AnswerReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     pub text: String,
+    /// Log-likelihood and probability of every label of a classification.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<TextScore>,
     /// Start of the answered window, in seconds of the video.
     pub start: f64,
     /// End of the answered window.

@@ -165,7 +165,7 @@ pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
     for task in tasks {
         let text = match task {
             Task::Caption {} => continue,
-            Task::Question { question } => question,
+            Task::Question { question } | Task::Classify { question, .. } => question,
             Task::Complete { prompt } if Prompt::parse(prompt).media() != 1 => {
                 return bad("a prompt of a job needs exactly one `<video>` marker".into());
             }

@@ -87,6 +87,7 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
     match task {
         Task::Caption {} => ("Caption", None),
         Task::Question { question } => ("Question", Some(question)),
+        Task::Classify { question, .. } => ("Classification", Some(question)),
         Task::Complete { prompt } => ("Prompt", Some(prompt)),
     }
 }

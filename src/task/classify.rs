@@ -1,0 +1,120 @@
+//! Choice among given labels, by their likelihood as answers to a question about one medium.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Plan, TaskKind, question, up_to_keyword};
+use crate::prompt::PromptFormat;
+
+/// Greatest number of labels.
+const MAX_LABELS: usize = 1000;
+/// Greatest length of a label in bytes.
+const MAX_LABEL_BYTES: usize = 256;
+
+/// Labels of a classification: at least two, all different, none empty, without white space at their ends.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "Vec<String>", into = "Vec<String>")]
+pub struct Labels(Vec<String>);
+
+/// Reason why a list of labels cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LabelsError(String);
+
+impl Labels {
+    /// Checks labels. White space at their ends is removed.
+    ///
+    /// # Errors
+    /// There are fewer than two or too many labels, or a label is empty, too long, repeated, or has a control character.
+    pub fn new(labels: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, LabelsError> {
+        let labels: Vec<String> = labels.into_iter().map(|label| label.as_ref().trim().to_string()).collect();
+        let error = |text: String| Err(LabelsError(text));
+        if labels.len() < 2 || labels.len() > MAX_LABELS {
+            return error(format!("a classification has 2 to {MAX_LABELS} labels, not {}", labels.len()));
+        }
+        let mut seen = BTreeSet::new();
+        for label in &labels {
+            if label.is_empty() {
+                return error("a label is empty".into());
+            }
+            if label.len() > MAX_LABEL_BYTES || label.chars().any(char::is_control) {
+                return error(format!(
+                    "the label {label:?} is longer than {MAX_LABEL_BYTES} bytes or has a control character"
+                ));
+            }
+            if !seen.insert(label) {
+                return error(format!("the label {label:?} is named twice"));
+            }
+        }
+        Ok(Self(labels))
+    }
+
+    /// The labels, in the given order.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+}
+
+impl TryFrom<Vec<String>> for Labels {
+    type Error = LabelsError;
+
+    fn try_from(labels: Vec<String>) -> Result<Self, LabelsError> {
+        Self::new(labels)
+    }
+}
+
+impl From<Labels> for Vec<String> {
+    fn from(labels: Labels) -> Self {
+        labels.0
+    }
+}
+
+pub(super) struct Classify<'a> {
+    pub(super) labels: &'a Labels,
+    pub(super) question: &'a str,
+}
+
+impl TaskKind for Classify<'_> {
+    fn plan(&self, format: &PromptFormat) -> Plan {
+        let choices = self.labels.iter().map(String::from).collect();
+        Plan::Score { prompt: question::prompt(format, self.question), choices }
+    }
+
+    fn read(&self, format: &PromptFormat, text: &str) -> String {
+        up_to_keyword(format, text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_checked() {
+        let long = "x".repeat(257);
+        for (labels, expected) in [
+            (&["frog"][..], "2 to 1000 labels, not 1"),
+            (&["frog", " "], "empty"),
+            (&["frog", "owl", "frog "], "\"frog\" is named twice"),
+            (&["frog", "a\nb"], "control character"),
+            (&["frog", &long], "longer than 256 bytes"),
+        ] {
+            let error = Labels::new(labels).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let labels = Labels::new([" frog ", "tree frog"]).unwrap();
+        assert_eq!(Vec::from(labels.clone()), ["frog", "tree frog"]);
+        assert_eq!(serde_json::from_str::<Labels>("[\"frog\",\"tree frog\"]").unwrap(), labels);
+        assert!(serde_json::from_str::<Labels>("[\"frog\",\"frog\"]").is_err());
+    }
+
+    #[test]
+    fn labels_are_answers_to_the_question() {
+        let labels = Labels::new(["frog", "owl"]).unwrap();
+        let format = PromptFormat::default();
+        let plan = Classify { labels: &labels, question: "What is this?" }.plan(&format);
+        let prompt = question::prompt(&format, "What is this?");
+        assert_eq!(plan, Plan::Score { prompt, choices: vec!["frog".into(), "owl".into()] });
+    }
+}

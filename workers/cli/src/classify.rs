@@ -1,0 +1,55 @@
+//! `flamingo classify`: chooses among given labels.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::Args;
+use flamingo::Task;
+use flamingo::task::Labels;
+
+use crate::analyze::AnalyzeArgs;
+use crate::args::UsageError;
+
+#[derive(Debug, Args)]
+pub struct Classify {
+    #[command(flatten)]
+    common: AnalyzeArgs,
+    /// Label to choose from. Repeat the option for each label.
+    #[arg(
+        long,
+        short,
+        value_name = "TEXT",
+        required_unless_present = "labels",
+        help_heading = "Classification"
+    )]
+    label: Vec<String>,
+    /// File with one label per line.
+    #[arg(long, value_name = "FILE", conflicts_with = "label", help_heading = "Classification")]
+    labels: Option<PathBuf>,
+    /// Question whose answer is one of the labels.
+    #[arg(
+        long,
+        short,
+        value_name = "TEXT",
+        default_value = "What is this?",
+        help_heading = "Classification"
+    )]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    question: String,
+}
+
+impl Classify {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let labels = match &self.labels {
+            None => self.label,
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .with_context(|| format!("{}: cannot read the labels", path.display()))?;
+                let lines = text.trim_start_matches('\u{feff}').lines();
+                lines.filter(|line| !line.trim().is_empty()).map(String::from).collect()
+            }
+        };
+        let labels = Labels::new(labels).map_err(|e| UsageError(e.to_string()))?;
+        self.common.run_each(vec![Task::Classify { labels, question: self.question }])
+    }
+}
