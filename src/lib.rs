@@ -25,6 +25,7 @@ pub mod prompt;
 pub mod generate;
 pub mod family;
 pub mod task;
+pub mod few_shot;
 pub mod pipeline;
 pub mod stage_trace;
 #[cfg(feature = "train")]

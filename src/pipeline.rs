@@ -9,7 +9,7 @@ use crate::family::{self, LoadOptions, Loaded};
 use crate::generate::{Finish, Generation, Output, run_until};
 use crate::kernels::threads::on_rayon;
 use crate::prompt::Prompt;
-use crate::task::{Task, TextScore, Transcript};
+use crate::task::{ShotText, Task, TextScore, Transcript};
 use crate::weights::Quantization;
 
 mod media;
@@ -17,7 +17,7 @@ mod plans;
 mod captions;
 
 pub use media::Medium;
-pub use plans::{PlannedSequence, PromptMedium};
+pub use plans::{PlannedSequence, PromptMedium, Shot};
 
 /// A loaded model with the whole way from frames to answers. Immutable, shared between threads.
 pub struct Pipeline {
@@ -40,6 +40,8 @@ pub struct Answer {
     pub prompt_tokens: usize,
     /// Generated tokens.
     pub completion_tokens: usize,
+    /// Few-shot examples in the prompt: all that were given, or the last ones that the model has room for.
+    pub shots: usize,
     /// Transcripts that the prompt has in place of media, in their order.
     pub transcripts: Vec<Transcript>,
 }
@@ -93,21 +95,24 @@ impl Pipeline {
         media: &[&Medium],
         generation: &Generation,
     ) -> Vec<Result<Answer>> {
-        self.ask_with(tasks, media, generation, |sequences| self.run_sequences(sequences))
+        self.ask_with(tasks, &[], media, generation, |sequences| self.run_sequences(sequences))
     }
 
-    /// Answers several tasks over media: plans sequences, passes them to `run`, which returns an output per sequence, in order, and
-    /// reads the answers. Returns an answer per task, in order. In the frame mode [`family::FrameMode::Captions`], the first call of
+    /// Answers several tasks over media, each after `shots`: plans sequences, passes them to `run`, which returns an output per
+    /// sequence, in order, and reads the answers. Returns an answer per task, in order. In the frame mode [`family::FrameMode::Captions`], the first call of
     /// `run` captions the frames of videos.
     pub fn ask_with<E: From<Error>>(
         &self,
         tasks: &[Task],
+        shots: &[Shot],
         media: &[&Medium],
         generation: &Generation,
         mut run: impl FnMut(Vec<PlannedSequence>) -> Vec<Result<Output, E>>,
     ) -> Vec<Result<Answer, E>> {
-        match self.prompt_media(media, generation, &mut run) {
-            Ok(media) => self.ask_about_with(tasks, &media, generation, run),
+        let all: Vec<&Medium> = shots.iter().map(|shot| &shot.medium).chain(media.iter().copied()).collect();
+        let shots: Vec<ShotText> = shots.iter().map(|shot| shot.text.clone()).collect();
+        match self.prompt_media(&all, generation, &mut run) {
+            Ok(media) => self.ask_about_with(tasks, &shots, &media, generation, run),
             Err(error) => {
                 let same = || Error::Prompt("the frames could not be captioned".into());
                 let others = tasks.iter().skip(1).map(|_| Err(same().into()));
@@ -116,28 +121,31 @@ impl Pipeline {
         }
     }
 
-    /// Answers several tasks over media as prompts get them, transcripts among them, as [`ask_with`](Self::ask_with).
+    /// Answers several tasks over media as prompts get them, transcripts among them, as [`ask_with`](Self::ask_with). The media
+    /// of the shots come first.
     pub fn ask_about_with<E: From<Error>>(
         &self,
         tasks: &[Task],
+        shots: &[ShotText],
         media: &[PromptMedium],
         generation: &Generation,
         run: impl FnOnce(Vec<PlannedSequence>) -> Vec<Result<Output, E>>,
     ) -> Vec<Result<Answer, E>> {
-        let (texts, (encoded, transcripts)) = (self.texts(media), divide(media));
+        let texts = self.texts(media);
         let mut sequences = Vec::with_capacity(tasks.len());
         let mut plan = |task| {
-            let plan = self.plan_with_texts(task, &texts, generation)?;
+            let (plan, shown) = self.plan_after(task, shots, &texts, generation)?;
             let prompt_tokens = plan.prompt.len();
-            sequences.push(PlannedSequence { plan, media: encoded.clone() });
-            Ok(prompt_tokens)
+            let (encoded, transcripts) = divide(&media[shots.len() - shown..]);
+            sequences.push(PlannedSequence { plan, media: encoded });
+            Ok((prompt_tokens, shown, transcripts))
         };
-        let planned: Vec<Result<usize>> = tasks.iter().map(&mut plan).collect();
+        let planned: Vec<Result<_>> = tasks.iter().map(&mut plan).collect();
         let mut outputs = run(sequences).into_iter();
-        let answer = |(task, planned): (&Task, Result<usize>)| {
-            let prompt_tokens = planned?;
+        let answer = |(task, planned): (&Task, Result<_>)| {
+            let (prompt_tokens, shots, transcripts) = planned?;
             let output = outputs.next().expect("each sequence has an output")?;
-            Ok(Answer { transcripts: transcripts.clone(), ..self.read(task, prompt_tokens, &output)? })
+            Ok(Answer { shots, transcripts, ..self.read(task, prompt_tokens, &output)? })
         };
         tasks.iter().zip(planned).map(answer).collect()
     }

@@ -18,6 +18,8 @@ use crate::weights::Weights;
 
 mod encode;
 
+pub use encode::EncodedMedium;
+
 /// Parts of a Flamingo, which a family loads.
 pub struct FlamingoParts {
     /// Vision encoder.

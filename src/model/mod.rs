@@ -18,8 +18,8 @@ pub use config::{
 pub use connector::Connector;
 pub use cross_attention::GatedCrossAttention;
 pub use flamingo::{
-    CrossAttentionLayer, Flamingo, FlamingoParts, Observe, Observer, RowInput, RowState, WithHeads,
-    WorkCounts,
+    CrossAttentionLayer, EncodedMedium, Flamingo, FlamingoParts, Observe, Observer, RowInput, RowState,
+    WithHeads, WorkCounts,
 };
 pub use joint_space::{JointSpace, JointSpaces};
 pub use media_attention::{BatchedMediaKv, MediaAttentionRule, MediaKv};

@@ -50,7 +50,7 @@ impl Pipeline {
         }
         let task = Task::Caption {};
         let sequence = |picture: &Medium| {
-            let plan = self.plan(&task, &[&picture.frame_times], generation)?;
+            let plan = self.plan(&task, &[], &[&picture.frame_times], generation)?;
             Ok(PlannedSequence { plan, media: vec![picture.clone()] })
         };
         let outputs = run(pictures.iter().map(sequence).collect::<Result<_>>()?);

@@ -10,7 +10,7 @@ use super::Pipeline;
 use crate::error::{Error, Result};
 use crate::family::{FrameMode, Loaded};
 use crate::kernels::threads::on_rayon;
-use crate::model::{MediaKv, MediumPixels};
+use crate::model::{EncodedMedium, MediaKv, MediumPixels};
 use crate::video::Frame;
 
 /// Visual tokens of one video or image, reusable for any number of prompts.
@@ -20,6 +20,9 @@ pub struct Medium {
     pub visual_tokens: Tensor,
     /// Presentation time of the frame that is shown at every sampled moment, in seconds after the first frame of the video.
     pub frame_times: Vec<f64>,
+    /// Mean of its vision features over patches and frames (d), which finds similar media. A medium that was restored from
+    /// visual tokens has none.
+    pub features: Option<Tensor>,
     /// Number of first visual tokens that are visible, if the others are padding that some positions attend to.
     visible: Option<usize>,
     /// Keys and values at every gated cross-attention, projected on first use. Clones share them.
@@ -29,7 +32,7 @@ pub struct Medium {
 impl Medium {
     /// Creates a medium of visual tokens (q, d).
     pub fn new(visual_tokens: Tensor, frame_times: Vec<f64>) -> Self {
-        Self { visual_tokens, frame_times, visible: None, kv: Arc::default() }
+        Self { visual_tokens, frame_times, features: None, visible: None, kv: Arc::default() }
     }
 }
 
@@ -91,15 +94,16 @@ impl Pipeline {
             return Err(Error::Prompt("a medium without frames".into()));
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
-        let tokens = on_rayon(|| self.loaded.model.visual_tokens(&pixels, None))?;
+        let encoded = on_rayon(|| self.loaded.model.encode(&pixels, None))?;
         let pictures = media.iter().map(|frames| frames.len()).sum::<usize>();
         tracing::debug!(media = media.len(), pictures, "encoded");
         let times = |frames: &&[Frame]| frames.iter().flat_map(|f| vec![f.pts; f.moments.len()]).collect();
-        let medium = |((visual_tokens, frames), pixels): ((Tensor, _), &MediumPixels)| {
+        let medium = |((encoded, frames), pixels): ((EncodedMedium, _), &MediumPixels)| {
+            let EncodedMedium { visual_tokens, features } = encoded;
             let visible = Some(self.loaded.model.visible_tokens(pixels, visual_tokens.dim(0)?)?);
-            Ok(Medium { visible, ..Medium::new(visual_tokens, times(frames)) })
+            Ok(Medium { visible, features: Some(features), ..Medium::new(visual_tokens, times(frames)) })
         };
-        tokens.into_iter().zip(media).zip(&pixels).map(medium).collect()
+        encoded.into_iter().zip(media).zip(&pixels).map(medium).collect()
     }
 
     /// Returns the keys and values of a medium at every gated cross-attention. The medium keeps them, so they are projected

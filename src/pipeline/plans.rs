@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::family::Loaded;
 use crate::generate::{Completion, Finish, Generation, Goal, Output, SequencePlan};
 use crate::prompt::{MediumText, Prompt, PromptIds};
-use crate::task::{Plan, PlanOutput, Task, TaskAnswer, Transcript};
+use crate::task::{Plan, PlanOutput, ShotText, Task, TaskAnswer, Transcript};
 
 /// A medium as a prompt gets it.
 #[derive(Debug, Clone)]
@@ -14,6 +14,15 @@ pub enum PromptMedium {
     Encoded(Medium),
     /// A text in place of the medium.
     Transcript(Transcript),
+}
+
+/// A few-shot example: a medium, what was asked about it, and the right output.
+#[derive(Debug, Clone)]
+pub struct Shot {
+    /// The medium.
+    pub medium: Medium,
+    /// Question and output.
+    pub text: ShotText,
 }
 
 /// A sequence to run: its plan, and the media of its prompt in order.
@@ -26,14 +35,20 @@ pub struct PlannedSequence {
 }
 
 impl Pipeline {
-    /// Returns the plan of the sequence that answers a task over encoded media; `frame_times` are [`Medium::frame_times`] of
-    /// each.
+    /// Returns the plan of the sequence that answers a task after `shots` over encoded media, those of the shots first;
+    /// `frame_times` are [`Medium::frame_times`] of each. Of more shots than the model has room for, the first ones are left out.
     ///
     /// # Errors
     /// The prompt has another number of media markers, or the tokenizer refuses a text.
-    pub fn plan(&self, task: &Task, frame_times: &[&[f64]], generation: &Generation) -> Result<SequencePlan> {
+    pub fn plan(
+        &self,
+        task: &Task,
+        shots: &[ShotText],
+        frame_times: &[&[f64]],
+        generation: &Generation,
+    ) -> Result<SequencePlan> {
         let texts: Vec<_> = frame_times.iter().map(|times| self.loaded.frame_mode.describe(times)).collect();
-        self.plan_with_texts(task, &texts, generation)
+        Ok(self.plan_after(task, shots, &texts, generation)?.0)
     }
 
     /// Returns the plan of the sequence that answers a task over transcripts in place of its media.
@@ -43,11 +58,12 @@ impl Pipeline {
     pub fn plan_over_transcripts(
         &self,
         task: &Task,
+        shots: &[ShotText],
         transcripts: &[Transcript],
         generation: &Generation,
     ) -> Result<SequencePlan> {
         let texts: Vec<_> = transcripts.iter().map(in_place_of_medium).collect();
-        self.plan_with_texts(task, &texts, generation)
+        Ok(self.plan_after(task, shots, &texts, generation)?.0)
     }
 
     /// Returns the markers and the text of media in a prompt.
@@ -59,14 +75,33 @@ impl Pipeline {
         media.iter().map(text).collect()
     }
 
-    /// Returns the plan of a task with these markers and texts of its media.
-    pub(super) fn plan_with_texts(
+    /// Returns the plan of a task after as many of the last `shots` as the model has room for, and their number. `texts` are the
+    /// markers and texts of the media: those of the shots, then those of the task.
+    pub(super) fn plan_after(
         &self,
         task: &Task,
+        shots: &[ShotText],
+        texts: &[MediumText],
+        generation: &Generation,
+    ) -> Result<(SequencePlan, usize)> {
+        for first in 0..shots.len() {
+            let plan = self.plan_with_texts(task, &shots[first..], &texts[first..], generation)?;
+            if plan.check(&self.loaded.model).is_ok() {
+                return Ok((plan, shots.len() - first));
+            }
+        }
+        Ok((self.plan_with_texts(task, &[], &texts[shots.len()..], generation)?, 0))
+    }
+
+    /// Returns the plan of a task after shots, with these markers and texts of all media.
+    fn plan_with_texts(
+        &self,
+        task: &Task,
+        shots: &[ShotText],
         texts: &[MediumText],
         generation: &Generation,
     ) -> Result<SequencePlan> {
-        let plan = task.plan(&self.loaded.format);
+        let plan = task.plan(&self.loaded.format, shots);
         match &plan {
             Plan::Generate(prompt) => {
                 let (generation, stop_criteria) = (generation.clone(), self.loaded.stop_criteria.clone());
@@ -115,7 +150,7 @@ impl Pipeline {
                 (task.read(format, PlanOutput::Text(&text)), *finish, *log_likelihood, ids.len())
             }
             Output::LogLikelihoods(log_likelihoods) => {
-                let Plan::Score { choices, .. } = task.plan(format) else {
+                let Plan::Score { choices, .. } = task.plan(format, &[]) else {
                     return Err(Error::Prompt("scores are no answer to a task that generates a text".into()));
                 };
                 let best = log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -126,7 +161,16 @@ impl Pipeline {
         tracing::debug!(prompt_tokens, completion_tokens, ?finish, "answered");
         let TaskAnswer { text, scores } = answer;
         let transcripts = Vec::new();
-        Ok(Answer { text, scores, finish, log_likelihood, prompt_tokens, completion_tokens, transcripts })
+        Ok(Answer {
+            text,
+            scores,
+            finish,
+            log_likelihood,
+            prompt_tokens,
+            completion_tokens,
+            shots: 0,
+            transcripts,
+        })
     }
 }
 

@@ -1,13 +1,17 @@
 //! Caption of one medium.
 
-use super::{Plan, TaskKind, up_to_keyword, zero_shot};
+use super::{Plan, ShotText, TaskKind, few_shot, up_to_keyword, zero_shot};
 use crate::prompt::{Prompt, PromptFormat};
 
 pub(super) struct Caption;
 
 impl TaskKind for Caption {
-    fn plan(&self, format: &PromptFormat) -> Plan {
-        Plan::Generate(prompt(format))
+    fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
+        let ask = || format.parse(&format.caption);
+        Plan::Generate(match shots {
+            [] => prompt(format),
+            shots => few_shot(format, shots, |_| ask(), ask()),
+        })
     }
 
     fn read(&self, format: &PromptFormat, text: &str) -> String {

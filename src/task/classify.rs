@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Plan, TaskKind, question, up_to_keyword};
+use super::{Plan, ShotText, TaskKind, question, up_to_keyword};
 use crate::prompt::PromptFormat;
 
 /// Greatest number of labels.
@@ -76,9 +76,9 @@ pub(super) struct Classify<'a> {
 }
 
 impl TaskKind for Classify<'_> {
-    fn plan(&self, format: &PromptFormat) -> Plan {
+    fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
         let choices = self.labels.iter().map(String::from).collect();
-        Plan::Score { prompt: question::prompt(format, self.question), choices }
+        Plan::Score { prompt: question::prompt_after(format, shots, self.question), choices }
     }
 
     fn read(&self, format: &PromptFormat, text: &str) -> String {
@@ -113,7 +113,7 @@ mod tests {
     fn labels_are_answers_to_the_question() {
         let labels = Labels::new(["frog", "owl"]).unwrap();
         let format = PromptFormat::default();
-        let plan = Classify { labels: &labels, question: "What is this?" }.plan(&format);
+        let plan = Classify { labels: &labels, question: "What is this?" }.plan(&format, &[]);
         let prompt = question::prompt(&format, "What is this?");
         assert_eq!(plan, Plan::Score { prompt, choices: vec!["frog".into(), "owl".into()] });
     }

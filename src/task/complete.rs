@@ -1,12 +1,12 @@
 //! Continuation of a free prompt.
 
-use super::{Plan, TaskKind};
+use super::{Plan, ShotText, TaskKind};
 use crate::prompt::{Prompt, PromptFormat};
 
 pub(super) struct Complete<'a>(pub(super) &'a str);
 
 impl TaskKind for Complete<'_> {
-    fn plan(&self, _: &PromptFormat) -> Plan {
+    fn plan(&self, _: &PromptFormat, _: &[ShotText]) -> Plan {
         Plan::Generate(Prompt::parse(self.0))
     }
 

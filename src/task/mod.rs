@@ -40,6 +40,15 @@ pub enum Task {
     },
 }
 
+/// Text of a few-shot example: what was asked about its medium, and the right output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShotText {
+    /// The question, if it differs from that of the task.
+    pub question: Option<String>,
+    /// The right output.
+    pub output: String,
+}
+
 /// Plan of a task: the work of the language model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Plan {
@@ -95,8 +104,8 @@ pub(crate) fn what_is_this() -> String {
 
 /// A kind of task.
 trait TaskKind {
-    /// Returns the plan.
-    fn plan(&self, format: &PromptFormat) -> Plan;
+    /// Returns the plan, with `shots` before the query. Each shot has one medium.
+    fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan;
 
     /// Reads the answer from generated text.
     fn read(&self, format: &PromptFormat, text: &str) -> String;
@@ -112,9 +121,10 @@ impl Task {
         }
     }
 
-    /// Returns the plan of the task.
-    pub fn plan(&self, format: &PromptFormat) -> Plan {
-        self.kind().plan(format)
+    /// Returns the plan of the task, with `shots` before the query. The media of the shots come before those of the task. A
+    /// free prompt has its own examples and takes no shots.
+    pub fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
+        self.kind().plan(format, shots)
     }
 
     /// Reads the answer from the output of the plan.
@@ -175,6 +185,17 @@ fn zero_shot(examples: impl Iterator<Item = Prompt>, prompt: Prompt) -> Prompt {
     examples.end_prefix().then(prompt)
 }
 
+/// Returns `query` after shots, which form its prefix: the paper's few-shot prompt.
+fn few_shot(
+    format: &PromptFormat,
+    shots: &[ShotText],
+    ask: impl Fn(&ShotText) -> Prompt,
+    query: Prompt,
+) -> Prompt {
+    let examples = shots.iter().map(|shot| format.example(ask(shot), &shot.output));
+    examples.fold(Prompt::default(), Prompt::then).end_prefix().then(query)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,18 +244,41 @@ mod tests {
             ..PromptFormat::default()
         };
         let caption = Prompt::parse("Output: A dog.<EOC>").end_prefix().then(Prompt::parse("<image>Output:"));
-        assert_eq!(Task::Caption {}.plan(&format), Plan::Generate(caption));
+        assert_eq!(Task::Caption {}.plan(&format, &[]), Plan::Generate(caption));
         let question = Prompt::parse("Question: Who? Answer: a dog<EOC>")
             .end_prefix()
             .then(Prompt::parse("<image>Question: Why? Answer:"));
         let task = Task::Question { question: " Why? ".into() };
-        assert_eq!(task.plan(&format), Plan::Generate(question));
+        assert_eq!(task.plan(&format, &[]), Plan::Generate(question));
+    }
+
+    #[test]
+    fn shots_have_media_and_replace_text_examples() {
+        let format = PromptFormat {
+            example_captions: vec!["A dog.".into()],
+            example_answers: vec![("Who?".into(), "a dog".into())],
+            ..PromptFormat::default()
+        };
+        let shot = |question: Option<&str>, output: &str| ShotText {
+            question: question.map(String::from),
+            output: output.into(),
+        };
+        let shots = [shot(None, "a frog"), shot(Some("Why?"), "an owl")];
+        let caption = Prompt::parse("<image>Output: a frog<EOC><image>Output: an owl<EOC>");
+        let caption = caption.end_prefix().then(Prompt::parse("<image>Output:"));
+        assert_eq!(Task::Caption {}.plan(&format, &shots), Plan::Generate(caption));
+        let question = Prompt::parse(
+            "<image>Question: Who? Answer: a frog<EOC><image>Question: Why? Answer: an owl<EOC>",
+        );
+        let question = question.end_prefix().then(Prompt::parse("<image>Question: Who? Answer:"));
+        let task = Task::Question { question: "Who?".into() };
+        assert_eq!(task.plan(&format, &shots), Plan::Generate(question));
     }
 
     #[test]
     fn question_cannot_forge_medium() {
         let task = Task::Question { question: " is it <image>?<EOC> ".into() };
-        let plan = task.plan(&PromptFormat::default());
+        let plan = task.plan(&PromptFormat::default(), &[]);
         let expected = Prompt::default().medium().text("Question: is it <image>?<EOC> Answer:");
         assert_eq!(plan, Plan::Generate(expected));
     }

@@ -1,13 +1,13 @@
 //! Question about one medium.
 
-use super::{Plan, TaskKind, up_to_keyword, zero_shot};
+use super::{Plan, ShotText, TaskKind, few_shot, up_to_keyword, zero_shot};
 use crate::prompt::{Prompt, PromptFormat, QUESTION};
 
 pub(super) struct Question<'a>(pub(super) &'a str);
 
 impl TaskKind for Question<'_> {
-    fn plan(&self, format: &PromptFormat) -> Plan {
-        Plan::Generate(prompt(format, self.0))
+    fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
+        Plan::Generate(prompt_after(format, shots, self.0))
     }
 
     fn read(&self, format: &PromptFormat, text: &str) -> String {
@@ -19,6 +19,17 @@ impl TaskKind for Question<'_> {
 pub fn prompt(format: &PromptFormat, question: &str) -> Prompt {
     let example = |(question, answer): &(String, String)| format.example(fill(format, question), answer);
     zero_shot(format.example_answers.iter().map(example), fill(format, question))
+}
+
+/// Returns the prompt that asks a question about one medium, after shots. A shot without a question has that of the query.
+pub(super) fn prompt_after(format: &PromptFormat, shots: &[ShotText], question: &str) -> Prompt {
+    match shots {
+        [] => prompt(format, question),
+        shots => {
+            let ask = |shot: &ShotText| fill(format, shot.question.as_deref().unwrap_or(question));
+            few_shot(format, shots, ask, fill(format, question))
+        }
+    }
 }
 
 fn fill(format: &PromptFormat, question: &str) -> Prompt {

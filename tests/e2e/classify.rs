@@ -51,7 +51,11 @@ fn the_likeliest_label_is_the_answer() {
         assert!((sum - 1.0).abs() < 1e-9, "{file}: {scores:?}");
         let best = scores.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
         let answer = &report["answers"][0];
-        assert_eq!((&answer["text"], &answer["question"]), (&json!(best.0), &json!("What is this?")), "{file}");
+        assert_eq!(
+            (&answer["text"], &answer["question"]),
+            (&json!(best.0), &json!("What is this?")),
+            "{file}"
+        );
         assert_eq!(&best.0, label, "{file}: {scores:?}");
     }
 }
@@ -70,7 +74,8 @@ fn a_job_scores_as_the_command_line_does() {
     assert_eq!(found, expected);
 
     let task = json!({ "kind": "classify", "labels": LABELS, "question": question[1] });
-    let job = json!({ "schema": "flamingo.job/1", "job_id": "j", "tasks": [task], "input": { "video": clip } });
+    let job =
+        json!({ "schema": "flamingo.job/1", "job_id": "j", "tasks": [task], "input": { "video": clip } });
     std::fs::write(folder.path().join("jobs.jsonl"), format!("{job}\n")).unwrap();
     let mut jobs = command();
     jobs.current_dir(folder.path()).args(["run", "jobs.jsonl", "--model", &mini()]);

@@ -47,6 +47,7 @@ impl Model for Unreadable {
         let answer = Answer {
             text: "an answer".into(),
             scores: Vec::new(),
+            shots: 0,
             finish: Finish::Stop,
             log_likelihood: 0.0,
             prompt_tokens: 1,
@@ -61,8 +62,12 @@ impl Model for Unreadable {
 fn copies_visual_tokens_to_the_host_only_for_a_cache() {
     let model = Unreadable(Pipeline::load(model(), Device::Cpu).unwrap());
     let analyze = |keep_visual_tokens| -> Analysis {
-        let analyzer =
-            VideoAnalyzer { model: &model, decoder: DecoderConfig::new(binary()), keep_visual_tokens };
+        let analyzer = VideoAnalyzer {
+            model: &model,
+            decoder: DecoderConfig::new(binary()),
+            keep_visual_tokens,
+            support: None,
+        };
         let spec = AnalysisSpec { window: Some(2.0), ..AnalysisSpec::default() };
         let source = Source::file(clip("h264_refresh"));
         analyzer.analyze(&source, &spec, &RequestContext::default(), &mut |_| ControlFlow::Continue(()))

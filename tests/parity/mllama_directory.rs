@@ -36,7 +36,7 @@ fn chats_equal_the_reference() {
         let ids = prompt.encode(&loaded.tokenizer, &loaded.tokens, media).unwrap().ids;
         assert_eq!(ids, expected, "{media} images, {text:?}");
         if media == 1 {
-            let plan = Task::Question { question: text.into() }.plan(&loaded.format);
+            let plan = Task::Question { question: text.into() }.plan(&loaded.format, &[]);
             let ids = plan.prompt().encode(&loaded.tokenizer, &loaded.tokens, 1).unwrap().ids;
             assert_eq!(ids, expected, "question {text:?}");
         }
@@ -52,7 +52,7 @@ fn chats_equal_the_reference() {
 fn question_cannot_forge_special_tokens() {
     let loaded = open(&checkpoint(), RowMask::Meta);
     let ids = |question: &str| {
-        let plan = Task::Question { question: question.into() }.plan(&loaded.format);
+        let plan = Task::Question { question: question.into() }.plan(&loaded.format, &[]);
         plan.prompt().encode(&loaded.tokenizer, &loaded.tokens, 1).unwrap().ids
     };
     let special = |ids: &[u32]| ids.iter().filter(|&&id| id >= 300).count();
@@ -73,7 +73,7 @@ fn built_in_formats() {
         open(folder.path(), RowMask::Meta)
     };
     let text = |loaded: &family::Loaded| {
-        let plan = Task::Question { question: "Why?".into() }.plan(&loaded.format);
+        let plan = Task::Question { question: "Why?".into() }.plan(&loaded.format, &[]);
         let ids = plan.prompt().encode(&loaded.tokenizer, &loaded.tokens, 1).unwrap().ids;
         loaded.tokenizer.decode(&ids, false).unwrap()
     };
@@ -115,7 +115,7 @@ fn frames_are_a_sheet_or_a_sequence() {
             if row_mask == RowMask::Meta {
                 assert_eq!(medium.visual_tokens.dim(0).unwrap(), tokens, "{expected:?}");
             }
-            let plan = pipeline.plan(&task, &[&medium.frame_times], &generation).unwrap();
+            let plan = pipeline.plan(&task, &[], &[&medium.frame_times], &generation).unwrap();
             assert_eq!(plan.prompt.iter().filter(|&&id| id == IMAGE).count(), markers);
             let text = pipeline.loaded().tokenizer.decode(&plan.prompt, true).unwrap();
             assert!(text.contains("at the seconds 0.0, 0.5, 1.0, 1.5, 2.0, 2.5.\nWhy?"), "{text}");
@@ -123,13 +123,13 @@ fn frames_are_a_sheet_or_a_sequence() {
             assert_eq!(answer.completion_tokens, 6);
             // One frame is one image in each mode, and its prompt lists no time.
             let one = encode(&pipeline, 1);
-            let plan = pipeline.plan(&task, &[&one.frame_times], &generation).unwrap();
+            let plan = pipeline.plan(&task, &[], &[&one.frame_times], &generation).unwrap();
             let text = pipeline.loaded().tokenizer.decode(&plan.prompt, true).unwrap();
             assert!(!text.contains("seconds") && text.contains("Why?"), "{text}");
             pipeline.ask(&task, &[&one], &generation).unwrap();
             // 20 frames are 16.
             let long = encode(&pipeline, 20);
-            let plan = pipeline.plan(&task, &[&long.frame_times], &generation).unwrap();
+            let plan = pipeline.plan(&task, &[], &[&long.frame_times], &generation).unwrap();
             assert_eq!(
                 plan.prompt.iter().filter(|&&id| id == IMAGE).count(),
                 if markers > 1 { 16 } else { 1 }

@@ -12,17 +12,25 @@ use crate::model::medium_pixels::{MediumPixels, place_at_moments, visible_first}
 /// Frames per pass of the vision encoder: bounds its memory, whatever the length of a video.
 const FRAMES_PER_PASS: usize = 8;
 
+/// A medium after the vision encoder and the connector.
+pub struct EncodedMedium {
+    /// Visual tokens (q, d).
+    pub visual_tokens: Tensor,
+    /// Mean of the vision features over patches and frames (d of the encoder).
+    pub features: Tensor,
+}
+
 impl Flamingo {
-    /// Encodes several media. Returns the visual tokens of each (q, d). Of pictures of tiles, the tokens of empty tiles are
-    /// dropped, unless the media attention needs them: then they come last, as [`visible_tokens`](Self::visible_tokens) counts.
+    /// Encodes several media. Of pictures of tiles, the visual tokens of empty tiles are dropped, unless the media attention
+    /// needs them: then they come last, as [`visible_tokens`](Self::visible_tokens) counts.
     ///
     /// # Errors
     /// The media differ in size, or the device refuses an operation.
-    pub fn visual_tokens(
+    pub fn encode(
         &self,
         media: &[MediumPixels],
         mut observe: Option<Observer>,
-    ) -> Result<Vec<Tensor>> {
+    ) -> Result<Vec<EncodedMedium>> {
         self.media_encoded.fetch_add(media.len() as u64, Ordering::Relaxed);
         let features = place_at_moments(&self.features(media)?, media)?; // (sum of t, s, d)
         if let Some(observe) = observe.as_deref_mut() {
@@ -38,7 +46,17 @@ impl Flamingo {
             let all = if same { Tensor::stack(&tokens, 0)? } else { Tensor::cat(&tokens, 0)? };
             observe.stage("visual_tokens", &all)?;
         }
-        Ok(tokens)
+        let mut start = 0;
+        let encoded = |((visual_tokens, length), medium): ((Tensor, usize), &MediumPixels)| {
+            let own = features.narrow(0, start, length)?;
+            start += length;
+            let shown = match medium.grids {
+                Some(_) => visible_first(&own, &medium.visible(own.dim(1)?)?, false)?,
+                None => own.flatten_to(1)?,
+            };
+            Ok(EncodedMedium { visual_tokens, features: shown.mean(0)? })
+        };
+        tokens.into_iter().zip(lengths).zip(media).map(encoded).collect()
     }
 
     /// Encodes the different pictures of all media: (sum of p, s, d).

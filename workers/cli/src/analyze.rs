@@ -9,6 +9,7 @@ use std::sync::mpsc::channel;
 use anyhow::bail;
 use clap::Args;
 use flamingo::prompt::Prompt;
+use flamingo::task::ShotText;
 use flamingo::{Pipeline, Task};
 use indicatif::ProgressBar;
 use inference::analysis::{AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
@@ -23,6 +24,7 @@ use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_len
 use crate::inputs::{self, Input};
 use crate::output::{Output, create_folder, progress, show_frame};
 use crate::process::own_executable;
+use crate::support::{Support, SupportArgs};
 
 /// Inputs in flight: one is decoded while another is encoded and others are answered.
 const AT_ONCE: u32 = 4;
@@ -45,6 +47,8 @@ pub struct AnalyzeArgs {
     max_frames: u32,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    support: SupportArgs,
     /// Inputs that are decoded, encoded and answered concurrently. With 1, the log-likelihood of an answer is bit-equal
     /// whatever the other inputs are.
     #[arg(long, default_value_t = AT_ONCE, value_name = "N", help_heading = "Model")]
@@ -70,16 +74,32 @@ impl AnalyzeArgs {
     /// # Errors
     /// Wrong usage, a model that does not load, or an output that cannot be written.
     pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
+        let support = self.support.read()?;
+        self.run_each_with(tasks, support)
+    }
+
+    /// Reads the support set, if one is named.
+    ///
+    /// # Errors
+    /// As [`SupportArgs::read`].
+    pub fn support(&self) -> anyhow::Result<Option<Support>> {
+        self.support.read()
+    }
+
+    /// Runs the tasks on each input separately, after examples of `support`. `Ok(false)`: some inputs failed.
+    ///
+    /// # Errors
+    /// As [`run_each`](Self::run_each), and a support set without a usable example.
+    pub fn run_each_with(self, tasks: Vec<Task>, support: Option<Support>) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
         let inputs = self.find_inputs()?;
         self.create_output_folder()?;
         let at_once = inputs.len().min(self.at_once as usize);
-        let model = self.model(&spec, at_once)?;
-        let analyzer = VideoAnalyzer {
-            model: &*model,
-            decoder: DecoderConfig::new(own_executable()?),
-            keep_visual_tokens: false,
-        };
+        let texts = support.as_ref().map(Support::longest_texts).unwrap_or_default();
+        let model = self.model(&spec, &texts, at_once)?;
+        let mut analyzer = analyzer(&*model)?;
+        let support = support.map(|support| support.encode(&analyzer, &spec)).transpose()?;
+        analyzer.support = support.as_ref();
         self.analyze_each(&inputs, &spec, &analyzer, at_once)
     }
 
@@ -92,13 +112,8 @@ impl AnalyzeArgs {
         let inputs = self.find_inputs()?;
         check_places(&spec.tasks, inputs.len())?;
         self.create_output_folder()?;
-        let model = self.model(&spec, 1)?;
-        let analyzer = VideoAnalyzer {
-            model: &*model,
-            decoder: DecoderConfig::new(own_executable()?),
-            keep_visual_tokens: false,
-        };
-        self.analyze_jointly(&inputs, &spec, &analyzer)
+        let model = self.model(&spec, &[], 1)?;
+        self.analyze_jointly(&inputs, &spec, &analyzer(&*model)?)
     }
 
     fn find_inputs(&self) -> anyhow::Result<Vec<Input>> {
@@ -115,13 +130,18 @@ impl AnalyzeArgs {
         Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() }
     }
 
-    fn model(&self, spec: &AnalysisSpec, at_once: usize) -> anyhow::Result<Box<dyn Model>> {
+    fn model(
+        &self,
+        spec: &AnalysisSpec,
+        shots: &[ShotText],
+        at_once: usize,
+    ) -> anyhow::Result<Box<dyn Model>> {
         let pipeline: Pipeline = self.model.load_to_answer()?;
         // One input: the pipeline answers all tasks in one batch, with the media K/V projected once.
         if at_once == 1 {
             return Ok(Box::new(pipeline));
         }
-        let limits = EngineLimits::for_videos(at_once, &pipeline, &spec.tasks, &spec.generation);
+        let limits = EngineLimits::for_videos(at_once, &pipeline, &spec.tasks, shots, &spec.generation);
         Ok(Box::new(Engine::start(pipeline, limits)?))
     }
 
@@ -227,6 +247,11 @@ impl AnalyzeArgs {
             generation: self.generation.generation(),
         })
     }
+}
+
+fn analyzer(model: &dyn Model) -> anyhow::Result<VideoAnalyzer<'_>> {
+    let decoder = DecoderConfig::new(own_executable()?);
+    Ok(VideoAnalyzer { model, decoder, keep_visual_tokens: false, support: None })
 }
 
 /// Sets the stop flag when its thread panics: the other threads would wait for its report, or work for nothing.

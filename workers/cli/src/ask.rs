@@ -16,7 +16,7 @@ pub struct Ask {
     question: Vec<String>,
     /// One prompt about all inputs together: `<image>` or `<video>` marks the place of each input, in order, and `<EOC>`
     /// ends each example: `<image>A cat.<EOC><video>`.
-    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window"], help_heading = "Question")]
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window", "support"], help_heading = "Question")]
     prompt: Option<String>,
 }
 

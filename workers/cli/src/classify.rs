@@ -14,12 +14,12 @@ use crate::args::UsageError;
 pub struct Classify {
     #[command(flatten)]
     common: AnalyzeArgs,
-    /// Label to choose from. Repeat the option for each label.
+    /// Label to choose from. Repeat the option for each label [default: the outputs of the few-shot examples].
     #[arg(
         long,
         short,
         value_name = "TEXT",
-        required_unless_present = "labels",
+        required_unless_present_any = ["labels", "support"],
         help_heading = "Classification"
     )]
     label: Vec<String>,
@@ -40,9 +40,13 @@ pub struct Classify {
 
 impl Classify {
     pub fn run(self) -> anyhow::Result<bool> {
-        let labels = match &self.labels {
-            None => self.label,
-            Some(path) => {
+        let support = self.common.support()?;
+        let labels = match (&self.labels, &support) {
+            (None, Some(support)) if self.label.is_empty() => {
+                support.outputs().into_iter().map(String::from).collect()
+            }
+            (None, _) => self.label,
+            (Some(path), _) => {
                 let text = std::fs::read_to_string(path)
                     .with_context(|| format!("{}: cannot read the labels", path.display()))?;
                 let lines = text.trim_start_matches('\u{feff}').lines();
@@ -50,6 +54,6 @@ impl Classify {
             }
         };
         let labels = Labels::new(labels).map_err(|e| UsageError(e.to_string()))?;
-        self.common.run_each(vec![Task::Classify { labels, question: self.question }])
+        self.common.run_each_with(vec![Task::Classify { labels, question: self.question }], support)
     }
 }

@@ -23,6 +23,7 @@ mod analyze;
 mod caption;
 mod ask;
 mod classify;
+mod support;
 mod frames;
 // Models.
 mod model;

@@ -12,4 +12,5 @@ pub mod encoded_video;
 pub mod model;
 pub mod engine;
 pub mod report;
+pub mod support;
 pub mod analysis;

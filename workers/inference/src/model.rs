@@ -2,7 +2,7 @@
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::{Generation, Output};
-use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot};
 use flamingo::prompt::Prompt;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
@@ -45,17 +45,18 @@ pub trait Model: Sync {
         self.pipeline().prepare(frame)
     }
 
-    /// Answers several tasks about the same media in one batch, as [`Pipeline::ask_batch`]. Returns an answer per task, in
-    /// order.
+    /// Answers several tasks about the same media in one batch, each after `shots`, as [`Pipeline::ask_with`]. Returns an
+    /// answer per task, in order.
     fn ask(
         &self,
         tasks: &[Task],
+        shots: &[Shot],
         media: &[&Medium],
         generation: &Generation,
         context: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>> {
         let run = |sequences| self.run_sequences(sequences, context);
-        self.pipeline().ask_with(tasks, media, generation, run)
+        self.pipeline().ask_with(tasks, shots, media, generation, run)
     }
 
     /// Computes the log-likelihood of each answer after a prompt, as [`Pipeline::score`].

@@ -83,7 +83,7 @@ impl<'p> SelfTest<'p> {
         };
         let question = Task::Question { question: "What colour is the largest thing in the picture?".into() };
         let prompt = |task: &Task| -> anyhow::Result<Vec<u32>> {
-            Ok(pipeline.plan(task, &[&[0.0]], &Generation::default())?.prompt)
+            Ok(pipeline.plan(task, &[], &[&[0.0]], &Generation::default())?.prompt)
         };
         let tolerance = if pipeline.options().dtype == DType::F32 { 1e-3 } else { 5e-2 };
         Ok(Self {

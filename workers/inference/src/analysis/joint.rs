@@ -1,5 +1,7 @@
 //! Analysis of several media in one prompt.
 
+use flamingo::pipeline::Medium;
+
 use super::{
     AnalysisError, AnalysisSpec, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
     decode_span, record_warnings, show, timed,
@@ -19,28 +21,39 @@ impl VideoAnalyzer<'_> {
         let mut media = Vec::with_capacity(sources.len());
         let mut longest = 0f64;
         for source in sources {
-            let decoding = decode_span();
-            let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
-            let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
-            state.videos.push(frames.info().clone());
-            longest = longest.max(frames.info().duration);
-            let mut prepared = Vec::new();
-            while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
-                let frame = frame.map_err(|e| decode_error(&decoding, e))?;
-                context.progress.frames(frame.moments.len());
-                show(source, &frame, on_frame)?;
-                prepared.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
-                check_frame_count(source, &prepared, spec)?;
-            }
-            drop(decoding);
-            record_warnings(&frames, source, state);
-            if prepared.is_empty() {
-                return Err(AnalysisError::NoFrames { path: source.name.clone() });
-            }
-            media.push(self.encode(source, context, prepared, state)?);
+            media.push(self.decode_and_encode(source, spec, context, state, on_frame)?);
+            longest = longest.max(state.videos.last().map_or(0.0, |info| info.duration));
         }
         let Some(first) = sources.first() else { return Ok(()) };
         let range = spec.sampled_range(longest);
         self.answer(first, spec, context, &media.iter().collect::<Vec<_>>(), range, state)
+    }
+    /// Decodes and encodes one source as one medium.
+    pub(super) fn decode_and_encode(
+        &self,
+        source: &Source,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
+        state: &mut State,
+        on_frame: OnFrame,
+    ) -> Result<Medium, AnalysisError> {
+        let decoding = decode_span();
+        let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
+        let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
+        state.videos.push(frames.info().clone());
+        let mut prepared = Vec::new();
+        while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
+            let frame = frame.map_err(|e| decode_error(&decoding, e))?;
+            context.progress.frames(frame.moments.len());
+            show(source, &frame, on_frame)?;
+            prepared.push(timed(&mut state.timing.decode_s, || self.model.prepare(&frame)));
+            check_frame_count(source, &prepared, spec)?;
+        }
+        drop(decoding);
+        record_warnings(&frames, source, state);
+        if prepared.is_empty() {
+            return Err(AnalysisError::NoFrames { path: source.name.clone() });
+        }
+        self.encode(source, context, prepared, state)
     }
 }

@@ -13,6 +13,7 @@ use crate::decoder::{DecodeRequest, DecodedFrames, DecoderConfig, DecoderError, 
 use crate::encoded_video::{EncodedVideo, EncodedWindow};
 use crate::model::Model;
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, ReportBody, SCHEMA, Timing};
+use crate::support::EncodedSupport;
 
 mod request;
 mod error;
@@ -28,6 +29,8 @@ pub struct VideoAnalyzer<'m> {
     pub decoder: DecoderConfig,
     /// Whether to copy the visual tokens to the host, for a cache: one device read per window.
     pub keep_visual_tokens: bool,
+    /// Few-shot examples for each query.
+    pub support: Option<&'m EncodedSupport>,
 }
 
 /// The result of an analysis.
@@ -97,6 +100,20 @@ impl VideoAnalyzer<'_> {
         let result =
             timed_in(&mut state, |state| self.decode_all_and_answer(sources, spec, context, state, on_frame));
         self.finish(&context.cancel, sources.iter().map(|s| s.name.clone()).collect(), state, result)
+    }
+
+    /// Decodes and encodes a whole video as one medium.
+    ///
+    /// # Errors
+    /// The video cannot be decoded, has no or too many frames, or the model fails.
+    pub fn encode_video(
+        &self,
+        source: &Source,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
+    ) -> Result<Medium, AnalysisError> {
+        let on_frame: OnFrame = &mut |_| ControlFlow::Continue(());
+        self.decode_and_encode(source, spec, context, &mut State::default(), on_frame)
     }
 
     fn finish(
@@ -180,8 +197,13 @@ impl VideoAnalyzer<'_> {
         if context.cancel.is_cancelled() {
             return Err(AnalysisError::Cancelled { path: source.name.clone() });
         }
+        let shots = match (self.support, media) {
+            (Some(support), [query]) => support.choose(query),
+            _ => Ok(Vec::new()),
+        };
+        let shots = shots.map_err(|e| AnalysisError::model(source, e.into()))?;
         let answers = timed(&mut state.timing.answer_s, || {
-            self.model.ask(&spec.tasks, media, &spec.generation, context)
+            self.model.ask(&spec.tasks, &shots, media, &spec.generation, context)
         });
         for (task, answer) in spec.tasks.iter().zip(answers) {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
@@ -197,6 +219,7 @@ impl VideoAnalyzer<'_> {
                 log_likelihood: answer.log_likelihood,
                 prompt_tokens: answer.prompt_tokens,
                 completion_tokens: answer.completion_tokens,
+                shots: answer.shots,
                 transcripts: answer.transcripts,
             });
         }

@@ -5,7 +5,7 @@ use flamingo::family::frame_mode::MOST_FRAMES;
 use flamingo::generate::{Generation, SequencePlan};
 use flamingo::model::Flamingo;
 use flamingo::pipeline::Pipeline;
-use flamingo::task::{TimedCaption, Transcript};
+use flamingo::task::{ShotText, TimedCaption, Transcript};
 use flamingo::{Result, Task};
 use serde::{Deserialize, Serialize};
 
@@ -43,12 +43,19 @@ const LONGEST: [f64; MOST_FRAMES] = {
 impl EngineLimits {
     /// Returns limits that suffice for all `tasks` about `videos` videos at once, at most the default KV budget, but
     /// always enough for one answer to each task.
-    pub fn for_videos(videos: usize, pipeline: &Pipeline, tasks: &[Task], generation: &Generation) -> Self {
+    /// The prompts begin with `shots`.
+    pub fn for_videos(
+        videos: usize,
+        pipeline: &Pipeline,
+        tasks: &[Task],
+        shots: &[ShotText],
+        generation: &Generation,
+    ) -> Self {
         let model = &pipeline.loaded().model;
         let block = block_bytes(model);
         // A prompt that the model rejects needs no memory.
         let needed = tasks.iter().filter_map(|task| {
-            let plan = longest_plan(pipeline, task, generation).ok()?;
+            let plan = longest_plan(pipeline, task, shots, generation).ok()?;
             plan.check(model).ok()?;
             Some(plan.reservation().blocks() as u64 * block)
         });
@@ -59,14 +66,20 @@ impl EngineLimits {
 }
 
 /// Plans a task about a video with the longest text.
-fn longest_plan(pipeline: &Pipeline, task: &Task, generation: &Generation) -> Result<SequencePlan> {
+fn longest_plan(
+    pipeline: &Pipeline,
+    task: &Task,
+    shots: &[ShotText],
+    generation: &Generation,
+) -> Result<SequencePlan> {
     if pipeline.loaded().frame_mode != FrameMode::Captions {
-        return pipeline.plan(task, &[&LONGEST], generation);
+        return pipeline.plan(task, shots, &vec![&LONGEST[..]; shots.len() + 1], generation);
     }
     // A caption that is read again may have more tokens than it was generated with.
     let text = " caption".repeat(2 * generation.max_new_tokens);
     let captions = LONGEST.map(|time| TimedCaption { start: time, end: time, text: text.clone() });
-    pipeline.plan_over_transcripts(task, &[Transcript(captions.into())], generation)
+    let transcripts = vec![Transcript(captions.into()); shots.len() + 1];
+    pipeline.plan_over_transcripts(task, shots, &transcripts, generation)
 }
 
 /// Returns the bytes of one KV block.
