@@ -37,9 +37,8 @@ pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[MediumPixels]) -> Resul
             stages.push(("grids".into(), Tensor::new(grids, &device)?));
         }
         stages.push(("lengths".into(), Tensor::new(lengths, &device)?));
-        let encoded = model.encode(&media, Some(&mut recorder(&mut stages)))?;
-        for (pixels, medium) in media.iter().zip(&encoded) {
-            let tokens = &medium.visual_tokens;
+        let all = model.visual_tokens(&media, Some(&mut recorder(&mut stages)))?;
+        for (pixels, tokens) in media.iter().zip(&all) {
             let visible = model.visible_tokens(pixels, tokens.dim(0)?)?;
             media_kv.push(model.padded_media_kv(tokens, visible)?);
         }

@@ -238,8 +238,7 @@ fn features_are_visual_tokens_without_resampler() {
         let (parts, weights) = parts_with(config.clone());
         let model = Flamingo::from_parts(parts).unwrap();
         let pixels = media.clone().map(MediumPixels::from);
-        let encoded = model.encode(&pixels, None).unwrap();
-        let tokens: Vec<Tensor> = encoded.into_iter().map(|medium| medium.visual_tokens).collect();
+        let tokens = model.visual_tokens(&pixels, None).unwrap();
         let shapes: Vec<_> = tokens.iter().map(|tokens| tokens.dims().to_vec()).collect();
         assert_eq!(shapes, [[6, width], [3, width]]);
         let vars = weights.vars();

@@ -41,7 +41,7 @@ fn ask(
     generation: &Generation,
     context: &RequestContext,
 ) -> Result<Answer, ModelError> {
-    model.ask(std::slice::from_ref(task), &[medium], generation, context).remove(0)
+    model.ask(std::slice::from_ref(task), &[], &[medium], generation, context).remove(0)
 }
 
 fn strategy(i: usize) -> Generation {
@@ -229,7 +229,7 @@ fn a_large_job_does_not_starve_a_small_one() {
     let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
     std::thread::scope(|scope| {
         let answers =
-            scope.spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[&medium], &generation, &large));
+            scope.spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[], &[&medium], &generation, &large));
         // The decoder is full, and all other requests wait.
         until(&engine, |load| load.rows == LIMITS.rows && load.generator.waiting >= QUESTIONS * 3 / 4);
         ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();

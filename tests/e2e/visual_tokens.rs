@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use flamingo::Task;
 use flamingo::generate::{Finish, Generation, Output};
-use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot};
 use flamingo::video::Frame;
 use inference::analysis::{Analysis, AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::RequestContext;
@@ -40,6 +40,7 @@ impl Model for Unreadable {
     fn ask(
         &self,
         tasks: &[Task],
+        _: &[Shot],
         _: &[&Medium],
         _: &Generation,
         _: &RequestContext,

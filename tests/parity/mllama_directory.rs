@@ -164,7 +164,7 @@ fn frames_are_captions() {
         assert!(texts.len() > 1, "all frames have the same caption: {texts:?}");
         // The answer rests on the text alone.
         let transcripts = std::slice::from_ref(transcript);
-        let plan = captions.plan_over_transcripts(&question, transcripts, &generation).unwrap();
+        let plan = captions.plan_over_transcripts(&question, &[], transcripts, &generation).unwrap();
         assert!(!plan.prompt.contains(&IMAGE));
         let text = captions.loaded().tokenizer.decode(&plan.prompt, true).unwrap();
         assert!(text.contains(&format!("{}Why?", transcript.text())), "{text}");

@@ -59,6 +59,14 @@ impl Flamingo {
         tokens.into_iter().zip(lengths).zip(media).map(encoded).collect()
     }
 
+    /// Returns the visual tokens of several media (q, d).
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode).
+    pub fn visual_tokens(&self, media: &[MediumPixels], observe: Option<Observer>) -> Result<Vec<Tensor>> {
+        Ok(self.encode(media, observe)?.into_iter().map(|medium| medium.visual_tokens).collect())
+    }
+
     /// Encodes the different pictures of all media: (sum of p, s, d).
     fn features(&self, media: &[MediumPixels]) -> Result<Tensor> {
         let pictures = Tensor::cat(&media.iter().map(|m| &m.pictures).collect::<Vec<_>>(), 0)?;

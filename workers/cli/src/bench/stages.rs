@@ -182,8 +182,8 @@ impl LanguageBench<'_> {
         let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: ANSWER_TOKENS };
         let rules = StopCriteria { stop: Vec::new(), suppressed: vec![self.media_token] };
         on_rayon(|| {
-            let encoded = self.model.encode(&[pixels.into()], None)?;
-            let media = [self.model.media_kv(&encoded[0].visual_tokens)?];
+            let tokens = self.model.visual_tokens(&[pixels.into()], None)?;
+            let media = [self.model.media_kv(&tokens[0])?];
             generate(self.model, &self.prompt(), &media, &generation, &rules)
         })?;
         Ok(frames.len())
