@@ -19,6 +19,8 @@ pub enum PromptMedium {
 /// A few-shot example: a medium, what was asked about it, and the right output.
 #[derive(Debug, Clone)]
 pub struct Shot {
+    /// Name in reports.
+    pub name: String,
     /// The medium.
     pub medium: Medium,
     /// Question and output.

@@ -228,8 +228,8 @@ fn a_large_job_does_not_starve_a_small_one() {
     let small = RequestContext { job: "small".into(), ..RequestContext::default() };
     let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
     std::thread::scope(|scope| {
-        let answers =
-            scope.spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[], &[&medium], &generation, &large));
+        let answers = scope
+            .spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[], &[&medium], &generation, &large));
         // The decoder is full, and all other requests wait.
         until(&engine, |load| load.rows == LIMITS.rows && load.generator.waiting >= QUESTIONS * 3 / 4);
         ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();

@@ -11,6 +11,7 @@ mod closed_pipe;
 mod bench;
 mod decoder_child;
 mod engine;
+mod few_shot;
 mod frame_modes;
 mod fuzz_seeds;
 mod hostile;

@@ -101,7 +101,10 @@ impl Support {
         let mut shots = Vec::with_capacity(self.media.len());
         for (example, path) in self.set.examples().iter().zip(&self.media) {
             match analyzer.encode_video(&Source::file(path), spec, &RequestContext::default()) {
-                Ok(medium) => shots.push(Shot { medium, text: example.text() }),
+                Ok(medium) => {
+                    let name = path.display().to_string();
+                    shots.push(Shot { name, medium, text: example.text() });
+                }
                 Err(error) => bar.suspend(|| {
                     eprintln!("warning: an example is left out: {}", printable(&error.to_string()));
                 }),

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use flamingo::pipeline::Medium;
+use flamingo::pipeline::{Medium, Shot};
 use flamingo::video::{Frame, SAMPLING_CONTRACT, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
 
@@ -219,7 +219,7 @@ impl VideoAnalyzer<'_> {
                 log_likelihood: answer.log_likelihood,
                 prompt_tokens: answer.prompt_tokens,
                 completion_tokens: answer.completion_tokens,
-                shots: answer.shots,
+                shots: names(&shots[shots.len() - answer.shots..]),
                 transcripts: answer.transcripts,
             });
         }
@@ -261,6 +261,10 @@ fn check_frame_count(source: &Source, frames: &[Frame], spec: &AnalysisSpec) -> 
         return Ok(());
     }
     Err(AnalysisError::TooManyFrames { path: source.name.clone(), allowed: spec.max_frames })
+}
+
+fn names(shots: &[Shot]) -> Vec<String> {
+    shots.iter().map(|shot| shot.name.clone()).collect()
 }
 
 fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {

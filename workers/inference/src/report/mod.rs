@@ -101,16 +101,12 @@ pub struct AnswerReport {
     pub log_likelihood: f64,
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
-    /// Few-shot examples in the prompt.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub shots: usize,
+    /// Names of the few-shot examples in the prompt, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shots: Vec<String>,
     /// Transcripts from which the language model answered in place of media.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transcripts: Vec<Transcript>,
-}
-
-fn is_zero(n: &usize) -> bool {
-    *n == 0
 }
 
 impl AnswerReport {

@@ -1,0 +1,133 @@
+//! Few-shot examples on the command line: support sets as files and folders, the choice of examples, and their report.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::program::{Ran, command, flamingo, run};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
+}
+
+fn sample(name: &str) -> PathBuf {
+    root().join("samples/spriteworld").join(name)
+}
+
+fn mini(arguments: &[&str]) -> Ran {
+    let model = root().join("models/flamingo-mini");
+    run(command().args(arguments).arg("--model").arg(model).args(["--json"]))
+}
+
+/// Writes a support set of sample clips and their outputs, next to copies of the clips.
+fn support(folder: &Path, examples: &[(&str, &str)]) -> String {
+    let mut lines = String::new();
+    for (file, output) in examples {
+        fs::copy(sample(file), folder.join(file)).unwrap();
+        lines += &format!("{}\n", json!({ "media": file, "output": output }));
+    }
+    let path = folder.join("support.jsonl");
+    fs::write(&path, lines).unwrap();
+    path.display().to_string()
+}
+
+/// Names of the files of the examples in the prompt of the first answer.
+fn shown(report: &Value) -> Vec<String> {
+    let name =
+        |path: &Value| Path::new(path.as_str().unwrap()).file_name().unwrap().to_string_lossy().into_owned();
+    report["answers"][0]["shots"].as_array().map(|shots| shots.iter().map(name).collect()).unwrap_or_default()
+}
+
+const EXAMPLES: [(&str, &str); 4] = [
+    ("00005.mp4", "mushroom"),
+    ("00024.mp4", "honeybee"),
+    ("00001.mp4", "penguin"),
+    ("00027.mp4", "automobile"),
+];
+
+#[test]
+fn the_nearest_example_is_directly_before_the_query() {
+    let folder = tempfile::tempdir().unwrap();
+    let support = support(folder.path(), &EXAMPLES);
+    let query = sample("00024.mp4").display().to_string();
+    let ask = |more: &[&str]| {
+        let common = ["ask", &query, "-q", "What is this?", "--beams", "1"];
+        mini(&[&common[..], more].concat()).exits(0).report()
+    };
+    let zero = ask(&[]);
+    let nearest = ask(&["--support", &support, "--shots", "2"]);
+    assert_eq!(shown(&zero), [""; 0]);
+    assert_eq!(shown(&nearest).last().unwrap(), "00024.mp4", "the query itself is the most similar example");
+    assert_eq!(shown(&nearest).len(), 2);
+    let tokens = |report: &Value| report["answers"][0]["prompt_tokens"].as_u64().unwrap();
+    assert!(tokens(&nearest) > tokens(&zero) + 10);
+    let first = ask(&["--support", &support, "--shots", "3", "--select", "first"]);
+    assert_eq!(shown(&first), ["00005.mp4", "00024.mp4", "00001.mp4"]);
+    let random = |seed: &str| {
+        let select = ["--support", &support, "--shots", "4", "--select", "random", "--support-seed", seed];
+        shown(&ask(&select))
+    };
+    assert_eq!(random("1"), random("1"));
+    assert!((2..9).any(|seed| random(&seed.to_string()) != random("1")), "the seed has no effect");
+    let all = ask(&["--support", &support, "--shots", "32"]);
+    assert_eq!(shown(&all).len(), EXAMPLES.len());
+}
+
+#[test]
+fn examples_change_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let query = sample("00024.mp4").display().to_string();
+    let scores = |output: &str| {
+        let support = support(folder.path(), &[("00024.mp4", output)]);
+        let labels = ["--label", "honeybee", "--label", "zebra"];
+        let ask = [&["classify", &query, "--support", &support][..], &labels].concat();
+        let report = mini(&ask).exits(0).report();
+        report["answers"][0]["scores"][1]["log_likelihood"].as_f64().unwrap()
+    };
+    assert!(
+        scores("zebra") > scores("honeybee") + 1.0,
+        "an example that says `zebra` makes `zebra` likelier"
+    );
+}
+
+#[test]
+fn a_folder_per_class_gives_the_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    for (file, class) in EXAMPLES {
+        fs::create_dir(folder.path().join(class)).unwrap();
+        fs::copy(sample(file), folder.path().join(class).join(file)).unwrap();
+    }
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    fs::write(folder.path().join("penguin/broken.mp4"), "no video").unwrap();
+    let (support, query) = (folder.path().display().to_string(), sample("00005.mp4").display().to_string());
+    let ran = mini(&["classify", &query, "--support", &support]).exits(0);
+    let report = ran.report();
+    let scores = report["answers"][0]["scores"].as_array().unwrap();
+    let labels: Vec<&str> = scores.iter().map(|score| score["text"].as_str().unwrap()).collect();
+    assert_eq!(labels, ["automobile", "honeybee", "mushroom", "penguin"]);
+    assert_eq!(report["answers"][0]["text"], "mushroom");
+    assert!(ran.err.contains("empty: the class has no video or image"), "{ran:?}");
+    assert!(ran.err.contains("an example is left out") && ran.err.contains("broken.mp4"), "{ran:?}");
+}
+
+#[test]
+fn support_sets_that_cannot_be_used_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("support.jsonl");
+    let file = path.display().to_string();
+    for (text, reason) in [
+        ("", "1 to 100000 examples, not 0"),
+        ("{\"media\": \"a.mp4\", \"label\": \"frog\"}", "line 1: unknown field `label`"),
+    ] {
+        fs::write(&path, text).unwrap();
+        let ran = flamingo(&["caption", "clip.mp4", "--support", &file]).exits(2);
+        assert!(ran.err.contains(reason), "{ran:?}");
+    }
+    let ran = flamingo(&["caption", "clip.mp4", "--shots", "2"]).exits(2);
+    assert!(ran.err.contains("--support"), "{ran:?}");
+    fs::write(&path, "{\"media\": \"no.mp4\", \"output\": \"frog\"}").unwrap();
+    let query = sample("00005.mp4").display().to_string();
+    let ran = mini(&["caption", &query, "--support", &file]).exits(1);
+    assert!(ran.err.contains("no example of the support set can be used"), "{ran:?}");
+}
