@@ -33,7 +33,7 @@ impl Labels {
         if labels.len() < 2 || labels.len() > MAX_LABELS {
             return error(format!("a classification has 2 to {MAX_LABELS} labels, not {}", labels.len()));
         }
-        let mut seen = BTreeSet::new();
+        let mut distinct = BTreeSet::new();
         for label in &labels {
             if label.is_empty() {
                 return error("a label is empty".into());
@@ -43,7 +43,7 @@ impl Labels {
                     "the label {label:?} is longer than {MAX_LABEL_BYTES} bytes or has a control character"
                 ));
             }
-            if !seen.insert(label) {
+            if !distinct.insert(label) {
                 return error(format!("the label {label:?} is named twice"));
             }
         }

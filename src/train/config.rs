@@ -38,8 +38,8 @@ pub struct TrainConfig {
     pub joint_width: usize,
     /// The world that draws the clips.
     pub world: WorldConfig,
-    /// World of every third picture of stage 1, if it differs from `world`. An encoder that has learnt more concepts knows
-    /// more drawings that it has not seen.
+    /// World of every third picture of stage 1, if it differs from `world`. An encoder that has learnt more concepts recognises
+    /// more drawings that were not in the training.
     #[serde(default)]
     pub pictures: Option<WorldConfig>,
     /// Stage 1 trains the vision encoder.

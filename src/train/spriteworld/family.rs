@@ -280,7 +280,16 @@ impl SceneBuilder<'_> {
         visible: (f64, f64),
     ) -> Sprite {
         let style = self.cast.style(rng, concept, self.style);
-        Sprite { concept, style, mirrored: rng.random_bool(0.5), motion, from, to, visible, look: None }
+        Sprite {
+            concept,
+            style,
+            mirrored: rng.random_bool(0.5),
+            motion,
+            from,
+            to,
+            visible,
+            augmentation: None,
+        }
     }
 
     fn finish(&self, rng: &mut Stream, fact: Fact, sprites: Vec<Sprite>) -> Scene {

@@ -18,7 +18,7 @@ pub mod scene;
 pub mod cast;
 pub mod stage;
 pub mod overlap;
-pub mod look;
+pub mod augmentation;
 pub mod family;
 pub mod render;
 pub mod captions;

@@ -26,10 +26,10 @@ pub enum Purpose {
     Image,
     /// A few-shot episode.
     Episode,
-    /// Looks of the drawings of a clip.
-    ClipLook,
-    /// Looks of the drawings of a clip of one frame.
-    ImageLook,
+    /// Augmentation of a clip.
+    ClipAugmentation,
+    /// Augmentation of a clip of one frame.
+    ImageAugmentation,
 }
 
 /// Returns the stream of one clip, image or episode.

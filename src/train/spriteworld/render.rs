@@ -4,7 +4,7 @@ use image::RgbImage;
 use rand::{Rng, SeedableRng};
 use resvg::tiny_skia::{FilterQuality, Pixmap, PixmapPaint, PremultipliedColorU8, Transform};
 
-use super::look::silhouette;
+use super::augmentation::silhouette;
 use super::random::Stream;
 use super::scene::{Background, Colour, Drawings, Light, Pattern, Pose, Scene, Sprite};
 
@@ -41,12 +41,12 @@ impl<'a> Renderer<'a> {
         let pixmap = drawing.raster().for_side(side);
         let paint = PixmapPaint { quality: FilterQuality::Bilinear, ..PixmapPaint::default() };
         let place = self.place(sprite, pose, side, pixmap.width());
-        let Some(look) = &sprite.look else {
+        let Some(augmentation) = &sprite.augmentation else {
             canvas.draw_pixmap(0, 0, pixmap.as_ref(), &paint, place, None);
             return;
         };
-        let changed = look.applied(pixmap);
-        if let Some((width, colour)) = look.outline {
+        let changed = augmentation.applied(pixmap);
+        if let Some((width, colour)) = augmentation.outline {
             let outline = silhouette(&changed, colour);
             for step in 0..OUTLINE_STEPS {
                 let (sin, cos) = (step as f32 / OUTLINE_STEPS as f32 * std::f32::consts::TAU).sin_cos();
@@ -63,11 +63,11 @@ impl<'a> Renderer<'a> {
         let half = pixels as f32 / 2.0;
         let x = (pose.x * f64::from(self.scene.width)) as f32;
         let y = (pose.y * f64::from(self.scene.height)) as f32;
-        let look = sprite.look.map_or(Transform::identity(), |look| look.transform());
+        let augmentation = sprite.augmentation.map_or(Transform::identity(), |change| change.transform());
         Transform::from_translate(x, y)
             .pre_rotate(pose.angle as f32)
             .pre_scale(if sprite.mirrored { -scale } else { scale }, scale)
-            .pre_concat(look)
+            .pre_concat(augmentation)
             .pre_translate(-half, -half)
     }
 

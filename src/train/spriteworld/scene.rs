@@ -1,7 +1,6 @@
 //! Description of a clip before rendering. Lengths are fractions of the frame, times are seconds.
 
 use super::icons::Drawing;
-use super::look::Look;
 
 /// Motion of a sprite while it is visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -256,6 +255,21 @@ impl Pose {
     }
 }
 
+/// Change of one drawing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Augmentation {
+    /// Matrix on red, green and blue.
+    pub colours: [[f32; 3]; 3],
+    /// Factors of width and height, at most 1.
+    pub stretch: [f32; 2],
+    /// Horizontal shift of the top against the bottom, relative to the height.
+    pub shear: f32,
+    /// Outline: its width relative to the side, and its colour.
+    pub outline: Option<(f32, Colour)>,
+    /// Hidden part: the points beyond this distance from the centre, relative to the side, in a direction in radians.
+    pub cut: Option<(f32, f32)>,
+}
+
 /// Drawing that moves in a scene.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sprite {
@@ -274,7 +288,7 @@ pub struct Sprite {
     /// Interval in which it is visible, in seconds; the end is exclusive.
     pub visible: (f64, f64),
     /// Change of the drawing.
-    pub look: Option<Look>,
+    pub augmentation: Option<Augmentation>,
 }
 
 /// Red, green and blue, 0 to 255.

@@ -286,24 +286,24 @@ fn held_out_episodes_share_nothing_with_training() {
     }
 }
 
-/// Changed looks apply to training clips only, and change neither the scene nor what is said about it.
+/// Augmentation applies to training clips only, and changes neither captions nor questions.
 #[test]
-fn looks_change_the_pixels_of_training_clips_only() {
+fn augmentation_changes_the_pixels_of_training_clips_only() {
     let folder = tempfile::tempdir().unwrap();
     let plain = WorldConfig { icons: icon_sets(folder.path()), seed: 7, ..WorldConfig::default() };
-    let varied = World::new(WorldConfig { vary: 0.7, ..plain.clone() }).unwrap();
+    let augmented = World::new(WorldConfig { augment: 0.7, ..plain.clone() }).unwrap();
     let plain = World::new(plain).unwrap();
     let mut changed = 0;
     for index in 0..24 {
         for split in SPLITS {
-            let (a, b) = (plain.clip(split, index), varied.clip(split, index));
+            let (a, b) = (plain.clip(split, index), augmented.clip(split, index));
             assert_eq!((a.captions(), a.questions()), (b.captions(), b.questions()));
             let same = a.frame_at(0.0) == b.frame_at(0.0);
             assert!(same || split == Split::Train, "{split:?} {index}");
             changed += usize::from(!same);
         }
-        let image = varied.image_clip(Split::Train, index);
-        assert_eq!(image.frame_at(0.0), varied.image_clip(Split::Train, index).frame_at(0.0));
+        let image = augmented.image_clip(Split::Train, index);
+        assert_eq!(image.frame_at(0.0), augmented.image_clip(Split::Train, index).frame_at(0.0));
     }
     assert!(changed > 16, "{changed} of 24 clips are changed");
 }

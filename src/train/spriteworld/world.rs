@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
+use super::augmentation::augment;
 use super::cast::Cast;
 use super::clip::{Clip, Episode};
 use super::concepts::WorldError;
 use super::family::{Family, SceneBuilder};
 use super::icons::IconFile;
-use super::look::vary;
 use super::random::{Purpose, Split, Stream, one_of, stream};
 use super::scene::{Drawings, Scene};
 use super::stage::Stage;
@@ -38,7 +38,7 @@ pub struct WorldConfig {
     pub families: Vec<Family>,
     /// Share of the drawings and backgrounds of training clips that are changed: colours, outline, shape, hidden parts,
     /// blur. From 0 to 1; the other splits are never changed.
-    pub vary: f64,
+    pub augment: f64,
 }
 
 impl Default for WorldConfig {
@@ -51,7 +51,7 @@ impl Default for WorldConfig {
             frames: (4, 8),
             long_side: (128, 320),
             families: Vec::new(),
-            vary: 0.0,
+            augment: 0.0,
         }
     }
 }
@@ -71,8 +71,8 @@ impl WorldConfig {
             let rule = "not two ascending numbers from 32 to 4096";
             return wrong("long_side", format!("{side:?}"), rule);
         }
-        if !(0.0..=1.0).contains(&self.vary) {
-            return wrong("vary", self.vary.to_string(), "not from 0 to 1");
+        if !(0.0..=1.0).contains(&self.augment) {
+            return wrong("augment", self.augment.to_string(), "not from 0 to 1");
         }
         Ok(())
     }
@@ -142,7 +142,7 @@ impl World {
         }
         let family = one_of(rng, &families);
         let scene = self.scene_builder(rng, split).scene(rng, family);
-        self.varied(self.clip_of(rng, scene), split, Purpose::ClipLook, index)
+        self.augmented(self.clip_of(rng, scene), split, Purpose::ClipAugmentation, index)
     }
 
     /// Generates a clip of one frame with one to three concepts.
@@ -151,7 +151,7 @@ impl World {
         let mut builder = self.scene_builder(rng, split);
         builder.stage.seconds = 1;
         let scene = builder.together(rng);
-        self.varied(self.clip_of(rng, scene), split, Purpose::ImageLook, index)
+        self.augmented(self.clip_of(rng, scene), split, Purpose::ImageAugmentation, index)
     }
 
     /// Generates an episode: two invented words of this split for two concepts, `shots` clips of each, and a query clip.
@@ -172,11 +172,11 @@ impl World {
         Episode { words, meanings, support, query, asked: usize::from(swapped) }
     }
 
-    /// Changes the looks of a clip of the training split.
-    fn varied<'a>(&self, mut clip: Clip<'a>, split: Split, purpose: Purpose, index: u64) -> Clip<'a> {
-        if split == Split::Train && self.config.vary > 0.0 {
+    /// Augments a clip of the training split.
+    fn augmented<'a>(&self, mut clip: Clip<'a>, split: Split, purpose: Purpose, index: u64) -> Clip<'a> {
+        if split == Split::Train && self.config.augment > 0.0 {
             let rng = &mut stream(self.config.seed, split, purpose, index);
-            vary(&mut clip.scene, self.config.vary, rng);
+            augment(&mut clip.scene, self.config.augment, rng);
         }
         clip
     }

@@ -1,28 +1,13 @@
-//! Changes of drawings, backgrounds and sharpness in training clips. They keep every caption true, and teach the model to
-//! recognise drawings that it has not seen.
+//! Augmentation of training clips: changed drawings, backgrounds and sharpness. It keeps every caption true, and teaches the
+//! model to recognise drawings that were not in the training.
 
 use rand::RngExt;
 use resvg::tiny_skia::{Pixmap, PremultipliedColorU8, Transform};
 
 use super::random::{Stream, between, one_of};
-use super::scene::{Colour, Pattern, Scene};
+use super::scene::{Augmentation, Colour, Pattern, Scene};
 
-/// Change of one drawing.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Look {
-    /// Matrix on red, green and blue.
-    pub colours: [[f32; 3]; 3],
-    /// Factors of width and height, at most 1.
-    pub stretch: [f32; 2],
-    /// Horizontal shift of the top against the bottom, relative to the height.
-    pub shear: f32,
-    /// Outline: its width relative to the side, and its colour.
-    pub outline: Option<(f32, Colour)>,
-    /// Hidden part: the points beyond this distance from the centre, relative to the side, in a direction in radians.
-    pub cut: Option<(f32, f32)>,
-}
-
-impl Look {
+impl Augmentation {
     fn new(rng: &mut Stream) -> Self {
         let outline = rng.random_bool(0.35).then(|| {
             let (low, high) = one_of(rng, &[(0.0, 60.0), (215.0, 255.0)]);
@@ -81,9 +66,9 @@ pub(super) fn silhouette(drawing: &Pixmap, colour: Colour) -> Pixmap {
 }
 
 /// Changes a `share` of the drawings, backgrounds and sharpnesses of a scene.
-pub(super) fn vary(scene: &mut Scene, share: f64, rng: &mut Stream) {
+pub(super) fn augment(scene: &mut Scene, share: f64, rng: &mut Stream) {
     for sprite in &mut scene.sprites {
-        sprite.look = rng.random_bool(share).then(|| Look::new(rng));
+        sprite.augmentation = rng.random_bool(share).then(|| Augmentation::new(rng));
     }
     if rng.random_bool(share) {
         let wave = |rng: &mut Stream| {
@@ -105,8 +90,8 @@ pub(super) fn vary(scene: &mut Scene, share: f64, rng: &mut Stream) {
 
 /// Draws a rotation of the hue, a saturation and a brightness as one matrix.
 fn colours(rng: &mut Stream) -> [[f32; 3]; 3] {
-    let turn = if rng.random_bool(0.3) { std::f64::consts::PI } else { 0.45 };
-    let (sin, cos) = between(rng, -turn, turn).sin_cos();
+    let largest = if rng.random_bool(0.3) { std::f64::consts::PI } else { 0.45 };
+    let (sin, cos) = between(rng, -largest, largest).sin_cos();
     let saturation = if rng.random_bool(0.12) { 0.0 } else { between(rng, 0.4, 1.4) };
     let gain = between(rng, 0.65, 1.3);
     // The rotation about the grey axis (1, 1, 1) by Rodrigues' formula; saturation scales what is off that axis.
