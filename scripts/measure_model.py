@@ -44,6 +44,7 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("--config", default="config/train/flamingo-mini.toml")
     parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--control-clips", type=int, help="clips of all columns but the first [default: as --clips]")
     parser.add_argument("--sample", type=int, default=24)
     parser.add_argument("--new-words", action="store_true", help="also episodes with invented words")
     parser.add_argument("--unseen", type=Path, help="icon set (Iconify JSON) that the training did not use")
@@ -52,10 +53,12 @@ def main():
     conditions = dict(CONDITIONS)
     if options.unseen:
         conditions["unseen drawings"] = ["--icons", str(options.unseen)]
-    metrics = {name: run(options.clips, arguments) for name, arguments in conditions.items()}
+    controls = options.control_clips or options.clips
+    clips = lambda name: controls if conditions[name] else options.clips
+    metrics = {name: run(clips(name), arguments) for name, arguments in conditions.items()}
     if options.new_words:
         for shots in SHOTS:
-            metrics[f"{shots} shots"] = run(options.clips, ["--shots", str(shots)])
+            metrics[f"{shots} shots"] = run(controls, ["--shots", str(shots)])
     metrics["sample"] = {"clips": options.sample, "scores": run(options.sample, [])}
     (options.model / "metrics.json").write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n")
     print("| kind | asked | " + " | ".join(conditions) + " |")
