@@ -71,16 +71,18 @@ impl AnalyzeArgs {
     /// Wrong usage, a model that does not load, or an output that cannot be written.
     pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
-        let inputs = self.find_inputs()?;
+        let inputs = inputs::find(&self.inputs)?;
         self.create_output_folder()?;
-        let at_once = inputs.len().min(self.at_once as usize);
+        let at_once = inputs.found.len().min(self.at_once as usize);
         let model = self.model(&spec, at_once)?;
+        // Not before: loading the model may restart the program.
+        inputs.print_skipped(self.verbose);
         let analyzer = VideoAnalyzer {
             model: &*model,
             decoder: DecoderConfig::new(own_executable()?),
             keep_visual_tokens: false,
         };
-        self.analyze_each(&inputs, &spec, &analyzer, at_once)
+        self.analyze_each(&inputs.found, &spec, &analyzer, at_once)
     }
 
     /// Runs one free prompt on all inputs together. `Ok(false)`: it failed.
@@ -89,22 +91,17 @@ impl AnalyzeArgs {
     /// As [`run_each`](Self::run_each), and a prompt whose places do not match the number of inputs.
     pub fn run_joint(self, task: Task) -> anyhow::Result<bool> {
         let spec = self.spec(vec![task])?;
-        let inputs = self.find_inputs()?;
-        check_places(&spec.tasks, inputs.len())?;
+        let inputs = inputs::find(&self.inputs)?;
+        check_places(&spec.tasks, inputs.found.len())?;
         self.create_output_folder()?;
         let model = self.model(&spec, 1)?;
+        inputs.print_skipped(self.verbose);
         let analyzer = VideoAnalyzer {
             model: &*model,
             decoder: DecoderConfig::new(own_executable()?),
             keep_visual_tokens: false,
         };
-        self.analyze_jointly(&inputs, &spec, &analyzer)
-    }
-
-    fn find_inputs(&self) -> anyhow::Result<Vec<Input>> {
-        let inputs = inputs::find(&self.inputs)?;
-        inputs.print_skipped(self.verbose);
-        Ok(inputs.found)
+        self.analyze_jointly(&inputs.found, &spec, &analyzer)
     }
 
     fn create_output_folder(&self) -> anyhow::Result<()> {
