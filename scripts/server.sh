@@ -144,10 +144,10 @@ start() {
     load
     if ! running; then
         launch
-        local deadline=$((SECONDS + 90))
+        local deadline=$((SECONDS + 300))
         until is_ready 2>/dev/null; do
             running || { cleanup && fail "ended while starting"; }
-            [ $SECONDS -lt $deadline ] || { end KILL && fail "did not answer within 90 s"; }
+            [ $SECONDS -lt $deadline ] || { end KILL && fail "did not answer within 300 s"; }
             sleep 0.1
         done
     fi

@@ -1,8 +1,8 @@
 //! Products with quantised matrices on the CPU. Activations stay in f32.
 //!
 //! candle also quantises the activations, waits with a spin loop in its own thread pool, and has no vector
-//! kernel for some formats. Here a block of weights is unpacked into registers and multiplied with up to four
-//! rows of activations at once, so a decode step reads the matrix once for all beams. For more rows, as in a
+//! kernel for some formats. Here a block of weights is unpacked into registers and multiplied with up to eight
+//! rows of activations at once, so a decode step unpacks the matrix once for all beams. For more rows, as in a
 //! prompt, tiles of the matrix are unpacked and multiplied with an ordinary matrix product.
 
 use bytes::Bytes;
@@ -21,8 +21,8 @@ use formats::{BLOCK, Bf16, BlockFormat, LANES, Q4_0, Q4_1, Q4K, Q8_0, UnpackedBl
 mod formats;
 
 /// Largest number of activation rows for which dot products are faster than a matrix product of unpacked
-/// weights.
-const MAX_DOT_PRODUCT_ROWS: usize = 8;
+/// weights. Their sums are the lanes of one vector.
+const MAX_DOT_PRODUCT_ROWS: usize = LANES;
 /// Rows of weights that one task multiplies.
 const ROWS_PER_TASK: usize = 32;
 /// Largest number of activation rows for which one product per core, in its cache, is faster than one on all
@@ -120,35 +120,42 @@ impl BlockMatrix {
 
     /// Multiplies x (m, d) with small m -> (m, n) by dot products.
     fn multiply_by_dot_products(&self, x: &Tensor) -> Result<Tensor> {
-        match self.format {
-            Format::Q4_0 => self.dot_products_in::<Q4_0>(x),
-            Format::Q4_1 => self.dot_products_in::<Q4_1>(x),
-            Format::Q4K => self.dot_products_in::<Q4K>(x),
-            Format::Q8_0 => self.dot_products_in::<Q8_0>(x),
-            Format::Bf16 => self.dot_products_in::<Bf16>(x),
+        let m = x.dim(0)?;
+        let x = x.flatten_all()?.to_vec1::<f32>()?;
+        let y = match self.format {
+            Format::Q4_0 => self.dot_products_in::<Q4_0>(&x, m),
+            Format::Q4_1 => self.dot_products_in::<Q4_1>(&x, m),
+            Format::Q4K => self.dot_products_in::<Q4K>(&x, m),
+            Format::Q8_0 => self.dot_products_in::<Q8_0>(&x, m),
+            Format::Bf16 => self.dot_products_in::<Bf16>(&x, m),
+        };
+        let y = if m == 1 { y } else { transpose(&y, m, (m, self.rows)) };
+        Ok(Tensor::from_vec(y, (m, self.rows), &Device::Cpu)?)
+    }
+
+    /// Multiplies `m` rows of activations -> (n, m).
+    fn dot_products_in<P: BlockFormat>(&self, x: &[f32], m: usize) -> Vec<f32> {
+        match m {
+            1 => self.dot_products_with::<P, 1>(x),
+            2 => self.dot_products_with::<P, 2>(x),
+            3 => self.dot_products_with::<P, 3>(x),
+            4 => self.dot_products_with::<P, 4>(x),
+            5 => self.dot_products_with::<P, 5>(x),
+            6 => self.dot_products_with::<P, 6>(x),
+            7 => self.dot_products_with::<P, 7>(x),
+            _ => self.dot_products_with::<P, MAX_DOT_PRODUCT_ROWS>(x),
         }
     }
 
-    fn dot_products_in<P: BlockFormat>(&self, x: &Tensor) -> Result<Tensor> {
-        let m = x.dim(0)?;
-        let x = x.flatten_all()?.to_vec1::<f32>()?;
-        let x: Vec<Activations> = x.chunks_exact(self.columns).map(Activations::new).collect();
-        let mut y = vec![0f32; self.rows * m]; // (n, m)
-        y.par_chunks_mut(ROWS_PER_TASK * m).enumerate().for_each(|(task, y)| {
-            for (i, y) in y.chunks_exact_mut(m).enumerate() {
-                let row = self.row(task * ROWS_PER_TASK + i);
-                for (y, x) in y.chunks_mut(4).zip(x.chunks(4)) {
-                    match x {
-                        [a, b, c, d] => y.copy_from_slice(&dot_products::<P, 4>(row, [a, b, c, d])),
-                        [a, b, c] => y.copy_from_slice(&dot_products::<P, 3>(row, [a, b, c])),
-                        [a, b] => y.copy_from_slice(&dot_products::<P, 2>(row, [a, b])),
-                        rest => y.copy_from_slice(&dot_products::<P, 1>(row, [&rest[0]])),
-                    }
-                }
+    fn dot_products_with<P: BlockFormat, const M: usize>(&self, x: &[f32]) -> Vec<f32> {
+        let x = Activations::<M>::new(x, self.columns);
+        let mut y = vec![0f32; self.rows * M];
+        y.par_chunks_mut(ROWS_PER_TASK * M).enumerate().for_each(|(task, y)| {
+            for (i, y) in y.chunks_exact_mut(M).enumerate() {
+                y.copy_from_slice(&dot_products::<P, M>(self.row(task * ROWS_PER_TASK + i), &x));
             }
         });
-        let y = if m == 1 { y } else { transpose(&y, m, (m, self.rows)) };
-        Ok(Tensor::from_vec(y, (m, self.rows), &Device::Cpu)?)
+        y
     }
 
     /// Multiplies x (m, d) -> (m, n) with one product per core. Each core unpacks its weights into its own
@@ -221,38 +228,46 @@ fn unpack_row<P: BlockFormat>(row: &[u8], weights: &mut [f32]) {
     }
 }
 
-/// One row of activations in blocks. Each block has its sum, because the offset of a weight block multiplies
-/// it.
-struct Activations {
-    blocks: Vec<(Vectors, f32)>,
+/// `M` rows of activations in blocks. The blocks of all rows that meet one block of weights lie together.
+struct Activations<const M: usize> {
+    blocks: Vec<[Vectors; M]>,
+    /// Sums of the blocks, a lane per row: the offset of a weight block multiplies them.
+    sums: Vec<f32x8>,
 }
 
-impl Activations {
-    fn new(values: &[f32]) -> Self {
+impl<const M: usize> Activations<M> {
+    fn new(values: &[f32], columns: usize) -> Self {
+        let block = |row: usize, index: usize| &values[row * columns + index * BLOCK..][..BLOCK];
         let vectors = |block: &[f32]| -> Vectors {
             std::array::from_fn(|v| f32x8::new(std::array::from_fn(|i| block[v * LANES + i])))
         };
-        let blocks = values.chunks_exact(BLOCK).map(|block| (vectors(block), block.iter().sum())).collect();
-        Self { blocks }
+        let sum = |row: usize, index: usize| if row < M { block(row, index).iter().sum() } else { 0.0 };
+        let indices = 0..columns / BLOCK;
+        Self {
+            blocks: indices.clone().map(|i| std::array::from_fn(|row| vectors(block(row, i)))).collect(),
+            sums: indices.map(|i| f32x8::new(std::array::from_fn(|row| sum(row, i)))).collect(),
+        }
     }
 }
 
 /// Multiplies one row of weights with `M` rows of activations. Each block is unpacked once, into registers.
-fn dot_products<P: BlockFormat, const M: usize>(row: &[u8], x: [&Activations; M]) -> [f32; M] {
+fn dot_products<P: BlockFormat, const M: usize>(row: &[u8], x: &Activations<M>) -> [f32; M] {
     let mut sums = [f32x8::ZERO; M];
-    let mut offsets = [0f32; M];
-    for (index, group) in row.chunks_exact(P::BYTES).enumerate() {
-        for block in 0..P::BLOCKS {
+    let mut offsets = f32x8::ZERO;
+    let mut x = x.blocks.iter().zip(&x.sums);
+    for group in row.chunks_exact(P::BYTES) {
+        for (block, (values, block_sums)) in (0..P::BLOCKS).zip(&mut x) {
             let UnpackedBlock { scale, offset, numbers } = P::unpack(group, block);
-            for m in 0..M {
-                let (values, sum) = &x[m].blocks[index * P::BLOCKS + block];
+            let scale = f32x8::splat(scale);
+            for (sum, values) in sums.iter_mut().zip(values) {
                 let products = numbers[0].mul_add(values[0], numbers[1] * values[1])
                     + numbers[2].mul_add(values[2], numbers[3] * values[3]);
-                sums[m] = products.mul_add(f32x8::splat(scale), sums[m]);
-                offsets[m] += offset * sum;
+                *sum = products.mul_add(scale, *sum);
             }
+            offsets += f32x8::splat(offset) * *block_sums;
         }
     }
+    let offsets = offsets.to_array();
     std::array::from_fn(|m| sums[m].reduce_add() + offsets[m])
 }
 
@@ -293,6 +308,11 @@ mod tests {
             for (rows, columns, m) in [
                 (5, 64, 1),
                 (37, 96, 3),
+                (6, 128, 2),
+                (7, 64, 4),
+                (9, 96, 5),
+                (65, 64, 6),
+                (34, 32, 7),
                 (33, 32, MAX_DOT_PRODUCT_ROWS),
                 (50, 160, MAX_DOT_PRODUCT_ROWS + 1),
                 (2100, 32, MAX_PER_CORE_ROWS),

@@ -130,7 +130,7 @@ fn invented_model_names_cost_no_queue_and_no_attempt() {
     let video = format!("{}/a.mp4", world.videos());
     let jobs: Vec<Value> = (0..JOBS)
         .map(|n| {
-            let over = json!({ "model": name(n), "deadline": "60s", "input": { "video": video } });
+            let over = json!({ "model": name(n), "deadline": "20s", "input": { "video": video } });
             world.job(&format!("job-{n}"), over)
         })
         .collect();

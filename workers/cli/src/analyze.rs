@@ -92,15 +92,17 @@ impl AnalyzeArgs {
     /// As [`run_each`](Self::run_each), and a support set without a usable example.
     pub fn run_each_with(self, tasks: Vec<Task>, support: Option<Support>) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
-        let inputs = self.find_inputs()?;
+        let inputs = inputs::find(&self.inputs)?;
         self.create_output_folder()?;
-        let at_once = inputs.len().min(self.at_once as usize);
+        let at_once = inputs.found.len().min(self.at_once as usize);
         let texts = support.as_ref().map(Support::longest_texts).unwrap_or_default();
         let model = self.model(&spec, &texts, at_once)?;
+        // Not before: loading the model may restart the program.
+        inputs.print_skipped(self.verbose);
         let mut analyzer = analyzer(&*model)?;
         let support = support.map(|support| support.encode(&analyzer, &spec)).transpose()?;
         analyzer.support = support.as_ref();
-        self.analyze_each(&inputs, &spec, &analyzer, at_once)
+        self.analyze_each(&inputs.found, &spec, &analyzer, at_once)
     }
 
     /// Runs one free prompt on all inputs together. `Ok(false)`: it failed.
@@ -109,17 +111,12 @@ impl AnalyzeArgs {
     /// As [`run_each`](Self::run_each), and a prompt whose places do not match the number of inputs.
     pub fn run_joint(self, task: Task) -> anyhow::Result<bool> {
         let spec = self.spec(vec![task])?;
-        let inputs = self.find_inputs()?;
-        check_places(&spec.tasks, inputs.len())?;
+        let inputs = inputs::find(&self.inputs)?;
+        check_places(&spec.tasks, inputs.found.len())?;
         self.create_output_folder()?;
         let model = self.model(&spec, &[], 1)?;
-        self.analyze_jointly(&inputs, &spec, &analyzer(&*model)?)
-    }
-
-    fn find_inputs(&self) -> anyhow::Result<Vec<Input>> {
-        let inputs = inputs::find(&self.inputs)?;
         inputs.print_skipped(self.verbose);
-        Ok(inputs.found)
+        self.analyze_jointly(&inputs.found, &spec, &analyzer(&*model)?)
     }
 
     fn create_output_folder(&self) -> anyhow::Result<()> {

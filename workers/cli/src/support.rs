@@ -46,6 +46,8 @@ enum SelectionName {
 pub struct Support {
     set: SupportSet,
     media: Vec<PathBuf>,
+    /// Folders of classes without a video or image.
+    empty: Vec<PathBuf>,
     selection: Selection,
     count: usize,
 }
@@ -57,9 +59,12 @@ impl SupportArgs {
     /// The file or directory cannot be read; [`UsageError`]: it is no support set.
     pub fn read(&self) -> anyhow::Result<Option<Support>> {
         let Some(path) = &self.support else { return Ok(None) };
-        let (set, folder) = match path.is_dir() {
-            true => (classes(path)?, PathBuf::new()),
-            false => (lines(path)?, path.parent().map(Path::to_path_buf).unwrap_or_default()),
+        let (set, folder, empty) = match path.is_dir() {
+            true => {
+                let (set, empty) = classes(path)?;
+                (set, PathBuf::new(), empty)
+            }
+            false => (lines(path)?, path.parent().map(Path::to_path_buf).unwrap_or_default(), Vec::new()),
         };
         let media = set.examples().iter().map(|example| folder.join(&example.media)).collect();
         let selection = match self.select {
@@ -67,7 +72,7 @@ impl SupportArgs {
             SelectionName::Random => Selection::Random { seed: self.support_seed },
             SelectionName::First => Selection::First,
         };
-        Ok(Some(Support { set, media, selection, count: self.shots as usize }))
+        Ok(Some(Support { set, media, empty, selection, count: self.shots as usize }))
     }
 }
 
@@ -97,6 +102,9 @@ impl Support {
     /// # Errors
     /// No example is left, or the model fails.
     pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<EncodedSupport> {
+        for folder in &self.empty {
+            eprintln!("warning: {}: the class has no video or image", printable(&folder.display().to_string()));
+        }
         let bar = progress(self.media.len());
         let mut shots = Vec::with_capacity(self.media.len());
         for (example, path) in self.set.examples().iter().zip(&self.media) {
@@ -126,15 +134,15 @@ fn lines(path: &Path) -> anyhow::Result<SupportSet> {
     SupportSet::from_json_lines(&text).map_err(|e| UsageError(format!("{name}: {e}")).into())
 }
 
-/// Reads a directory whose folders are named by the outputs of their files.
-fn classes(path: &Path) -> anyhow::Result<SupportSet> {
+/// Reads a directory whose folders are named by the outputs of their files. Returns the empty folders, too.
+fn classes(path: &Path) -> anyhow::Result<(SupportSet, Vec<PathBuf>)> {
     let name = path.display();
     let entries = std::fs::read_dir(path).with_context(|| format!("{name}: cannot read the support set"))?;
     let mut folders: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
     let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     folders.retain(|folder| folder.is_dir() && !hidden(folder));
     folders.sort();
-    let mut examples = Vec::new();
+    let (mut examples, mut empty) = (Vec::new(), Vec::new());
     for folder in folders {
         let output = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(found) = inputs::find(std::slice::from_ref(&folder)) else {
@@ -150,5 +158,6 @@ fn classes(path: &Path) -> anyhow::Result<SupportSet> {
             examples.push(SupportExample { media, question: None, output: output.clone() });
         }
     }
-    SupportSet::new(examples).map_err(|e| UsageError(format!("{name}: {e}")).into())
+    let set = SupportSet::new(examples).map_err(|e| UsageError(format!("{name}: {e}")))?;
+    Ok((set, empty))
 }

@@ -152,6 +152,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::ledger::LedgerSettings;
     use crate::secret_url::SecretUrl;
@@ -168,6 +170,17 @@ mod tests {
         let unreachable = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
         unreachable.pool.close().await;
         assert!(unreachable.now().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn time_is_that_of_the_database() {
+        let url = SecretUrl::new("sqlite::memory:");
+        let mut ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
+        ledger.clock = Arc::new(Clock::new("SELECT 1000000 AS millis"));
+        let now = ledger.now().await.unwrap();
+        assert!((1_000_000..1_300_000).contains(&now), "{now}");
+        let skew = ledger.clock_skew().await.unwrap();
+        assert!((skew + 1_000_000 - Timestamp::now().as_millisecond()).abs() < 300_000, "{skew}");
     }
 
     #[test]

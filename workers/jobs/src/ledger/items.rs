@@ -187,7 +187,7 @@ impl Ledger {
     pub async fn has_open_items(&self, job: &JobId) -> Result<bool, LedgerError> {
         let query =
             sqlx::query("SELECT 1 FROM items WHERE job_id = $1 AND state IN ('queued', 'running') LIMIT 1");
-        Ok(query.bind(job.as_str()).fetch_optional(&self.pool).await?.is_some())
+        Ok(!self.rows(query.bind(job.as_str())).await?.is_empty())
     }
 
     /// Claims an item that is due, unclaimed and of any or this route. A queued job becomes running.

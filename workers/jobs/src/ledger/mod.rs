@@ -14,13 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::any::{Any, AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::query::Query;
 use sqlx::{AnyConnection, AnyPool, Connection, Row, SqlSafeStr};
 use url::Url;
 
 mod error;
+mod connections;
 mod clock;
 mod record;
 mod counts;
@@ -44,6 +44,7 @@ pub use sweep::{PendingJobMessage, PendingMessage};
 pub use workers::UnservedRoute;
 
 use self::clock::Clock;
+use self::connections::KeptConnections;
 use crate::secret_url::SecretUrl;
 
 /// Files of `migrations/`. Listed by hand, because `sqlx::migrate!` would compile both databases' drivers twice.
@@ -80,6 +81,7 @@ impl Default for LedgerSettings {
 #[derive(Clone)]
 pub struct Ledger {
     pool: AnyPool,
+    kept: Arc<KeptConnections>,
     clock: Arc<Clock>,
 }
 
@@ -102,7 +104,8 @@ impl Ledger {
             _ => return Err(LedgerError::Url("expected sqlite://PATH or postgres://...".to_owned())),
         };
         let options: AnyConnectOptions = url.as_str().parse().map_err(LedgerError::Sql)?;
-        Ok(Self { pool: pool.connect_lazy_with(options), clock: Arc::new(Clock::new(clock)) })
+        let kept = Arc::new(KeptConnections::new(pool.get_max_connections()));
+        Ok(Self { pool: pool.connect_lazy_with(options), kept, clock: Arc::new(Clock::new(clock)) })
     }
 
     /// Creates the tables, or migrates them to the version of this build. May be repeated, and may run concurrently.
@@ -175,17 +178,6 @@ impl Ledger {
             }
         }
         error.into()
-    }
-
-    /// Runs a write statement that returns at most one row.
-    async fn written(&self, query: Query<'_, Any, AnyArguments>) -> Result<Option<AnyRow>, LedgerError> {
-        // Not `fetch_optional`: on SQLite it returns the first row before the statement has committed.
-        Ok(query.fetch_all(&self.pool).await?.pop())
-    }
-
-    /// Runs a write statement; returns whether it changed a row.
-    async fn changed(&self, query: Query<'_, Any, AnyArguments>) -> Result<bool, LedgerError> {
-        Ok(query.execute(&self.pool).await?.rows_affected() > 0)
     }
 }
 

@@ -10,15 +10,20 @@ use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{sleep, timeout};
 
-use super::{Address, Consumer, Event, Lane, Message, Queue, Route, Sent, Settled};
+use super::{Address, Consumer, Event, Lane, Message, Queue, Sent, Settled};
 use crate::Failure;
 use crate::trace::TraceContext;
 
 mod dead_letters;
 mod memory;
+mod routes;
 
 pub(super) use dead_letters::dead_letters_can_be_listed_and_dropped;
 use dead_letters::list_dead;
+pub(super) use routes::{
+    ROUTES, message_to_a_route_without_a_queue_is_not_sent, routed, routed_message_keeps_its_queue,
+    routes_are_separate, send_routed,
+};
 
 /// Delivery limit of every backend under test.
 pub(super) const DELIVERY_LIMIT: u32 = 2;
@@ -113,16 +118,6 @@ pub(super) async fn send_to(queue: &dyn Queue, to: impl Into<Address>, message: 
     assert_eq!(soon(queue.send(&to.into(), message)).await.unwrap(), Sent::Confirmed);
 }
 
-/// Sends a message to a queue that the consumer of its route may still be creating.
-pub(super) async fn send_routed(queue: &dyn Queue, to: &Address, message: &Message) {
-    soon(async {
-        while queue.send(to, message).await.unwrap() == Sent::NoQueue {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-}
-
 async fn consumer(backend: &impl Backend) -> Box<dyn Consumer> {
     backend.queue().consumer(&Lane::Items.into()).await
 }
@@ -180,75 +175,6 @@ pub(super) async fn lanes_are_separate(backend: &impl Backend) {
     let delivery = soon(jobs.next()).await;
     assert_eq!(delivery.message.id, "job");
     delivery.ack().await;
-}
-
-/// Names of routes in these tests.
-pub(super) const ROUTES: [&str; 3] = ["here", "there *#", "no worker has it"];
-
-pub(super) fn routed(lane: Lane, name: &str) -> Address {
-    Address { lane, route: Some(Route::new(name)) }
-}
-
-pub(super) async fn routes_are_separate(backend: &impl Backend) {
-    let queue = backend.queue();
-    let [here, there, urgent] =
-        [(Lane::Items, ROUTES[0]), (Lane::Items, ROUTES[1]), (Lane::Urgent, ROUTES[0])]
-            .map(|(lane, name)| routed(lane, name));
-    let mut consumers = Vec::new();
-    for queue_of in [&here, &there, &urgent, &Lane::Items.into()] {
-        let mut consumer = queue.consumer(queue_of).await;
-        // The first call creates the queue.
-        nothing_comes(&mut *consumer).await;
-        consumers.push(consumer);
-    }
-    send_routed(&*queue, &here, &message("here")).await;
-    let delivery = soon(consumers[0].next()).await;
-    assert_eq!(delivery.message.id, "here");
-    delivery.ack().await;
-    for other in &mut consumers[1..] {
-        nothing_comes(&mut **other).await;
-    }
-    // A route has both queues, whichever its workers consume.
-    send_routed(&*queue, &routed(Lane::Urgent, ROUTES[1]), &message("there")).await;
-}
-
-pub(super) async fn message_to_a_route_without_a_queue_is_not_sent(backend: &impl Backend) {
-    let (queue, address) = (backend.queue(), routed(Lane::Items, ROUTES[2]));
-    for _ in 0..3 {
-        assert_eq!(soon(queue.send(&address, &message("lost"))).await.unwrap(), Sent::NoQueue);
-    }
-    assert!(soon(queue.waiting(&address)).await.is_err(), "it makes no queue");
-    soon(queue.check()).await.unwrap();
-    let mut consumer = queue.consumer(&address).await;
-    nothing_comes(&mut *consumer).await;
-    send_routed(&*queue, &address, &message("kept")).await;
-    // The queue stays without its consumer.
-    drop(consumer);
-    soon(async {
-        while queue.waiting(&address).await.unwrap() != 1 {
-            sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
-    let mut consumer = queue.consumer(&address).await;
-    assert_eq!(soon(consumer.next()).await.message.id, "kept");
-}
-
-/// The message is retried, dropped, requeued and dead-lettered.
-pub(super) async fn routed_message_keeps_its_queue(backend: &impl Backend) {
-    let (queue, address) = (backend.queue(), routed(Lane::Urgent, ROUTES[1]));
-    let mut consumer = queue.consumer(&address).await;
-    nothing_comes(&mut *consumer).await;
-    send_routed(&*queue, &address, &message("a")).await;
-    let delivery = soon(consumer.next()).await;
-    soon(delivery.retry_after(Duration::from_millis(50))).await.unwrap();
-    drop(soon(consumer.next()).await);
-    soon(soon(consumer.next()).await.requeue()).await;
-    let delivery = soon(consumer.next()).await;
-    soon(delivery.dead_letter(&Failure::new("bad", "for a reason"))).await.unwrap();
-    let letter = list_dead(&queue, 1, 1).await.pop().unwrap();
-    assert_eq!((letter.lane, letter.delivery.message.id.as_str()), (Some(Lane::Urgent), "a"));
-    soon(letter.delivery.ack()).await;
 }
 
 pub(super) async fn holds_a_message_until_it_is_settled(backend: &impl Backend) {

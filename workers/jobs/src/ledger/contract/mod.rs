@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection};
 
+mod connections;
 mod items;
 mod jobs;
 mod outbox;
