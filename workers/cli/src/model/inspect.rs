@@ -49,14 +49,14 @@ impl Inspect {
 }
 
 fn as_json(loaded: &Loaded, plan: Option<&MemoryPlan>) -> Value {
-    let language = loaded.model.language();
+    let language = loaded.model.language().sizes();
     json!({
         "about": loaded.info,
         "parameters": loaded.parameters,
         "cross_attention_layers": loaded.model.cross_attention_layers(),
         "language": {
-            "layers": language.n_layers(), "width": language.width(),
-            "vocabulary": language.vocabulary(), "max_positions": language.max_positions(),
+            "layers": language.cache.layers, "width": language.width,
+            "vocabulary": language.vocabulary, "max_positions": language.max_positions,
         },
         "preprocess": loaded.preprocess,
         "prompt": loaded.format,
@@ -65,16 +65,16 @@ fn as_json(loaded: &Loaded, plan: Option<&MemoryPlan>) -> Value {
 }
 
 fn print_text(loaded: &Loaded, plan: Option<&MemoryPlan>) {
-    let language = loaded.model.language();
+    let language = loaded.model.language().sizes();
     println!("{} ({})", loaded.info.name, loaded.info.family);
     for (part, n) in &loaded.parameters {
         println!("  {part:<16} {:>8.2} M parameters", *n as f64 / 1e6);
     }
-    let (n, width) = (language.n_layers(), language.width());
+    let (n, width) = (language.cache.layers, language.width);
     println!(
         "  language model   {n} layers of width {width}, {} tokens, up to {} positions",
-        language.vocabulary(),
-        language.max_positions()
+        language.vocabulary,
+        language.max_positions
     );
     println!("  cross-attention before layers {:?}", loaded.model.cross_attention_layers());
     println!("  frames are {:?} to {} px", loaded.preprocess.fit, loaded.preprocess.size);
