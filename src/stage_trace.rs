@@ -23,7 +23,7 @@ pub fn trace(pipeline: &Pipeline, prompt: &str, media: &[MediumPixels]) -> Resul
     if ids.is_empty() {
         return Err(Error::Prompt("no tokens".into()));
     }
-    let device = model.language().cache_shape().device;
+    let device = model.language().sizes().cache.device.clone();
     let mut stages = vec![("input_ids".to_string(), Tensor::new(ids.as_slice(), &device)?)];
     let mut media_kv = Vec::new();
     if !media.is_empty() {

@@ -6,139 +6,35 @@
 //! names of a file to ours, once, when the file is opened.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use candle_nn::Init;
 use sha2::{Digest, Sha256};
 
 use crate::digest::hex;
 use crate::error::{Result, WeightsError};
-use files::{Stored, first_line, list};
+use files::{first_line, list};
 use init::{PATTERN, initial_value, repeated};
 use places::Places;
+use stored::Stored;
 
+mod rename;
+mod formats;
 mod pickle;
 mod quantize;
+mod stored;
 mod files;
 mod places;
 mod init;
+mod header_check;
 
-pub use files::{MatrixOptions, Packed, open_gguf, sha256, verify_sha256};
-
-/// Treatment of a tensor of a file, decided by its name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Rename {
-    /// The model knows the tensor under this name.
-    To(String),
-    /// The tensor holds several of the model's tensors, of equal sizes, one after the other along its first axis.
-    Parts(Vec<String>),
-    /// The tensor is one of several that follow each other along the first axis of the model's tensor, in the order of their
-    /// numbers: an embedding and the rows that a checkpoint added to it.
-    Rows {
-        /// Name of the whole.
-        whole: String,
-        /// Place of this tensor in it, from 0 without gaps.
-        index: usize,
-    },
-    /// The model knows the elements of the tensor under this name, as a tensor of one axis.
-    Flat(String),
-    /// The model knows the tensor under this name, as a matrix whose rows are all axes but the last.
-    Matrix(String),
-    /// The model has another number of rows: those beyond are dropped, those that the file lacks are zero.
-    Resized {
-        /// Name of the model's tensor.
-        name: String,
-        /// Length of its first axis.
-        rows: usize,
-    },
-    /// The tensor is known and not loaded (a classifier head, a buffer that the model computes).
-    Ignore,
-}
-
-impl Rename {
-    /// Prefixes the names of the model with `prefix`.
-    pub fn below(self, prefix: &str) -> Self {
-        let full = |name: String| format!("{prefix}.{name}");
-        match self {
-            Self::To(name) => Self::To(full(name)),
-            Self::Parts(names) => Self::Parts(names.into_iter().map(full).collect()),
-            Self::Rows { whole, index } => Self::Rows { whole: full(whole), index },
-            Self::Flat(name) => Self::Flat(full(name)),
-            Self::Matrix(name) => Self::Matrix(full(name)),
-            Self::Resized { name, rows } => Self::Resized { name: full(name), rows },
-            Self::Ignore => Self::Ignore,
-        }
-    }
-}
-
-/// Files of a checkpoint, and the table from their names to ours.
-pub struct Layer<'a> {
-    /// Shards of the checkpoint.
-    pub files: &'a [PathBuf],
-    /// Table.
-    pub rename: &'a dyn Fn(&str) -> Rename,
-}
-
-/// Returns the shapes of the tensors of one file, by its names. Reads the header only.
-///
-/// # Errors
-/// The file is missing, truncated or malformed.
-pub fn shapes(path: &Path) -> Result<BTreeMap<String, Vec<usize>>, WeightsError> {
-    let shape = |(name, place): (String, Stored)| match place.shape() {
-        Ok(shape) => Ok((name, shape.into_dims())),
-        Err(e) => {
-            let origin = path.display().to_string();
-            Err(WeightsError::Unreadable { origin, name, reason: first_line(&e) })
-        }
-    };
-    list(path)?.into_iter().map(shape).collect()
-}
-
-/// Treatment of quantised tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Quantization {
-    /// Matrices stay quantised, all other tensors are dequantised. On the CPU, formats without a fast kernel (Q5_0, Q5_1,
-    /// Q8_1) are converted to Q8_0, and Q4_0, Q4_1, Q4_K, Q8_0 and bf16 are read from the mapped file.
-    #[default]
-    Keep,
-    /// All tensors are dequantised at load: more memory, exact matrix products, differentiable.
-    Dequantize,
-    /// Matrices are quantised at load to 8 bits, in blocks of 32 weights: 8.5 bits per weight.
-    Q8_0,
-    /// Matrices are quantised at load to 4 bits, in blocks of 256 weights: 4.5 bits per weight. The embedding and the output head
-    /// become Q8_0. So does a matrix whose rows do not divide into such blocks; else it stays dense.
-    Q4K,
-}
-
-impl Quantization {
-    /// Returns the format to which dense matrices are quantised at load.
-    pub fn at_load(self) -> Option<GgmlDType> {
-        match self {
-            Quantization::Keep | Quantization::Dequantize => None,
-            Quantization::Q8_0 => Some(GgmlDType::Q8_0),
-            Quantization::Q4K => Some(GgmlDType::Q4K),
-        }
-    }
-
-    /// Returns the treatment without quantisation at load: matrices keep the format of the file, or are dequantised.
-    pub fn as_stored(self) -> Self {
-        match self.at_load() {
-            Some(_) => Quantization::Keep,
-            None => self,
-        }
-    }
-
-    /// Returns the treatment of an embedding and an output head: at least 8 bits per weight of a matrix that is quantised at load.
-    pub fn in_8_bits(self) -> Self {
-        match self {
-            Quantization::Q4K => Quantization::Q8_0,
-            other => other,
-        }
-    }
-}
+pub use files::{open_gguf, sha256, shapes, verify_sha256};
+pub use formats::{MatrixOptions, Quantization};
+pub use header_check::HeaderCheck;
+pub use rename::{Layer, Rename};
+pub use stored::Packed;
 
 /// A matrix for a layer.
 #[derive(Debug, Clone)]
@@ -155,6 +51,7 @@ pub struct Weights {
     source: Arc<Source>,
     prefix: String,
     quantization: Quantization,
+    check: Option<HeaderCheck>,
 }
 
 struct Source {
@@ -265,7 +162,12 @@ impl Weights {
     ) -> Self {
         let device = device.clone();
         let source = Source { origin, device, dtype, tensors, taken: Mutex::default() };
-        Self { source: Arc::new(source), prefix: String::new(), quantization }
+        Self { source: Arc::new(source), prefix: String::new(), quantization, check: None }
+    }
+
+    /// With `check`, reads no values from here on: every tensor is zero, and `check` gets what is missing, misshapen or unused.
+    pub fn by_headers(self, check: Option<&HeaderCheck>) -> Self {
+        Self { check: check.cloned(), ..self }
     }
 
     /// Returns the weights below the name segment `segment`.
@@ -303,7 +205,8 @@ impl Weights {
 
     /// Returns the dtype of every tensor from [`get`](Self::get).
     pub fn dtype(&self) -> DType {
-        self.source.dtype
+        // Layers copy matrices in f32 only.
+        if self.check.is_some() { DType::BF16 } else { self.source.dtype }
     }
 
     /// Returns the tensor `name`, on the weights' device and in their dtype. `init` matters for a source without files only.
@@ -324,6 +227,11 @@ impl Weights {
                 Ok(vars.entry(full).or_insert(var).as_tensor().clone())
             }
             Tensors::Placeholder(pattern) => Ok(repeated(pattern, &shape, init)?),
+            Tensors::Stored(stored) if let Some(check) = &self.check => {
+                check.record(self.check_header(stored, &full, &shape));
+                // Without memory for the values.
+                Ok(Tensor::zeros((), self.dtype(), self.device())?.broadcast_as(shape)?)
+            }
             Tensors::Stored(stored) => {
                 let place = self.locate(stored, &full, &shape)?;
                 let tensor = place.read(self.device()).map_err(|e| self.unreadable(&full, e))?;
@@ -340,6 +248,7 @@ impl Weights {
         let shape = shape.into();
         if let Tensors::Stored(stored) = &self.source.tensors
             && self.quantization != Quantization::Dequantize
+            && self.check.is_none()
         {
             let full = self.full_name(name);
             let place = self.locate(stored, &full, &shape)?;
@@ -365,7 +274,14 @@ impl Weights {
             return Ok(());
         }
         names.sort();
-        Err(WeightsError::Unused { origin: self.source.origin.clone(), names }.into())
+        let unused = Err(WeightsError::Unused { origin: self.source.origin.clone(), names }.into());
+        match &self.check {
+            Some(check) => {
+                check.record(unused);
+                Ok(())
+            }
+            None => unused,
+        }
     }
 
     /// Returns the number of parameters handed out so far, by the first segment of their names.
@@ -387,12 +303,14 @@ impl Weights {
     }
 
     /// Returns the SHA-256 of the stored tensors below some first segments of our names: of their names, types, shapes and
-    /// bytes. Reads all of them.
+    /// bytes. Reads all of them; empty for a check of headers.
     ///
     /// # Errors
     /// A tensor cannot be read.
     pub fn content_sha256(&self, segments: &[&str]) -> Result<String> {
-        let Tensors::Stored(stored) = &self.source.tensors else { return Ok(String::new()) };
+        let (Tensors::Stored(stored), None) = (&self.source.tensors, &self.check) else {
+            return Ok(String::new());
+        };
         let below = |name: &&String| segments.contains(&name.split('.').next().unwrap_or_default());
         let mut names: Vec<&String> = stored.keys().filter(below).collect();
         names.sort();
@@ -422,19 +340,26 @@ impl Weights {
         full: &str,
         shape: &Shape,
     ) -> Result<&'s Stored> {
-        let origin = || self.source.origin.clone();
-        let places =
-            stored.get(full).ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
-        let (first, aliases) = places.split_first().expect("a stored name has a location");
-        for place in places {
-            self.check_shape(full, shape, &place.shape().map_err(|e| self.unreadable(full, e))?)?;
-        }
+        self.check_header(stored, full, shape)?;
+        let (first, aliases) = stored[full].split_first().expect("a stored name has a location");
         for alias in aliases {
             if !first.equals(alias).map_err(|e| self.unreadable(full, e))? {
-                return Err(WeightsError::Aliases { origin: origin(), name: full.into() }.into());
+                let origin = self.source.origin.clone();
+                return Err(WeightsError::Aliases { origin, name: full.into() }.into());
             }
         }
         Ok(first)
+    }
+
+    /// Checks that a tensor is there, and the shapes of it and its aliases.
+    fn check_header(&self, stored: &HashMap<String, Vec<Stored>>, full: &str, shape: &Shape) -> Result<()> {
+        let origin = || self.source.origin.clone();
+        let places =
+            stored.get(full).ok_or_else(|| WeightsError::Missing { origin: origin(), name: full.into() })?;
+        for place in places {
+            self.check_shape(full, shape, &place.shape().map_err(|e| self.unreadable(full, e))?)?;
+        }
+        Ok(())
     }
 
     fn check_shape(&self, name: &str, expected: &Shape, found: &Shape) -> Result<()> {

@@ -34,6 +34,7 @@ impl Checkpoint {
         let files = directory.weight_files()?;
         let LoadOptions { device, dtype, quantization, .. } = options;
         let weights = Weights::open(&files, device, *dtype, *quantization, rename)?;
+        let weights = weights.by_headers(options.headers.as_ref());
         Ok(Self { path: path.into(), directory, weights })
     }
 

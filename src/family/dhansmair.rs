@@ -82,6 +82,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         Layer { files: &clip.files, rename: &|theirs| file_name(theirs).below("vision") },
     ];
     let weights = Weights::open_layers(&layers, &options.device, options.dtype, options.quantization)?;
+    let weights = weights.by_headers(options.headers.as_ref());
     let vision = VisionConfig::Clip(clip.config);
     let flamingo = build(&vision, &model, &source, place, &weights)?;
     let sha256 = content_sha256(&weights)?;

@@ -14,7 +14,7 @@ use crate::language::hugging_face::read_json;
 use crate::model::{Flamingo, FlamingoParts, JointSpaces};
 use crate::prompt::{PromptFormat, PromptTokens};
 use crate::vision::Preprocess;
-use crate::weights::Quantization;
+use crate::weights::{HeaderCheck, Quantization};
 
 pub mod frame_mode;
 pub mod chat_template;
@@ -43,12 +43,14 @@ pub struct LoadOptions {
     pub quantization: Quantization,
     /// Choices that some families leave open.
     pub family: FamilyOptions,
+    /// Record of a load that reads the headers of the files only; see [`header_problems`].
+    headers: Option<HeaderCheck>,
 }
 
 impl LoadOptions {
     /// Creates options without choices for single families.
     pub fn new(device: Device, dtype: DType, quantization: Quantization) -> Self {
-        Self { device, dtype, quantization, family: FamilyOptions::default() }
+        Self { device, dtype, quantization, family: FamilyOptions::default(), headers: None }
     }
 }
 
@@ -269,11 +271,29 @@ impl Contents {
 /// # Errors
 /// No family recognises the directory, or a file is missing, unreadable or contradicts another.
 pub fn open(directory: &Path, options: &LoadOptions) -> Result<Loaded> {
+    open_parts(directory, options)?.join()
+}
+
+/// Compares the tensors of a model directory with those that the model takes, from the headers of the files: no values are read.
+/// Returns a sentence per tensor that is missing or has another shape, and one with all unused tensors of each part.
+///
+/// # Errors
+/// As [`open`], for everything but the tensors.
+pub fn header_problems(directory: &Path, options: &LoadOptions) -> Result<Vec<String>> {
+    let check = HeaderCheck::default();
+    open_parts(
+        directory,
+        &LoadOptions { device: Device::Cpu, headers: Some(check.clone()), ..options.clone() },
+    )?;
+    Ok(check.problems())
+}
+
+fn open_parts(directory: &Path, options: &LoadOptions) -> Result<ModelParts> {
     let contents = Contents::read(directory)?;
     match FAMILIES.iter().find(|family| (family.recognises)(&contents)) {
         Some(family) => {
             options.family.check(family).map_err(|reason| config_error(directory, reason))?;
-            (family.open)(directory, contents, options)?.join()
+            (family.open)(directory, contents, options)
         }
         None => {
             let supported = FAMILIES.map(|family| family.reads).join(", ");

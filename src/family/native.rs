@@ -111,7 +111,8 @@ impl NativeConfig {
             Quantization::Keep | Quantization::Dequantize => Quantization::Dequantize,
             at_load => at_load,
         };
-        Weights::open(&files, &options.device, options.dtype, quantization, &rename)
+        let weights = Weights::open(&files, &options.device, options.dtype, quantization, &rename)?;
+        Ok(weights.by_headers(options.headers.as_ref()))
     }
 }
 
@@ -124,7 +125,10 @@ pub(super) const FAMILY: Family = Family {
 
 fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<ModelParts> {
     let config = NativeConfig::check(directory, contents.config)?;
-    let hashes = file_hashes(directory, &config)?;
+    let hashes = match options.headers {
+        None => file_hashes(directory, &config)?,
+        Some(_) => BTreeMap::new(),
+    };
     let weights = config.adapters(directory, options)?;
     let parts = assemble(directory, &config, options, &weights, hashes)?;
     weights.finish()?;
@@ -212,6 +216,7 @@ pub(crate) fn assemble(
 ) -> Result<ModelParts> {
     let source = LanguageSource::open(&directory.join(&config.language.file))?;
     let language_weights = source.weights(&options.device, options.dtype, options.quantization)?;
+    let language_weights = language_weights.by_headers(options.headers.as_ref());
     let language = language::build(source.config(), &language_weights)?;
     language_weights.finish()?;
     let tokenizer = source.tokenizer()?;

@@ -128,7 +128,8 @@ fn open_weights(
         Layer { files: &source.weight_files()?, rename: &language },
         Layer { files: &clip.files, rename: &vision },
     ];
-    Weights::open_layers(&layers, &options.device, options.dtype, options.quantization)
+    let weights = Weights::open_layers(&layers, &options.device, options.dtype, options.quantization)?;
+    Ok(weights.by_headers(options.headers.as_ref()))
 }
 
 pub(super) fn build(

@@ -58,6 +58,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
     let rename = |theirs: &str| layout.rename(&source, theirs);
     let layers = [Layer { files: &trained, rename: &rename }, Layer { files: &shards, rename: &rename }];
     let weights = Weights::open_layers(&layers, &options.device, options.dtype, options.quantization)?;
+    let weights = weights.by_headers(options.headers.as_ref());
     let flamingo = build(&vision, &model, &source, tokens.media[0], &weights)?;
     let sha256 = content_sha256(&weights)?;
     let mut parameters = weights.parameters();

@@ -65,7 +65,7 @@ impl<'m> Decoder<'m> {
     /// # Errors
     /// The device is out of memory.
     pub fn new(model: &'m Flamingo, blocks: usize) -> Result<Self> {
-        let pool = KvPool::new(&model.language().cache_shape(), blocks)?;
+        let pool = KvPool::new(&model.language().sizes().cache, blocks)?;
         Ok(Self {
             model,
             pool,

@@ -28,7 +28,7 @@ impl KvReservation {
 /// # Errors
 /// [`Error::Prompt`] with the numbers.
 pub fn check_length(model: &Flamingo, prompt: usize, new_tokens: usize) -> Result<()> {
-    let limit = model.language().max_positions();
+    let limit = model.language().sizes().max_positions;
     if prompt == 0 || prompt.saturating_add(new_tokens) > limit {
         return Err(Error::Prompt(format!(
             "a prompt of {prompt} tokens and an answer of up to {new_tokens} do not fit 1 to {limit} tokens"

@@ -3,10 +3,10 @@
 //!
 //! Tensor names are those of transformers' `GPTNeoXForCausalLM` (`models/gpt_neox/modeling_gpt_neox.py`).
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::rotary::Rotation;
-use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch, check_positions};
+use super::{AttentionBias, LanguageModel, PackedBatch, Sizes};
 use crate::error::Result;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::merge_heads;
@@ -20,15 +20,13 @@ pub use config::GptNeoXConfig;
 
 /// A GPT-NeoX, dense or quantised.
 pub struct GptNeoX {
-    config: GptNeoXConfig,
+    sizes: Sizes,
     embed_in: Linear,
     layers: Vec<Layer>,
     final_layer_norm: LayerNorm,
     /// `None` when the head is the embedding matrix.
     embed_out: Option<Linear>,
     rotation: Rotation,
-    dtype: DType,
-    device: Device,
 }
 
 impl GptNeoX {
@@ -49,22 +47,22 @@ impl GptNeoX {
             false => Some(Linear::head(width, vocabulary, &weights.pp("embed_out"))?),
         };
         let rotation = Rotation::new(&config.rope, config.rotated_width, config.max_positions, &model)?;
-        let (dtype, device) = (weights.dtype(), weights.device().clone());
-        Ok(Self { config, embed_in, layers, final_layer_norm, embed_out, rotation, dtype, device })
+        let sizes = Sizes::new(&config.sizes(), config.max_positions, weights);
+        Ok(Self { sizes, embed_in, layers, final_layer_norm, embed_out, rotation })
     }
 }
 
 impl LanguageModel for GptNeoX {
     fn embed(&self, ids: &Tensor, _: &Tensor) -> Result<Tensor> {
-        self.embed_in.rows(ids, self.dtype)
+        self.embed_in.rows(ids, self.sizes.cache.dtype)
     }
 
-    fn n_layers(&self) -> usize {
-        self.layers.len()
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        check_positions(batch, self.config.max_positions)?;
+        self.sizes.check_positions(batch)?;
         self.layers[index].forward(index, x, batch, &self.rotation)
     }
 
@@ -72,28 +70,6 @@ impl LanguageModel for GptNeoX {
         let x = self.final_layer_norm.forward(x)?;
         let logits = self.embed_out.as_ref().unwrap_or(&self.embed_in).forward(&x)?; // (n, vocabulary)
         Ok(logits.to_dtype(DType::F32)?)
-    }
-
-    fn cache_shape(&self) -> CacheShape {
-        CacheShape {
-            layers: self.config.layers,
-            heads: self.config.heads,
-            width: self.config.width / self.config.heads,
-            dtype: self.dtype,
-            device: self.device.clone(),
-        }
-    }
-
-    fn width(&self) -> usize {
-        self.config.width
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.config.vocabulary
-    }
-
-    fn max_positions(&self) -> usize {
-        self.config.max_positions
     }
 }
 

@@ -3,10 +3,10 @@
 //!
 //! Tensor names are those of Hugging Face's `LlamaForCausalLM`.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 use super::rotary::Rotation;
-use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch, check_positions};
+use super::{AttentionBias, LanguageModel, PackedBatch, Sizes};
 use crate::error::Result;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::{merge_heads, split_heads};
@@ -21,15 +21,13 @@ pub use config::LlamaConfig;
 
 /// A Llama, dense or quantised.
 pub struct Llama {
-    config: LlamaConfig,
+    sizes: Sizes,
     embed_tokens: Linear,
     layers: Vec<Layer>,
     norm: RmsNorm,
     /// `None` when the head is the embedding matrix.
     lm_head: Option<Linear>,
     rotation: Rotation,
-    dtype: DType,
-    device: Device,
 }
 
 impl Llama {
@@ -51,27 +49,22 @@ impl Llama {
             false => Some(Linear::head(width, vocabulary, &weights.pp("lm_head"))?),
         };
         let rotation = Rotation::new(&config.rope, config.head_width, config.max_positions, &model)?;
-        let (dtype, device) = (weights.dtype(), weights.device().clone());
-        Ok(Self { config, embed_tokens, layers, norm, lm_head, rotation, dtype, device })
-    }
-
-    /// Returns the sizes of the model.
-    pub fn config(&self) -> &LlamaConfig {
-        &self.config
+        let sizes = Sizes::new(&config.sizes(), config.max_positions, weights);
+        Ok(Self { sizes: Sizes { embeddings: rows, ..sizes }, embed_tokens, layers, norm, lm_head, rotation })
     }
 }
 
 impl LanguageModel for Llama {
     fn embed(&self, ids: &Tensor, _: &Tensor) -> Result<Tensor> {
-        self.embed_tokens.rows(ids, self.dtype)
+        self.embed_tokens.rows(ids, self.sizes.cache.dtype)
     }
 
-    fn n_layers(&self) -> usize {
-        self.layers.len()
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        check_positions(batch, self.config.max_positions)?;
+        self.sizes.check_positions(batch)?;
         self.layers[index].forward(index, x, batch, &self.rotation)
     }
 
@@ -79,32 +72,6 @@ impl LanguageModel for Llama {
         let x = self.norm.forward(x)?;
         let logits = self.lm_head.as_ref().unwrap_or(&self.embed_tokens).forward(&x)?; // (n, vocabulary)
         Ok(logits.to_dtype(DType::F32)?)
-    }
-
-    fn cache_shape(&self) -> CacheShape {
-        CacheShape {
-            layers: self.config.layers,
-            heads: self.config.kv_heads,
-            width: self.config.head_width,
-            dtype: self.dtype,
-            device: self.device.clone(),
-        }
-    }
-
-    fn width(&self) -> usize {
-        self.config.width
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.config.vocabulary
-    }
-
-    fn embeddings(&self) -> usize {
-        self.config.vocabulary + self.config.extra_embeddings
-    }
-
-    fn max_positions(&self) -> usize {
-        self.config.max_positions
     }
 }
 

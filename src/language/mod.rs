@@ -9,7 +9,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::weights::Quantization;
+use crate::weights::{Quantization, Weights};
 
 pub(crate) mod json;
 pub mod kv_cache;
@@ -61,8 +61,8 @@ pub trait LanguageModel: Send + Sync {
     /// An id is not in the vocabulary, or the device refuses an operation.
     fn embed(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor>;
 
-    /// Returns the number of decoder layers.
-    fn n_layers(&self) -> usize;
+    /// Returns the sizes.
+    fn sizes(&self) -> &Sizes;
 
     /// Runs decoder layer `index`: (n, d) -> (n, d). Writes the keys and values of the rows into their caches.
     ///
@@ -76,31 +76,44 @@ pub trait LanguageModel: Send + Sync {
     /// The device refuses an operation.
     fn head(&self, x: &Tensor) -> Result<Tensor>;
 
-    /// Returns the sizes of a row's KV cache.
-    fn cache_shape(&self) -> CacheShape;
-
-    /// Returns the width d of the hidden state.
-    fn width(&self) -> usize;
-
-    /// Returns the number of token ids that `head` scores.
-    fn vocabulary(&self) -> usize;
-
-    /// Returns the number of token ids that `embed` reads: those of `head`, and ids that only a prompt has.
-    fn embeddings(&self) -> usize {
-        self.vocabulary()
+    /// Returns the number of decoder layers.
+    fn n_layers(&self) -> usize {
+        self.sizes().cache.layers
     }
-
-    /// Returns the length of the longest row, cached and new tokens together.
-    fn max_positions(&self) -> usize;
 }
 
-/// Refuses a batch with a row beyond the `max_positions` of a model.
-fn check_positions(batch: &PackedBatch, max_positions: usize) -> Result<()> {
-    match batch.end() {
-        end if end > max_positions => Err(Error::Prompt(format!(
-            "a row of {end} tokens exceeds the {max_positions} positions of the model"
-        ))),
-        _ => Ok(()),
+/// Sizes of a loaded language model.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// Width d of the hidden state.
+    pub width: usize,
+    /// Number of token ids that the head scores.
+    pub vocabulary: usize,
+    /// Number of token ids that the embedding reads: those of the head, and ids that only a prompt has.
+    pub embeddings: usize,
+    /// Length of the longest row, cached and new tokens together.
+    pub max_positions: usize,
+    /// Sizes of a row's KV cache.
+    pub cache: CacheShape,
+}
+
+impl Sizes {
+    /// Returns the sizes of a model on the device and in the dtype of its weights.
+    fn new(sizes: &LanguageSizes, max_positions: usize, weights: &Weights) -> Self {
+        let LanguageSizes { width, vocabulary, layers, kv_heads, head_width, .. } = *sizes;
+        let (dtype, device) = (weights.dtype(), weights.device().clone());
+        let cache = CacheShape { layers, heads: kv_heads, width: head_width, dtype, device };
+        Self { width, vocabulary, embeddings: vocabulary, max_positions, cache }
+    }
+
+    /// Refuses a batch with a row beyond the positions of the model.
+    fn check_positions(&self, batch: &PackedBatch) -> Result<()> {
+        match (batch.end(), self.max_positions) {
+            (end, most) if end > most => {
+                Err(Error::Prompt(format!("a row of {end} tokens exceeds the {most} positions of the model")))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -4,9 +4,9 @@
 //! Tensor names are those of transformers' `MptForCausalLM` (MPT-7B); [`hugging_face_name`] knows those of `MosaicGPT` (MPT-1B)
 //! too. Sources: transformers `models/mpt/modeling_mpt.py`, mosaicml/mpt-1b-redpajama-200b `mosaic_gpt.py`.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
-use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch, check_positions};
+use super::{AttentionBias, LanguageModel, PackedBatch, Sizes};
 use crate::error::Result;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::{merge_heads, split_heads};
@@ -20,13 +20,13 @@ pub use config::MptConfig;
 
 /// An MPT, dense or quantised.
 pub struct Mpt {
-    config: MptConfig,
+    sizes: Sizes,
     wte: Linear,
     blocks: Vec<Block>,
     norm_f: LayerNorm,
     bias: AttentionBias,
-    dtype: DType,
-    device: Device,
+    /// Factor of the logits.
+    logit_scale: Option<f64>,
 }
 
 impl Mpt {
@@ -35,60 +35,38 @@ impl Mpt {
     /// # Errors
     /// A tensor is missing or misshapen.
     pub fn new(config: MptConfig, weights: &Weights) -> Result<Self> {
-        let (dtype, device) = (weights.dtype(), weights.device().clone());
         let model = weights.pp("transformer");
         let wte = Linear::embedding(config.vocabulary, config.width, &model.pp("wte"))?;
         let blocks = (0..config.layers)
             .map(|i| Block::new(&config, &model.pp("blocks").pp(i)))
             .collect::<Result<Vec<_>>>()?;
         let norm_f = LayerNorm::load(config.width, config.norm_eps as f32, false, model.pp("norm_f"))?;
-        let bias = AttentionBias::alibi(&config.slopes(), dtype, &device)?;
-        Ok(Self { config, wte, blocks, norm_f, bias, dtype, device })
+        let bias = AttentionBias::alibi(&config.slopes(), weights.dtype(), weights.device())?;
+        let sizes = Sizes::new(&config.sizes(), config.max_positions, weights);
+        Ok(Self { sizes, wte, blocks, norm_f, bias, logit_scale: config.logit_scale })
     }
 }
 
 impl LanguageModel for Mpt {
     fn embed(&self, ids: &Tensor, _: &Tensor) -> Result<Tensor> {
-        self.wte.rows(ids, self.dtype)
+        self.wte.rows(ids, self.sizes.cache.dtype)
     }
 
-    fn n_layers(&self) -> usize {
-        self.blocks.len()
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        check_positions(batch, self.config.max_positions)?;
+        self.sizes.check_positions(batch)?;
         self.blocks[index].forward(index, x, batch, &self.bias)
     }
 
     fn head(&self, x: &Tensor) -> Result<Tensor> {
         let logits = self.wte.forward(&self.norm_f.forward(x)?)?.to_dtype(DType::F32)?; // (n, vocabulary)
-        match self.config.logit_scale {
+        match self.logit_scale {
             None => Ok(logits),
             Some(scale) => Ok((logits * scale)?),
         }
-    }
-
-    fn cache_shape(&self) -> CacheShape {
-        CacheShape {
-            layers: self.config.layers,
-            heads: self.config.heads,
-            width: self.config.width / self.config.heads,
-            dtype: self.dtype,
-            device: self.device.clone(),
-        }
-    }
-
-    fn width(&self) -> usize {
-        self.config.width
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.config.vocabulary
-    }
-
-    fn max_positions(&self) -> usize {
-        self.config.max_positions
     }
 }
 

@@ -3,10 +3,10 @@
 //!
 //! Tensor names are those of transformers' `OPTForCausalLM` (`models/opt/modeling_opt.py`).
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::Init;
 
-use super::{AttentionBias, CacheShape, LanguageModel, PackedBatch, check_positions};
+use super::{AttentionBias, LanguageModel, PackedBatch, Sizes};
 use crate::error::Result;
 use crate::kernels::activation::Activation;
 use crate::kernels::attention::{merge_heads, split_heads};
@@ -23,7 +23,7 @@ const FIRST_POSITION: usize = 2;
 
 /// An OPT, dense or quantised.
 pub struct Opt {
-    config: OptConfig,
+    sizes: Sizes,
     embed_tokens: Linear,
     /// Embeddings of the positions: (max_positions, d).
     positions: Tensor,
@@ -31,8 +31,6 @@ pub struct Opt {
     projections: Option<(Linear, Linear)>,
     layers: Vec<Layer>,
     final_layer_norm: Option<LayerNorm>,
-    dtype: DType,
-    device: Device,
 }
 
 impl Opt {
@@ -62,26 +60,26 @@ impl Opt {
             true => Some(LayerNorm::new(width, config.norm_eps as f32, model.pp("final_layer_norm"))?),
             false => None,
         };
-        let (dtype, device) = (weights.dtype(), weights.device().clone());
-        Ok(Self { config, embed_tokens, positions, projections, layers, final_layer_norm, dtype, device })
+        let sizes = Sizes::new(&config.sizes(), max_positions, weights);
+        Ok(Self { sizes, embed_tokens, positions, projections, layers, final_layer_norm })
     }
 }
 
 impl LanguageModel for Opt {
     fn embed(&self, ids: &Tensor, positions: &Tensor) -> Result<Tensor> {
-        let mut x = self.embed_tokens.rows(ids, self.dtype)?;
+        let mut x = self.embed_tokens.rows(ids, self.sizes.cache.dtype)?;
         if let Some((project_in, _)) = &self.projections {
             x = project_in.forward(&x)?;
         }
         Ok((x + self.positions.index_select(positions, 0)?)?) // (n, d)
     }
 
-    fn n_layers(&self) -> usize {
-        self.layers.len()
+    fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     fn layer(&self, index: usize, x: &Tensor, batch: &PackedBatch) -> Result<Tensor> {
-        check_positions(batch, self.config.max_positions)?;
+        self.sizes.check_positions(batch)?;
         self.layers[index].forward(index, x, batch)
     }
 
@@ -94,28 +92,6 @@ impl LanguageModel for Opt {
             x = project_out.forward(&x)?;
         }
         Ok(self.embed_tokens.forward(&x)?.to_dtype(DType::F32)?) // (n, vocabulary)
-    }
-
-    fn cache_shape(&self) -> CacheShape {
-        CacheShape {
-            layers: self.config.layers,
-            heads: self.config.heads,
-            width: self.config.width / self.config.heads,
-            dtype: self.dtype,
-            device: self.device.clone(),
-        }
-    }
-
-    fn width(&self) -> usize {
-        self.config.width
-    }
-
-    fn vocabulary(&self) -> usize {
-        self.config.vocabulary
-    }
-
-    fn max_positions(&self) -> usize {
-        self.config.max_positions
     }
 }
 

@@ -81,7 +81,8 @@ fn load(
 #[test]
 fn loads_consistent_gguf() {
     let (model, tokenizer) = load(&metadata(), &tensors()).unwrap();
-    assert_eq!((model.width(), model.vocabulary(), model.max_positions()), (8, VOCABULARY, 21));
+    let sizes = model.sizes();
+    assert_eq!((sizes.width, sizes.vocabulary, sizes.max_positions), (8, VOCABULARY, 21));
     assert_eq!(tokenizer.encode("abc12ab<s>").unwrap(), [6, 7, 8, 5, 0]);
     // Neither `<` nor `s` nor `>` is in this vocabulary: the rest of the text has no special token.
     assert_eq!(tokenizer.encode_plain("abc<s>").unwrap(), [6]);

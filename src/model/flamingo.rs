@@ -83,7 +83,7 @@ impl FlamingoParts {
         weights: &Weights,
     ) -> Result<Self> {
         let connector = Connector::new(&config.connector, vision.width(), weights)?;
-        let (text, media) = (language.width(), config.connector.width(vision.width()));
+        let (text, media) = (language.sizes().width, config.connector.width(vision.width()));
         let placement = &config.cross_attention.placement;
         let layers = (0..language.n_layers()).filter(|&layer| placement.has(layer));
         let cross_attention = layers
@@ -272,7 +272,7 @@ impl Flamingo {
     /// # Errors
     /// [`Error::Prompt`] that names the token or the two numbers.
     pub fn check_markers(&self, ids: &[u32], media: usize) -> Result<()> {
-        let vocabulary = self.parts.language.embeddings();
+        let vocabulary = self.parts.language.sizes().embeddings;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocabulary) {
             return Err(Error::Prompt(format!(
                 "token {id} is not one of the {vocabulary} of the vocabulary"
@@ -356,7 +356,7 @@ impl Flamingo {
         observe: Option<Observer>,
     ) -> Result<Tensor> {
         let FlamingoParts { language, cross_attention, plan, rule, .. } = &self.parts;
-        let shape = language.cache_shape();
+        let shape = language.sizes().cache.clone();
         let ids: Vec<u32> = inputs.iter().flat_map(|r| r.ids).copied().collect();
         let (media, caches): (Vec<_>, Vec<_>) = inputs
             .iter_mut()

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::Rename;
-use super::files::Stored;
+use super::stored::Stored;
 
 /// Locations so far.
 #[derive(Default)]

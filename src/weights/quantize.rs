@@ -7,19 +7,6 @@ use rayon::prelude::*;
 /// Weights that one task quantises: 256 KiB in f32.
 const WEIGHTS_PER_TASK: usize = 1 << 16;
 
-/// Returns the format of a matrix of some shape: `wanted`, or Q8_0 if its blocks do not divide the columns, or `None` if no
-/// format fits.
-pub(super) fn fitting_format(wanted: GgmlDType, dims: &[usize]) -> Option<GgmlDType> {
-    let &[_, columns] = dims else { return None };
-    let fits = |format: &GgmlDType| columns > 0 && columns.is_multiple_of(format.block_size());
-    [wanted, GgmlDType::Q8_0].into_iter().find(fits)
-}
-
-/// Returns the bytes per weight, times 256, of a format.
-pub(super) fn density(format: GgmlDType) -> usize {
-    256 * format.type_size() / format.block_size()
-}
-
 /// Quantises a dense matrix (rows, columns) on the CPU in any floating-point type, and returns the blocks of all rows. The columns
 /// divide into blocks.
 ///
@@ -69,15 +56,6 @@ mod tests {
             let whole = QTensor::quantize(&half.to_dtype(DType::F32).unwrap(), format).unwrap();
             assert_eq!(&packed[..], &whole.data().unwrap()[..], "{format:?} of bf16");
         }
-    }
-
-    #[test]
-    fn format_fits_the_columns() {
-        let fitting = |columns| fitting_format(GgmlDType::Q4K, &[3, columns]);
-        assert_eq!([512, 96, 100, 0].map(fitting), [Some(GgmlDType::Q4K), Some(GgmlDType::Q8_0), None, None]);
-        assert_eq!(fitting_format(GgmlDType::Q8_0, &[64]), None);
-        assert!(density(GgmlDType::Q4K) < density(GgmlDType::Q4_1));
-        assert!(density(GgmlDType::Q8_0) < density(GgmlDType::F16));
     }
 
     #[test]

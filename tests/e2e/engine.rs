@@ -192,7 +192,7 @@ fn endless() -> Generation {
 #[test]
 fn cancelled_requests_free_their_memory() {
     // Memory for one of the two requests.
-    let block = pipeline().loaded().model.language().cache_shape().block_bytes() as u64;
+    let block = pipeline().loaded().model.language().sizes().cache.block_bytes() as u64;
     let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: 40 * block, ..LIMITS }).unwrap();
     let context = RequestContext::default();
     let medium = engine.encode(vec![engine.prepare(&frames(1, 1)[0])], &context).unwrap();

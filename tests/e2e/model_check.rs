@@ -46,6 +46,25 @@ fn an_untrained_model_fails_and_is_named() {
     assert!(ran.out.starts_with("FAILED  gates are open: every gate is closed"), "{ran:?}");
 }
 
+/// With all gates closed, every test but those about the picture passes: cache and batches are right.
+#[test]
+fn closed_gates_of_a_trained_model_fail() {
+    let trained = root().join("models/flamingo-mini");
+    let folder = copy_of(&trained, |adapters| {
+        let mut tensors = safetensors::load(adapters, &Device::Cpu).unwrap();
+        let gates: Vec<String> = tensors.keys().filter(|name| name.ends_with("_gate")).cloned().collect();
+        assert!(!gates.is_empty(), "{:?}", tensors.keys());
+        for name in gates {
+            let closed = tensors[&name].zeros_like().unwrap();
+            tensors.insert(name, closed);
+        }
+        safetensors::save(&tensors, adapters).unwrap();
+    });
+    let tests = check(folder.path(), 1);
+    let failed: Vec<_> = TESTS.into_iter().filter(|name| !tests[*name].0).collect();
+    assert_eq!(failed, [TESTS[0], TESTS[2]], "{tests:?}");
+}
+
 #[test]
 fn values_that_are_no_numbers_fail() {
     let folder = copy(|adapters| {
@@ -65,11 +84,16 @@ fn values_that_are_no_numbers_fail() {
 
 /// Copies the untrained model without its hashes, and changes the trained parts.
 fn copy(change: impl FnOnce(&Path)) -> TempDir {
+    copy_of(model(), change)
+}
+
+/// Copies a model without its hashes, and changes the trained parts.
+fn copy_of(model: &Path, change: impl FnOnce(&Path)) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let adapters = folder.path().join("adapters.safetensors");
-    std::fs::copy(model().join("adapters.safetensors"), &adapters).unwrap();
+    std::fs::copy(model.join("adapters.safetensors"), &adapters).unwrap();
     change(&adapters);
-    let mut config = read_json(&model().join("config.json"));
+    let mut config = read_json(&model.join("config.json"));
     config["language"]["file"] = smollm2().to_string_lossy().into();
     for file in ["language", "adapters"] {
         config[file].as_object_mut().unwrap().remove("sha256").expect("a new model has hashes");
@@ -143,7 +167,21 @@ fn headers_are_shown_without_a_load() {
         ran.err.contains("error: ") && ran.err.contains("adapters.safetensors: truncated: it has "),
         "{ran:?}"
     );
-    inspect(&["--headers"], model()).exits(0);
+    let complete = inspect(&["--headers"], model()).exits(0);
+    assert!(complete.out.contains("all that the model takes, and no others"), "{complete:?}");
+    let renamed = copy(|adapters| {
+        let mut tensors = safetensors::load(adapters, &Device::Cpu).unwrap();
+        let latents = tensors.remove("resampler.latents").unwrap();
+        tensors.insert("resampler.other".into(), latents);
+        safetensors::save(&tensors, adapters).unwrap();
+    });
+    let named = inspect(&["--headers", "--json"], renamed.path()).exits(1);
+    let problems = named.report()["tensor_problems"].as_array().cloned().unwrap_or_default();
+    assert_eq!(problems.len(), 2, "{named:?}");
+    for (problem, part) in problems.iter().zip(["`resampler.latents` is missing", "resampler.other"]) {
+        assert!(problem.as_str().unwrap().contains(part), "{part}: {named:?}");
+        assert!(named.err.contains(part), "{part}: {named:?}");
+    }
     assert!(
         ran.out
             .contains("1099511.63 M parameters in 1 tensors; on disk BF16 2199.02 GB; in memory 4398.05 GB"),

@@ -66,7 +66,7 @@ fn model(placement: Placement, dtype: DType, weights: impl Fn(&adapters::Names) 
     for i in (0..language.n_layers()).filter(|&i| placement.has(i)) {
         let (ours, theirs) = (format!("cross_attention.{i}."), format!("xattn.{i}."));
         let x = &config.cross_attention;
-        names.extend(adapters::cross_attention_names(x, language.width(), WIDTH, &ours, &theirs));
+        names.extend(adapters::cross_attention_names(x, language.sizes().width, WIDTH, &ours, &theirs));
     }
     let weights = weights(&names);
     let rule = MediaAttentionRule::last_medium(MEDIA_TOKEN);
@@ -94,7 +94,7 @@ pub fn encode(model: &Flamingo, media: &[usize]) -> (Vec<Tensor>, Vec<Arc<MediaK
     if media.is_empty() {
         return (vec![], vec![]);
     }
-    let dtype = model.language().cache_shape().dtype;
+    let dtype = model.language().sizes().cache.dtype;
     let pixels: Vec<MediumPixels> =
         media.iter().map(|&m| pixels(m).to_dtype(dtype).unwrap().into()).collect();
     let tokens = model.visual_tokens(&pixels, None).unwrap();

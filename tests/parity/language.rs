@@ -114,7 +114,7 @@ fn tokenizer_knows_its_special_tokens() {
     assert_eq!(tokenizer.token_id("<|im_start|>"), Some(1));
     assert_eq!(tokenizer.token_id("<|no such token|>"), None);
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), &[2][..]));
-    assert_eq!((tokenizer.vocabulary(), model.vocabulary()), (49152, 49152));
+    assert_eq!((tokenizer.vocabulary(), model.sizes().vocabulary), (49152, 49152));
     assert_eq!(tokenizer.decode(&[1, 504, 2], true).unwrap(), "The");
     assert_eq!(tokenizer.decode(&[1, 504, 2], false).unwrap(), "<|im_start|>The<|im_end|>");
     let error = tokenizer.decode(&[504, 49152], true).unwrap_err().to_string();

@@ -46,7 +46,7 @@ fn models(run: impl Fn(&str, &dyn LanguageModel)) {
 }
 
 fn pool(model: &dyn LanguageModel, blocks: usize) -> KvPool {
-    KvPool::new(&model.cache_shape(), blocks).unwrap()
+    KvPool::new(&model.sizes().cache, blocks).unwrap()
 }
 
 fn uncached(model: &dyn LanguageModel, ids: &[u32]) -> Tensor {

@@ -23,3 +23,4 @@ mod text_tower;
 mod mllama;
 mod mllama_vision;
 mod mllama_directory;
+mod headers;

@@ -196,7 +196,7 @@ fn cached_steps_equal_one_pass() {
                 loaded.model.logits(&hidden).unwrap()
             };
             let whole = logits(&mut loaded.model.uncached_row(kv.clone()), &all);
-            let shape = loaded.model.language().cache_shape();
+            let shape = loaded.model.language().sizes().cache.clone();
             let pool = KvPool::new(&shape, blocks_for(all.len())).unwrap();
             let mut row = loaded.model.row(kv, &pool);
             let mut parts = vec![logits(&mut row, &all[..2]), logits(&mut row, &all[2..ids.len()])];

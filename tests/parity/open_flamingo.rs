@@ -158,7 +158,7 @@ fn frames_without_temporal_embedding_are_independent() {
 }
 
 /// Copies a directory; the paths of its description stay valid.
-fn copy(name: &str, edit: impl FnOnce(&mut Value)) -> tempfile::TempDir {
+pub fn copy(name: &str, edit: impl FnOnce(&mut Value)) -> tempfile::TempDir {
     let from = directory(name);
     let to = tempfile::tempdir().unwrap();
     std::fs::copy(from.join("checkpoint.pt"), to.path().join("checkpoint.pt")).unwrap();
@@ -173,7 +173,7 @@ fn copy(name: &str, edit: impl FnOnce(&mut Value)) -> tempfile::TempDir {
 }
 
 /// Replaces the checkpoint by a safetensors file of its edited tensors.
-fn edit_checkpoint(directory: &Path, edit: impl FnOnce(&mut Tensors)) {
+pub fn edit_checkpoint(directory: &Path, edit: impl FnOnce(&mut Tensors)) {
     let file = directory.join("checkpoint.pt");
     let read = |key| candle_core::pickle::read_all_with_key(&file, key).unwrap();
     let mut tensors = read(None);

@@ -35,7 +35,7 @@ fn fetched(name: &str, place: &str) -> PathBuf {
 pub fn stages(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> flamingo::Result<Vec<Tensor>> {
     let ids: Vec<u32> = rows.iter().flat_map(|(ids, _)| ids.iter().copied()).collect();
     let rows =
-        PackedBatch::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &model.cache_shape())?;
+        PackedBatch::new(rows.into_iter().map(|(ids, cache)| (ids.len(), cache)), &model.sizes().cache)?;
     let mut stages = vec![model.embed(&Tensor::new(ids, target::device())?, rows.positions())?];
     for i in 0..model.n_layers() {
         stages.push(model.layer(i, &stages[i], &rows)?);
@@ -52,7 +52,7 @@ pub fn logits(model: &dyn LanguageModel, rows: Vec<(&[u32], &mut KvCache)>) -> f
 
 /// Generates `n` tokens after `prompt` greedily.
 pub fn greedy(model: &dyn LanguageModel, prompt: &[u32], n: usize) -> flamingo::Result<Vec<u32>> {
-    let pool = KvPool::new(&model.cache_shape(), blocks_for(prompt.len() + n))?;
+    let pool = KvPool::new(&model.sizes().cache, blocks_for(prompt.len() + n))?;
     let mut cache = KvCache::new(&pool);
     let mut ids = prompt.to_vec();
     let mut done = 0;

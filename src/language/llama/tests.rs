@@ -1,4 +1,4 @@
-use candle_core::Var;
+use candle_core::{Device, Var};
 use serde_json::{Value, json};
 
 use super::*;
@@ -25,7 +25,7 @@ fn small(style: RopeStyle, tied: bool) -> LlamaConfig {
 /// Hidden states `x` (n, d) through all layers to logits.
 fn forward(model: &Llama, x: &Tensor) -> Result<Tensor> {
     let mut cache = KvCache::off();
-    let rows = PackedBatch::new([(x.dim(0)?, &mut cache)], &model.cache_shape())?;
+    let rows = PackedBatch::new([(x.dim(0)?, &mut cache)], &model.sizes().cache)?;
     let mut x = x.clone();
     for i in 0..model.n_layers() {
         x = model.layer(i, &x, &rows)?;
@@ -71,7 +71,7 @@ fn gradient_reaches_input_embedding() {
         let fused = forward(&frozen_model, &x.as_tensor().detach()).unwrap();
         let apart = (logits - fused).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(apart < 1e-5, "{apart}");
-        assert_eq!(model.config().head_width, 4);
+        assert_eq!(model.sizes().cache.width, 4);
     }
 }
 

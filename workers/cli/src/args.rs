@@ -198,7 +198,9 @@ impl ModelArgs {
             QuantizeName::Q8_0 => Quantization::Q8_0,
             QuantizeName::Q4K => Quantization::Q4K,
         };
-        Ok(LoadOptions { family: self.family(), ..LoadOptions::new(device, dtype, quantization) })
+        let mut options = LoadOptions::new(device, dtype, quantization);
+        options.family = self.family();
+        Ok(options)
     }
 
     fn family(&self) -> FamilyOptions {

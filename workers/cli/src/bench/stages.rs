@@ -216,7 +216,7 @@ impl LanguageBench<'_> {
     }
 
     fn prompt(&self) -> Vec<u32> {
-        let vocabulary = self.model.language().vocabulary() as u32;
+        let vocabulary = self.model.language().sizes().vocabulary as u32;
         let others = (0..vocabulary).filter(|id| *id != self.media_token);
         std::iter::once(self.media_token).chain(others.step_by(37).cycle()).take(self.prompt_tokens).collect()
     }

@@ -45,6 +45,15 @@ pub struct Parameters {
     pub connector: u64,
     pub cross_attention: u64,
     pub language: u64,
+    /// Those of the language model's embedding and head, which have at least 8 bits.
+    pub vocabulary: u64,
+    /// Bits of a weight of the vision encoder beside a quantised language model.
+    #[serde(default = "f32_bits")]
+    pub vision_bits: u64,
+}
+
+fn f32_bits() -> u64 {
+    32
 }
 
 /// Parts of an OpenFlamingo checkpoint that lie in other repositories.
@@ -59,19 +68,27 @@ pub struct Assembly {
 /// Number formats of [`Parameters::memory`], with the bits of a quantised weight, its share of the scale of its block included.
 const FORMATS: [(&str, f64); 4] = [("f32", 32.0), ("bf16", 16.0), ("q8_0", 8.5), ("q4k", 4.5)];
 
+/// Least bits of a weight of embedding and head: those of q8_0.
+const VOCABULARY_BITS: f64 = 8.5;
+
 impl Parameters {
     /// Number of all parameters.
     pub fn total(&self) -> u64 {
         self.vision + self.connector + self.cross_attention + self.language
     }
 
-    /// Estimated bytes of the weights at each number format. Quantisation applies to language model and cross-attention; the
-    /// other parts then are f32.
+    /// Estimated bytes of the weights at each number format. Quantisation applies to language model and cross-attention.
     pub fn memory(&self) -> [(&'static str, u64); 4] {
         FORMATS.map(|(name, bits)| {
-            let outer = if bits < 16.0 { 32.0 } else { bits };
-            let (inner_n, outer_n) = (self.language + self.cross_attention, self.vision + self.connector);
-            (name, ((inner_n as f64 * bits + outer_n as f64 * outer) / 8.0) as u64)
+            let is_quantised = bits < 16.0;
+            let outer = |own: f64| if is_quantised { own } else { bits };
+            let parts = [
+                (self.language - self.vocabulary + self.cross_attention, bits),
+                (self.vocabulary, bits.max(VOCABULARY_BITS)),
+                (self.vision, outer(self.vision_bits as f64)),
+                (self.connector, outer(32.0)),
+            ];
+            (name, (parts.iter().map(|(n, bits)| *n as f64 * bits).sum::<f64>() / 8.0) as u64)
         })
     }
 }
@@ -153,9 +170,20 @@ mod tests {
 
     #[test]
     fn memory_is_bits_times_parameters() {
-        let parameters = Parameters { vision: 100, connector: 10, cross_attention: 200, language: 1000 };
+        let parameters = Parameters {
+            vision: 100,
+            connector: 10,
+            cross_attention: 200,
+            language: 1000,
+            vocabulary: 80,
+            vision_bits: 32,
+        };
         assert_eq!(parameters.total(), 1310);
         let memory = parameters.memory();
-        assert_eq!(memory, [("f32", 5240), ("bf16", 2620), ("q8_0", 1715), ("q4k", 1115)]);
+        // 1120 weights of 4.5 bits, 80 of 8.5, 110 of 32.
+        assert_eq!(memory, [("f32", 5240), ("bf16", 2620), ("q8_0", 1715), ("q4k", 1155)]);
+        // 40 bytes less: two bytes per weight of the encoder.
+        let memory = Parameters { vision_bits: 16, ..parameters }.memory();
+        assert_eq!(memory[2..], [("q8_0", 1515), ("q4k", 955)]);
     }
 }

@@ -84,5 +84,5 @@ fn longest_plan(
 
 /// Returns the bytes of one KV block.
 pub(super) fn block_bytes(model: &Flamingo) -> u64 {
-    model.language().cache_shape().block_bytes() as u64
+    model.language().sizes().cache.block_bytes() as u64
 }
