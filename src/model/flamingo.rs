@@ -327,7 +327,7 @@ impl Flamingo {
     /// The device refuses an operation.
     pub fn states_below_media(&self, sequences: &[&[u32]]) -> Result<Tensor> {
         let language = &self.parts.language;
-        let shape = language.cache_shape();
+        let shape = language.sizes().cache.clone();
         let mut caches: Vec<_> = sequences.iter().map(|ids| (ids.len(), KvCache::off())).collect();
         let batch = PackedBatch::new(caches.iter_mut().map(|(n, cache)| (*n, cache)), &shape)?;
         let x = language.embed(&Tensor::new(sequences.concat(), &shape.device)?, batch.positions())?;

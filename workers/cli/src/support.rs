@@ -103,7 +103,10 @@ impl Support {
     /// No example is left, or the model fails.
     pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<EncodedSupport> {
         for folder in &self.empty {
-            eprintln!("warning: {}: the class has no video or image", printable(&folder.display().to_string()));
+            eprintln!(
+                "warning: {}: the class has no video or image",
+                printable(&folder.display().to_string())
+            );
         }
         let bar = progress(self.media.len());
         let mut shots = Vec::with_capacity(self.media.len());
@@ -146,10 +149,7 @@ fn classes(path: &Path) -> anyhow::Result<(SupportSet, Vec<PathBuf>)> {
     for folder in folders {
         let output = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(found) = inputs::find(std::slice::from_ref(&folder)) else {
-            eprintln!(
-                "warning: {}: the class has no video or image",
-                printable(&folder.display().to_string())
-            );
+            empty.push(folder);
             continue;
         };
         for input in found.found {
