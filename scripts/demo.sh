@@ -19,12 +19,12 @@ status=0
 ask() {
     "$flamingo" ask "$clips/$1" --model "$model" --question "$2" --json >>"$reports" || status=$?
 }
-ask 00000.mp4 "What is above the penguin?"
-ask 00001.mp4 "What is the penguin doing?"
-ask 00002.mp4 "How many crabs are there?"
+ask 00000.mp4 "What is the key doing?"
+ask 00002.mp4 "What is left of the honeybee?"
 ask 00005.mp4 "Where does the mushroom go?"
-ask 00011.mp4 "Which comes first, the owl or the frog?"
-ask 00024.mp4 "What does the penguin do?"
+ask 00007.mp4 "What is this?"
+ask 00020.mp4 "In which direction does the flamingo move?"
+ask 00030.mp4 "When can the automobile be seen?"
 
 echo
 python3 scripts/table.py "$clips/clips.jsonl" <"$reports"

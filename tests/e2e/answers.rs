@@ -85,8 +85,11 @@ fn five_questions_encode_and_project_each_video_once() {
         command.args(questions.iter().flat_map(|question| ["-q", question]));
         let ran = run(&mut command).exits(0);
         let count = |event: &str| {
-            let event = format!("flamingo::pipeline: {event} ");
-            ran.err.lines().filter(|line| line.contains(&event)).count()
+            let event = format!(": {event} ");
+            ran.err
+                .lines()
+                .filter(|line| line.contains("flamingo::pipeline") && line.contains(&event))
+                .count()
         };
         let n = inputs.len();
         assert_eq!((count("projected"), count("answered")), (n, 5 * n), "{ran:?}");

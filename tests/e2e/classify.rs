@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::program::{command, flamingo, read_json, run};
 
-const LABELS: [&str; 5] = ["penguin", "mushroom", "key", "honeybee", "umbrella"];
+const LABELS: [&str; 5] = ["anchor", "mushroom", "key", "flamingo", "umbrella"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
@@ -41,7 +41,7 @@ fn scores(report: &Value) -> Vec<(String, f64, f64)> {
 
 #[test]
 fn the_likeliest_label_is_the_answer() {
-    let clips = [("00001.mp4", "penguin"), ("00005.mp4", "mushroom"), ("00024.mp4", "honeybee")];
+    let clips = [("00000.mp4", "key"), ("00005.mp4", "mushroom"), ("00020.mp4", "flamingo")];
     let reports = classify(&clips.map(|(file, _)| sample(file)), &labels());
     for ((file, label), report) in clips.iter().zip(&reports) {
         let scores = scores(report);
