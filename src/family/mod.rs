@@ -275,7 +275,8 @@ pub fn open(directory: &Path, options: &LoadOptions) -> Result<Loaded> {
 }
 
 /// Compares the tensors of a model directory with those that the model takes, from the headers of the files: no values are read.
-/// Returns a sentence per tensor that is missing or has another shape, and one with all unused tensors of each part.
+/// Returns a sentence per tensor that is missing or has another shape, and one per part with the number and the first names of its
+/// unused tensors.
 ///
 /// # Errors
 /// As [`open`], for everything but the tensors.

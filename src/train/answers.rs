@@ -264,7 +264,7 @@ impl AnswersObjective<'_> {
         let start = ids.len();
         ids.extend(self.tokenizer.encode_plain(&format!("{}{answer}", self.format.before_answer))?);
         ids.push(self.tokens.end_of_chunk);
-        let answers = vec![start..ids.len()];
+        let answers = std::iter::once(start..ids.len()).collect();
         Ok(Sequence { dataset, media, ids, answers })
     }
 

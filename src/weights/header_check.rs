@@ -16,7 +16,8 @@ impl HeaderCheck {
         }
     }
 
-    /// Returns a sentence per tensor that is missing or has another shape, and one with all unused tensors of each part.
+    /// Returns a sentence per tensor that is missing or has another shape, and one per part with the number and the first names of
+    /// its unused tensors.
     pub fn problems(&self) -> Vec<String> {
         self.0.lock().expect("header check lock").clone()
     }

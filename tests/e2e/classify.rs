@@ -68,9 +68,9 @@ fn a_job_scores_as_the_command_line_does() {
     std::fs::write(&file, format!("\u{feff}{}\r\n\n", LABELS.join("\r\n"))).unwrap();
     let clip = sample("00005.mp4");
     let question = ["--question", "What is in the video?"];
-    let expected = scores(&classify(&[clip.clone()], &[&labels()[..], &question].concat())[0]);
+    let expected = scores(&classify(std::slice::from_ref(&clip), &[&labels()[..], &question].concat())[0]);
     let from_file = ["--labels", file.to_str().unwrap()];
-    let found = scores(&classify(&[clip.clone()], &[&from_file[..], &question].concat())[0]);
+    let found = scores(&classify(std::slice::from_ref(&clip), &[&from_file[..], &question].concat())[0]);
     assert_eq!(found, expected);
 
     let task = json!({ "kind": "classify", "labels": LABELS, "question": question[1] });

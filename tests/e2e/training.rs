@@ -170,7 +170,8 @@ near_misses = 4
 optimiser = {{ rate = 2e-3, warm_up = 5 }}
 [answers]
 clips = 4
-questions = 1
+questions = 2
+least_answers = 8
 steps = {updates}
 optimiser = {{ rate = 2e-3, warm_up = 5, gate_rate = 5.0 }}
 "#
@@ -210,7 +211,9 @@ fn scores_of_eight_clips(config: &Path, model: &Path, show: &str) -> BTreeMap<St
     eval.args(["eval", "spriteworld", "--split", "train", "--clips", "8", "--json"]);
     eval.args(["--show", show, "--config"]).arg(config);
     let report = run(eval.arg("--model").arg(model)).exits(0).report();
-    let scores: BTreeMap<_, _> = report.as_object().unwrap().clone().into_iter().collect();
+    let mut scores: BTreeMap<_, _> = report.as_object().unwrap().clone().into_iter().collect();
+    // Pairs join answers that are counted already.
+    scores.retain(|kind, _| !kind.ends_with(", both"));
     assert!(scores.len() >= 4 && scores.values().all(|score| score["asked"] != 0), "{scores:?}");
     scores
 }
