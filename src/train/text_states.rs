@@ -40,22 +40,17 @@ impl<'a> TextStates<'a> {
         self.model.forward_from(inputs, &states)
     }
 
-    /// States of `texts`, packed (n, d).
+    /// States of `texts`, packed (n, d). Each text is computed alone, so that its states do not depend on the texts that an
+    /// interrupted training has computed before.
     fn states(&self, texts: &[&[u32]]) -> Result<Tensor> {
-        let mut states: Vec<Option<Tensor>> = texts.iter().map(|ids| self.cache.get(*ids)).collect();
-        let missing: Vec<usize> = (0..texts.len()).filter(|&i| states[i].is_none()).collect();
-        if !missing.is_empty() {
-            let ids: Vec<&[u32]> = missing.iter().map(|&i| texts[i]).collect();
-            let computed = self.model.states_below_media(&ids)?.detach();
-            let mut start = 0;
-            for (&i, ids) in missing.iter().zip(&ids) {
-                // A view would keep the states of the whole batch.
-                let of_text = computed.narrow(0, start, ids.len())?.copy()?;
-                start += ids.len();
-                self.cache.insert(ids.to_vec(), of_text.clone());
-                states[i] = Some(of_text);
+        let states = |ids: &&[u32]| {
+            if let Some(states) = self.cache.get(*ids) {
+                return Ok(states);
             }
-        }
-        Ok(Tensor::cat(&states.into_iter().flatten().collect::<Vec<_>>(), 0)?)
+            let states = self.model.states_below_media(&[ids])?.detach();
+            self.cache.insert(ids.to_vec(), states.clone());
+            Ok(states)
+        };
+        Ok(Tensor::cat(&texts.iter().map(states).collect::<Result<Vec<_>>>()?, 0)?)
     }
 }
