@@ -39,12 +39,8 @@ fn shown(report: &Value) -> Vec<String> {
     report["answers"][0]["shots"].as_array().map(|shots| shots.iter().map(name).collect()).unwrap_or_default()
 }
 
-const EXAMPLES: [(&str, &str); 4] = [
-    ("00005.mp4", "mushroom"),
-    ("00020.mp4", "flamingo"),
-    ("00001.mp4", "penguin"),
-    ("00027.mp4", "automobile"),
-];
+const EXAMPLES: [(&str, &str); 4] =
+    [("00005.mp4", "mushroom"), ("00020.mp4", "flamingo"), ("00000.mp4", "key"), ("00007.mp4", "anchor")];
 
 #[test]
 fn the_nearest_example_is_directly_before_the_query() {
