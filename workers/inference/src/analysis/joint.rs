@@ -4,7 +4,7 @@ use flamingo::pipeline::Medium;
 
 use super::{
     AnalysisError, AnalysisSpec, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
-    decode_span, record_warnings, show, timed,
+    record_warnings, show, timed,
 };
 use crate::context::RequestContext;
 
@@ -28,6 +28,7 @@ impl VideoAnalyzer<'_> {
         let range = spec.sampled_range(longest);
         self.answer(first, spec, context, &media.iter().collect::<Vec<_>>(), range, state)
     }
+
     /// Decodes and encodes one source as one medium.
     pub(super) fn decode_and_encode(
         &self,
@@ -37,10 +38,7 @@ impl VideoAnalyzer<'_> {
         state: &mut State,
         on_frame: OnFrame,
     ) -> Result<Medium, AnalysisError> {
-        let decoding = decode_span();
-        let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
-        let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
-        state.videos.push(frames.info().clone());
+        let (decoding, mut frames) = self.start_decoding(source, spec, context, state)?;
         let mut prepared = Vec::new();
         while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
             let frame = frame.map_err(|e| decode_error(&decoding, e))?;

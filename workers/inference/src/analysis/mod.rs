@@ -174,6 +174,21 @@ impl VideoAnalyzer<'_> {
         decode(program, &source.file, request, &context.cancel)
     }
 
+    /// Starts to decode a video. Returns the span of decoding and the frames, and adds the video to the report.
+    fn start_decoding(
+        &self,
+        source: &Source,
+        spec: &AnalysisSpec,
+        context: &RequestContext,
+        state: &mut State,
+    ) -> Result<(Span, DecodedFrames), AnalysisError> {
+        let span = decode_span();
+        let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
+        let frames = frames.map_err(|e| decode_error(&span, e))?;
+        state.videos.push(frames.info().clone());
+        Ok((span, frames))
+    }
+
     fn encode(
         &self,
         source: &Source,

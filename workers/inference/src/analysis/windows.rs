@@ -33,10 +33,7 @@ impl VideoAnalyzer<'_> {
         state: &mut State,
         on_frame: OnFrame,
     ) -> Result<(), AnalysisError> {
-        let mut decoding = decode_span();
-        let frames = timed(&mut state.timing.decode_s, || self.decode(source, spec, context));
-        let mut frames = frames.map_err(|e| decode_error(&decoding, e))?;
-        state.videos.push(frames.info().clone());
+        let (mut decoding, mut frames) = self.start_decoding(source, spec, context, state)?;
         let (start, end) = spec.sampled_range(frames.info().duration);
         let length = spec.window.unwrap_or(f64::MAX);
         let windows = ((end - start) / length).ceil().max(1.0);
