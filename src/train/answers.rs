@@ -17,7 +17,7 @@ use super::features::FeatureCache;
 use super::optimiser::{Gradients, accumulate, gradients};
 use super::run::{Evaluation, Objective};
 use super::spriteworld::clip::{NAMING_QUESTION, naming_caption};
-use super::spriteworld::questions::Question;
+use super::spriteworld::questions::{Question, QuestionKind};
 use super::spriteworld::words::invented;
 use super::spriteworld::{Split, World};
 use super::text_states::TextStates;
@@ -183,7 +183,9 @@ impl AnswersObjective<'_> {
         // Kinds with more possible answers are drawn more often, because they have more to learn: weighted
         // sampling without replacement (Efraimidis and Spirakis 2006).
         let rank = |of: &Vec<Question>, rng: &mut StdRng| {
-            rng.random::<f64>().powf(1.0 / of[0].choices.len().max(self.config.least_answers) as f64)
+            let answers = of[0].choices.len().max(self.config.least_answers) as f64;
+            let share = if of[0].kind == QuestionKind::Absent { self.config.absent } else { 1.0 };
+            rng.random::<f64>().powf(1.0 / (answers * share))
         };
         let mut kinds: Vec<_> = kinds.into_values().map(|of| (rank(&of, rng), of)).collect();
         kinds.sort_by(|(a, _), (b, _)| b.total_cmp(a));

@@ -97,6 +97,9 @@ impl TrainConfig {
         if ![captions, questions, episodes].iter().all(|w| w.is_finite() && *w >= 0.0) {
             return Err(invalid("answers.weights: a weight is not 0 or more".into()));
         }
+        if !(self.answers.absent.is_finite() && self.answers.absent > 0.0) {
+            return Err(invalid(format!("answers.absent is {}, not above 0", self.answers.absent)));
+        }
         for (name, schedule) in schedules {
             if schedule.steps == 0 {
                 return Err(invalid(format!("{name}: steps is 0, at least 1 is needed")));
@@ -196,6 +199,10 @@ pub struct AnswersConfig {
     /// this many.
     #[serde(default = "one")]
     pub least_answers: usize,
+    /// Factor of the share of questions about absent things. They fit every clip, so without a factor below 1 they are the most
+    /// frequent kind, and the model says of present things that they are absent.
+    #[serde(default = "all")]
+    pub absent: f64,
     /// Few-shot episodes per update: two invented words, each defined by examples, and a query clip to name.
     #[serde(default)]
     pub episodes: usize,
@@ -241,6 +248,10 @@ pub struct Schedule {
 
 fn one() -> usize {
     1
+}
+
+fn all() -> f64 {
+    1.0
 }
 
 fn every_hundred() -> u64 {

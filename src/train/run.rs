@@ -177,10 +177,11 @@ impl Checkpoint<'_> {
             safetensors::SafeTensors::read_metadata(&bytes).map_err(|e| self.broken(&e.to_string()))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         if metadata.get(FINGERPRINT).map(String::as_str) != Some(self.fingerprint) {
-            return Err(self.broken(
-                "the checkpoint belongs to another configuration; train in another folder, or delete it and those of the \
-                 later stages",
-            ));
+            return Err(self.broken(&format!(
+                "the checkpoint belongs to another configuration (the fingerprint of this one is {}); train in another \
+                 folder, or delete it and those of the later stages",
+                self.fingerprint
+            )));
         }
         let step = metadata.get(STEP).and_then(|s| s.parse().ok());
         let step = step.ok_or_else(|| self.broken("the checkpoint has no number of updates"))?;
