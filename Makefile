@@ -13,7 +13,7 @@ AVX512 ?= on
 features = $(if $(filter off,$(AVX512)),--no-default-features --features flamingo-cli/video$(,)flamingo-cli/service$(,)flamingo-cli/train$(,)flamingo-cli/hub$(,)flamingo-tests/video)
 , := ,
 
-.PHONY: demo test soak fuzz cuda lint fmt bench-decode bench-engine bench-service packages servers model training
+.PHONY: demo test soak fuzz cuda lint fmt bench-decode bench-engine bench-few-shot bench-service packages servers model training
 
 demo: packages model
 	scripts/demo.sh
@@ -59,6 +59,10 @@ bench-decode: packages
 # 200 clips from file to answer; then each stage of the model next to its floor and to PyTorch.
 bench-engine: model
 	bench/engine/run.sh
+
+# Time of a query after 32 and 128 few-shot examples, next to one without.
+bench-few-shot: model
+	bench/few-shot/run.sh
 
 bench-service: servers
 	bench/service/run.sh

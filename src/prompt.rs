@@ -85,6 +85,9 @@ pub struct PromptFormat {
     pub example_captions: Vec<String>,
     /// Questions and answers of text-only examples.
     pub example_answers: Vec<(String, String)>,
+    /// Prompts of a conversation. Without them, its messages have the prompt of a question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dialogue: Option<DialogueFormat>,
     /// Spellings of special tokens in the prompts above, for a chat.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub special_tokens: Vec<String>,
@@ -100,7 +103,33 @@ impl Default for PromptFormat {
             keywords: ["Output:", "Question:", "Answer:"].map(String::from).into(),
             example_captions: Vec::new(),
             example_answers: Vec::new(),
+            dialogue: None,
             special_tokens: Vec::new(),
+        }
+    }
+}
+
+/// Prompts of a conversation, with the markers of [`PromptFormat`]. The default is the paper's (appendix D of its first
+/// version), without its three examples, which have images.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DialogueFormat {
+    /// Text before the first message.
+    pub start: String,
+    /// Prompt of a message. Only the first one has a medium.
+    pub message: String,
+    /// Texts that end a reply, besides those that end an answer.
+    pub keywords: Vec<String>,
+}
+
+impl Default for DialogueFormat {
+    fn default() -> Self {
+        let start = "This is a conversation between a human, User, and an intelligent visual AI, Flamingo. User sends images, and \
+                     Flamingo describes them.\n\n";
+        Self {
+            start: start.into(),
+            message: "User: <image>{question}\nFlamingo:".into(),
+            keywords: ["User:", "Flamingo:"].map(String::from).into(),
         }
     }
 }
@@ -301,17 +330,20 @@ impl PromptFormat {
     /// # Errors
     /// The description of the first mistake.
     pub fn check(&self) -> Result<(), String> {
+        let message = self.dialogue.as_ref().map(|dialogue| ("dialogue.message", &dialogue.message));
         for (name, prompt) in
-            [("caption", self.parse(&self.caption)), ("question", self.parse(&self.question))]
+            [("caption", &self.caption), ("question", &self.question)].into_iter().chain(message)
         {
-            if prompt.media() != 1 {
-                return Err(format!("prompt.{name} has {} media markers instead of one", prompt.media()));
+            let media = self.parse(prompt).media();
+            if media != 1 {
+                return Err(format!("prompt.{name} has {media} media markers instead of one"));
+            }
+            if name != "caption" && !prompt.contains(QUESTION) {
+                return Err(format!("prompt.{name} does not contain {QUESTION}"));
             }
         }
-        if !self.question.contains(QUESTION) {
-            return Err(format!("prompt.question does not contain {QUESTION}"));
-        }
-        if self.keywords.iter().any(String::is_empty) {
+        let of_dialogue = self.dialogue.iter().flat_map(|dialogue| &dialogue.keywords);
+        if self.keywords.iter().chain(of_dialogue).any(String::is_empty) {
             return Err("one of prompt.keywords is empty".into());
         }
         Ok(())

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::generate::StopCriteria;
 use crate::language::{self, LanguageSource, Tokenizer};
 use crate::model::{FlamingoConfig, FlamingoParts, MediaAttentionRule};
-use crate::prompt::{PromptFormat, PromptTokens};
+use crate::prompt::{DialogueFormat, PromptFormat, PromptTokens};
 use crate::vision::clip_vit::{self, ClassToken};
 use crate::vision::{self, VisionConfig};
 use crate::weights::{Layer, Rename, Weights};
@@ -198,6 +198,7 @@ pub(super) fn format() -> PromptFormat {
         example_answers: [("What color is the bus?", "red"), ("How many dogs are there?", "2")]
             .map(|(question, answer)| (question.into(), answer.into()))
             .into(),
+        dialogue: Some(DialogueFormat::default()),
         ..PromptFormat::default()
     }
 }

@@ -1,11 +1,10 @@
 //! Several sequences in one decoder, from the first admission to the last output.
 
-use std::sync::Arc;
-
 use super::decoder::{Decoder, PrefixId};
+use super::prefix::Prefix;
 use super::sequence::{Output, Sequence, SequenceRequest};
 use crate::error::{Error, Result};
-use crate::model::{Flamingo, MediaKv};
+use crate::model::Flamingo;
 
 /// KV blocks of a batch, unless one sequence needs more: further sequences wait until blocks are free.
 const BATCH_BLOCKS: usize = 256;
@@ -44,51 +43,31 @@ pub fn run_until(
 struct Batch<'a> {
     requests: &'a [SequenceRequest],
     decoder: Decoder<'a>,
-    prefixes: Vec<(Prefix<'a>, PrefixId)>,
+    prefixes: Vec<(Prefix, PrefixId)>,
     /// Requests to begin, the next one last.
     waiting: Vec<usize>,
     running: Vec<(usize, Sequence)>,
 }
 
-/// Token ids and media of a prefix.
-#[derive(Clone, Copy)]
-struct Prefix<'a> {
-    ids: &'a [u32],
-    media: &'a [Arc<MediaKv>],
-}
-
-impl<'a> Prefix<'a> {
-    fn of(model: &Flamingo, request: &'a SequenceRequest) -> Self {
-        let ids = &request.plan.prompt[..request.plan.prefix_len];
-        Self { ids, media: &request.media[..model.count_markers(ids)] }
-    }
-
-    fn is_same(&self, other: &Self) -> bool {
-        self.ids == other.ids
-            && self.media.len() == other.media.len()
-            && self.media.iter().zip(other.media).all(|(a, b)| Arc::ptr_eq(a, b))
-    }
-}
-
 impl<'a> Batch<'a> {
     fn new(model: &'a Flamingo, requests: &'a [SequenceRequest], valid: &[usize]) -> Result<Self> {
         let mut shared: Vec<(Prefix, usize)> = Vec::new();
-        for prefix in valid.iter().map(|&i| Prefix::of(model, &requests[i])).filter(|p| !p.ids.is_empty()) {
-            match shared.iter_mut().find(|(known, _)| known.is_same(&prefix)) {
+        for prefix in valid.iter().filter_map(|&i| Prefix::of(model, &requests[i])) {
+            match shared.iter_mut().find(|(known, _)| *known == prefix) {
                 Some((_, uses)) => *uses += 1,
                 None => shared.push((prefix, 1)),
             }
         }
         shared.retain(|(_, uses)| *uses > 1);
         let needs = || valid.iter().map(|&i| requests[i].plan.reservation().blocks());
-        let of_prefixes: usize = shared.iter().map(|(prefix, _)| prefix_blocks(prefix)).sum();
+        let of_prefixes: usize = shared.iter().map(|(prefix, _)| prefix.blocks()).sum();
         let largest = needs().max().unwrap_or(0);
         let blocks = needs().sum::<usize>().min(largest.max(BATCH_BLOCKS));
         let mut decoder = Decoder::new(model, blocks + of_prefixes)?;
         let prefixes = shared
             .into_iter()
             .map(|(prefix, _)| {
-                let id = decoder.admit_prefix(prefix.ids.to_vec(), prefix.media.to_vec())?;
+                let id = prefix.admit(&mut decoder)?;
                 Ok((prefix, id))
             })
             .collect::<Result<_>>()?;
@@ -121,7 +100,8 @@ impl<'a> Batch<'a> {
         while let Some(&i) = self.waiting.last() {
             let request = &self.requests[i];
             let own = Prefix::of(self.decoder.model(), request);
-            let prefix = self.prefixes.iter().find(|(known, _)| known.is_same(&own)).map(|(_, id)| *id);
+            let prefix =
+                self.prefixes.iter().find(|(known, _)| Some(known) == own.as_ref()).map(|(_, id)| *id);
             match Sequence::begin(&mut self.decoder, request, prefix) {
                 Ok(sequence) => self.running.push((i, sequence)),
                 Err(Error::OverBudget(_)) if !self.running.is_empty() => return Ok(()),
@@ -131,8 +111,4 @@ impl<'a> Batch<'a> {
         }
         Ok(())
     }
-}
-
-fn prefix_blocks(prefix: &Prefix) -> usize {
-    super::KvReservation { prompt: prefix.ids.len(), new_tokens: 0, rows: 1 }.blocks()
 }

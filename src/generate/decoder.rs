@@ -187,10 +187,14 @@ impl<'m> Decoder<'m> {
         self.drop_unused(prefix);
     }
 
+    /// Tells whether rows share a prefix.
+    pub fn is_shared(&self, prefix: PrefixId) -> bool {
+        self.rows.values().any(|row| row.prefix == Some(prefix))
+    }
+
     fn drop_unused(&mut self, prefix: PrefixId) {
-        let used = self.rows.values().any(|row| row.prefix == Some(prefix));
         let released = matches!(self.rows[&prefix.0].role, Role::Prefix { released: true });
-        if released && !used {
+        if released && !self.is_shared(prefix) {
             self.rows.remove(&prefix.0);
         }
     }

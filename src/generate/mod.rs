@@ -18,10 +18,12 @@ mod beam;
 mod sample;
 mod score;
 pub mod sequence;
+pub mod prefix;
 pub mod batch;
 
 pub use batch::{run, run_until};
 pub use decoder::{Decoder, PrefixId};
+pub use prefix::Prefix;
 pub use reservation::{KvReservation, check_length, describe};
 pub use scores::{RowId, Scores};
 pub use sequence::{Goal, Output, Sequence, SequencePlan, SequenceRequest};

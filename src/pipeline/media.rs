@@ -12,6 +12,7 @@ use crate::family::{FrameMode, Loaded};
 use crate::kernels::threads::on_rayon;
 use crate::model::{EncodedMedium, MediaKv, MediumPixels};
 use crate::video::Frame;
+use crate::vision::Preprocess;
 
 /// Visual tokens of one video or image, reusable for any number of prompts.
 #[derive(Debug, Clone)]
@@ -94,16 +95,43 @@ impl Pipeline {
             return Err(Error::Prompt("a medium without frames".into()));
         }
         let pixels = media.iter().map(|frames| self.pixels(frames)).collect::<Result<Vec<_>>>()?;
-        let encoded = on_rayon(|| self.loaded.model.encode(&pixels, None))?;
-        let pictures = media.iter().map(|frames| frames.len()).sum::<usize>();
-        tracing::debug!(media = media.len(), pictures, "encoded");
         let times = |frames: &&[Frame]| frames.iter().flat_map(|f| vec![f.pts; f.moments.len()]).collect();
-        let medium = |((encoded, frames), pixels): ((EncodedMedium, _), &MediumPixels)| {
+        self.encode_pixels(&pixels, media.iter().map(times).collect())
+    }
+
+    /// Encodes pixels, of media with these frame times.
+    fn encode_pixels(&self, pixels: &[MediumPixels], frame_times: Vec<Vec<f64>>) -> Result<Vec<Medium>> {
+        let encoded = on_rayon(|| self.loaded.model.encode(pixels, None))?;
+        tracing::debug!(media = pixels.len(), "encoded");
+        let medium = |((encoded, times), pixels): ((EncodedMedium, _), &MediumPixels)| {
             let EncodedMedium { visual_tokens, features } = encoded;
             let visible = Some(self.loaded.model.visible_tokens(pixels, visual_tokens.dim(0)?)?);
-            Ok(Medium { visible, features: Some(features), ..Medium::new(visual_tokens, times(frames)) })
+            Ok(Medium { visible, features: Some(features), ..Medium::new(visual_tokens, times) })
         };
-        encoded.into_iter().zip(media).zip(&pixels).map(medium).collect()
+        encoded.into_iter().zip(frame_times).zip(pixels).map(medium).collect()
+    }
+
+    /// Encodes a medium with the frame times of `medium` whose frames have the mean colour only. The likelihood of an answer
+    /// over it shows how much the answer owes to the text.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn encode_blank(&self, medium: &Medium) -> Result<Medium> {
+        let Preprocess { size, mean, .. } = self.loaded.preprocess;
+        let colour = image::Rgb(mean.map(|x| (255.0 * x).round() as u8));
+        let picture = RgbImage::from_pixel(size, size, colour);
+        let times = &medium.frame_times;
+        let pixels = match self.loaded.frame_mode {
+            FrameMode::Joint => {
+                let one = self.pixels(&[self.prepare(&Frame::at(0.0, picture))])?;
+                MediumPixels { shown: Some(vec![0; times.len()]), ..one }
+            }
+            FrameMode::Sheet | FrameMode::Sequence | FrameMode::Captions => {
+                let frame = |time: &f64| self.prepare(&Frame::at(*time, picture.clone()));
+                self.pixels(&times.iter().map(frame).collect::<Vec<_>>())?
+            }
+        };
+        Ok(self.encode_pixels(&[pixels], vec![times.clone()])?.remove(0))
     }
 
     /// Returns the keys and values of a medium at every gated cross-attention. The medium keeps them, so they are projected

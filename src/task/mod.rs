@@ -2,14 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::prompt::{Prompt, PromptFormat};
+use crate::prompt::{Prompt, PromptFormat, QUESTION};
 
 pub mod caption;
 pub mod question;
 pub mod complete;
 pub mod classify;
+pub mod chat;
 pub mod transcript;
 
+pub use chat::Exchange;
 pub use classify::Labels;
 pub use transcript::{TimedCaption, Transcript};
 
@@ -32,6 +34,14 @@ pub enum Task {
         /// The question; untrusted text.
         #[serde(default = "what_is_this")]
         question: String,
+    },
+    /// The reply to a message in a conversation about one medium.
+    Chat {
+        /// The conversation so far.
+        #[serde(default)]
+        history: Vec<Exchange>,
+        /// The message; untrusted text.
+        message: String,
     },
     /// A free prompt, with `<image>` or `<video>` at the place of each medium; see [`Prompt::parse`].
     Complete {
@@ -117,12 +127,13 @@ impl Task {
             Task::Caption {} => Box::new(caption::Caption),
             Task::Question { question } => Box::new(question::Question(question)),
             Task::Classify { labels, question } => Box::new(classify::Classify { labels, question }),
+            Task::Chat { history, message } => Box::new(chat::Chat { history, message }),
             Task::Complete { prompt } => Box::new(complete::Complete(prompt)),
         }
     }
 
     /// Returns the plan of the task, with `shots` before the query. The media of the shots come before those of the task. A
-    /// free prompt has its own examples and takes no shots.
+    /// conversation and a free prompt take no shots.
     pub fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
         self.kind().plan(format, shots)
     }
@@ -141,6 +152,7 @@ impl Task {
     pub fn question(&self) -> Option<&str> {
         match self {
             Task::Question { question } | Task::Classify { question, .. } => Some(question),
+            Task::Chat { message, .. } => Some(message),
             Task::Caption {} | Task::Complete { .. } => None,
         }
     }
@@ -175,8 +187,20 @@ impl TaskAnswer {
 
 /// Reads a short answer from generated text: up to the first keyword of the format, trimmed.
 fn up_to_keyword(format: &PromptFormat, text: &str) -> String {
-    let end = format.keywords.iter().filter_map(|k| text.find(k.as_str())).min().unwrap_or(text.len());
+    up_to(format.keywords.iter(), text)
+}
+
+fn up_to<'k>(keywords: impl Iterator<Item = &'k String>, text: &str) -> String {
+    let end = keywords.filter_map(|k| text.find(k.as_str())).min().unwrap_or(text.len());
     text[..end].trim().to_string()
+}
+
+/// Fills a question into a template of the format. Markers in the question stay text.
+fn fill(format: &PromptFormat, template: &str, question: &str) -> Prompt {
+    match template.split_once(QUESTION) {
+        Some((before, after)) => format.parse(before).text(question.trim()).then(format.parse(after)),
+        None => format.parse(template),
+    }
 }
 
 /// Returns `prompt` after text-only examples, which form its prefix: the paper's zero-shot prompt.

@@ -1,7 +1,7 @@
 //! Question about one medium.
 
-use super::{Plan, ShotText, TaskKind, few_shot, up_to_keyword, zero_shot};
-use crate::prompt::{Prompt, PromptFormat, QUESTION};
+use super::{Plan, ShotText, TaskKind, few_shot, fill, up_to_keyword, zero_shot};
+use crate::prompt::{Prompt, PromptFormat};
 
 pub(super) struct Question<'a>(pub(super) &'a str);
 
@@ -17,8 +17,10 @@ impl TaskKind for Question<'_> {
 
 /// Returns the prompt that asks a question about one medium. Markers in the question stay text.
 pub fn prompt(format: &PromptFormat, question: &str) -> Prompt {
-    let example = |(question, answer): &(String, String)| format.example(fill(format, question), answer);
-    zero_shot(format.example_answers.iter().map(example), fill(format, question))
+    let example = |(question, answer): &(String, String)| {
+        format.example(fill(format, &format.question, question), answer)
+    };
+    zero_shot(format.example_answers.iter().map(example), fill(format, &format.question, question))
 }
 
 /// Returns the prompt that asks a question about one medium, after shots. A shot without a question has that of the query.
@@ -26,15 +28,10 @@ pub(super) fn prompt_after(format: &PromptFormat, shots: &[ShotText], question: 
     match shots {
         [] => prompt(format, question),
         shots => {
-            let ask = |shot: &ShotText| fill(format, shot.question.as_deref().unwrap_or(question));
-            few_shot(format, shots, ask, fill(format, question))
+            let ask = |shot: &ShotText| {
+                fill(format, &format.question, shot.question.as_deref().unwrap_or(question))
+            };
+            few_shot(format, shots, ask, fill(format, &format.question, question))
         }
-    }
-}
-
-fn fill(format: &PromptFormat, question: &str) -> Prompt {
-    match format.question.split_once(QUESTION) {
-        Some((before, after)) => format.parse(before).text(question.trim()).then(format.parse(after)),
-        None => format.parse(&format.question),
     }
 }

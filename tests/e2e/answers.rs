@@ -8,7 +8,7 @@ use support::likelihood;
 
 use flamingo::video::Frame;
 
-use crate::program::{QUICK, command, flamingo, listing, quick, read_json, run};
+use crate::program::{QUICK, command, flamingo, listing, mini, quick, read_json, run, sample};
 
 fn path(name: &str) -> String {
     clip(name).display().to_string()
@@ -268,4 +268,25 @@ fn samples_depend_on_the_seed_only() {
     let (one, two) = (sample("1"), sample("2"));
     assert_eq!(one, sample("1"));
     assert_ne!(one, two);
+}
+
+/// The grounding is the difference of two log-likelihoods, one of them of the answer; an answer with less than the minimum is
+/// withheld.
+#[test]
+fn answers_with_low_grounding_are_withheld() {
+    let ask = |more: &[&str]| {
+        let mut ask = command();
+        ask.args(["ask", "--json", "--beams", "1", "-q", "What is this?", "--model"]).arg(mini());
+        run(ask.arg(sample("00020.mp4")).args(more)).exits(0).report()["answers"][0].clone()
+    };
+    let (plain, shown) = (ask(&[]), ask(&["--grounding"]));
+    assert_eq!((&plain["grounding"], &plain["text"]), (&Value::Null, &shown["text"]));
+    let grounding = shown["grounding"].as_f64().unwrap();
+    // Frames of one colour leave 20 things to guess from.
+    assert!(grounding > 1.0, "{shown}");
+    let least = format!("{}", grounding + 0.5);
+    let withheld = ask(&["--min-grounding", &least]);
+    assert_eq!((&withheld["text"], &withheld["withheld"]), (&"not sure".into(), &plain["text"]));
+    let kept = ask(&["--min-grounding", &format!("{}", grounding - 0.5)]);
+    assert_eq!((&kept["text"], &kept["withheld"]), (&plain["text"], &Value::Null));
 }

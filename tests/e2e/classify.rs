@@ -1,29 +1,17 @@
 //! `flamingo classify`: the likeliest of given labels, on the command line and in a job.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::program::{command, flamingo, read_json, run};
+use crate::program::{command, flamingo, mini, read_json, run, sample};
 
 const LABELS: [&str; 5] = ["anchor", "mushroom", "key", "flamingo", "umbrella"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
-}
-
-fn sample(name: &str) -> String {
-    root().join("samples/spriteworld").join(name).display().to_string()
-}
-
-fn mini() -> String {
-    root().join("models/flamingo-mini").display().to_string()
-}
-
 /// Classifies clips on the command line; one report per clip.
-fn classify(clips: &[String], more: &[&str]) -> Vec<Value> {
+fn classify(clips: &[PathBuf], more: &[&str]) -> Vec<Value> {
     let mut classify = command();
-    classify.args(["classify", "--json", "--model", &mini()]).args(clips).args(more);
+    classify.args(["classify", "--json", "--model"]).arg(mini()).args(clips).args(more);
     run(&mut classify).exits(0).reports()
 }
 
@@ -78,7 +66,7 @@ fn a_job_scores_as_the_command_line_does() {
         json!({ "schema": "flamingo.job/1", "job_id": "j", "tasks": [task], "input": { "video": clip } });
     std::fs::write(folder.path().join("jobs.jsonl"), format!("{job}\n")).unwrap();
     let mut jobs = command();
-    jobs.current_dir(folder.path()).args(["run", "jobs.jsonl", "--model", &mini()]);
+    jobs.current_dir(folder.path()).args(["run", "jobs.jsonl", "--model"]).arg(mini());
     run(&mut jobs).exits(0);
     let report = read_json(&folder.path().join("results/j/items/00005.mp4.json"));
     for (found, expected) in scores(&report).iter().zip(&expected) {

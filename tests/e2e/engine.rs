@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use flamingo::generate::{Generation, Strategy};
-use flamingo::pipeline::{Answer, Medium, Pipeline};
+use flamingo::pipeline::{Answer, Medium, Pipeline, Shot};
 use flamingo::prompt::Prompt;
+use flamingo::task::ShotText;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
@@ -214,6 +215,56 @@ fn cancelled_requests_free_their_memory() {
         next.join().unwrap().unwrap();
     });
     until(&engine, at_rest);
+}
+
+/// Returns few-shot examples of changing colours.
+fn shots(model: &dyn Model) -> Vec<Shot> {
+    let context = RequestContext::default();
+    let shot = |i: usize| {
+        let medium = model.encode(vec![model.prepare(&frames(i, 1)[0])], &context).unwrap();
+        let text = ShotText { question: None, output: format!("a thing of colour {i}") };
+        Shot { name: format!("{i}.png"), medium, text }
+    };
+    (0..6).map(shot).collect()
+}
+
+/// The examples of several queries are prefilled once. A sequence that needs their memory evicts them, and the next query
+/// prefills them again, with the same answers.
+#[test]
+fn few_shot_examples_are_prefilled_once() {
+    let (alone, context) = (pipeline(), RequestContext::default());
+    let (short, wide) = (strategy(0), Generation { strategy: strategy(1).strategy, max_new_tokens: 160 });
+    let texts: Vec<ShotText> = shots(&alone).into_iter().map(|shot| shot.text).collect();
+    let times = vec![&[0.0][..]; texts.len() + 1];
+    let blocks = |shots: &[ShotText], times: &[&[f64]], generation: &Generation| {
+        alone.plan(&Task::Caption {}, shots, times, generation).unwrap().reservation().blocks()
+    };
+    // Memory for the wide sequence, or for the examples and some queries.
+    let room = blocks(&[], &times[..1], &wide);
+    assert!(room > blocks(&texts, &times, &short) + 2, "the queries do not fit");
+    let block = alone.loaded().model.language().sizes().cache.block_bytes() as u64;
+    let engine = Engine::start(pipeline(), EngineLimits { kv_bytes: room as u64 * block, ..LIMITS }).unwrap();
+    let answers = |model: &dyn Model| -> Vec<Answer> {
+        let shots = shots(model);
+        let query = |i: usize| {
+            if i == 3 {
+                let medium = model.encode(vec![model.prepare(&frames(1, 1)[0])], &context).unwrap();
+                return ask(model, &medium, &Task::Caption {}, &wide, &context).unwrap();
+            }
+            let medium = model.encode(vec![model.prepare(&frames(10 + i, 1)[0])], &context).unwrap();
+            model.ask(&[Task::Caption {}], &shots, &[&medium], &short, &context).remove(0).unwrap()
+        };
+        (0..5).map(query).collect()
+    };
+    let (expected, got) = (answers(&alone), answers(&engine));
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        assert_eq!((&got.text, got.shots), (&expected.text, expected.shots), "query {i}");
+        likelihood::assert_same(&format!("query {i}"), got.log_likelihood, expected.log_likelihood);
+    }
+    assert_eq!(got[0].shots, texts.len());
+    let load = until(&engine, at_rest);
+    assert_eq!((load.prefix_hits, load.prefix_misses), (2, 2));
+    assert!(load.prefix_bytes >= block, "{load:?}");
 }
 
 /// 1000 requests of one job wait when another job sends its first. The answer comes while most of the 1000 still wait: a

@@ -1,23 +1,14 @@
 //! Few-shot examples on the command line: support sets as files and folders, the choice of examples, and their report.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::program::{Ran, command, flamingo, run};
+use crate::program::{Ran, command, flamingo, mini, run, sample};
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
-}
-
-fn sample(name: &str) -> PathBuf {
-    root().join("samples/spriteworld").join(name)
-}
-
-fn mini(arguments: &[&str]) -> Ran {
-    let model = root().join("models/flamingo-mini");
-    run(command().args(arguments).arg("--model").arg(model).args(["--json"]))
+fn few_shot(arguments: &[&str]) -> Ran {
+    run(command().args(arguments).arg("--model").arg(mini()).args(["--json"]))
 }
 
 /// Writes a support set of sample clips and their outputs, next to copies of the clips.
@@ -49,7 +40,7 @@ fn the_nearest_example_is_directly_before_the_query() {
     let query = sample("00020.mp4").display().to_string();
     let ask = |more: &[&str]| {
         let common = ["ask", &query, "-q", "What is this?", "--beams", "1"];
-        mini(&[&common[..], more].concat()).exits(0).report()
+        few_shot(&[&common[..], more].concat()).exits(0).report()
     };
     let zero = ask(&[]);
     let nearest = ask(&["--support", &support, "--shots", "2"]);
@@ -79,7 +70,7 @@ fn outputs_of_examples_are_in_the_prompt() {
         let support = support(folder.path(), &[("00020.mp4", output)]);
         let labels = ["--label", "flamingo", "--label", "zebra"];
         let ask = [&["classify", &query, "--support", &support][..], &labels].concat();
-        let report = mini(&ask).exits(0).report();
+        let report = few_shot(&ask).exits(0).report();
         report["answers"][0]["scores"][1]["log_likelihood"].as_f64().unwrap()
     };
     let (zebra, flamingo) = (score("zebra"), score("flamingo"));
@@ -96,7 +87,7 @@ fn a_folder_per_class_gives_the_labels() {
     fs::create_dir(folder.path().join("empty")).unwrap();
     fs::write(folder.path().join("key/broken.mp4"), "no video").unwrap();
     let (support, query) = (folder.path().display().to_string(), sample("00005.mp4").display().to_string());
-    let ran = mini(&["classify", &query, "--support", &support]).exits(0);
+    let ran = few_shot(&["classify", &query, "--support", &support]).exits(0);
     let report = ran.report();
     let scores = report["answers"][0]["scores"].as_array().unwrap();
     let labels: Vec<&str> = scores.iter().map(|score| score["text"].as_str().unwrap()).collect();
@@ -123,6 +114,6 @@ fn support_sets_that_cannot_be_used_are_refused() {
     assert!(ran.err.contains("--support"), "{ran:?}");
     fs::write(&path, "{\"media\": \"no.mp4\", \"output\": \"frog\"}").unwrap();
     let query = sample("00005.mp4").display().to_string();
-    let ran = mini(&["caption", &query, "--support", &file]).exits(1);
+    let ran = few_shot(&["caption", &query, "--support", &file]).exits(1);
     assert!(ran.err.contains("no example of the support set can be used"), "{ran:?}");
 }

@@ -6,6 +6,7 @@ mod answers;
 mod bad_inputs;
 mod bad_models;
 mod bad_use;
+mod chat;
 mod classify;
 mod closed_pipe;
 mod bench;

@@ -1,19 +1,12 @@
 //! flamingo-mini, the model in the repository: it loads strictly and reaches the scores of its model card.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
+use support::repository::root;
 
-use crate::program::{command, run};
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the repository")
-}
-
-fn mini() -> PathBuf {
-    root().join("models/flamingo-mini")
-}
+use crate::program::{command, mini, run};
 
 fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use serde_json::Value;
 use support::language_model::smollm2;
+use support::repository::root;
 
 /// Options for tests that do not check the text of an answer.
 pub const QUICK: [&str; 4] = ["--beams", "1", "--max-new-tokens", "3"];
@@ -70,6 +71,16 @@ pub fn command() -> Command {
     let mut command = Command::new(binary());
     command.env("FLAMINGO_MODEL", model()).stdin(Stdio::null());
     command
+}
+
+/// Returns the folder of flamingo-mini.
+pub fn mini() -> PathBuf {
+    root().join("models/flamingo-mini")
+}
+
+/// Returns the path of a sample clip of SpriteWorld.
+pub fn sample(name: &str) -> PathBuf {
+    root().join("samples/spriteworld").join(name)
 }
 
 /// Returns the path of the program in the build folder of this test.

@@ -20,7 +20,7 @@ use inference::model::{Model, ModelError};
 use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
 
-use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
+use crate::args::{GenerationArgs, GroundingArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
 use crate::inputs::{self, Input};
 use crate::output::{Output, create_folder, progress, show_frame};
 use crate::process::own_executable;
@@ -47,6 +47,8 @@ pub struct AnalyzeArgs {
     max_frames: u32,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    grounding: GroundingArgs,
     #[command(flatten)]
     support: SupportArgs,
     /// Inputs that are decoded, encoded and answered concurrently. With 1, the log-likelihood of an answer is bit-equal
@@ -242,6 +244,7 @@ impl AnalyzeArgs {
             window: self.window,
             max_frames: self.max_frames as usize,
             generation: self.generation.generation(),
+            grounding: self.grounding.spec(),
         })
     }
 }

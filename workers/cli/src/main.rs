@@ -23,6 +23,7 @@ mod analyze;
 mod caption;
 mod ask;
 mod classify;
+mod chat;
 mod support;
 mod frames;
 // Models.
@@ -69,6 +70,8 @@ enum Command {
     Ask(ask::Ask),
     /// Choose the likeliest of given labels for videos and images.
     Classify(classify::Classify),
+    /// Have a conversation about a video or image.
+    Chat(chat::Chat),
     /// Show which frames are sampled from a video.
     Frames(frames::Frames),
     /// List, download, inspect, trace and create models.
@@ -157,6 +160,7 @@ fn main() -> ExitCode {
         Command::Caption(command) => command.run(),
         Command::Ask(command) => command.run(),
         Command::Classify(command) => command.run(),
+        Command::Chat(command) => command.run(),
         Command::Frames(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Bench(command) => command.run(),

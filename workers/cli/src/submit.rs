@@ -15,7 +15,7 @@ use tracing::{Instrument, info_span};
 use video_worker::api::{Input, JOB_SCHEMA, JobMessage, NoUnknownFields, Priority};
 use video_worker::app::Backends;
 
-use crate::args::{GenerationArgs, SamplingArgs, UsageError, parse_length};
+use crate::args::{GenerationArgs, GroundingArgs, SamplingArgs, UsageError, parse_length};
 use crate::output::{print_line, printable};
 use crate::settings::{SettingsArgs, block_on, parse_pair};
 
@@ -90,6 +90,8 @@ struct JobArgs {
     max_frames: usize,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    grounding: GroundingArgs,
 }
 
 impl JobArgs {
@@ -115,6 +117,7 @@ impl JobArgs {
                 window: self.window,
                 max_frames: self.max_frames,
                 generation: self.generation.generation(),
+                grounding: self.grounding.spec(),
             },
             input,
             model: self.model.clone(),

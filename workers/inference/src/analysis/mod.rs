@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use flamingo::pipeline::{Medium, Shot};
+use flamingo::Task;
+use flamingo::pipeline::{Answer, Medium, Shot};
 use flamingo::video::{Frame, SAMPLING_CONTRACT, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
 
@@ -21,7 +22,7 @@ mod windows;
 mod joint;
 
 pub use error::AnalysisError;
-pub use request::{AnalysisSpec, Source};
+pub use request::{AnalysisSpec, GroundingSpec, Source};
 
 /// A model, and the program that decodes for it.
 pub struct VideoAnalyzer<'m> {
@@ -223,22 +224,45 @@ impl VideoAnalyzer<'_> {
         for (task, answer) in spec.tasks.iter().zip(answers) {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
             context.progress.answer(answer.completion_tokens);
-            state.answers.push(AnswerReport {
-                question: task.question().map(String::from),
-                text: answer.text,
-                scores: answer.scores,
-                start,
-                end,
-                frame_times: media.iter().map(|m| m.frame_times.clone()).collect(),
-                finish: answer.finish,
-                log_likelihood: answer.log_likelihood,
-                prompt_tokens: answer.prompt_tokens,
-                completion_tokens: answer.completion_tokens,
-                shots: names(&shots[shots.len() - answer.shots..]),
-                transcripts: answer.transcripts,
-            });
+            let shots = &shots[shots.len() - answer.shots..];
+            let grounding = match (&spec.grounding, media) {
+                (Some(_), [medium]) => Some(timed(&mut state.timing.answer_s, || {
+                    self.model.grounding(task, shots, medium, &answer.text, context)
+                })),
+                _ => None,
+            };
+            let grounding = grounding.transpose().map_err(|e| AnalysisError::model(source, e))?;
+            let report = answer_report(task, answer, media, shots, (start, end));
+            state
+                .answers
+                .push(report.with_grounding(grounding, spec.grounding.and_then(|spec| spec.minimum)));
         }
         Ok(())
+    }
+}
+
+fn answer_report(
+    task: &Task,
+    answer: Answer,
+    media: &[&Medium],
+    shots: &[Shot],
+    (start, end): (f64, f64),
+) -> AnswerReport {
+    AnswerReport {
+        question: task.question().map(String::from),
+        text: answer.text,
+        scores: answer.scores,
+        start,
+        end,
+        frame_times: media.iter().map(|m| m.frame_times.clone()).collect(),
+        finish: answer.finish,
+        log_likelihood: answer.log_likelihood,
+        grounding: None,
+        withheld: None,
+        prompt_tokens: answer.prompt_tokens,
+        completion_tokens: answer.completion_tokens,
+        shots: shots.iter().map(|shot| shot.name.clone()).collect(),
+        transcripts: answer.transcripts,
     }
 }
 
@@ -276,10 +300,6 @@ fn check_frame_count(source: &Source, frames: &[Frame], spec: &AnalysisSpec) -> 
         return Ok(());
     }
     Err(AnalysisError::TooManyFrames { path: source.name.clone(), allowed: spec.max_frames })
-}
-
-fn names(shots: &[Shot]) -> Vec<String> {
-    shots.iter().map(|shot| shot.name.clone()).collect()
 }
 
 fn timed<T>(seconds: &mut f64, work: impl FnOnce() -> T) -> T {

@@ -23,6 +23,18 @@ pub struct AnalysisSpec {
     pub max_frames: usize,
     #[serde(default)]
     pub generation: Generation,
+    /// Whether to compute the grounding of every answer about one medium, and how to treat a low one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounding: Option<GroundingSpec>,
+}
+
+/// Treatment of the grounding of an answer: its log-likelihood over the medium, minus that over frames of the mean colour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroundingSpec {
+    /// Least grounding in nats. An answer with less is withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<f64>,
 }
 
 fn default_max_frames() -> usize {
@@ -38,6 +50,7 @@ impl Default for AnalysisSpec {
             window: None,
             max_frames: default_max_frames(),
             generation: Generation::default(),
+            grounding: None,
         }
     }
 }

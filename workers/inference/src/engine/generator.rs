@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use flamingo::generate::{self, Decoder, KvReservation, Output, Sequence, SequenceRequest};
+use flamingo::generate::{self, Decoder, KvReservation, Output, Prefix, Sequence, SequenceRequest};
 use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Pipeline, PlannedSequence};
@@ -13,6 +13,7 @@ use tracing::Span;
 use super::fair_queue::FairQueue;
 use super::limits::block_bytes;
 use super::media_kv::MediaKvCache;
+use super::prefixes::PrefixCache;
 use super::stats::{EngineStats, QueueGuard};
 use super::{receive, spans};
 use crate::context::RequestContext;
@@ -44,6 +45,7 @@ pub(super) struct GeneratorThread<'p> {
     pipeline: &'p Pipeline,
     decoder: Decoder<'p>,
     media_kv: MediaKvCache,
+    prefixes: PrefixCache,
     waiting: FairQueue<GenerateRequest>,
     running: Vec<RunningSequence>,
     stats: EngineStats,
@@ -65,6 +67,7 @@ impl<'p> GeneratorThread<'p> {
             pipeline,
             decoder: Decoder::new(model, blocks)?,
             media_kv: MediaKvCache::new(limits.media_bytes),
+            prefixes: PrefixCache::default(),
             waiting: FairQueue::default(),
             running: Vec::new(),
             stats,
@@ -90,9 +93,13 @@ impl<'p> GeneratorThread<'p> {
 
     fn update_stats(&self) {
         let block = block_bytes(&self.pipeline.loaded().model);
+        let reserved = self.decoder.blocks() - self.decoder.free_blocks();
+        let prefixes = self.prefixes.blocks();
         self.stats.update(|snapshot| {
             snapshot.rows = self.reserved_rows();
-            snapshot.kv_bytes = (self.decoder.blocks() - self.decoder.free_blocks()) as u64 * block;
+            snapshot.kv_bytes = (reserved - prefixes) as u64 * block;
+            snapshot.prefix_bytes = prefixes as u64 * block;
+            (snapshot.prefix_hits, snapshot.prefix_misses) = self.prefixes.hits_and_misses();
             snapshot.media_bytes = self.media_kv.bytes();
         });
     }
@@ -134,15 +141,20 @@ impl<'p> GeneratorThread<'p> {
         }
     }
 
-    /// Admits waiting requests in the order of the queue while rows and KV blocks suffice. A request that does not fit
-    /// blocks those behind it: if smaller ones could overtake it, it might wait for ever.
+    /// Admits waiting requests in the order of the queue while rows and KV blocks suffice; prefixes that no sequence shares make
+    /// room for them. A request that does not fit blocks those behind it: if smaller ones could overtake it, it might wait for
+    /// ever.
     fn admit(&mut self) {
         while let Some(next) = self.waiting.peek() {
             let reservation = next.sequence.plan.reservation();
             let rows = self.reserved_rows();
-            let too_many = rows > 0 && rows + reservation.rows > self.stats.limits().rows;
-            if too_many || reservation.blocks() > self.decoder.free_blocks() {
+            if rows > 0 && rows + reservation.rows > self.stats.limits().rows {
                 return;
+            }
+            while reservation.blocks() > self.decoder.free_blocks() {
+                if !self.prefixes.evict(&mut self.decoder) {
+                    return;
+                }
             }
             let Some(mut request) = self.waiting.pop() else { return };
             request.queued = None;
@@ -156,7 +168,19 @@ impl<'p> GeneratorThread<'p> {
 
     fn begin(&mut self, request: &GenerateRequest) -> Result<Sequence> {
         let request = self.sequence_request(request)?;
-        Sequence::begin(&mut self.decoder, &request, None)
+        request.check(self.decoder.model())?;
+        let prefix = Prefix::of(self.decoder.model(), &request);
+        let Some(id) = prefix.and_then(|prefix| self.prefixes.get(&mut self.decoder, prefix)) else {
+            return Sequence::begin(&mut self.decoder, &request, None);
+        };
+        match Sequence::begin(&mut self.decoder, &request, Some(id)) {
+            // A prefix of its own needs up to one block more than the same tokens in the sequence.
+            Err(Error::OverBudget(_)) => {
+                self.prefixes.evict_last(&mut self.decoder);
+                Sequence::begin(&mut self.decoder, &request, None)
+            }
+            begun => begun,
+        }
     }
 
     fn sequence_request(&mut self, request: &GenerateRequest) -> Result<SequenceRequest> {
@@ -187,6 +211,7 @@ impl<'p> GeneratorThread<'p> {
 
     /// After a failed step, runs each sequence alone from its beginning so that one bad request does not fail the batch.
     fn run_each_alone(&mut self) {
+        self.prefixes.clear(&mut self.decoder);
         for mut running in std::mem::take(&mut self.running) {
             running.sequence.retire(&mut self.decoder);
             let alone = |request| generate::run(&self.pipeline.loaded().model, &[request]).remove(0);

@@ -4,7 +4,8 @@
 //! videos through the vision encoder in one batch. The generator thread decodes one token of every running sequence per
 //! step; sequences join and leave between steps (continuous batching). Decoding of videos, encoding and generation
 //! overlap, and no request waits until another video or answer is complete. `FairQueue` orders requests by the service
-//! that each job has received.
+//! that each job has received. Prompts that begin with the same few-shot examples share their KV, as long as the KV cache
+//! has room for it.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
@@ -22,6 +23,7 @@ mod limits;
 mod stats;
 mod fair_queue;
 mod media_kv;
+mod prefixes;
 mod spans;
 mod encoder;
 mod generator;

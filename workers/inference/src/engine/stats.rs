@@ -21,6 +21,12 @@ pub struct EngineSnapshot {
     pub rows: usize,
     /// Bytes of KV cache that are reserved for them.
     pub kv_bytes: u64,
+    /// Bytes of KV cache of cached prefixes, which make room for sequences.
+    pub prefix_bytes: u64,
+    /// Sequences whose prefix was cached.
+    pub prefix_hits: u64,
+    /// Sequences whose prefix was not cached.
+    pub prefix_misses: u64,
     /// Bytes of cached media K/V.
     pub media_bytes: u64,
 }

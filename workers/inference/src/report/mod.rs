@@ -14,6 +14,9 @@ mod webvtt;
 /// Schema version of [`Report`].
 pub const SCHEMA: &str = "flamingo.report/1";
 
+/// Text of an answer that is withheld because of its low grounding.
+pub const NOT_SURE: &str = "not sure";
+
 /// Report of one video (or image), or of several in one prompt, as the command line writes it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -99,6 +102,12 @@ pub struct AnswerReport {
     pub frame_times: Vec<Vec<f64>>,
     pub finish: Finish,
     pub log_likelihood: f64,
+    /// Log-likelihood over the medium, minus that over frames of the mean colour, if it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grounding: Option<f64>,
+    /// Answer with too low a grounding; `text` is [`NOT_SURE`] then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
     pub prompt_tokens: usize,
     pub completion_tokens: usize,
     /// Names of the few-shot examples in the prompt, in their order.
@@ -110,6 +119,13 @@ pub struct AnswerReport {
 }
 
 impl AnswerReport {
+    /// Adds the grounding of the answer. The answer is withheld if it is below `minimum`.
+    pub fn with_grounding(self, grounding: Option<f64>, minimum: Option<f64>) -> Self {
+        let is_low = grounding.zip(minimum).is_some_and(|(grounding, minimum)| grounding < minimum);
+        let (text, withheld) = if is_low { (NOT_SURE.into(), Some(self.text)) } else { (self.text, None) };
+        Self { text, withheld, grounding, ..self }
+    }
+
     /// Returns the number of sampled moments of all media.
     pub fn frames(&self) -> usize {
         self.frame_times.iter().map(Vec::len).sum()

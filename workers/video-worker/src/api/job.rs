@@ -6,7 +6,7 @@ use flamingo::Task;
 use flamingo::digest::sha256;
 use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
-use inference::analysis::AnalysisSpec;
+use inference::analysis::{AnalysisSpec, GroundingSpec};
 use inference::context::Priority;
 use jobs::job::NewJob;
 use jobs::message::parse;
@@ -102,6 +102,8 @@ struct RequestIdentity<'j> {
     max_frames: usize,
     generation: &'j Generation,
     #[serde(skip_serializing_if = "Option::is_none")]
+    grounding: Option<GroundingSpec>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'j str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     output: &'j str,
@@ -112,9 +114,22 @@ struct RequestIdentity<'j> {
 impl<'j> RequestIdentity<'j> {
     fn of(job: &'j JobMessage) -> Self {
         let JobMessage { schema, spec, input, model, output, metadata, .. } = job;
-        let AnalysisSpec { tasks, sampling, window, max_frames, generation } = spec;
-        let (window, max_frames, model) = (*window, *max_frames, model.as_deref());
-        Self { schema, tasks, input, sampling, window, max_frames, generation, model, output, metadata }
+        let AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding } = spec;
+        let (window, max_frames, grounding) = (*window, *max_frames, *grounding);
+        let model = model.as_deref();
+        Self {
+            schema,
+            tasks,
+            input,
+            sampling,
+            window,
+            max_frames,
+            generation,
+            grounding,
+            model,
+            output,
+            metadata,
+        }
     }
 }
 

@@ -163,20 +163,26 @@ pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
         return bad(format!("the tasks have more than {MAX_TASKS_BYTES} bytes together"));
     }
     for task in tasks {
-        let text = match task {
-            Task::Caption {} => continue,
-            Task::Question { question } | Task::Classify { question, .. } => question,
+        let texts = match task {
+            Task::Caption {} => Vec::new(),
+            Task::Question { question } | Task::Classify { question, .. } => vec![question],
+            Task::Chat { history, message } => {
+                let texts = history.iter().flat_map(|past| [&past.message, &past.reply]);
+                texts.chain([message]).collect()
+            }
             Task::Complete { prompt } if Prompt::parse(prompt).media() != 1 => {
                 return bad("a prompt of a job needs exactly one `<video>` marker".into());
             }
-            Task::Complete { prompt } => prompt,
+            Task::Complete { prompt } => vec![prompt],
         };
-        // Neither a tokenizer nor a database takes it.
-        if text.contains('\0') {
-            return bad("a question or prompt contains the character U+0000".into());
-        }
-        if text.trim().is_empty() || text.len() > MAX_TEXT_BYTES {
-            return bad(format!("a question or prompt is empty or longer than {MAX_TEXT_BYTES} bytes"));
+        for text in texts {
+            // Neither a tokenizer nor a database takes it.
+            if text.contains('\0') {
+                return bad("a question or prompt contains the character U+0000".into());
+            }
+            if text.trim().is_empty() || text.len() > MAX_TEXT_BYTES {
+                return bad(format!("a question or prompt is empty or longer than {MAX_TEXT_BYTES} bytes"));
+            }
         }
     }
     Ok(())

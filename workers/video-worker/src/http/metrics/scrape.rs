@@ -39,9 +39,16 @@ struct EngineStageLabel {
     of: &'static str,
 }
 
+/// Whether a cache had the value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CacheLabel {
+    cache: &'static str,
+}
+
 const DISK: ResourceLabel = ResourceLabel { resource: "disk", of: "disk" };
 const MEMORY: ResourceLabel = ResourceLabel { resource: "memory", of: "memory" };
 const KV: ResourceLabel = ResourceLabel { resource: "kv", of: "kv" };
+const PREFIX_KV: ResourceLabel = ResourceLabel { resource: "prefix_kv", of: "prefix_kv" };
 const MEDIA_KV: ResourceLabel = ResourceLabel { resource: "media_kv", of: "media_keys" };
 const ENCODE: EngineStageLabel = EngineStageLabel { stage: "encode", of: "look" };
 const GENERATE: EngineStageLabel = EngineStageLabel { stage: "generate", of: "write" };
@@ -83,6 +90,7 @@ pub(in crate::http) fn resources(registry: &mut Registry, shared: &SharedResourc
         (DISK, disk.reserved()),
         (MEMORY, memory.reserved()),
         (KV, snapshot.kv_bytes),
+        (PREFIX_KV, snapshot.prefix_bytes),
         (MEDIA_KV, snapshot.media_bytes),
     ];
     gauges(registry, "reserved_bytes", "Bytes in use or reserved", reserved);
@@ -95,6 +103,16 @@ pub(in crate::http) fn resources(registry: &mut Registry, shared: &SharedResourc
     gauge(registry, "engine_rows", "Rows that running sequences may come to have", snapshot.rows as u64);
     gauge(registry, "engine_rows_limit", "Largest number of rows of a batch", limits.rows as u64);
     threads(registry, &snapshot);
+    prefixes(registry, &snapshot);
+}
+
+/// Registers the use of the cache of prefixes.
+fn prefixes(registry: &mut Registry, snapshot: &EngineSnapshot) {
+    let family = Family::<CacheLabel, Counter>::default();
+    for (cache, count) in [("hit", snapshot.prefix_hits), ("miss", snapshot.prefix_misses)] {
+        family.get_or_create(&CacheLabel { cache }).inc_by(count);
+    }
+    registry.register("engine_prefixes", "Sequences with a prefix, by whether its KV was cached", family);
 }
 
 /// Registers the statistics of the engine's threads.
@@ -150,6 +168,7 @@ mod tests {
         let mut registry = Registry::with_prefix("flamingo");
         backlog(&mut registry, &[(Lane::Items, Some(3)), (Lane::Jobs, None)], Some(2));
         threads(&mut registry, &EngineSnapshot::default());
+        prefixes(&mut registry, &EngineSnapshot { prefix_hits: 5, ..EngineSnapshot::default() });
         clock(&mut registry, Some(-600_250));
         models(&mut registry, Some(4));
         let mut text = String::new();
@@ -160,6 +179,7 @@ mod tests {
             "flamingo_news_waiting 2",
             "flamingo_clock_skew_seconds -600.25",
             "flamingo_models_missing 4",
+            "flamingo_engine_prefixes_total{cache=\"hit\"} 5",
             "flamingo_engine_passes_total{stage=\"generate\",of=\"write\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");

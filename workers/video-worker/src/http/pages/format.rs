@@ -88,6 +88,7 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
         Task::Caption {} => ("Caption", None),
         Task::Question { question } => ("Question", Some(question)),
         Task::Classify { question, .. } => ("Classification", Some(question)),
+        Task::Chat { message, .. } => ("Conversation", Some(message)),
         Task::Complete { prompt } => ("Prompt", Some(prompt)),
     }
 }
