@@ -15,6 +15,7 @@
 pub mod error;
 pub mod atomic_file;
 pub mod digest;
+pub mod statistics;
 pub mod weights;
 pub mod kernels;
 pub mod video;
@@ -26,6 +27,7 @@ pub mod generate;
 pub mod family;
 pub mod task;
 pub mod few_shot;
+pub mod metrics;
 pub mod pipeline;
 pub mod stage_trace;
 #[cfg(feature = "train")]

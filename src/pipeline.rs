@@ -179,6 +179,37 @@ impl Pipeline {
         Ok(run(vec![sequence]).remove(0)?.into_log_likelihoods()?)
     }
 
+    /// Computes the grounding of an answer, as [`grounding_with`](Self::grounding_with).
+    ///
+    /// # Errors
+    /// As [`score`](Self::score).
+    pub fn grounding(&self, task: &Task, shots: &[Shot], medium: &Medium, answer: &str) -> Result<f64> {
+        self.grounding_with(task, shots, medium, answer, |sequences| self.run_sequences(sequences))
+    }
+
+    /// Computes the grounding of an answer to a task about a medium: its log-likelihood, minus that over a medium of as many
+    /// frames of the mean colour, in nats. An answer that the model would give without the medium has a grounding of 0 or less.
+    ///
+    /// # Errors
+    /// As [`score_with`](Self::score_with).
+    pub fn grounding_with<E: From<Error>>(
+        &self,
+        task: &Task,
+        shots: &[Shot],
+        medium: &Medium,
+        answer: &str,
+        mut run: impl FnMut(Vec<PlannedSequence>) -> Vec<Result<Output, E>>,
+    ) -> Result<f64, E> {
+        let texts: Vec<ShotText> = shots.iter().map(|shot| shot.text.clone()).collect();
+        let plan = task.plan(&self.loaded.format, &texts);
+        let blank = self.encode_blank(medium)?;
+        let mut score = |query: &Medium| {
+            let media: Vec<&Medium> = shots.iter().map(|shot| &shot.medium).chain([query]).collect();
+            Ok::<_, E>(self.score_with(plan.prompt(), &media, &[answer], &mut run)?[0])
+        };
+        Ok(score(medium)? - score(&blank)?)
+    }
+
     /// Runs sequences in one batch. Returns an output per sequence, in order.
     fn run_sequences(&self, sequences: Vec<PlannedSequence>) -> Vec<Result<Output>> {
         let outputs = self.run_sequences_until(sequences, &|| false);

@@ -1,7 +1,9 @@
-//! Few-shot examples: support sets, and the choice of the examples that a prompt shows.
+//! Few-shot examples: support sets, the choice of the examples that a prompt shows, and classifiers that learn from examples
+//! without a prompt.
 
 mod support;
 mod selection;
+pub mod classifiers;
 
-pub use selection::Selection;
+pub use selection::{Selection, balanced_order};
 pub use support::{SupportError, SupportExample, SupportSet};

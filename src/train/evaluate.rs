@@ -11,10 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::contrastive::step_rng;
 use super::spriteworld::clip::{NAMING_QUESTION, naming_caption};
 use super::spriteworld::{Clip, Episode, QuestionKind, Split, World};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{Generation, Strategy};
+use crate::metrics::roc_auc;
 use crate::pipeline::{Medium, Pipeline};
 use crate::prompt::Prompt;
+use crate::statistics::{Accuracy, bootstrap};
 use crate::task::{Task, caption, question};
 use crate::video::Frame;
 
@@ -47,38 +49,48 @@ pub struct QuestionResult {
     pub written: String,
     /// Whether the generated answer is right.
     pub right: bool,
+    /// Scores of how far the answer can be trusted, if they were asked for.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub trust: Option<Trust>,
 }
 
-/// Number of right answers to one kind of question.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Score {
-    /// Right answers.
-    pub right: usize,
-    /// Questions asked.
-    pub asked: usize,
+/// Scores of how far an answer can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Trust {
+    /// Natural log-likelihood of the answer.
+    pub log_likelihood: f64,
+    /// Grounding of the answer, as [`Pipeline::grounding`].
+    pub grounding: f64,
 }
 
-impl Score {
-    /// Share of right answers, 0 to 1.
-    pub fn share(&self) -> f64 {
-        self.right as f64 / self.asked.max(1) as f64
-    }
+/// Separation of right answers from wrong ones by a score: area under the ROC curve with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Separation {
+    /// Probability that a right answer has a higher score than a wrong one.
+    pub auc: f64,
+    /// Lower end of the interval.
+    pub low: f64,
+    /// Upper end of the interval.
+    pub high: f64,
+}
 
-    /// Wilson score interval of the share at 95 % confidence, for independent answers. Two questions about
-    /// one clip depend on each other slightly.
-    pub fn interval(&self) -> (f64, f64) {
-        const Z: f64 = 1.959_964;
-        let (n, p) = (self.asked.max(1) as f64, self.share());
-        let centre = p + Z * Z / (2.0 * n);
-        let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
-        let scale = 1.0 / (1.0 + Z * Z / n);
-        (((centre - spread) * scale).max(0.0), ((centre + spread) * scale).min(1.0))
+impl Separation {
+    /// Computes the separation by `score`, with a bootstrap interval over the answers. `None`: all answers are right, or all
+    /// are wrong.
+    pub fn of(answers: &[(bool, f64)]) -> Option<Self> {
+        let auc = |answers: &[(bool, f64)]| {
+            let (right, scores): (Vec<bool>, Vec<f64>) = answers.iter().copied().unzip();
+            roc_auc(&scores, &right).ok()
+        };
+        let sampled = |sample: &[usize]| auc(&sample.iter().map(|&i| answers[i]).collect::<Vec<_>>());
+        let (low, high) = bootstrap(answers.len(), sampled)?;
+        Some(Self { auc: auc(answers)?, low, high })
     }
 }
 
 /// Counts the scores by kind.
-pub fn scores(results: &[QuestionResult]) -> BTreeMap<String, Score> {
-    let mut scores: BTreeMap<String, Score> = BTreeMap::new();
+pub fn scores(results: &[QuestionResult]) -> BTreeMap<String, Accuracy> {
+    let mut scores: BTreeMap<String, Accuracy> = BTreeMap::new();
     for result in results {
         let score = scores.entry(result.kind.clone()).or_default();
         score.asked += 1;
@@ -96,8 +108,8 @@ const CAPTION: &str = "caption";
 /// Kind of a query clip that an invented word names.
 const NEW_WORD: &str = "new word";
 
-/// Asks for a caption and every question of `clips` clips of a split, several clips in parallel. Calls
-/// `on_clip` after each clip.
+/// Asks for a caption and every question of `clips` clips of a split, several clips in parallel. With `trust`, computes the
+/// scores of how far each answer can be trusted. Calls `on_clip` after each clip.
 ///
 /// # Errors
 /// As [`Pipeline::encode`] and [`Pipeline::ask`].
@@ -106,12 +118,13 @@ pub fn evaluate(
     world: &World,
     split: Split,
     condition: Condition,
+    trust: bool,
     clips: u64,
     on_clip: &(dyn Fn() + Sync),
 ) -> Result<Vec<QuestionResult>> {
     let of = |index: u64| {
         let clip = world.clip(split, index);
-        let results = ask_all(pipeline, &clip, index, condition);
+        let results = ask_all(pipeline, &clip, index, condition, trust);
         on_clip();
         results
     };
@@ -174,6 +187,7 @@ fn ask_query(
         expected: vec![choices[episode.asked].clone()],
         right: written == episode.asked,
         written: choices[written].clone(),
+        trust: None,
     })
 }
 
@@ -188,6 +202,7 @@ fn both(kind: &str, results: &[&QuestionResult]) -> QuestionResult {
         expected: vec![join(&|r| &r.expected[0])],
         written: join(&|r| &r.written),
         right: results.iter().all(|r| r.right),
+        trust: None,
     }
 }
 
@@ -196,22 +211,25 @@ fn ask_all(
     clip: &Clip,
     index: u64,
     condition: Condition,
+    trust: bool,
 ) -> Result<Vec<QuestionResult>> {
     let medium = pipeline.encode(&prepared(pipeline, clip, index, condition))?;
-    let write = |task: &Task| answer(pipeline, task, &[&medium]);
+    let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 24 };
+    let write = |task: &Task| {
+        let answer = pipeline.ask(task, &[&medium], &generation)?;
+        let grounding = || pipeline.grounding(task, &[], &medium, &answer.text);
+        let log_likelihood = answer.log_likelihood;
+        let trust = trust.then(grounding).transpose()?.map(|grounding| Trust { log_likelihood, grounding });
+        Ok::<_, Error>((answer.text, trust))
+    };
     let captions = clip.captions();
-    let written = write(&Task::Caption {})?;
+    let (written, trust) = write(&Task::Caption {})?;
     let right = captions.contains(&written);
-    let mut all = vec![QuestionResult {
-        clip: index,
-        kind: CAPTION.into(),
-        question: String::new(),
-        expected: captions,
-        written,
-        right,
-    }];
+    let (kind, question) = (CAPTION.into(), String::new());
+    let mut all =
+        vec![QuestionResult { clip: index, kind, question, expected: captions, written, right, trust }];
     for question in clip.questions() {
-        let written = write(&Task::Question { question: question.question.clone() })?;
+        let (written, trust) = write(&Task::Question { question: question.question.clone() })?;
         all.push(QuestionResult {
             clip: index,
             kind: question.kind.name().into(),
@@ -219,6 +237,7 @@ fn ask_all(
             question: question.question,
             expected: vec![question.answer],
             written,
+            trust,
         });
     }
     for kind in PAIRED.map(QuestionKind::name) {
@@ -229,11 +248,6 @@ fn ask_all(
         }
     }
     Ok(all)
-}
-
-fn answer(pipeline: &Pipeline, task: &Task, media: &[&Medium]) -> Result<String> {
-    let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 24 };
-    Ok(pipeline.ask(task, media, &generation)?.text)
 }
 
 /// Returns the frames of a clip under a condition.
@@ -264,14 +278,14 @@ fn prepared(pipeline: &Pipeline, clip: &Clip, index: u64, condition: Condition) 
 mod tests {
     use super::*;
 
-    /// Newcombe 1998, table I: 81 of 263 -> 0.2553 to 0.3662; 0 of 20 -> 0 to 0.1611.
     #[test]
-    fn computes_wilson_intervals() {
-        for (right, asked, low, high) in
-            [(81, 263, 0.2553, 0.3662), (0, 20, 0.0, 0.1611), (29, 29, 0.8830, 1.0)]
-        {
-            let (l, h) = Score { right, asked }.interval();
-            assert!((l - low).abs() < 1e-4 && (h - high).abs() < 1e-4, "{right} of {asked}: {l} to {h}");
-        }
+    fn separation_has_an_interval() {
+        let answers: Vec<(bool, f64)> = (0..40).map(|i| (i % 4 != 0, f64::from(i % 4))).collect();
+        let separation = Separation::of(&answers).unwrap();
+        assert_eq!((separation.auc, separation.low, separation.high), (1.0, 1.0, 1.0));
+        let mixed: Vec<(bool, f64)> = (0..40).map(|i| (i % 2 == 0, f64::from(i * 7 % 11))).collect();
+        let Separation { auc, low, high } = Separation::of(&mixed).unwrap();
+        assert!(low < auc && auc < high && high - low > 0.1, "{low} {auc} {high}");
+        assert_eq!(Separation::of(&[(true, 1.0), (true, 2.0)]), None);
     }
 }

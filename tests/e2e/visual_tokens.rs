@@ -68,6 +68,7 @@ fn copies_visual_tokens_to_the_host_only_for_a_cache() {
             decoder: DecoderConfig::new(binary()),
             keep_visual_tokens,
             support: None,
+            classifier: None,
         };
         let spec = AnalysisSpec { window: Some(2.0), ..AnalysisSpec::default() };
         let source = Source::file(clip("h264_refresh"));

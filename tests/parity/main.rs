@@ -20,6 +20,8 @@ mod idefics;
 mod otter;
 mod sequences;
 mod text_tower;
+mod classifiers;
+mod metrics;
 mod mllama;
 mod mllama_vision;
 mod mllama_directory;

@@ -22,6 +22,7 @@ use inference::report::{Outcome, Report};
 
 use crate::args::{GenerationArgs, GroundingArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
 use crate::inputs::{self, Input};
+use crate::methods::{FewShotClassification, MethodName};
 use crate::output::{Output, create_folder, progress, show_frame};
 use crate::process::own_executable;
 use crate::support::{Support, SupportArgs};
@@ -77,7 +78,7 @@ impl AnalyzeArgs {
     /// Wrong usage, a model that does not load, or an output that cannot be written.
     pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
         let support = self.support.read()?;
-        self.run_each_with(tasks, support)
+        self.run_each_with(tasks, support, MethodName::InContext)
     }
 
     /// Reads the support set, if one is named.
@@ -88,11 +89,17 @@ impl AnalyzeArgs {
         self.support.read()
     }
 
-    /// Runs the tasks on each input separately, after examples of `support`. `Ok(false)`: some inputs failed.
+    /// Runs the tasks on each input separately, after examples of `support`. A classification has a method. `Ok(false)`: some
+    /// inputs failed.
     ///
     /// # Errors
     /// As [`run_each`](Self::run_each), and a support set without a usable example.
-    pub fn run_each_with(self, tasks: Vec<Task>, support: Option<Support>) -> anyhow::Result<bool> {
+    pub fn run_each_with(
+        self,
+        tasks: Vec<Task>,
+        support: Option<Support>,
+        method: MethodName,
+    ) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
         let inputs = inputs::find(&self.inputs)?;
         self.create_output_folder()?;
@@ -103,7 +110,15 @@ impl AnalyzeArgs {
         inputs.print_skipped(self.verbose);
         let mut analyzer = analyzer(&*model)?;
         let support = support.map(|support| support.encode(&analyzer, &spec)).transpose()?;
+        let classifier = match (&spec.tasks[..], &support) {
+            ([Task::Classify { labels, question }], Some(support)) => {
+                let classification = FewShotClassification { model: &*model, support, labels, question };
+                classification.classifier(method, self.support.seed())?
+            }
+            _ => None,
+        };
         analyzer.support = support.as_ref();
+        analyzer.classifier = classifier.as_ref();
         self.analyze_each(&inputs.found, &spec, &analyzer, at_once)
     }
 
@@ -249,9 +264,9 @@ impl AnalyzeArgs {
     }
 }
 
-fn analyzer(model: &dyn Model) -> anyhow::Result<VideoAnalyzer<'_>> {
+pub fn analyzer(model: &dyn Model) -> anyhow::Result<VideoAnalyzer<'_>> {
     let decoder = DecoderConfig::new(own_executable()?);
-    Ok(VideoAnalyzer { model, decoder, keep_visual_tokens: false, support: None })
+    Ok(VideoAnalyzer { model, decoder, keep_visual_tokens: false, support: None, classifier: None })
 }
 
 /// Sets the stop flag when its thread panics: the other threads would wait for its report, or work for nothing.

@@ -63,7 +63,13 @@ impl Chat {
         };
         let pipeline = self.model.load_to_answer()?;
         let decoder = DecoderConfig::new(own_executable()?);
-        let analyzer = VideoAnalyzer { model: &pipeline, decoder, keep_visual_tokens: false, support: None };
+        let analyzer = VideoAnalyzer {
+            model: &pipeline,
+            decoder,
+            keep_visual_tokens: false,
+            support: None,
+            classifier: None,
+        };
         let source = Source::file(&self.input);
         let medium = analyzer.encode_video(&source, &spec, &RequestContext::default())?;
         let history = Vec::new();

@@ -9,6 +9,7 @@ use flamingo::task::Labels;
 
 use crate::analyze::AnalyzeArgs;
 use crate::args::UsageError;
+use crate::methods::MethodName;
 
 #[derive(Debug, Args)]
 pub struct Classify {
@@ -36,11 +37,24 @@ pub struct Classify {
     )]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     question: String,
+    /// Method: the language model after the few-shot examples, or one that compares vision features with those of the examples.
+    /// `auto` leaves out one example after the other and takes the method that is right most often.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "METHOD",
+        default_value = "in-context",
+        help_heading = "Classification"
+    )]
+    method: MethodName,
 }
 
 impl Classify {
     pub fn run(self) -> anyhow::Result<bool> {
         let support = self.common.support()?;
+        if self.method != MethodName::InContext && support.is_none() {
+            return Err(UsageError("--method needs the examples of --support".into()).into());
+        }
         let labels = match (&self.labels, &support) {
             (None, Some(support)) if self.label.is_empty() => {
                 support.outputs().into_iter().map(String::from).collect()
@@ -54,6 +68,10 @@ impl Classify {
             }
         };
         let labels = Labels::new(labels).map_err(|e| UsageError(e.to_string()))?;
-        self.common.run_each_with(vec![Task::Classify { labels, question: self.question }], support)
+        self.common.run_each_with(
+            vec![Task::Classify { labels, question: self.question }],
+            support,
+            self.method,
+        )
     }
 }

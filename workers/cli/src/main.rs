@@ -25,6 +25,7 @@ mod ask;
 mod classify;
 mod chat;
 mod support;
+mod methods;
 mod frames;
 // Models.
 mod model;
@@ -36,7 +37,6 @@ mod train;
 mod spriteworld;
 #[cfg(feature = "train")]
 mod data;
-#[cfg(feature = "train")]
 mod eval;
 // Jobs.
 #[cfg(feature = "service")]
@@ -87,7 +87,6 @@ enum Command {
     #[command(subcommand)]
     Data(data::Data),
     /// Measure the accuracy of a model.
-    #[cfg(feature = "train")]
     #[command(subcommand)]
     Eval(eval::Eval),
     /// Run the jobs of a file on this machine, without servers; run it again to continue after an interruption.
@@ -168,7 +167,6 @@ fn main() -> ExitCode {
         Command::Train(command) => command.run(),
         #[cfg(feature = "train")]
         Command::Data(command) => command.run(),
-        #[cfg(feature = "train")]
         Command::Eval(command) => command.run(),
         #[cfg(feature = "service")]
         Command::Run(command) => command.run(),

@@ -41,13 +41,19 @@ enum SelectionName {
     First,
 }
 
-/// A support set, with the path of every medium.
+/// Media with the right output of each, as a file or a directory names them.
 #[derive(Debug)]
-pub struct Support {
+pub struct LabelledMedia {
     set: SupportSet,
     media: Vec<PathBuf>,
     /// Folders of classes without a video or image.
     empty: Vec<PathBuf>,
+}
+
+/// A support set, and the rule that chooses examples of it.
+#[derive(Debug)]
+pub struct Support {
+    examples: LabelledMedia,
     selection: Selection,
     count: usize,
 }
@@ -59,6 +65,26 @@ impl SupportArgs {
     /// The file or directory cannot be read; [`UsageError`]: it is no support set.
     pub fn read(&self) -> anyhow::Result<Option<Support>> {
         let Some(path) = &self.support else { return Ok(None) };
+        let selection = match self.select {
+            SelectionName::Nearest => Selection::Nearest,
+            SelectionName::Random => Selection::Random { seed: self.support_seed },
+            SelectionName::First => Selection::First,
+        };
+        Ok(Some(Support { examples: LabelledMedia::read(path)?, selection, count: self.shots as usize }))
+    }
+
+    /// Returns the seed of random choices.
+    pub fn seed(&self) -> u64 {
+        self.support_seed
+    }
+}
+
+impl LabelledMedia {
+    /// Reads JSON lines, or a directory with one folder per output.
+    ///
+    /// # Errors
+    /// The file or directory cannot be read; [`UsageError`]: it is no support set.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
         let (set, folder, empty) = match path.is_dir() {
             true => {
                 let (set, empty) = classes(path)?;
@@ -67,41 +93,30 @@ impl SupportArgs {
             false => (lines(path)?, path.parent().map(Path::to_path_buf).unwrap_or_default(), Vec::new()),
         };
         let media = set.examples().iter().map(|example| folder.join(&example.media)).collect();
-        let selection = match self.select {
-            SelectionName::Nearest => Selection::Nearest,
-            SelectionName::Random => Selection::Random { seed: self.support_seed },
-            SelectionName::First => Selection::First,
-        };
-        Ok(Some(Support { set, media, empty, selection, count: self.shots as usize }))
+        Ok(Self { set, media, empty })
     }
-}
 
-impl Support {
-    /// Returns the different outputs, in the order of the examples.
+    /// Returns the output of every medium.
+    pub fn all_outputs(&self) -> impl Iterator<Item = &str> {
+        self.set.examples().iter().map(|example| example.output.as_str())
+    }
+
+    /// Returns the different outputs, in the order of the media.
     pub fn outputs(&self) -> Vec<&str> {
         let mut outputs: Vec<&str> = Vec::new();
-        for example in self.set.examples() {
-            if !outputs.contains(&example.output.as_str()) {
-                outputs.push(&example.output);
+        for output in self.all_outputs() {
+            if !outputs.contains(&output) {
+                outputs.push(output);
             }
         }
         outputs
     }
 
-    /// Returns the longest texts that a prompt can show: those that need most memory.
-    pub fn longest_texts(&self) -> Vec<ShotText> {
-        let length = |text: &ShotText| text.output.len() + text.question.as_ref().map_or(0, String::len);
-        let mut texts: Vec<ShotText> = self.set.examples().iter().map(SupportExample::text).collect();
-        texts.sort_by_key(|text| std::cmp::Reverse(length(text)));
-        texts.truncate(self.count);
-        texts
-    }
-
-    /// Encodes all examples. Those that cannot be decoded are named on standard error and left out.
+    /// Encodes all media. Those that cannot be decoded are named on standard error and left out.
     ///
     /// # Errors
-    /// No example is left, or the model fails.
-    pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<EncodedSupport> {
+    /// No medium is left, or the model fails.
+    pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<Vec<Shot>> {
         for folder in &self.empty {
             eprintln!(
                 "warning: {}: the class has no video or image",
@@ -126,6 +141,32 @@ impl Support {
         if shots.is_empty() {
             bail!("no example of the support set can be used");
         }
+        Ok(shots)
+    }
+}
+
+impl Support {
+    /// Returns the different outputs, in the order of the examples.
+    pub fn outputs(&self) -> Vec<&str> {
+        self.examples.outputs()
+    }
+
+    /// Returns the longest texts that a prompt can show: those that need most memory.
+    pub fn longest_texts(&self) -> Vec<ShotText> {
+        let length = |text: &ShotText| text.output.len() + text.question.as_ref().map_or(0, String::len);
+        let mut texts: Vec<ShotText> =
+            self.examples.set.examples().iter().map(SupportExample::text).collect();
+        texts.sort_by_key(|text| std::cmp::Reverse(length(text)));
+        texts.truncate(self.count);
+        texts
+    }
+
+    /// Encodes all examples.
+    ///
+    /// # Errors
+    /// As [`LabelledMedia::encode`].
+    pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<EncodedSupport> {
+        let shots = self.examples.encode(analyzer, spec)?;
         Ok(EncodedSupport::new(shots, self.selection, self.count)?)
     }
 }

@@ -12,5 +12,6 @@ pub mod encoded_video;
 pub mod model;
 pub mod engine;
 pub mod report;
+pub mod feature_classifier;
 pub mod support;
 pub mod analysis;

@@ -4,7 +4,6 @@ use flamingo::family::ModelInfo;
 use flamingo::generate::{Generation, Output};
 use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot};
 use flamingo::prompt::Prompt;
-use flamingo::task::ShotText;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 
@@ -75,9 +74,7 @@ pub trait Model: Sync {
         self.pipeline().score_with(prompt, media, answers, run)
     }
 
-    /// Computes the grounding of an answer to `task` about a medium: its log-likelihood, minus that over a medium of as many
-    /// frames of the mean colour, in nats. An answer that the model would give without the medium has a grounding of 0 or
-    /// less.
+    /// Computes the grounding of an answer to `task` about a medium, as [`Pipeline::grounding_with`].
     ///
     /// # Errors
     /// As [`score`](Self::score).
@@ -89,14 +86,8 @@ pub trait Model: Sync {
         answer: &str,
         context: &RequestContext,
     ) -> Result<f64, ModelError> {
-        let texts: Vec<ShotText> = shots.iter().map(|shot| shot.text.clone()).collect();
-        let plan = task.plan(&self.pipeline().loaded().format, &texts);
-        let blank = self.pipeline().encode_blank(medium)?;
-        let score = |query: &Medium| {
-            let media: Vec<&Medium> = shots.iter().map(|shot| &shot.medium).chain([query]).collect();
-            Ok::<_, ModelError>(self.score(plan.prompt(), &media, &[answer.into()], context)?[0])
-        };
-        Ok(score(medium)? - score(&blank)?)
+        let run = |sequences| self.run_sequences(sequences, context);
+        self.pipeline().grounding_with(task, shots, medium, answer, run)
     }
 }
 

@@ -1,8 +1,10 @@
 //! An encoded support set, and the examples that it gives to a query.
 
+use flamingo::Result;
 use flamingo::few_shot::Selection;
 use flamingo::pipeline::{Medium, Shot};
-use flamingo::{Error, Result};
+
+use crate::feature_classifier::features;
 
 /// Support set whose media are encoded once, for all queries.
 #[derive(Debug)]
@@ -30,13 +32,24 @@ impl EncodedSupport {
     /// # Errors
     /// The query has no vision features.
     pub fn choose(&self, query: &Medium) -> Result<Vec<Shot>> {
-        let chosen = self.selection.choose(&self.features, &features(query)?, self.count);
-        Ok(chosen.into_iter().map(|i| self.shots[i].clone()).collect())
+        let all: Vec<usize> = (0..self.shots.len()).collect();
+        Ok(self.choose_among(&all, &features(query)?))
     }
-}
 
-fn features(medium: &Medium) -> Result<Vec<f32>> {
-    let features = medium.features.as_ref();
-    let features = features.ok_or_else(|| Error::Prompt("a medium has no vision features".into()))?;
-    Ok(features.to_dtype(candle_core::DType::F32)?.to_vec1()?)
+    /// Chooses the examples for a query with these features (d) among some of the examples, in the order of the prompt.
+    pub fn choose_among(&self, among: &[usize], query: &[f32]) -> Vec<Shot> {
+        let features: Vec<&[f32]> = among.iter().map(|&i| &self.features[i][..]).collect();
+        let chosen = self.selection.choose(&features, query, self.count);
+        chosen.into_iter().map(|i| self.shots[among[i]].clone()).collect()
+    }
+
+    /// Returns all examples.
+    pub fn shots(&self) -> &[Shot] {
+        &self.shots
+    }
+
+    /// Returns the vision features (d) of every example.
+    pub fn features(&self) -> &[Vec<f32>] {
+        &self.features
+    }
 }

@@ -12,7 +12,8 @@ use tracing::{Span, field::Empty, info_span};
 use crate::context::{Cancel, RequestContext};
 use crate::decoder::{DecodeRequest, DecodedFrames, DecoderConfig, DecoderError, decode};
 use crate::encoded_video::{EncodedVideo, EncodedWindow};
-use crate::model::Model;
+use crate::feature_classifier::FeatureClassifier;
+use crate::model::{Model, ModelError};
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, ReportBody, SCHEMA, Timing};
 use crate::support::EncodedSupport;
 
@@ -32,6 +33,8 @@ pub struct VideoAnalyzer<'m> {
     pub keep_visual_tokens: bool,
     /// Few-shot examples for each query.
     pub support: Option<&'m EncodedSupport>,
+    /// Classifier that answers all tasks about one medium in place of the language model.
+    pub classifier: Option<&'m FeatureClassifier>,
 }
 
 /// The result of an analysis.
@@ -214,12 +217,16 @@ impl VideoAnalyzer<'_> {
             return Err(AnalysisError::Cancelled { path: source.name.clone() });
         }
         let shots = match (self.support, media) {
-            (Some(support), [query]) => support.choose(query),
+            (Some(support), [query]) if self.classifier.is_none() => support.choose(query),
             _ => Ok(Vec::new()),
         };
         let shots = shots.map_err(|e| AnalysisError::model(source, e.into()))?;
-        let answers = timed(&mut state.timing.answer_s, || {
-            self.model.ask(&spec.tasks, &shots, media, &spec.generation, context)
+        let answers = timed(&mut state.timing.answer_s, || match (self.classifier, media) {
+            (Some(classifier), [query]) => {
+                let answer = |_: &Task| classifier.answer(query).map_err(ModelError::from);
+                spec.tasks.iter().map(answer).collect()
+            }
+            _ => self.model.ask(&spec.tasks, &shots, media, &spec.generation, context),
         });
         for (task, answer) in spec.tasks.iter().zip(answers) {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
@@ -233,6 +240,7 @@ impl VideoAnalyzer<'_> {
             };
             let grounding = grounding.transpose().map_err(|e| AnalysisError::model(source, e))?;
             let report = answer_report(task, answer, media, shots, (start, end));
+            let report = AnswerReport { method: self.classifier.map(|of| of.name().into()), ..report };
             state
                 .answers
                 .push(report.with_grounding(grounding, spec.grounding.and_then(|spec| spec.minimum)));
@@ -259,6 +267,7 @@ fn answer_report(
         log_likelihood: answer.log_likelihood,
         grounding: None,
         withheld: None,
+        method: None,
         prompt_tokens: answer.prompt_tokens,
         completion_tokens: answer.completion_tokens,
         shots: shots.iter().map(|shot| shot.name.clone()).collect(),

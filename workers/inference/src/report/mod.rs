@@ -94,6 +94,9 @@ pub struct AnswerReport {
     /// Log-likelihood and probability of every label of a classification.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<TextScore>,
+    /// Method of a classification by vision features, without the language model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// Start of the answered window, in seconds of the video.
     pub start: f64,
     /// End of the answered window.

@@ -216,7 +216,13 @@ impl VideoService {
             let _within = span.enter();
             let file = fetched.as_ref().map(Fetched::path).unwrap_or_default();
             let source = Source { file, name };
-            let analyzer = VideoAnalyzer { model: &engine, decoder, keep_visual_tokens, support: None };
+            let analyzer = VideoAnalyzer {
+                model: &engine,
+                decoder,
+                keep_visual_tokens,
+                support: None,
+                classifier: None,
+            };
             if let Some(encoded) = encoded {
                 return (analyzer.analyze_cached(&source, &spec, &context, &encoded), None);
             }

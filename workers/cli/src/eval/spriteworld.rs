@@ -1,34 +1,22 @@
-//! `flamingo eval`: measures the accuracy of a model on a world with known answers.
+//! `flamingo eval spriteworld`: measures the accuracy of a model on a world with known answers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
+use flamingo::statistics::Accuracy;
 use flamingo::train::evaluate::{
-    Condition, QuestionResult, Score, evaluate, evaluate_naming, frames_under, scores,
+    Condition, QuestionResult, Separation, Trust, evaluate, evaluate_naming, frames_under, scores,
 };
 use flamingo::train::spriteworld::{Split, World};
 use flamingo::video::Frame;
+use serde::Serialize;
 
 use crate::args::ModelArgs;
 use crate::output::{create_folder, progress, write_file, write_png};
 use crate::spriteworld::{SplitName, WorldArgs};
 use inference::report::contact_sheet::{ContactSheet, Layout};
-
-#[derive(Debug, Subcommand)]
-pub enum Eval {
-    /// Measure the accuracy by kind of question, on held-out clips or with a control.
-    Spriteworld(EvalSpriteworld),
-}
-
-impl Eval {
-    pub fn run(self) -> anyhow::Result<bool> {
-        match self {
-            Eval::Spriteworld(command) => command.run(),
-        }
-    }
-}
 
 #[derive(Debug, Args)]
 pub struct EvalSpriteworld {
@@ -48,6 +36,9 @@ pub struct EvalSpriteworld {
     /// Instead of questions: episodes with two invented words and N examples of each, scored by which word is likelier.
     #[arg(long, value_name = "N", conflicts_with_all = ["show", "failures"], help_heading = "Evaluation")]
     shots: Option<usize>,
+    /// Compute the grounding of every answer, and how well it and the log-likelihood separate right answers from wrong ones.
+    #[arg(long, conflicts_with = "shots", help_heading = "Evaluation")]
+    grounding: bool,
     /// Folder for the frames of 12 wrong answers, spread over the kinds of question (PNG).
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     failures: Option<PathBuf>,
@@ -72,7 +63,7 @@ enum ConditionName {
 }
 
 impl EvalSpriteworld {
-    fn run(self) -> anyhow::Result<bool> {
+    pub fn run(self) -> anyhow::Result<bool> {
         let world = self.world.open()?;
         let pipeline = self.model.load_to_answer()?;
         self.world.check_trains(&pipeline)?;
@@ -87,7 +78,7 @@ impl EvalSpriteworld {
         let done = AtomicU64::new(0);
         let on_clip = || bar.set_position(done.fetch_add(1, Ordering::Relaxed) + 1);
         let results = match self.shots {
-            None => evaluate(&pipeline, &world, split, condition, self.clips, &on_clip)?,
+            None => evaluate(&pipeline, &world, split, condition, self.grounding, self.clips, &on_clip)?,
             Some(shots) => evaluate_naming(&pipeline, &world, split, shots, self.clips, &on_clip)?,
         };
         bar.finish_and_clear();
@@ -98,31 +89,68 @@ impl EvalSpriteworld {
             write_failures(folder, &world, split, condition, &results)?;
         }
         let scores = scores(&results);
+        let separations: BTreeMap<&str, Separations> =
+            scores.keys().map(|kind| (kind.as_str(), Separations::of(&results, kind))).collect();
         if self.json {
-            println!(
-                "{}",
-                serde_json::to_string(
-                    &scores.iter().map(|(kind, s)| (kind, json(s))).collect::<BTreeMap<_, _>>()
-                )?
-            );
+            let kind = |(kind, score): (&String, &Accuracy)| {
+                let mut object = json(score);
+                if self.grounding {
+                    object["separation"] = serde_json::to_value(separations[kind.as_str()])?;
+                }
+                Ok((kind.clone(), object))
+            };
+            let kinds = scores.iter().map(kind).collect::<anyhow::Result<BTreeMap<_, _>>>()?;
+            println!("{}", serde_json::to_string(&kinds)?);
             return Ok(true);
         }
-        println!("{:<12} {:>6} {:>9} {:>18}", "kind", "asked", "right", "95 % interval");
+        let trust = if self.grounding { "  AUC of grounding, of log-likelihood" } else { "" };
+        println!("{:<12} {:>6} {:>9} {:>18}{trust}", "kind", "asked", "right", "95 % interval");
         for (kind, score) in &scores {
-            println!("{}", line(kind, score));
+            println!("{}{}", line(kind, score), separations[kind.as_str()]);
         }
         Ok(true)
     }
 }
 
-fn line(kind: &str, score: &Score) -> String {
+/// Separation of right answers from wrong ones, of one kind of question.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Separations {
+    grounding: Option<Separation>,
+    log_likelihood: Option<Separation>,
+}
+
+impl Separations {
+    fn of(results: &[QuestionResult], kind: &str) -> Self {
+        let scored = |score: fn(&Trust) -> f64| {
+            let of_kind = results.iter().filter(|result| result.kind == kind);
+            let answers: Vec<(bool, f64)> =
+                of_kind.filter_map(|result| Some((result.right, score(result.trust.as_ref()?)))).collect();
+            Separation::of(&answers)
+        };
+        Self {
+            grounding: scored(|trust| trust.grounding),
+            log_likelihood: scored(|trust| trust.log_likelihood),
+        }
+    }
+}
+
+impl std::fmt::Display for Separations {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        for Separation { auc, low, high } in [self.grounding, self.log_likelihood].into_iter().flatten() {
+            write!(f, "  {auc:.2} ({low:.2}-{high:.2})")?;
+        }
+        Ok(())
+    }
+}
+
+fn line(kind: &str, score: &Accuracy) -> String {
     let (low, high) = score.interval();
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let interval = format!("{} to {}", percent(low), percent(high));
     format!("{kind:<12} {:>6} {:>9} {interval:>18}", score.asked, percent(score.share()))
 }
 
-fn json(score: &Score) -> serde_json::Value {
+fn json(score: &Accuracy) -> serde_json::Value {
     let (low, high) = score.interval();
     serde_json::json!({ "right": score.right, "asked": score.asked, "low": low, "high": high })
 }

@@ -1,0 +1,215 @@
+//! `flamingo eval few-shot`: accuracy and time of every method of few-shot classification, by the number of examples.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use flamingo::few_shot::classifiers::most_likely;
+use flamingo::few_shot::{Selection, balanced_order};
+use flamingo::pipeline::Shot;
+use flamingo::statistics::Accuracy;
+use flamingo::task::Labels;
+use inference::analysis::AnalysisSpec;
+use inference::feature_classifier::FeatureClassifier;
+use inference::model::Model;
+use inference::support::EncodedSupport;
+use serde_json::{Value, json};
+
+use crate::analyze::analyzer;
+use crate::args::{ModelArgs, SamplingArgs, UsageError};
+use crate::methods::{FewShotClassification, MethodName};
+use crate::output::{progress, write_file};
+use crate::support::LabelledMedia;
+
+#[derive(Debug, Args)]
+pub struct EvalFewShot {
+    /// Examples: JSON lines (`{"media": "a.mp4", "output": "frog"}`), or a directory with one folder per label.
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
+    support: PathBuf,
+    /// Queries with their right labels, in the same form.
+    #[arg(long, value_name = "FILE|DIR", help_heading = "Evaluation")]
+    queries: PathBuf,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    /// Numbers of examples, separated by commas: the labels share them equally. 0: the language model alone.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [0, 2, 4, 8, 16, 32, 64, 128])]
+    #[arg(help_heading = "Evaluation")]
+    shots: Vec<usize>,
+    /// Methods, separated by commas [default: all].
+    #[arg(long, value_name = "METHOD", value_enum, value_delimiter = ',', help_heading = "Evaluation")]
+    methods: Vec<MethodName>,
+    /// Question whose answer is one of the labels.
+    #[arg(long, short, value_name = "TEXT", default_value = "What is this?", help_heading = "Evaluation")]
+    question: String,
+    /// Seed of the choice of the examples.
+    #[arg(long, default_value_t = 0, value_name = "SEED", help_heading = "Evaluation")]
+    seed: u64,
+    /// Print one JSON object instead of a table.
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+    /// Write the JSON object to this file too.
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    out: Option<PathBuf>,
+}
+
+/// Result of one method with one number of examples.
+struct Row {
+    method: MethodName,
+    shots: usize,
+    /// Least number of examples that a prompt had room for.
+    shown: Option<usize>,
+    accuracy: Accuracy,
+    /// Median of the seconds per query, without its decoding and encoding.
+    seconds: f64,
+}
+
+impl EvalFewShot {
+    pub fn run(self) -> anyhow::Result<bool> {
+        let spec = AnalysisSpec { sampling: self.sampling.sampling()?, ..AnalysisSpec::default() };
+        let (support, queries) = (LabelledMedia::read(&self.support)?, LabelledMedia::read(&self.queries)?);
+        let labels = Labels::new(support.outputs()).map_err(|e| UsageError(e.to_string()))?;
+        check_queries(&labels, &queries)?;
+        let pipeline = self.model.load_to_answer()?;
+        let analyzer = analyzer(&pipeline)?;
+        let begun = Instant::now();
+        let (support, queries) = (support.encode(&analyzer, &spec)?, queries.encode(&analyzer, &spec)?);
+        let encoding = begun.elapsed().as_secs_f64() / (support.len() + queries.len()) as f64;
+        let count = support.len();
+        let support = EncodedSupport::new(support, Selection::Nearest, count)?;
+        let rows = self.rows(&pipeline, &support, &labels, &queries)?;
+        let rows_json: Vec<Value> = rows.iter().map(Row::json).collect();
+        let object = json!({
+            "model": pipeline.info(), "examples": count, "queries": queries.len(), "labels": labels,
+            "encode_s_per_medium": encoding, "rows": rows_json,
+        });
+        if let Some(path) = &self.out {
+            write_file(path, format!("{}\n", serde_json::to_string_pretty(&object)?).as_bytes())?;
+        }
+        if self.json {
+            println!("{object}");
+            return Ok(true);
+        }
+        println!("{} queries; decoding and encoding take {:.0} ms per medium", queries.len(), 1e3 * encoding);
+        println!(
+            "{:<13} {:>8} {:>9} {:>18} {:>13}",
+            "method", "examples", "right", "95 % interval", "ms per query"
+        );
+        rows.iter().for_each(Row::print);
+        Ok(true)
+    }
+
+    fn rows(
+        &self,
+        model: &dyn Model,
+        support: &EncodedSupport,
+        labels: &Labels,
+        queries: &[Shot],
+    ) -> anyhow::Result<Vec<Row>> {
+        let names: Vec<&str> = labels.iter().collect();
+        let label = |shot: &Shot| names.iter().position(|name| *name == shot.text.output.trim());
+        let of_examples: Vec<usize> = support.shots().iter().filter_map(label).collect();
+        let order = balanced_order(&of_examples, self.seed);
+        let mut counts: Vec<usize> = self.shots.iter().map(|&n| n.min(order.len())).collect();
+        counts.sort_unstable();
+        counts.dedup();
+        let methods: &[MethodName] = if self.methods.is_empty() { &MethodName::ALL } else { &self.methods };
+        let classification = FewShotClassification { model, support, labels, question: &self.question };
+        let query_features = EncodedSupport::new(queries.to_vec(), Selection::First, 0)?;
+        let bar = progress(counts.len() * methods.len() * queries.len());
+        let mut rows = Vec::new();
+        for &shots in &counts {
+            let among = &order[..shots];
+            for &method in methods {
+                let answers = match method.of_features() {
+                    // A classifier needs an example of every label.
+                    Some(_) if shots < names.len() => continue,
+                    Some(method) => {
+                        let classifier = FeatureClassifier::fit(method, &classification.examples(among)?)?;
+                        answers(queries, query_features.features(), &bar, |_, features| {
+                            let scores = classifier.scores(features)?;
+                            Ok((names[most_likely(&scores)].to_string(), shots))
+                        })?
+                    }
+                    None if method == MethodName::Auto => continue,
+                    None => answers(queries, query_features.features(), &bar, |query, features| {
+                        let shots = support.choose_among(among, features);
+                        let answer = classification.in_context(&shots, query)?;
+                        Ok((answer.text, answer.shots))
+                    })?,
+                };
+                rows.push(Row::new(method, shots, answers));
+            }
+        }
+        bar.finish_and_clear();
+        Ok(rows)
+    }
+}
+
+/// Whether an answer is right, the examples that its prompt had, and its seconds.
+type Answered = (bool, usize, f64);
+
+/// Answers every query by `answer`, which returns a label and the number of examples that it was based on.
+fn answers(
+    queries: &[Shot],
+    features: &[Vec<f32>],
+    bar: &indicatif::ProgressBar,
+    answer: impl Fn(&Shot, &[f32]) -> anyhow::Result<(String, usize)>,
+) -> anyhow::Result<Vec<Answered>> {
+    let one = |(query, features): (&Shot, &Vec<f32>)| {
+        let start = Instant::now();
+        let (text, shots) = answer(query, features)?;
+        bar.inc(1);
+        Ok((text == query.text.output.trim(), shots, start.elapsed().as_secs_f64()))
+    };
+    queries.iter().zip(features).map(one).collect()
+}
+
+impl Row {
+    fn new(method: MethodName, shots: usize, answers: Vec<Answered>) -> Self {
+        let mut seconds: Vec<f64> = answers.iter().map(|(.., seconds)| *seconds).collect();
+        seconds.sort_by(f64::total_cmp);
+        Self {
+            method,
+            shots,
+            shown: answers.iter().map(|(_, shown, _)| *shown).min().filter(|shown| *shown < shots),
+            accuracy: answers.iter().map(|(right, ..)| *right).collect(),
+            seconds: seconds[seconds.len() / 2],
+        }
+    }
+
+    fn json(&self) -> Value {
+        let (low, high) = self.accuracy.interval();
+        json!({
+            "method": self.method.name(), "examples": self.shots, "shown": self.shown.unwrap_or(self.shots),
+            "right": self.accuracy.right, "asked": self.accuracy.asked, "low": low, "high": high,
+            "s_per_query": self.seconds,
+        })
+    }
+
+    fn print(&self) {
+        let (low, high) = self.accuracy.interval();
+        let interval = format!("{:.1} % to {:.1} %", 100.0 * low, 100.0 * high);
+        let room = self.shown.map(|shown| format!("  (room for {shown})")).unwrap_or_default();
+        println!(
+            "{:<13} {:>8} {:>7.1} % {interval:>18} {:>13.2}{room}",
+            self.method.name(),
+            self.shots,
+            100.0 * self.accuracy.share(),
+            1e3 * self.seconds,
+        );
+    }
+}
+
+/// Checks that every query has a label of the support set.
+fn check_queries(labels: &Labels, queries: &LabelledMedia) -> anyhow::Result<()> {
+    let is_known = |output: &str| labels.iter().any(|label| label == output.trim());
+    match queries.all_outputs().find(|output| !is_known(output)) {
+        None => Ok(()),
+        Some(output) => {
+            let text = format!("the label {output:?} of the queries has no example in the support set");
+            Err(UsageError(text).into())
+        }
+    }
+}
