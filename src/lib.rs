@@ -28,6 +28,7 @@ pub mod family;
 pub mod task;
 pub mod few_shot;
 pub mod metrics;
+pub mod search;
 pub mod pipeline;
 pub mod stage_trace;
 #[cfg(feature = "train")]

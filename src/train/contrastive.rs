@@ -15,9 +15,9 @@ use super::features::FeatureCache;
 use super::optimiser::{Gradients, accumulate, gradients};
 use super::run::{Evaluation, Figures, Objective};
 use super::spriteworld::{Clip, Split, World};
-use super::text_tower::TextTower;
 use crate::error::Result;
 use crate::model::{JointSpace, PerceiverResampler};
+use crate::search::TextTower;
 use crate::vision::{Preprocess, VisionEncoder};
 
 /// Random generator of one update: a function of the seed, the stage and the step only.

@@ -1,7 +1,6 @@
 //! Training: the SpriteWorld data, the text tower, and the stages that train a Flamingo.
 
 pub mod spriteworld;
-pub mod text_tower;
 pub mod config;
 pub mod optimiser;
 pub mod run;

@@ -16,11 +16,11 @@ use super::run::{Progress, check_checkpoint, failed, optimise};
 use super::spriteworld::family::Family;
 use super::spriteworld::{World, WorldConfig};
 use super::text_states::TextStates;
-use super::text_tower::TextTower;
 use crate::error::Result;
 use crate::family::native::{NativeConfig, assemble, write};
 use crate::family::{LoadOptions, Loaded};
 use crate::model::{JointSpaces, PerceiverResampler};
+use crate::search::TextTower;
 use crate::vision::{VisionConfig, VisionEncoder};
 use crate::weights::{Quantization, Weights};
 

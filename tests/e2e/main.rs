@@ -23,6 +23,7 @@ mod model_check;
 mod model_pull;
 mod names;
 mod pulled_families;
+mod search;
 mod service;
 mod trace;
 mod training;

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 
 use candle_core::Tensor;
-use flamingo::train::text_tower::TextTower;
+use flamingo::search::TextTower;
 use support::golden::{Golden, relative_error};
 use support::language_model::all_minilm;
 use support::target;

@@ -24,6 +24,7 @@ mod caption;
 mod ask;
 mod classify;
 mod chat;
+mod search;
 mod support;
 mod methods;
 mod frames;
@@ -72,6 +73,8 @@ enum Command {
     Classify(classify::Classify),
     /// Have a conversation about a video or image.
     Chat(chat::Chat),
+    /// Find videos by a text or by another video.
+    Search(search::Search),
     /// Show which frames are sampled from a video.
     Frames(frames::Frames),
     /// List, download, inspect, trace and create models.
@@ -160,6 +163,7 @@ fn main() -> ExitCode {
         Command::Ask(command) => command.run(),
         Command::Classify(command) => command.run(),
         Command::Chat(command) => command.run(),
+        Command::Search(command) => command.run(),
         Command::Frames(command) => command.run(),
         Command::Model(command) => command.run(),
         Command::Bench(command) => command.run(),
