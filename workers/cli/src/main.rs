@@ -23,7 +23,7 @@ mod analyze;
 mod caption;
 mod ask;
 mod classify;
-mod support;
+mod few_shot;
 mod frames;
 // Models.
 mod model;
@@ -44,6 +44,8 @@ mod settings;
 mod config;
 #[cfg(feature = "service")]
 mod migrate;
+#[cfg(feature = "service")]
+mod support;
 #[cfg(feature = "service")]
 mod submit;
 #[cfg(feature = "service")]
@@ -96,6 +98,10 @@ enum Command {
     /// Submit jobs to the workers.
     #[cfg(feature = "service")]
     Submit(Box<submit::Submit>),
+    /// Store, list, show and remove support sets: few-shot examples with a name.
+    #[cfg(feature = "service")]
+    #[command(subcommand)]
+    Support(support::Support),
     /// List, watch, cancel and retry jobs.
     #[cfg(feature = "service")]
     #[command(subcommand)]
@@ -172,6 +178,8 @@ fn main() -> ExitCode {
         Command::Work(command) => command.run(),
         #[cfg(feature = "service")]
         Command::Submit(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Support(command) => command.run(),
         #[cfg(feature = "service")]
         Command::Jobs(command) => command.run(),
         #[cfg(feature = "service")]

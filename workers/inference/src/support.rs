@@ -1,28 +1,66 @@
-//! An encoded support set, and the examples that it gives to a query.
+//! Encoded support sets, and the examples that they give to a query.
 
+use std::sync::Arc;
+
+use flamingo::Result;
 use flamingo::few_shot::Selection;
 use flamingo::pipeline::{Medium, Shot};
-use flamingo::{Error, Result};
 
-/// Support set whose media are encoded once, for all queries.
+use crate::encoded_video::features;
+
+/// Examples whose media are encoded once, for all queries.
 #[derive(Debug)]
-pub struct EncodedSupport {
+pub struct EncodedSet {
     shots: Vec<Shot>,
     /// Vision features of each medium.
     features: Vec<Vec<f32>>,
+}
+
+/// An encoded set, and the rule that chooses examples of it.
+#[derive(Debug, Clone)]
+pub struct EncodedSupport {
+    set: Arc<EncodedSet>,
     selection: Selection,
     /// Examples per prompt.
     count: usize,
 }
 
-impl EncodedSupport {
-    /// Joins encoded examples and the rule that chooses `count` of them for each query.
+impl EncodedSet {
+    /// Joins encoded examples.
     ///
     /// # Errors
     /// A medium has no vision features.
-    pub fn new(shots: Vec<Shot>, selection: Selection, count: usize) -> Result<Self> {
+    pub fn new(shots: Vec<Shot>) -> Result<Self> {
         let features = shots.iter().map(|shot| features(&shot.medium)).collect::<Result<_>>()?;
-        Ok(Self { shots, features, selection, count })
+        Ok(Self { shots, features })
+    }
+
+    /// Returns the number of examples.
+    pub fn len(&self) -> usize {
+        self.shots.len()
+    }
+
+    /// Whether there is no example.
+    pub fn is_empty(&self) -> bool {
+        self.shots.is_empty()
+    }
+
+    /// Returns the approximate size in bytes: visual tokens, vision features and texts.
+    pub fn bytes(&self) -> usize {
+        let shot = |Shot { name, medium, text }: &Shot| {
+            let tokens = &medium.visual_tokens;
+            let texts = name.len() + text.output.len() + text.question.as_ref().map_or(0, String::len);
+            tokens.elem_count() * tokens.dtype().size_in_bytes() + texts + size_of::<Shot>()
+        };
+        let features: usize = self.features.iter().map(|features| 4 * features.len()).sum();
+        self.shots.iter().map(shot).sum::<usize>() + 2 * features
+    }
+}
+
+impl EncodedSupport {
+    /// Chooses `count` examples of `set` for each query by `selection`.
+    pub fn new(set: Arc<EncodedSet>, selection: Selection, count: usize) -> Self {
+        Self { set, selection, count }
     }
 
     /// Chooses the examples for a query, in the order of the prompt.
@@ -30,13 +68,7 @@ impl EncodedSupport {
     /// # Errors
     /// The query has no vision features.
     pub fn choose(&self, query: &Medium) -> Result<Vec<Shot>> {
-        let chosen = self.selection.choose(&self.features, &features(query)?, self.count);
-        Ok(chosen.into_iter().map(|i| self.shots[i].clone()).collect())
+        let chosen = self.selection.choose(&self.set.features, &features(query)?, self.count);
+        Ok(chosen.into_iter().map(|i| self.set.shots[i].clone()).collect())
     }
-}
-
-fn features(medium: &Medium) -> Result<Vec<f32>> {
-    let features = medium.features.as_ref();
-    let features = features.ok_or_else(|| Error::Prompt("a medium has no vision features".into()))?;
-    Ok(features.to_dtype(candle_core::DType::F32)?.to_vec1()?)
 }

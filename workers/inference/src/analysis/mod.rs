@@ -21,6 +21,7 @@ mod windows;
 mod joint;
 
 pub use error::AnalysisError;
+use joint::WholeMedium;
 pub use request::{AnalysisSpec, Source};
 
 /// A model, and the program that decodes for it.
@@ -57,6 +58,20 @@ struct State {
     windows: Vec<EncodedWindow>,
     encoded: Option<EncodedVideo>,
     cache_hit: bool,
+}
+
+impl State {
+    /// Adds a warning about examples that were left out, once per number of them.
+    fn warn_of_dropped(&mut self, source: &Source, dropped: usize, chosen: usize) {
+        let text = format!(
+            "{}: the model has room for {} of {chosen} few-shot examples: the first {dropped} of the prompt are left out",
+            source.name.display(),
+            chosen - dropped
+        );
+        if dropped > 0 && !self.warnings.contains(&text) {
+            self.warnings.push(text);
+        }
+    }
 }
 
 impl VideoAnalyzer<'_> {
@@ -102,7 +117,7 @@ impl VideoAnalyzer<'_> {
         self.finish(&context.cancel, sources.iter().map(|s| s.name.clone()).collect(), state, result)
     }
 
-    /// Decodes and encodes a whole video as one medium.
+    /// Decodes and encodes a whole video as one medium. Returns its visual tokens too, if they are to be kept.
     ///
     /// # Errors
     /// The video cannot be decoded, has no or too many frames, or the model fails.
@@ -111,9 +126,17 @@ impl VideoAnalyzer<'_> {
         source: &Source,
         spec: &AnalysisSpec,
         context: &RequestContext,
-    ) -> Result<Medium, AnalysisError> {
+    ) -> Result<(Medium, Option<EncodedVideo>), AnalysisError> {
         let on_frame: OnFrame = &mut |_| ControlFlow::Continue(());
-        self.decode_and_encode(source, spec, context, &mut State::default(), on_frame)
+        let whole = self.decode_and_encode(source, spec, context, &mut State::default(), on_frame);
+        let WholeMedium { medium, info, warnings } = whole?;
+        if !self.keep_visual_tokens {
+            return Ok((medium, None));
+        }
+        let (start, end) = spec.sampled_range(info.duration);
+        let window = EncodedWindow::of(&medium, (start, end.max(start)));
+        let window = window.map_err(|e| AnalysisError::model(source, e.into()))?;
+        Ok((medium, Some(EncodedVideo { info, warnings, windows: vec![window] })))
     }
 
     fn finish(
@@ -223,6 +246,8 @@ impl VideoAnalyzer<'_> {
         for (task, answer) in spec.tasks.iter().zip(answers) {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
             context.progress.answer(answer.completion_tokens);
+            let dropped = shots.len() - answer.shots;
+            state.warn_of_dropped(source, dropped, shots.len());
             state.answers.push(AnswerReport {
                 question: task.question().map(String::from),
                 text: answer.text,
@@ -234,7 +259,8 @@ impl VideoAnalyzer<'_> {
                 log_likelihood: answer.log_likelihood,
                 prompt_tokens: answer.prompt_tokens,
                 completion_tokens: answer.completion_tokens,
-                shots: names(&shots[shots.len() - answer.shots..]),
+                shots: names(&shots[dropped..]),
+                dropped_shots: dropped,
                 transcripts: answer.transcripts,
             });
         }

@@ -12,9 +12,13 @@ use jobs::worker::Page;
 use jobs::{Failure, ItemId, JobId, Stopped};
 
 use super::ServiceLimits;
+use super::few_shot::fixed_support;
 use super::retry_policy::listing_stopped;
-use crate::api::{Input, InputGlob, Item, JobMessage, ManifestLine, PrefixCursor, json as to_json, lane};
+use crate::api::{
+    Input, InputGlob, Item, JobMessage, ListedJob, ManifestLine, PrefixCursor, json as to_json, lane,
+};
 use crate::inputs::{EntryKind, Inputs, Location, PrefixEntry};
+use crate::support::StoredSets;
 
 /// Items per page of an input list that is read whole for each page.
 const LIST_PAGE: usize = 10_000;
@@ -26,6 +30,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct Listing<'a> {
     pub inputs: &'a Inputs,
     pub ledger: &'a Ledger,
+    pub sets: &'a StoredSets,
     pub limits: &'a ServiceLimits,
 }
 
@@ -35,13 +40,19 @@ impl Listing<'_> {
     /// # Errors
     /// The inputs cannot be listed.
     pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
-        let job = JobMessage::from_ledger(&record.message).map_err(Stopped::fail)?;
-        match &job.input {
-            Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
-            Input::Videos(urls) => self.list(&job, record, urls, cursor),
-            Input::Prefix { url, glob } => self.prefix(&job, record, url, glob, cursor).await,
-            Input::Manifest(url) => self.manifest(&job, record, url, cursor).await,
-            Input::UnfinishedOf(earlier) => self.unfinished(&job, record, earlier, cursor).await,
+        let message = JobMessage::from_ledger(&record.message).map_err(Stopped::fail)?;
+        if let Input::UnfinishedOf(earlier) = &message.input {
+            return self.unfinished(&message, record, earlier, cursor).await;
+        }
+        let support = fixed_support(&message, record, self.ledger, self.sets).await?;
+        let support = support.as_ref().map(|(version, set)| (version.clone(), set));
+        let job = ListedJob::new(&message, &record.id, support).map_err(Stopped::fail)?;
+        match &message.input {
+            Input::Video(url) => self.list(&job, std::slice::from_ref(url), cursor),
+            Input::Videos(urls) => self.list(&job, urls, cursor),
+            Input::Prefix { url, glob } => self.prefix(&job, url, glob, cursor).await,
+            Input::Manifest(url) => self.manifest(&job, url, cursor).await,
+            Input::UnfinishedOf(_) => unreachable!("listed above"),
         }
     }
 
@@ -85,24 +96,17 @@ impl Listing<'_> {
         Ok(Page::until(items, next))
     }
 
-    fn list(
-        &self,
-        job: &JobMessage,
-        record: &JobRecord,
-        urls: &[String],
-        cursor: Option<&str>,
-    ) -> Result<Page, Stopped> {
+    fn list(&self, job: &ListedJob, urls: &[String], cursor: Option<&str>) -> Result<Page, Stopped> {
         for url in urls {
             self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
         }
-        let items = urls.iter().map(|url| job.item(&record.id, item_id(&file_name(url)), url.clone()));
+        let items = urls.iter().map(|url| job.item(item_id(&file_name(url)), url.clone()));
         Ok(slice(distinct(items.collect()), cursor))
     }
 
     async fn prefix(
         &self,
-        job: &JobMessage,
-        record: &JobRecord,
+        job: &ListedJob<'_>,
         url: &str,
         glob: &str,
         cursor: Option<&str>,
@@ -121,7 +125,7 @@ impl Listing<'_> {
         let page = page.map_err(|e| listing_stopped(&e))?;
         let mut items = Vec::new();
         for PrefixEntry { name, kind } in page.entries {
-            let item = |video: String| job.item(&record.id, item_id(&name), video);
+            let item = |video: String| job.item(item_id(&name), video);
             let item = match kind {
                 EntryKind::Skipped(reason) => Err(reason),
                 EntryKind::UnreadableFolder { url, reason } => {
@@ -136,7 +140,7 @@ impl Listing<'_> {
             match item {
                 Ok(item) => items.push(new_item(&item)),
                 Err(reason) => {
-                    tracing::debug!(job = %record.id, %reason, name, "left out");
+                    tracing::debug!(job = %job.id(), %reason, name, "left out");
                     skipped.add(reason);
                 }
             }
@@ -147,13 +151,7 @@ impl Listing<'_> {
     }
 
     /// Lists a manifest. All of it is validated before the first item exists.
-    async fn manifest(
-        &self,
-        job: &JobMessage,
-        record: &JobRecord,
-        url: &str,
-        cursor: Option<&str>,
-    ) -> Result<Page, Stopped> {
+    async fn manifest(&self, job: &ListedJob<'_>, url: &str, cursor: Option<&str>) -> Result<Page, Stopped> {
         let location = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
         let bytes = self
             .inputs
@@ -169,7 +167,7 @@ impl Listing<'_> {
             }
             None => None,
         };
-        let lines = manifest_items(self.inputs, job, &record.id, &location, &bytes)?;
+        let lines = manifest_items(self.inputs, job, &location, &bytes)?;
         let Page { items, cursor, is_last } = slice(lines, place);
         let cursor = if is_last { cursor } else { format!("{cursor} {version}") };
         Ok(Page { items, cursor, is_last })
@@ -192,8 +190,7 @@ pub fn skipped(record: &JobRecord) -> Skipped {
 /// The first invalid line.
 pub fn manifest_items(
     inputs: &Inputs,
-    job: &JobMessage,
-    id: &JobId,
+    job: &ListedJob,
     location: &Location,
     bytes: &[u8],
 ) -> Result<Vec<Item>, Stopped> {
@@ -214,9 +211,13 @@ pub fn manifest_items(
             return Err(bad(format!("custom_id {:?} is used on an earlier line too", line.custom_id)));
         }
         inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
-        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.spec.tasks.clone());
-        let item = job.item(id, name, line.video);
-        let spec = AnalysisSpec { tasks, ..item.spec };
+        let own = line.tasks(job.has_examples()).and_then(|own| own.map(|own| job.tasks(&own)).transpose());
+        let own = own.map_err(|e| bad(e.to_string()))?;
+        let item = job.item(name, line.video);
+        let spec = match own {
+            Some(tasks) => AnalysisSpec { tasks, ..item.spec },
+            None => item.spec,
+        };
         items.push(Item { custom_id: Some(line.custom_id), spec, ..item });
     }
     Ok(items)
@@ -277,7 +278,7 @@ mod tests {
 
     use jobs::ledger::LedgerSettings;
     use jobs::secret_url::SecretUrl;
-    use jobs::store::StoreSettings;
+    use jobs::store::{Store, StoreSettings};
 
     use super::*;
     use crate::admission::Budget;
@@ -314,7 +315,8 @@ mod tests {
             frame_bytes: 0,
             retry_timeout: Duration::ZERO,
         };
-        let listing = Listing { inputs: &inputs, ledger: &ledger, limits: &limits };
+        let sets = StoredSets::new(Store::open("memory://", &StoreSettings::default()).unwrap());
+        let listing = Listing { inputs: &inputs, ledger: &ledger, sets: &sets, limits: &limits };
         let mut names = Vec::new();
         loop {
             let page = listing.page(&record, record.cursor.as_deref()).await.unwrap();
