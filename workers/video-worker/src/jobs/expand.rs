@@ -274,15 +274,96 @@ fn slice(items: Vec<Item>, cursor: Option<&str>) -> Page {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
+    use flamingo::few_shot::SupportSet;
+    use jobs::Disposition;
     use jobs::ledger::LedgerSettings;
     use jobs::secret_url::SecretUrl;
     use jobs::store::{Store, StoreSettings};
 
     use super::*;
     use crate::admission::Budget;
+    use crate::api::SupportName;
     use crate::inputs::Disk;
+
+    /// Ledger, store and inputs of listings with pages of `page` inputs.
+    struct Fixture {
+        ledger: Ledger,
+        sets: StoredSets,
+        inputs: Inputs,
+        limits: ServiceLimits,
+    }
+
+    impl Fixture {
+        async fn new(page: usize) -> Self {
+            let url = SecretUrl::new("sqlite::memory:");
+            let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
+            ledger.migrate().await.unwrap();
+            let sets = StoredSets::new(Store::open("memory://", &StoreSettings::default()).unwrap());
+            let unlimited = || Budget::new(0);
+            let disk = Disk { folder: std::env::temp_dir(), room: unlimited(), timeout: Duration::ZERO };
+            let inputs = Inputs::new(Vec::new(), StoreSettings::default(), disk);
+            let limits = ServiceLimits {
+                page,
+                max_manifest_bytes: 0,
+                memory: unlimited(),
+                frame_bytes: 0,
+                retry_timeout: Duration::ZERO,
+            };
+            Self { ledger, sets, inputs, limits }
+        }
+
+        /// Enters a job about the videos in a folder.
+        async fn accept(&self, folder: &Path, few_shot: serde_json::Value) -> JobRecord {
+            let message = serde_json::json!({
+                "schema": "flamingo.job/1", "job_id": "job", "tasks": [{"kind": "caption"}],
+                "input": {"prefix": {"url": folder, "glob": "**/*.mp4"}}, "few_shot": few_shot,
+            });
+            let job = JobMessage::read(message.to_string().as_bytes()).unwrap();
+            self.ledger.accept(&job.to_new().unwrap(), 0).await.unwrap();
+            self.ledger.job(&job.job_id.unwrap()).await.unwrap().unwrap()
+        }
+
+        async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
+            let Self { ledger, sets, inputs, limits } = self;
+            Listing { inputs, ledger, sets, limits }.page(record, cursor).await
+        }
+    }
+
+    /// A set that gets a new version while the inputs are listed; the listing may continue at another worker.
+    #[tokio::test]
+    async fn all_items_of_a_job_have_one_version_of_its_support_set() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.mp4", "b.mp4"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let fixture = Fixture::new(1).await;
+        let record = fixture.accept(folder.path(), serde_json::json!({ "support": "birds" })).await;
+        let missing = fixture.page(&record, None).await.unwrap_err();
+        assert_eq!(
+            (missing.failure.code.as_str(), missing.disposition),
+            ("support_not_found", Disposition::Fail)
+        );
+
+        let add = async |output: &str| {
+            let line = format!("{{\"media\":\"a.mp4\",\"output\":\"{output}\"}}");
+            let set = SupportSet::from_json_lines(&line).unwrap();
+            let name = SupportName::try_from("birds".to_owned()).unwrap();
+            fixture.sets.add(&name, &set).await.unwrap().version
+        };
+        let first = add("owl").await;
+        let claim =
+            fixture.ledger.claim_job(&record.id, "w", 0, Duration::from_secs(60)).await.unwrap().unwrap();
+        let page = fixture.page(&record, None).await.unwrap();
+        fixture.ledger.add_items(&claim, &page.items, 0, 0).await.unwrap();
+        assert_ne!(add("frog").await, first);
+        let next = fixture.page(&record, Some(&page.cursor)).await.unwrap();
+        let version = |page: &Page| Item::parse(&page.items[0].message).unwrap().few_shot.unwrap().support;
+        assert_eq!((version(&page), version(&next)), (first.clone(), first));
+        assert_eq!((page.items[0].id.as_str(), next.items[0].id.as_str()), ("a.mp4", "b.mp4"));
+    }
 
     /// A worker that dies after the last page leaves its cursor: the next worker counts nothing twice.
     #[tokio::test]
@@ -293,33 +374,11 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "x").unwrap();
         }
-        let url = SecretUrl::new("sqlite::memory:");
-        let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
-        ledger.migrate().await.unwrap();
-        let message = format!(
-            r#"{{"schema": "flamingo.job/1", "job_id": "job", "tasks": [{{"kind": "caption"}}],
-                "input": {{"prefix": {{"url": "{}", "glob": "**/*.mp4"}}}}}}"#,
-            folder.path().display()
-        );
-        let job = JobMessage::read(message.as_bytes()).unwrap();
-        ledger.accept(&job.to_new().unwrap(), 0).await.unwrap();
-        let mut record = ledger.job(&job.job_id.unwrap()).await.unwrap().unwrap();
-
-        let unlimited = || Budget::new(0);
-        let disk = Disk { folder: std::env::temp_dir(), room: unlimited(), timeout: Duration::ZERO };
-        let inputs = Inputs::new(Vec::new(), StoreSettings::default(), disk);
-        let limits = ServiceLimits {
-            page: 2,
-            max_manifest_bytes: 0,
-            memory: unlimited(),
-            frame_bytes: 0,
-            retry_timeout: Duration::ZERO,
-        };
-        let sets = StoredSets::new(Store::open("memory://", &StoreSettings::default()).unwrap());
-        let listing = Listing { inputs: &inputs, ledger: &ledger, sets: &sets, limits: &limits };
+        let fixture = Fixture::new(2).await;
+        let mut record = fixture.accept(folder.path(), serde_json::Value::Null).await;
         let mut names = Vec::new();
         loop {
-            let page = listing.page(&record, record.cursor.as_deref()).await.unwrap();
+            let page = fixture.page(&record, record.cursor.as_deref()).await.unwrap();
             names.extend(page.items.into_iter().map(|item| item.id.to_string()));
             record.cursor = Some(page.cursor);
             if page.is_last {
@@ -329,12 +388,12 @@ mod tests {
         assert_eq!(names, ["a.mp4".to_owned(), item_id("c/e.mp4").to_string(), "h.MP4".to_owned()]);
         let counted = serde_json::to_string(&skipped(&record)).unwrap();
         assert_eq!(counted, r#"{"hidden":2,"side_file":1,"not_matched":1}"#);
-        let again = listing.page(&record, record.cursor.as_deref()).await.unwrap();
+        let again = fixture.page(&record, record.cursor.as_deref()).await.unwrap();
         assert!(again.is_last && again.items.is_empty());
         record.cursor = Some(again.cursor);
         assert_eq!(serde_json::to_string(&skipped(&record)).unwrap(), counted);
         // The cursor of an older build was a key.
-        let page = listing.page(&record, Some("c/e.mp4")).await.unwrap();
+        let page = fixture.page(&record, Some("c/e.mp4")).await.unwrap();
         assert_eq!(page.items[0].id.as_str(), "a.mp4");
     }
 }

@@ -190,7 +190,8 @@ impl StoredSets {
         let keys = self.keys(&folder).await?;
         let versions: Vec<_> = keys.iter().filter(|key| parse_key(key).is_some()).collect();
         let Some(version) = version else {
-            if keys.is_empty() {
+            // Only the objects of support sets are removed: others may be in the folder.
+            if versions.is_empty() && !keys.contains(&current_key(name)) {
                 return Err(self.not_found(&folder));
             }
             return self.remove_whole(name, &versions).await;
