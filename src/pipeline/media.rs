@@ -24,7 +24,7 @@ pub struct Medium {
     /// has none.
     pub features: Option<Tensor>,
     /// Number of first visual tokens that are visible, if the others are padding that some positions attend to.
-    visible: Option<usize>,
+    pub visible: Option<usize>,
     /// Keys and values at every gated cross-attention, projected on first use. Clones share them.
     kv: Arc<OnceLock<Arc<MediaKv>>>,
 }

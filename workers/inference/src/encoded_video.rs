@@ -23,6 +23,8 @@ pub struct EncodedWindow {
     pub tokens: VisualTokens,
     /// Mean of the vision features over patches and frames (d), which finds similar media.
     pub features: Vec<f32>,
+    /// Number of first visual tokens that are visible ([`Medium::visible`]).
+    pub visible: Option<usize>,
 }
 
 /// Visual tokens (q, d) in host memory.
@@ -47,13 +49,20 @@ impl EncodedVideo {
 impl EncodedWindow {
     /// Copies a medium to the host; `start` and `end` are seconds of the video.
     pub(crate) fn of(medium: &Medium, (start, end): (f64, f64)) -> Result<Self, Error> {
-        let frame_times = medium.frame_times.clone();
-        Ok(Self { start, end, frame_times, tokens: VisualTokens::of(medium)?, features: features(medium)? })
+        Ok(Self {
+            start,
+            end,
+            frame_times: medium.frame_times.clone(),
+            tokens: VisualTokens::of(medium)?,
+            features: features(medium)?,
+            visible: medium.visible,
+        })
     }
 
     /// Copies a medium back to the device of the model.
     pub(crate) fn medium(&self, options: &LoadOptions) -> Result<Medium, Error> {
         let mut medium = Medium::new(self.tokens.tensor(options)?, self.frame_times.clone());
+        medium.visible = self.visible;
         medium.features = Some(Tensor::from_slice(&self.features, self.features.len(), &options.device)?);
         Ok(medium)
     }

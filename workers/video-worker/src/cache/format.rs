@@ -15,15 +15,16 @@ use serde::{Deserialize, Serialize};
 struct Metadata {
     info: VideoInfo,
     warnings: Vec<Warning>,
-    windows: Vec<WindowTimes>,
+    windows: Vec<WindowMetadata>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WindowTimes {
+struct WindowMetadata {
     start: f64,
     end: f64,
     frame_times: Vec<f64>,
+    visible: Option<usize>,
 }
 
 const METADATA: &str = "metadata";
@@ -33,8 +34,12 @@ const FEATURES: &str = "features";
 /// Serializes an entry: visual tokens (windows, q, d) and vision features (windows, d) in f32, with the metadata as JSON in the
 /// header.
 pub(super) fn write(video: &EncodedVideo) -> Result<Bytes, String> {
-    let times =
-        |w: &EncodedWindow| WindowTimes { start: w.start, end: w.end, frame_times: w.frame_times.clone() };
+    let times = |w: &EncodedWindow| WindowMetadata {
+        start: w.start,
+        end: w.end,
+        frame_times: w.frame_times.clone(),
+        visible: w.visible,
+    };
     let metadata = Metadata {
         info: video.info.clone(),
         warnings: video.warnings.clone(),
@@ -68,16 +73,21 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EncodedVideo, String> {
     if n != metadata.windows.len() || of != n {
         return Err(format!("{} windows, but tokens of {n} and features of {of}", metadata.windows.len()));
     }
+    if metadata.windows.iter().any(|window| window.visible.is_some_and(|visible| visible > q)) {
+        return Err(format!("more visible tokens than the {q} of a window"));
+    }
     let parts = tokens.chunks_exact(q * d).zip(features.chunks_exact(width));
     let windows = metadata.windows.into_iter().zip(parts);
-    let windows =
-        windows.map(|(WindowTimes { start, end, frame_times }, (tokens, features))| EncodedWindow {
+    let windows = windows.map(|(WindowMetadata { start, end, frame_times, visible }, (tokens, features))| {
+        EncodedWindow {
             start,
             end,
             frame_times,
             tokens: VisualTokens { shape: (q, d), values: tokens.to_vec() },
             features: features.to_vec(),
-        });
+            visible,
+        }
+    });
     Ok(EncodedVideo { info: metadata.info, warnings: metadata.warnings, windows: windows.collect() })
 }
 

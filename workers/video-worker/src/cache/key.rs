@@ -8,7 +8,8 @@ use inference::analysis::AnalysisSpec;
 
 use super::VisualTokenCache;
 
-/// Part of every key: entries of an incompatible build are not found. Version 4 has the vision features of each window.
+/// Part of every key: entries of an incompatible build are not found. Version 4 has the vision features of each window, and the number of
+/// its visible tokens.
 /// Entries of earlier versions stay in the store until the operator deletes them.
 const FORMAT_VERSION: &str = "flamingo.visual_tokens/4";
 
