@@ -67,7 +67,7 @@ fn examples_in_s3_give_the_answers_of_one_disk() {
     let shown = world.show("shots");
     let attempts = shown["items"].as_array().unwrap().iter().map(|item| item["attempts"].clone());
     assert!(attempts.into_iter().all(|n| n == 1), "{shown:#}");
-    assert!(second.logged("support set encoded") <= 1, "{}", second.log());
+    assert_eq!(second.logged("support set encoded"), 1, "{}", second.log());
 
     let local = folder.path().canonicalize().unwrap().display().to_string();
     let lines = std::fs::read_to_string(write_set(&world, "local.jsonl", &local)).unwrap();
