@@ -23,7 +23,7 @@ use jobs::queue::Message;
 use jobs::store::StoreSettings;
 use tempfile::NamedTempFile;
 use video_worker::admission::Budget;
-use video_worker::api::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item, JOB_SCHEMA, JobMessage, json};
+use video_worker::api::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item, JOB_SCHEMA, JobMessage, ListedJob, json};
 use video_worker::inputs::Location;
 use video_worker::inputs::{Disk, Inputs};
 use video_worker::jobs::expand::manifest_items;
@@ -82,7 +82,8 @@ pub fn manifest(bytes: &[u8]) {
         "input": {"manifest": "s3://videos/open/m.jsonl"}}"#;
     let job = JobMessage::from_ledger(job).expect("a job");
     let id = JobId::try_from("m".to_owned()).expect("a name");
-    let Ok(items) = manifest_items(&inputs, &job, &id, &place("s3://videos/open/m.jsonl"), bytes) else {
+    let job = ListedJob::new(&job, &id, None).expect("its tasks name their labels");
+    let Ok(items) = manifest_items(&inputs, &job, &place("s3://videos/open/m.jsonl"), bytes) else {
         return;
     };
     let names: HashSet<_> = items.iter().map(|item| &item.item_id).collect();

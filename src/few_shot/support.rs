@@ -1,5 +1,7 @@
 //! Support sets: media with the right output for each.
 
+use std::collections::{HashMap, HashSet};
+
 use serde::{Deserialize, Serialize};
 
 use crate::task::ShotText;
@@ -13,7 +15,7 @@ const MAX_TEXT_BYTES: usize = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SupportExample {
-    /// Path of a video or image.
+    /// Path or URL of a video or image.
     pub media: String,
     /// Question about it, if it differs from that of the query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,7 +39,7 @@ impl SupportSet {
     /// Checks examples.
     ///
     /// # Errors
-    /// There are none or too many, or a text is empty, too long or contains U+0000.
+    /// There are none or too many; a text is empty, too long or contains U+0000; two outputs differ only in white space.
     pub fn new(examples: Vec<SupportExample>) -> Result<Self, SupportError> {
         if examples.is_empty() || examples.len() > MAX_EXAMPLES {
             let found = examples.len();
@@ -54,6 +56,7 @@ impl SupportSet {
                 }
             }
         }
+        check_outputs(&examples)?;
         Ok(Self { examples })
     }
 
@@ -70,10 +73,38 @@ impl SupportSet {
         Self::new(lines.map(example).collect::<Result<_, _>>()?)
     }
 
+    /// Returns the set as JSON lines. Equal sets have equal lines, so their hash names the set.
+    pub fn to_json_lines(&self) -> String {
+        let line = |example| serde_json::to_string(example).expect("texts become JSON") + "\n";
+        self.examples.iter().map(line).collect()
+    }
+
     /// The examples, in order.
     pub fn examples(&self) -> &[SupportExample] {
         &self.examples
     }
+
+    /// Returns the different outputs, in the order of the examples.
+    pub fn outputs(&self) -> Vec<&str> {
+        let mut known = HashSet::new();
+        let outputs = self.examples.iter().map(|example| example.output.as_str());
+        outputs.filter(|output| known.insert(*output)).collect()
+    }
+}
+
+/// Refuses outputs that differ only in white space: they would be two labels that a reader takes for one.
+fn check_outputs(examples: &[SupportExample]) -> Result<(), SupportError> {
+    let mut known: HashMap<String, (usize, &str)> = HashMap::new();
+    for (number, SupportExample { output, .. }) in (1..).zip(examples) {
+        let words = output.split_whitespace().collect::<Vec<_>>().join(" ");
+        let (first, other) = *known.entry(words).or_insert((number, output));
+        if other != output {
+            return Err(SupportError(format!(
+                "examples {first} and {number}: the outputs {other:?} and {output:?} differ only in white space"
+            )));
+        }
+    }
+    Ok(())
 }
 
 impl SupportExample {
@@ -104,9 +135,33 @@ mod tests {
             ("{\"media\":\"a\",\"output\":\"x\",\"label\":1}", "line 1: unknown field `label`"),
             ("{\"media\":\"a\",\"output\":\" \"}", "example 1: `output` is empty"),
             ("a frog", "line 1:"),
+            (
+                "{\"media\":\"a\",\"output\":\"a frog\"}\n{\"media\":\"b\",\"output\":\"a  frog \"}",
+                "examples 1 and 2: the outputs \"a frog\" and \"a  frog \" differ only in white space",
+            ),
         ] {
             let error = SupportSet::from_json_lines(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    /// Order of fields, spaces and empty lines of the file do not matter.
+    #[test]
+    fn equal_sets_have_equal_lines() {
+        let text = "{ \"output\": \"a frog\", \"media\": \"a.mp4\" }\n\n{\"media\":\"b.png\",\"question\":\"Who?\",\"output\":\"an owl\"}";
+        let set = SupportSet::from_json_lines(text).unwrap();
+        let lines = set.to_json_lines();
+        assert_eq!(
+            lines,
+            "{\"media\":\"a.mp4\",\"output\":\"a frog\"}\n{\"media\":\"b.png\",\"question\":\"Who?\",\"output\":\"an owl\"}\n"
+        );
+        assert_eq!(SupportSet::from_json_lines(&lines).unwrap(), set);
+    }
+
+    #[test]
+    fn outputs_are_named_once() {
+        let line = |output: &str| format!("{{\"media\":\"a\",\"output\":\"{output}\"}}\n");
+        let set = SupportSet::from_json_lines(&["owl", "frog", "owl"].map(line).concat()).unwrap();
+        assert_eq!(set.outputs(), ["owl", "frog"]);
     }
 }

@@ -21,11 +21,11 @@ pub struct Medium {
     pub visual_tokens: Tensor,
     /// Presentation time of the frame that is shown at every sampled moment, in seconds after the first frame of the video.
     pub frame_times: Vec<f64>,
-    /// Mean of its vision features over patches and frames (d), which finds similar media. A medium that was restored from
-    /// visual tokens has none.
+    /// Mean of its vision features over patches and frames (d), which finds similar media. A medium of visual tokens alone
+    /// has none.
     pub features: Option<Tensor>,
     /// Number of first visual tokens that are visible, if the others are padding that some positions attend to.
-    visible: Option<usize>,
+    pub visible: Option<usize>,
     /// Keys and values at every gated cross-attention, projected on first use. Clones share them.
     kv: Arc<OnceLock<Arc<MediaKv>>>,
 }

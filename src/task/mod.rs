@@ -107,8 +107,8 @@ pub struct TextScore {
     pub probability: f64,
 }
 
-/// Default question of [`Task::Classify`].
-pub(crate) fn what_is_this() -> String {
+/// Returns the default question of [`Task::Classify`].
+pub fn what_is_this() -> String {
     "What is this?".into()
 }
 

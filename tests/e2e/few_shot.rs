@@ -97,6 +97,29 @@ fn a_folder_per_class_gives_the_labels() {
     assert!(ran.err.contains("an example is left out") && ran.err.contains("broken.mp4"), "{ran:?}");
 }
 
+/// Three of the four outputs have about 700 tokens each: the prompt has room for two of them, and always for the query.
+#[test]
+fn examples_without_room_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let long = |word: &str| format!("{word} ").repeat(700).trim().to_owned();
+    let outputs = [long("key"), long("owl"), long("frog"), "anchor".to_owned()];
+    let files = ["00005.mp4", "00020.mp4", "00000.mp4", "00007.mp4"];
+    let examples: Vec<_> = files.into_iter().zip(outputs.iter().map(String::as_str)).collect();
+    let support = support(folder.path(), &examples);
+    let query = sample("00020.mp4").display().to_string();
+    let ask = ["ask", &query, "-q", "What is this?", "--beams", "1", "--max-new-tokens", "3"];
+    let report = mini(&[&ask[..], &["--support", &support, "--select", "first"]].concat()).exits(0).report();
+    let answer = &report["answers"][0];
+    assert_eq!(shown(&report), files[1..], "the first example is left out, whole");
+    assert_eq!(answer["dropped_shots"], 1);
+    assert_eq!(answer["question"], "What is this?");
+    let warnings = report["warnings"].to_string();
+    assert!(
+        warnings.contains("has room for 3 of 4 few-shot examples: the first 1 of the prompt"),
+        "{warnings}"
+    );
+}
+
 #[test]
 fn support_sets_that_cannot_be_used_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -108,6 +131,13 @@ fn support_sets_that_cannot_be_used_are_refused() {
     ] {
         fs::write(&path, text).unwrap();
         let ran = flamingo(&["caption", "clip.mp4", "--support", &file]).exits(2);
+        assert!(ran.err.contains(reason), "{ran:?}");
+    }
+    for (named, reason) in [
+        ("no-such.jsonl", "no-such.jsonl: no such file or directory, and file://"),
+        ("no such set", "no such set: no such file or directory, and no name of a stored support set"),
+    ] {
+        let ran = flamingo(&["caption", "clip.mp4", "--support", named]).exits(2);
         assert!(ran.err.contains(reason), "{ran:?}");
     }
     let ran = flamingo(&["caption", "clip.mp4", "--shots", "2"]).exits(2);

@@ -92,3 +92,26 @@ fn workers_have_the_mode() {
     assert_eq!(report["model"]["frames"], "captions", "{report}");
     assert_eq!(captions(&report).len(), 3, "{report}");
 }
+
+/// Cached visual tokens of a model with padding give the answer of the video.
+#[test]
+fn cached_visual_tokens_give_the_same_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = |id: &str| {
+        let job = json!({
+            "schema": "flamingo.job/1", "job_id": id, "input": { "video": clip("short") },
+            "tasks": [{ "kind": "question", "question": "Why?" }], "sampling": { "uniform": { "n": 2 } },
+            "generation": { "strategy": { "kind": "greedy" }, "max_new_tokens": 3 },
+        });
+        std::fs::write(folder.path().join("jobs.jsonl"), job.to_string()).unwrap();
+        let mut command = command();
+        command.args(["run", "jobs.jsonl", "--set", "cache.store=true", "--model"]).arg(llama());
+        run(command.current_dir(folder.path())).exits(0);
+        let items = folder.path().join("results").join(id).join("items");
+        read_json(&items.join(&listing(&items)[0]))
+    };
+    let (fresh, cached) = (answer("fresh"), answer("cached"));
+    assert_eq!((fresh.get("cache_hit"), &cached["cache_hit"]), (None, &json!(true)));
+    let of = |report: &Value| report["answers"][0]["log_likelihood"].as_f64().expect("a number");
+    support::likelihood::assert_same("the answer", of(&cached), of(&fresh));
+}

@@ -4,6 +4,8 @@ mod broker;
 mod worker_process;
 mod world;
 
+pub use world::wait;
+
 mod admission;
 mod batch;
 mod cache;
@@ -12,6 +14,7 @@ mod clocks;
 mod crashes;
 mod deployed;
 mod embedded;
+mod few_shot;
 mod foreign_objects;
 mod idempotency;
 mod lost_reports;

@@ -21,11 +21,11 @@ use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
 
 use crate::args::{GenerationArgs, GroundingArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
+use crate::few_shot::{Support, SupportArgs};
 use crate::inputs::{self, Input};
 use crate::methods::{FewShotClassification, MethodName};
 use crate::output::{Output, create_folder, progress, show_frame};
 use crate::process::own_executable;
-use crate::support::{Support, SupportArgs};
 
 /// Inputs in flight: one is decoded while another is encoded and others are answered.
 const AT_ONCE: u32 = 4;

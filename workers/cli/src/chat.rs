@@ -71,7 +71,7 @@ impl Chat {
             classifier: None,
         };
         let source = Source::file(&self.input);
-        let medium = analyzer.encode_video(&source, &spec, &RequestContext::default())?;
+        let (medium, _) = analyzer.encode_video(&source, &spec, &RequestContext::default())?;
         let history = Vec::new();
         let mut conversation =
             Conversation { pipeline: &pipeline, medium, generation: spec.generation, history };

@@ -23,10 +23,10 @@ mod analyze;
 mod caption;
 mod ask;
 mod classify;
+mod few_shot;
+mod methods;
 mod chat;
 mod search;
-mod support;
-mod methods;
 mod frames;
 // Models.
 mod model;
@@ -46,6 +46,8 @@ mod settings;
 mod config;
 #[cfg(feature = "service")]
 mod migrate;
+#[cfg(feature = "service")]
+mod support;
 #[cfg(feature = "service")]
 mod submit;
 #[cfg(feature = "service")]
@@ -101,6 +103,10 @@ enum Command {
     /// Submit jobs to the workers.
     #[cfg(feature = "service")]
     Submit(Box<submit::Submit>),
+    /// Store, list, show and remove support sets: few-shot examples with a name.
+    #[cfg(feature = "service")]
+    #[command(subcommand)]
+    Support(support::Support),
     /// List, watch, cancel and retry jobs.
     #[cfg(feature = "service")]
     #[command(subcommand)]
@@ -178,6 +184,8 @@ fn main() -> ExitCode {
         Command::Work(command) => command.run(),
         #[cfg(feature = "service")]
         Command::Submit(command) => command.run(),
+        #[cfg(feature = "service")]
+        Command::Support(command) => command.run(),
         #[cfg(feature = "service")]
         Command::Jobs(command) => command.run(),
         #[cfg(feature = "service")]

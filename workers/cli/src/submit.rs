@@ -14,8 +14,10 @@ use serde_json::json;
 use tracing::{Instrument, info_span};
 use video_worker::api::{Input, JOB_SCHEMA, JobMessage, NoUnknownFields, Priority};
 use video_worker::app::Backends;
+use video_worker::settings::Settings;
 
 use crate::args::{GenerationArgs, GroundingArgs, SamplingArgs, UsageError, parse_length};
+use crate::few_shot::SupportArgs;
 use crate::output::{print_line, printable};
 use crate::settings::{SettingsArgs, block_on, parse_pair};
 
@@ -92,10 +94,12 @@ struct JobArgs {
     generation: GenerationArgs,
     #[command(flatten)]
     grounding: GroundingArgs,
+    #[command(flatten)]
+    support: SupportArgs,
 }
 
 impl JobArgs {
-    fn message(&self) -> anyhow::Result<JobMessage> {
+    fn message(&self, settings: &Settings) -> anyhow::Result<JobMessage> {
         let input = match (&self.prefix, &self.manifest, self.video.as_slice()) {
             (Some(url), ..) => {
                 Input::Prefix { url: url.clone(), glob: self.glob.clone().unwrap_or_else(|| "**".into()) }
@@ -104,8 +108,9 @@ impl JobArgs {
             (_, _, [url]) => Input::Video(url.clone()),
             (.., urls) => Input::Videos(urls.to_vec()),
         };
-        let questions = self.question.iter().map(|q| Task::Question { question: q.clone() });
-        let tasks = if self.question.is_empty() { vec![Task::Caption {}] } else { questions.collect() };
+        let questions = self.question.iter().map(|q| Task::Question { question: q.clone() }.into());
+        let tasks =
+            if self.question.is_empty() { vec![Task::Caption {}.into()] } else { questions.collect() };
         let id = self.job_id.clone().map(JobId::try_from).transpose();
         Ok(JobMessage {
             schema: JOB_SCHEMA.into(),
@@ -120,6 +125,7 @@ impl JobArgs {
                 grounding: self.grounding.spec(),
             },
             input,
+            few_shot: self.support.few_shot(settings)?,
             model: self.model.clone(),
             priority: if self.urgent { Priority::Urgent } else { Priority::Normal },
             output: self.output.clone(),
@@ -140,7 +146,7 @@ impl Submit {
         let jobs = match &self.file {
             Some(file) => read(file, with_id)?,
             None => {
-                let job = with_id(self.job.message()?);
+                let job = with_id(self.job.message(&settings)?);
                 job.check().map_err(|why| UsageError(why.message))?;
                 vec![job]
             }

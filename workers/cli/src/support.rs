@@ -1,204 +1,213 @@
-//! Options for few-shot examples, and the encoding of a support set.
+//! `flamingo support`: stored support sets.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
-use clap::{Args, ValueEnum};
-use flamingo::few_shot::{Selection, SupportExample, SupportSet};
-use flamingo::pipeline::Shot;
-use flamingo::task::ShotText;
-use inference::analysis::{AnalysisSpec, Source, VideoAnalyzer};
-use inference::context::RequestContext;
-use inference::support::EncodedSupport;
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use flamingo::few_shot::SupportSet;
+use serde_json::json;
+use video_worker::api::{SupportName, SupportRef, SupportVersion};
+use video_worker::app;
+use video_worker::settings::Settings;
+use video_worker::support::{Added, StoredSets, StoredVersion};
 
 use crate::args::UsageError;
-use crate::inputs;
-use crate::output::{printable, progress};
+use crate::few_shot::files;
+use crate::few_shot::stored::{absolute, open_sets};
+use crate::output::{print_line, printable};
+use crate::settings::{SettingsArgs, block_on};
+
+#[derive(Debug, Subcommand)]
+pub enum Support {
+    /// Store a support set, as the new current version of its name.
+    Add(Add),
+    /// List the stored support sets with all their versions.
+    List(List),
+    /// Show the examples of a support set.
+    Show(Show),
+    /// Remove a version, or a support set with all its versions. Jobs that still need it fail.
+    Remove(Remove),
+}
 
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Few-shot examples")]
-pub struct SupportArgs {
-    /// Examples that the prompt shows before each input: JSON lines (`{"media": "a.mp4", "output": "a frog"}`, paths from the
-    /// folder of the file), or a directory with one folder of videos and images per output.
-    #[arg(long, value_name = "FILE|DIR")]
-    support: Option<PathBuf>,
-    /// Examples per prompt. Of more than the model has room for, the last ones are shown.
-    #[arg(long, default_value_t = 4, value_name = "N", requires = "support")]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
-    shots: u32,
-    /// Choice of the examples: the `nearest` by vision features, most similar last; `random`; or the `first`.
-    #[arg(long, default_value = "nearest", value_enum, requires = "support")]
-    select: SelectionName,
-    /// Seed of the random choice.
-    #[arg(long, default_value_t = 0, value_name = "SEED", requires = "support")]
-    support_seed: u64,
+pub struct Add {
+    /// Name: 1 to 64 letters, digits, `-`, `_` and `.`.
+    #[arg(value_parser = parse_name)]
+    name: SupportName,
+    /// JSON lines (`{"media": "a.mp4", "output": "a frog"}`; media are paths from the folder of the file, or s3:// URLs), or a
+    /// directory with one folder of videos and images per output.
+    #[arg(value_name = "FILE|DIR")]
+    path: PathBuf,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SelectionName {
-    Nearest,
-    Random,
-    First,
+#[derive(Debug, Args)]
+pub struct List {
+    /// Print one JSON object per version.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
-/// Media with the right output of each, as a file or a directory names them.
-#[derive(Debug)]
-pub struct LabelledMedia {
-    set: SupportSet,
-    media: Vec<PathBuf>,
-    /// Folders of classes without a video or image.
-    empty: Vec<PathBuf>,
+#[derive(Debug, Args)]
+pub struct Show {
+    #[arg(value_name = "NAME[@VERSION]", value_parser = parse_reference)]
+    set: SupportRef,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
-/// A support set, and the rule that chooses examples of it.
-#[derive(Debug)]
-pub struct Support {
-    examples: LabelledMedia,
-    selection: Selection,
-    count: usize,
+#[derive(Debug, Args)]
+pub struct Remove {
+    #[arg(value_name = "NAME[@VERSION]", value_parser = parse_reference)]
+    set: SupportRef,
+    #[command(flatten)]
+    settings: SettingsArgs,
 }
 
-impl SupportArgs {
-    /// Reads the support set, if one is named.
-    ///
-    /// # Errors
-    /// The file or directory cannot be read; [`UsageError`]: it is no support set.
-    pub fn read(&self) -> anyhow::Result<Option<Support>> {
-        let Some(path) = &self.support else { return Ok(None) };
-        let selection = match self.select {
-            SelectionName::Nearest => Selection::Nearest,
-            SelectionName::Random => Selection::Random { seed: self.support_seed },
-            SelectionName::First => Selection::First,
-        };
-        Ok(Some(Support { examples: LabelledMedia::read(path)?, selection, count: self.shots as usize }))
-    }
-
-    /// Returns the seed of random choices.
-    pub fn seed(&self) -> u64 {
-        self.support_seed
-    }
+fn parse_name(text: &str) -> Result<SupportName, String> {
+    SupportName::try_from(text.to_owned()).map_err(|why| why.message)
 }
 
-impl LabelledMedia {
-    /// Reads JSON lines, or a directory with one folder per output.
-    ///
-    /// # Errors
-    /// The file or directory cannot be read; [`UsageError`]: it is no support set.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let (set, folder, empty) = match path.is_dir() {
-            true => {
-                let (set, empty) = classes(path)?;
-                (set, PathBuf::new(), empty)
-            }
-            false => (lines(path)?, path.parent().map(Path::to_path_buf).unwrap_or_default(), Vec::new()),
-        };
-        let media = set.examples().iter().map(|example| folder.join(&example.media)).collect();
-        Ok(Self { set, media, empty })
-    }
-
-    /// Returns the output of every medium.
-    pub fn all_outputs(&self) -> impl Iterator<Item = &str> {
-        self.set.examples().iter().map(|example| example.output.as_str())
-    }
-
-    /// Returns the different outputs, in the order of the media.
-    pub fn outputs(&self) -> Vec<&str> {
-        let mut outputs: Vec<&str> = Vec::new();
-        for output in self.all_outputs() {
-            if !outputs.contains(&output) {
-                outputs.push(output);
-            }
-        }
-        outputs
-    }
-
-    /// Encodes all media. Those that cannot be decoded are named on standard error and left out.
-    ///
-    /// # Errors
-    /// No medium is left, or the model fails.
-    pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<Vec<Shot>> {
-        for folder in &self.empty {
-            eprintln!(
-                "warning: {}: the class has no video or image",
-                printable(&folder.display().to_string())
-            );
-        }
-        let bar = progress(self.media.len());
-        let mut shots = Vec::with_capacity(self.media.len());
-        for (example, path) in self.set.examples().iter().zip(&self.media) {
-            match analyzer.encode_video(&Source::file(path), spec, &RequestContext::default()) {
-                Ok(medium) => {
-                    let name = path.display().to_string();
-                    shots.push(Shot { name, medium, text: example.text() });
-                }
-                Err(error) => bar.suspend(|| {
-                    eprintln!("warning: an example is left out: {}", printable(&error.to_string()));
-                }),
-            }
-            bar.inc(1);
-        }
-        bar.finish_and_clear();
-        if shots.is_empty() {
-            bail!("no example of the support set can be used");
-        }
-        Ok(shots)
-    }
+fn parse_reference(text: &str) -> Result<SupportRef, String> {
+    text.parse().map_err(|why: jobs::Failure| why.message)
 }
 
 impl Support {
-    /// Returns the different outputs, in the order of the examples.
-    pub fn outputs(&self) -> Vec<&str> {
-        self.examples.outputs()
-    }
-
-    /// Returns the longest texts that a prompt can show: those that need most memory.
-    pub fn longest_texts(&self) -> Vec<ShotText> {
-        let length = |text: &ShotText| text.output.len() + text.question.as_ref().map_or(0, String::len);
-        let mut texts: Vec<ShotText> =
-            self.examples.set.examples().iter().map(SupportExample::text).collect();
-        texts.sort_by_key(|text| std::cmp::Reverse(length(text)));
-        texts.truncate(self.count);
-        texts
-    }
-
-    /// Encodes all examples.
-    ///
-    /// # Errors
-    /// As [`LabelledMedia::encode`].
-    pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<EncodedSupport> {
-        let shots = self.examples.encode(analyzer, spec)?;
-        Ok(EncodedSupport::new(shots, self.selection, self.count)?)
-    }
-}
-
-fn lines(path: &Path) -> anyhow::Result<SupportSet> {
-    let name = path.display();
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("{name}: cannot read the support set"))?;
-    SupportSet::from_json_lines(&text).map_err(|e| UsageError(format!("{name}: {e}")).into())
-}
-
-/// Reads a directory whose folders are named by the outputs of their files. Returns the empty folders, too.
-fn classes(path: &Path) -> anyhow::Result<(SupportSet, Vec<PathBuf>)> {
-    let name = path.display();
-    let entries = std::fs::read_dir(path).with_context(|| format!("{name}: cannot read the support set"))?;
-    let mut folders: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
-    let hidden = |path: &Path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    folders.retain(|folder| folder.is_dir() && !hidden(folder));
-    folders.sort();
-    let (mut examples, mut empty) = (Vec::new(), Vec::new());
-    for folder in folders {
-        let output = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let Ok(found) = inputs::find(std::slice::from_ref(&folder)) else {
-            empty.push(folder);
-            continue;
-        };
-        for input in found.found {
-            let media = input.path.to_str().map(String::from);
-            let media = media.with_context(|| format!("{}: the name is not UTF-8", input.path.display()))?;
-            examples.push(SupportExample { media, question: None, output: output.clone() });
+    pub fn run(self) -> anyhow::Result<bool> {
+        match self {
+            Support::Add(command) => command.run(),
+            Support::List(command) => command.run(),
+            Support::Show(command) => command.run(),
+            Support::Remove(command) => command.run(),
         }
     }
-    let set = SupportSet::new(examples).map_err(|e| UsageError(format!("{name}: {e}")))?;
-    Ok((set, empty))
+}
+
+impl Add {
+    fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&[])?;
+        let sets = open_sets(&settings)?;
+        let found = files::read(&self.path)?;
+        if let Some(folder) = found.empty.first() {
+            let folder = folder.display();
+            bail!(UsageError(format!(
+                "{folder}: the class has no video or image: put one into the folder, or remove it"
+            )));
+        }
+        let set = absolute(&found.set)?;
+        let Added { version, is_new } = block_on(async {
+            check_media(&settings, &set).await?;
+            Ok(sets.add(&self.name, &set).await?)
+        })?;
+        print_line(&version.to_string())?;
+        if !is_new {
+            eprintln!("note: this version was stored before");
+        }
+        warn_of_local(&settings, &set);
+        Ok(true)
+    }
+}
+
+/// Checks that every medium exists and may be read.
+async fn check_media(settings: &Settings, set: &SupportSet) -> anyhow::Result<()> {
+    let inputs = app::inputs(settings)?;
+    for (number, example) in (1..).zip(set.examples()) {
+        let found = match inputs.locate(&example.media) {
+            Ok(location) => inputs.check(&location).await,
+            Err(error) => Err(error),
+        };
+        found.map_err(|why| UsageError(format!("example {number}: {why}")))?;
+    }
+    Ok(())
+}
+
+/// Notes on standard error that workers on other machines need the files of the set.
+fn warn_of_local(settings: &Settings, set: &SupportSet) {
+    let local = set.examples().iter().filter(|example| !example.media.starts_with("s3://")).count();
+    if local > 0 && (settings.is_remote() || settings.store.url.starts_with("s3://")) {
+        eprintln!(
+            "note: {local} media are files: a worker on another machine needs them at the same paths; put them into S3 and name \
+             them s3://bucket/key for all workers"
+        );
+    }
+}
+
+impl List {
+    fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&[])?;
+        let sets = open_sets(&settings)?;
+        let versions = block_on(async {
+            let mut versions = Vec::new();
+            for stored in sets.list().await? {
+                let StoredVersion { name, version, is_current } = stored;
+                let version = SupportVersion { name: Some(name), version };
+                // Removed by another process since, or damaged: listed all the same.
+                versions.push((sets.read(&version).await, version, is_current));
+            }
+            Ok(versions)
+        })?;
+        for (set, version, is_current) in versions {
+            if self.json {
+                let mut line = json!(version);
+                line["current"] = json!(is_current);
+                match set {
+                    Ok(set) => line["examples"] = json!(set.examples().len()),
+                    Err(why) => line["error"] = json!({ "code": why.code(), "message": why.to_string() }),
+                }
+                print_line(&line.to_string())?;
+                continue;
+            }
+            let content = match set {
+                Ok(set) => format!("{} examples, {} outputs", set.examples().len(), set.outputs().len()),
+                Err(why) => printable(&why.to_string()),
+            };
+            let current = if is_current { ", current" } else { "" };
+            print_line(&format!("{version}  {content}{current}"))?;
+        }
+        Ok(true)
+    }
+}
+
+impl Show {
+    fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&[])?;
+        let sets = open_sets(&settings)?;
+        let (version, set) = block_on(async {
+            let version = sets.resolve(&self.set).await?;
+            let set = sets.read(&version).await?;
+            Ok((version, set))
+        })?;
+        if self.json {
+            let mut shown = json!(version);
+            shown["examples"] = json!(set.examples());
+            print_line(&format!("{shown:#}"))?;
+            return Ok(true);
+        }
+        print_line(&version.to_string())?;
+        for example in set.examples() {
+            let question =
+                example.question.as_ref().map(|q| format!("{} ", printable(q))).unwrap_or_default();
+            print_line(&format!(
+                "  {}  {question}{}",
+                printable(&example.media),
+                printable(&example.output)
+            ))?;
+        }
+        Ok(true)
+    }
+}
+
+impl Remove {
+    fn run(self) -> anyhow::Result<bool> {
+        let (settings, _) = self.settings.load(&[])?;
+        let sets: StoredSets = open_sets(&settings)?;
+        block_on(async { Ok(sets.remove(&self.set).await?) })?;
+        Ok(true)
+    }
 }

@@ -6,6 +6,8 @@ use flamingo::pipeline::{Answer, Medium};
 use flamingo::task::TextScore;
 use flamingo::{Error, Result};
 
+use crate::encoded_video::features;
+
 /// Classifier that has learnt from the features of labelled examples.
 #[derive(Debug)]
 pub struct FeatureClassifier {
@@ -60,14 +62,4 @@ impl FeatureClassifier {
             transcripts: Vec::new(),
         })
     }
-}
-
-/// Returns the vision features (d) of a medium.
-///
-/// # Errors
-/// The medium was restored from visual tokens and has none.
-pub fn features(medium: &Medium) -> Result<Vec<f32>> {
-    let features = medium.features.as_ref();
-    let features = features.ok_or_else(|| Error::Prompt("a medium has no vision features".into()))?;
-    Ok(features.to_dtype(candle_core::DType::F32)?.to_vec1()?)
 }

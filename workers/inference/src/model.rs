@@ -115,8 +115,7 @@ impl Model for Pipeline {
     }
 
     fn restore(&self, window: &EncodedWindow) -> Result<Medium, ModelError> {
-        let visual_tokens = window.tokens.tensor(self.options())?;
-        Ok(Medium::new(visual_tokens, window.frame_times.clone()))
+        Ok(window.medium(self.options())?)
     }
 
     fn run_sequences(

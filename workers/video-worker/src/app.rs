@@ -17,7 +17,8 @@ use crate::api::{ItemReport, JOB_SCHEMA};
 use crate::cache::VisualTokenCache;
 use crate::inputs::{Disk, FetchError, Inputs, remove_abandoned_files};
 use crate::jobs::{Outputs, ServiceLimits, VideoService};
-use crate::settings::{Sandbox, Settings};
+use crate::settings::{Sandbox, Settings, SettingsError};
+use crate::support::EncodedSets;
 use inference::decoder::{self, Confinement, DecoderConfig};
 use inference::engine::Engine;
 use inference::model::Model;
@@ -94,7 +95,8 @@ fn rabbit(settings: &Settings) -> Result<RabbitSettings, StartError> {
     })
 }
 
-fn store_settings(settings: &Settings) -> StoreSettings {
+/// Returns the time limits of stores.
+pub fn store_settings(settings: &Settings) -> StoreSettings {
     StoreSettings {
         connect_timeout: settings.store.connect_timeout,
         read_timeout: settings.store.read_timeout,
@@ -146,26 +148,24 @@ pub fn build_worker(
         items = settings.worker.items,
         "worker started"
     );
-    let disk = Disk {
-        folder: settings.temporary(),
-        room: Budget::new(settings.resources.temporary_bytes),
-        timeout: settings.worker.retry_timeout,
-    };
-    match remove_abandoned_files(&disk.folder) {
+    match remove_abandoned_files(&settings.temporary()) {
         Ok(0) => {}
         Ok(files) => tracing::info!(files, "removed files of dead workers"),
-        Err(why) => return Err(start_error(FetchError::Temporary { folder: disk.folder, source: why })),
+        Err(why) => {
+            return Err(start_error(FetchError::Temporary { folder: settings.temporary(), source: why }));
+        }
     }
     let shared = settings.cache.store.then(|| backends.store.clone());
     let service = VideoService {
         cache: VisualTokenCache::new(engine.visual_revision(), settings.cache.memory, shared),
+        support: EncodedSets::new(settings.cache.support_memory),
         engine,
         decoder: DecoderConfig {
             program: decoder,
             limits: VideoLimits { max_bytes: settings.inputs.max_bytes, ..VideoLimits::default() },
             process: settings.process(),
         },
-        inputs: Inputs::new(settings.places().map_err(start_error)?, store_settings(settings), disk),
+        inputs: inputs(settings).map_err(start_error)?,
         outputs: Outputs {
             store: backends.store.clone(),
             ledger: backends.ledger.clone(),
@@ -188,6 +188,19 @@ pub fn build_worker(
         observer,
         stop,
     })
+}
+
+/// Returns the inputs that the settings allow.
+///
+/// # Errors
+/// An allowed place is not a valid location.
+pub fn inputs(settings: &Settings) -> Result<Inputs, SettingsError> {
+    let disk = Disk {
+        folder: settings.temporary(),
+        room: Budget::new(settings.resources.temporary_bytes),
+        timeout: settings.worker.retry_timeout,
+    };
+    Ok(Inputs::new(settings.places()?, store_settings(settings), disk))
 }
 
 /// Returns the name of the worker.

@@ -20,8 +20,8 @@ use serde_json::json;
 
 use crate::analyze::analyzer;
 use crate::args::{ModelArgs, SamplingArgs, UsageError};
+use crate::few_shot::SupportArgs;
 use crate::output::{printable, progress, write_file};
-use crate::support::SupportArgs;
 
 /// The benchmarks, as data.
 const BENCHMARKS: &str = include_str!("../../../../config/benchmarks.toml");
@@ -233,7 +233,7 @@ impl EvalDataset {
 
 fn answer(analyzer: &VideoAnalyzer, file: &Path, task: &Task, spec: &AnalysisSpec) -> anyhow::Result<Answer> {
     let context = RequestContext::default();
-    let medium = analyzer.encode_video(&Source::file(file), spec, &context)?;
+    let (medium, _) = analyzer.encode_video(&Source::file(file), spec, &context)?;
     let shots = analyzer.support.map(|support| support.choose(&medium)).transpose()?.unwrap_or_default();
     let tasks = std::slice::from_ref(task);
     Ok(analyzer.model.ask(tasks, &shots, &[&medium], &spec.generation, &context).remove(0)?)

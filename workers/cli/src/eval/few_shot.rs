@@ -1,6 +1,7 @@
 //! `flamingo eval few-shot`: accuracy and time of every method of few-shot classification, by the number of examples.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -12,14 +13,15 @@ use flamingo::task::Labels;
 use inference::analysis::AnalysisSpec;
 use inference::feature_classifier::FeatureClassifier;
 use inference::model::Model;
-use inference::support::EncodedSupport;
+use inference::support::{EncodedSet, EncodedSupport};
 use serde_json::{Value, json};
 
 use crate::analyze::analyzer;
 use crate::args::{ModelArgs, SamplingArgs, UsageError};
+use crate::few_shot::encode_examples;
+use crate::few_shot::files::{self, FoundSet};
 use crate::methods::{FewShotClassification, MethodName};
 use crate::output::{progress, write_file};
-use crate::support::LabelledMedia;
 
 #[derive(Debug, Args)]
 pub struct EvalFewShot {
@@ -68,16 +70,17 @@ struct Row {
 impl EvalFewShot {
     pub fn run(self) -> anyhow::Result<bool> {
         let spec = AnalysisSpec { sampling: self.sampling.sampling()?, ..AnalysisSpec::default() };
-        let (support, queries) = (LabelledMedia::read(&self.support)?, LabelledMedia::read(&self.queries)?);
-        let labels = Labels::new(support.outputs()).map_err(|e| UsageError(e.to_string()))?;
+        let (support, queries) = (files::read(&self.support)?, files::read(&self.queries)?);
+        let labels = Labels::new(support.set.outputs()).map_err(|e| UsageError(e.to_string()))?;
         check_queries(&labels, &queries)?;
         let pipeline = self.model.load_to_answer()?;
         let analyzer = analyzer(&pipeline)?;
         let begun = Instant::now();
-        let (support, queries) = (support.encode(&analyzer, &spec)?, queries.encode(&analyzer, &spec)?);
+        let encode = |found: &FoundSet| encode_examples(found, &analyzer, &spec);
+        let (support, queries) = (encode(&support)?, encode(&queries)?);
         let encoding = begun.elapsed().as_secs_f64() / (support.len() + queries.len()) as f64;
         let count = support.len();
-        let support = EncodedSupport::new(support, Selection::Nearest, count)?;
+        let support = EncodedSupport::new(Arc::new(EncodedSet::new(support)?), Selection::Nearest, count);
         let rows = self.rows(&pipeline, &support, &labels, &queries)?;
         let rows_json: Vec<Value> = rows.iter().map(Row::json).collect();
         let object = json!({
@@ -116,7 +119,7 @@ impl EvalFewShot {
         counts.dedup();
         let methods: &[MethodName] = if self.methods.is_empty() { &MethodName::ALL } else { &self.methods };
         let classification = FewShotClassification { model, support, labels, question: &self.question };
-        let query_features = EncodedSupport::new(queries.to_vec(), Selection::First, 0)?;
+        let query_features = EncodedSet::new(queries.to_vec())?;
         let bar = progress(counts.len() * methods.len() * queries.len());
         let mut rows = Vec::new();
         for &shots in &counts {
@@ -203,9 +206,9 @@ impl Row {
 }
 
 /// Checks that every query has a label of the support set.
-fn check_queries(labels: &Labels, queries: &LabelledMedia) -> anyhow::Result<()> {
+fn check_queries(labels: &Labels, queries: &FoundSet) -> anyhow::Result<()> {
     let is_known = |output: &str| labels.iter().any(|label| label == output.trim());
-    match queries.all_outputs().find(|output| !is_known(output)) {
+    match queries.set.outputs().into_iter().find(|output| !is_known(output)) {
         None => Ok(()),
         Some(output) => {
             let text = format!("the label {output:?} of the queries has no example in the support set");

@@ -1,12 +1,20 @@
 //! Analysis of several media in one prompt.
 
 use flamingo::pipeline::Medium;
+use flamingo::video::{VideoInfo, Warning};
 
 use super::{
     AnalysisError, AnalysisSpec, OnFrame, Source, State, VideoAnalyzer, check_frame_count, decode_error,
     record_warnings, show, timed,
 };
 use crate::context::RequestContext;
+
+/// A source that was encoded as one medium.
+pub(super) struct WholeMedium {
+    pub(super) medium: Medium,
+    pub(super) info: VideoInfo,
+    pub(super) warnings: Vec<Warning>,
+}
 
 impl VideoAnalyzer<'_> {
     pub(super) fn decode_all_and_answer(
@@ -21,8 +29,9 @@ impl VideoAnalyzer<'_> {
         let mut media = Vec::with_capacity(sources.len());
         let mut longest = 0f64;
         for source in sources {
-            media.push(self.decode_and_encode(source, spec, context, state, on_frame)?);
-            longest = longest.max(state.videos.last().map_or(0.0, |info| info.duration));
+            let whole = self.decode_and_encode(source, spec, context, state, on_frame)?;
+            longest = longest.max(whole.info.duration);
+            media.push(whole.medium);
         }
         let Some(first) = sources.first() else { return Ok(()) };
         let range = spec.sampled_range(longest);
@@ -37,7 +46,7 @@ impl VideoAnalyzer<'_> {
         context: &RequestContext,
         state: &mut State,
         on_frame: OnFrame,
-    ) -> Result<Medium, AnalysisError> {
+    ) -> Result<WholeMedium, AnalysisError> {
         let (decoding, mut frames) = self.start_decoding(source, spec, context, state)?;
         let mut prepared = Vec::new();
         while let Some(frame) = timed(&mut state.timing.decode_s, || frames.next()) {
@@ -52,6 +61,8 @@ impl VideoAnalyzer<'_> {
         if prepared.is_empty() {
             return Err(AnalysisError::NoFrames { path: source.name.clone() });
         }
-        self.encode(source, context, prepared, state)
+        let warnings = frames.summary().map(|summary| summary.warnings.clone()).unwrap_or_default();
+        let medium = self.encode(source, context, prepared, state)?;
+        Ok(WholeMedium { medium, info: frames.info().clone(), warnings })
     }
 }

@@ -23,6 +23,7 @@ mod windows;
 mod joint;
 
 pub use error::AnalysisError;
+use joint::WholeMedium;
 pub use request::{AnalysisSpec, GroundingSpec, Source};
 
 /// A model, and the program that decodes for it.
@@ -61,6 +62,20 @@ struct State {
     windows: Vec<EncodedWindow>,
     encoded: Option<EncodedVideo>,
     cache_hit: bool,
+}
+
+impl State {
+    /// Adds a warning about examples that were left out, once per number of them.
+    fn warn_of_dropped(&mut self, source: &Source, dropped: usize, chosen: usize) {
+        let text = format!(
+            "{}: the model has room for {} of {chosen} few-shot examples: the first {dropped} of the prompt are left out",
+            source.name.display(),
+            chosen - dropped
+        );
+        if dropped > 0 && !self.warnings.contains(&text) {
+            self.warnings.push(text);
+        }
+    }
 }
 
 impl VideoAnalyzer<'_> {
@@ -106,7 +121,7 @@ impl VideoAnalyzer<'_> {
         self.finish(&context.cancel, sources.iter().map(|s| s.name.clone()).collect(), state, result)
     }
 
-    /// Decodes and encodes a whole video as one medium.
+    /// Decodes and encodes a whole video as one medium. Returns its visual tokens too, if they are to be kept.
     ///
     /// # Errors
     /// The video cannot be decoded, has no or too many frames, or the model fails.
@@ -115,9 +130,17 @@ impl VideoAnalyzer<'_> {
         source: &Source,
         spec: &AnalysisSpec,
         context: &RequestContext,
-    ) -> Result<Medium, AnalysisError> {
+    ) -> Result<(Medium, Option<EncodedVideo>), AnalysisError> {
         let on_frame: OnFrame = &mut |_| ControlFlow::Continue(());
-        self.decode_and_encode(source, spec, context, &mut State::default(), on_frame)
+        let whole = self.decode_and_encode(source, spec, context, &mut State::default(), on_frame);
+        let WholeMedium { medium, info, warnings } = whole?;
+        if !self.keep_visual_tokens {
+            return Ok((medium, None));
+        }
+        let (start, end) = spec.sampled_range(info.duration);
+        let window = EncodedWindow::of(&medium, (start, end.max(start)));
+        let window = window.map_err(|e| AnalysisError::model(source, e.into()))?;
+        Ok((medium, Some(EncodedVideo { info, warnings, windows: vec![window] })))
     }
 
     fn finish(
@@ -231,7 +254,10 @@ impl VideoAnalyzer<'_> {
         for (task, answer) in spec.tasks.iter().zip(answers) {
             let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
             context.progress.answer(answer.completion_tokens);
-            let shots = &shots[shots.len() - answer.shots..];
+            // A classifier on vision features has no prompt.
+            let dropped = shots.len() - answer.shots;
+            state.warn_of_dropped(source, dropped, shots.len());
+            let shots = &shots[dropped..];
             let grounding = match (&spec.grounding, media) {
                 (Some(_), [medium]) => Some(timed(&mut state.timing.answer_s, || {
                     self.model.grounding(task, shots, medium, &answer.text, context)
@@ -240,7 +266,8 @@ impl VideoAnalyzer<'_> {
             };
             let grounding = grounding.transpose().map_err(|e| AnalysisError::model(source, e))?;
             let report = answer_report(task, answer, media, shots, (start, end));
-            let report = AnswerReport { method: self.classifier.map(|of| of.name().into()), ..report };
+            let method = self.classifier.map(|of| of.name().into());
+            let report = AnswerReport { method, dropped_shots: dropped, ..report };
             state
                 .answers
                 .push(report.with_grounding(grounding, spec.grounding.and_then(|spec| spec.minimum)));
@@ -268,6 +295,7 @@ fn answer_report(
         grounding: None,
         withheld: None,
         method: None,
+        dropped_shots: 0,
         prompt_tokens: answer.prompt_tokens,
         completion_tokens: answer.completion_tokens,
         shots: shots.iter().map(|shot| shot.name.clone()).collect(),

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Tasks about a video, and how to sample and answer it. Part of the public contract: job and item messages contain its
 /// fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AnalysisSpec {
+pub struct AnalysisSpec<T = Task> {
     /// Tasks for each video.
-    pub tasks: Vec<Task>,
+    pub tasks: Vec<T>,
     #[serde(default)]
     pub sampling: FrameSampling,
     /// Seconds of each of the consecutive windows with answers of their own; without it the whole video is one window.

@@ -8,7 +8,7 @@ use super::{
     decode_span, record_warnings, show, timed, warning_text,
 };
 use crate::context::RequestContext;
-use crate::encoded_video::{EncodedVideo, EncodedWindow, VisualTokens};
+use crate::encoded_video::{EncodedVideo, EncodedWindow};
 
 /// Frames of consecutive moments that are answered together; `start` and `end` are seconds of the video.
 struct Window {
@@ -93,12 +93,8 @@ impl VideoAnalyzer<'_> {
         let range = (window.start, window.end);
         let medium = self.encode(source, context, window.frames, state)?;
         if self.keep_visual_tokens {
-            state.windows.push(EncodedWindow {
-                start: window.start,
-                end: window.end,
-                frame_times: medium.frame_times.clone(),
-                tokens: VisualTokens::of(&medium).map_err(|e| AnalysisError::model(source, e.into()))?,
-            });
+            let window = EncodedWindow::of(&medium, range);
+            state.windows.push(window.map_err(|e| AnalysisError::model(source, e.into()))?);
         }
         self.answer(source, spec, context, &[&medium], range, state)?;
         Ok(true)

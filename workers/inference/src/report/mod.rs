@@ -66,6 +66,10 @@ impl ReportBody {
     }
 }
 
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
 fn first_contract() -> u32 {
     1
 }
@@ -116,6 +120,9 @@ pub struct AnswerReport {
     /// Names of the few-shot examples in the prompt, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shots: Vec<String>,
+    /// Number of chosen examples that were left out because the prompt had no room for them: the first ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped_shots: usize,
     /// Transcripts from which the language model answered in place of media.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transcripts: Vec<Transcript>,

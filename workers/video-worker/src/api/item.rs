@@ -7,7 +7,7 @@ use jobs::message::parse;
 use jobs::{Failure, ItemId, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{NoUnknownFields, json};
+use super::{FewShot, NoUnknownFields, SupportVersion, json};
 
 /// Schema of [`Item`] in the ledger. Item messages had it too while they were whole items; such messages are still accepted.
 pub const ITEM_SCHEMA: &str = "flamingo.item/1";
@@ -32,6 +32,8 @@ pub struct Item {
     #[serde(flatten)]
     pub spec: AnalysisSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<FewShot<SupportVersion>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     #[serde(default, skip_serializing_if = "Priority::is_normal")]
     pub priority: Priority,
@@ -51,13 +53,16 @@ struct ItemRequest<'i> {
     spec: &'i AnalysisSpec,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'i str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    few_shot: Option<&'i FewShot<SupportVersion>>,
 }
 
 impl Item {
     /// Returns the SHA-256 of the fields that decide the answers: neither ids nor priority nor output.
     pub fn request_sha256(&self) -> String {
-        let Self { video, etag, spec, model, .. } = self;
-        let request = ItemRequest { video, etag: etag.as_deref(), spec, model: model.as_deref() };
+        let Self { video, etag, spec, model, few_shot, .. } = self;
+        let (etag, model, few_shot) = (etag.as_deref(), model.as_deref(), few_shot.as_ref());
+        let request = ItemRequest { video, etag, spec, model, few_shot };
         sha256(json(&request).as_bytes())
     }
 

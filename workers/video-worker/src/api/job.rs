@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use flamingo::Task;
 use flamingo::digest::sha256;
 use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
@@ -14,10 +13,10 @@ use jobs::queue::{Lane, Message};
 use jobs::store::Store;
 use jobs::time::RequestTime;
 use jobs::trace::TraceContext;
-use jobs::{Failure, ItemId, JobId, Stopped};
+use jobs::{Failure, JobId, Stopped};
 use serde::{Deserialize, Serialize};
 
-use super::{ITEM_SCHEMA, Item, NoUnknownFields, json, longest_key};
+use super::{FewShot, JobTask, NoUnknownFields, SupportSource, json, longest_key};
 
 /// Schema version of [`JobMessage`].
 pub const JOB_SCHEMA: &str = "flamingo.job/1";
@@ -33,8 +32,11 @@ pub struct JobMessage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
     #[serde(flatten)]
-    pub spec: AnalysisSpec,
+    pub spec: AnalysisSpec<JobTask>,
     pub input: Input,
+    /// Examples before each video. The items of an earlier job ([`Input::UnfinishedOf`]) keep theirs, as they keep their tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<FewShot<SupportSource>>,
     /// Name of the required model; any model without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
@@ -94,7 +96,7 @@ fn every_file() -> String {
 #[derive(Serialize)]
 struct RequestIdentity<'j> {
     schema: &'j str,
-    tasks: &'j [Task],
+    tasks: &'j [JobTask],
     input: &'j Input,
     sampling: &'j FrameSampling,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,14 +111,17 @@ struct RequestIdentity<'j> {
     output: &'j str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: &'j BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    few_shot: Option<&'j FewShot<SupportSource>>,
 }
 
 impl<'j> RequestIdentity<'j> {
     fn of(job: &'j JobMessage) -> Self {
-        let JobMessage { schema, spec, input, model, output, metadata, .. } = job;
+        let JobMessage { schema, spec, input, model, output, metadata, few_shot, .. } = job;
         let AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding } = spec;
         let (window, max_frames, grounding) = (*window, *max_frames, *grounding);
         let model = model.as_deref();
+        let few_shot = few_shot.as_ref();
         Self {
             schema,
             tasks,
@@ -129,6 +134,7 @@ impl<'j> RequestIdentity<'j> {
             model,
             output,
             metadata,
+            few_shot,
         }
     }
 }
@@ -202,23 +208,5 @@ impl JobMessage {
     /// An incompatible build wrote it.
     pub fn from_ledger(message: &str) -> Result<Self, Failure> {
         Self::read(message.as_bytes())
-    }
-
-    /// Creates an item of the job.
-    pub fn item(&self, job_id: &JobId, item_id: ItemId, video: String) -> Item {
-        Item {
-            schema: ITEM_SCHEMA.into(),
-            job_id: job_id.clone(),
-            item_id,
-            custom_id: None,
-            video,
-            etag: None,
-            refused: None,
-            spec: self.spec.clone(),
-            model: self.model.clone(),
-            priority: self.priority,
-            output: self.output.clone(),
-            rest: NoUnknownFields,
-        }
     }
 }

@@ -4,7 +4,8 @@ use flamingo::Task;
 use jobs::Failure;
 use serde::{Deserialize, Serialize};
 
-use super::validate::check_tasks;
+use super::JobTask;
+use super::validate::{check_examples_apply, check_tasks};
 
 /// Schema version of the result manifest.
 pub const MANIFEST_SCHEMA: &str = "flamingo.manifest/1";
@@ -20,24 +21,27 @@ pub struct ManifestLine {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tasks: Option<Vec<Task>>,
+    pub tasks: Option<Vec<JobTask>>,
 }
 
 impl ManifestLine {
-    /// Returns the tasks of this line; `None` means those of the job.
+    /// Returns the tasks of this line, which follow few-shot examples if the job has any; `None` means those of the job.
     ///
     /// # Errors
-    /// It has an empty list of tasks, or both a question and tasks.
-    pub fn tasks(&self) -> Result<Option<Vec<Task>>, Failure> {
+    /// It has an empty list of tasks, both a question and tasks, or a task that takes no examples.
+    pub fn tasks(&self, has_examples: bool) -> Result<Option<Vec<JobTask>>, Failure> {
         let tasks = match (&self.question, &self.tasks) {
             (Some(_), Some(_)) => {
                 return Err(Failure::new("bad_manifest", "both `question` and `tasks`"));
             }
-            (Some(question), None) => vec![Task::Question { question: question.clone() }],
+            (Some(question), None) => vec![Task::Question { question: question.clone() }.into()],
             (None, Some(tasks)) => tasks.clone(),
             (None, None) => return Ok(None),
         };
         check_tasks(&tasks)?;
+        if has_examples {
+            check_examples_apply(&tasks)?;
+        }
         Ok(Some(tasks))
     }
 }

@@ -6,7 +6,7 @@ use jobs::state::ItemEnd;
 use jobs::{Failure, ItemId, JobId};
 use serde::{Deserialize, Serialize};
 
-use super::Item;
+use super::{Item, SupportVersion};
 
 /// Schema version of [`ItemReport`].
 pub const REPORT_SCHEMA: &str = "flamingo.item_report/1";
@@ -31,8 +31,37 @@ pub struct ItemReport {
     pub input: InputInfo,
     /// Seconds of the download.
     pub fetch_s: f64,
+    /// Support set of the examples that the answers name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub few_shot: Option<FewShotReport>,
     #[serde(flatten)]
     pub body: ReportBody,
+}
+
+/// Support set of an item, and the examples of it that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FewShotReport {
+    pub support: SupportVersion,
+    /// Number of examples that can be chosen.
+    pub examples: usize,
+    /// The first of the examples that cannot be used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<LeftOut>,
+    /// Number of further examples that cannot be used.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub more_left_out: usize,
+}
+
+/// Example that cannot be used, and the reason.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    pub media: String,
+    pub code: String,
+    pub message: String,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Identity of the analysed bytes.
@@ -65,6 +94,7 @@ impl ItemReport {
             worker: worker.into(),
             input,
             fetch_s,
+            few_shot: None,
             body,
         }
     }

@@ -9,6 +9,7 @@ use jobs::message::{item_message, parse_item_message};
 use jobs::queue::{Lane, Message};
 use jobs::trace::TraceContext;
 use jobs::{Disposition, JobId, RetryCost};
+use serde_json::json;
 
 use super::*;
 use crate::jobs::expand::item_id;
@@ -26,12 +27,12 @@ fn documented_examples_are_valid() {
     job.check().unwrap();
     // Every field is in the example, and every field of the example in the table.
     let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&json(&job)).unwrap();
-    assert_eq!(fields.len(), 16);
+    assert_eq!(fields.len(), 17);
     for field in fields.keys() {
         assert!(DOCS.contains(&format!("`{field}`")), "{field}");
     }
     let line: ManifestLine = serde_json::from_str(line).unwrap();
-    assert!(line.tasks().unwrap().is_some());
+    assert!(line.tasks(true).unwrap().is_some());
 }
 
 #[test]
@@ -150,6 +151,36 @@ fn requests_that_cannot_be_done_are_refused() {
         check(&|job| job["tasks"] = serde_json::json!([task]), Some("contains the character U+0000"));
     }
     check(&|job| job["tasks"][1]["question"] = "Two\nlines?".into(), None);
+}
+
+#[test]
+fn few_shot_examples_are_checked() {
+    let check = |tasks: serde_json::Value, few_shot: serde_json::Value, expected: Option<&str>| {
+        let mut job: serde_json::Value = serde_json::from_str(examples()[0]).unwrap();
+        (job["tasks"], job["few_shot"]) = (tasks, few_shot);
+        let error = JobMessage::read(job.to_string().as_bytes()).unwrap().check().err();
+        let text = error.map(|error| format!("{}: {error}", error.code)).unwrap_or_default();
+        assert!(expected.map_or(text.is_empty(), |expected| text.contains(expected)), "{text}");
+    };
+    let (caption, classify) = (json!([{ "kind": "caption" }]), json!([{ "kind": "classify" }]));
+    let inline = |outputs: &[&str]| -> serde_json::Value {
+        let example = |output: &&str| json!({ "media": "s3://videos/a.mp4", "output": output });
+        json!({ "support": outputs.iter().map(example).collect::<Vec<_>>() })
+    };
+    check(classify.clone(), json!({ "support": "birds" }), None);
+    check(classify.clone(), inline(&["owl", "frog"]), None);
+    check(classify.clone(), serde_json::Value::Null, Some("needs `labels`, or `few_shot`"));
+    check(classify, inline(&["owl", "owl"]), Some("2 to 1000 labels, not 1"));
+    check(caption.clone(), inline(&["owl", "owl"]), None);
+    check(caption.clone(), inline(&["owl", "owl "]), Some("bad_request: `few_shot`: examples 1 and 2"));
+    check(caption.clone(), json!({ "support": [] }), Some("1 to 100000 examples, not 0"));
+    for shots in [0, 1001] {
+        check(caption.clone(), json!({ "support": "birds", "shots": shots }), Some("not within 1 to 1000"));
+    }
+    let secret = json!({ "support": [{ "media": "s3://user:secret@host/a.mp4", "output": "owl" }] });
+    check(caption, secret, Some("bad_location: \"s3://***@host/a.mp4\""));
+    let free = json!([{ "kind": "complete", "prompt": "<video>Output:" }]);
+    check(free, json!({ "support": "birds" }), Some("a free prompt (`complete`) has its own examples"));
 }
 
 /// The longest key has the longest item id, and an `output` is refused for it, whatever its own names are.

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use flamingo::Task;
+use flamingo::few_shot::SupportSet;
 use flamingo::prompt::Prompt;
 use flamingo::video::FrameSampling;
 use jobs::message::MAX_MESSAGE;
@@ -10,7 +11,8 @@ use jobs::time::RequestTime;
 use jobs::{Failure, ItemId};
 
 use super::glob::InputGlob;
-use super::{Input, JobMessage, json, longest_key};
+use super::task::output_labels;
+use super::{FewShot, Input, JobMessage, JobTask, SupportSource, json, longest_key};
 use crate::inputs::Location;
 
 /// Reserve for fields that are added to a job later: its id.
@@ -20,6 +22,8 @@ const MAX_TEXT_BYTES: usize = 8192;
 const MAX_TASKS_BYTES: usize = 64 << 10;
 const MAX_TASKS: usize = 64;
 const MAX_FRAMES: usize = 4096;
+/// Maximum number of few-shot examples in one prompt.
+const MAX_SHOTS: usize = 1000;
 const MAX_METADATA: usize = 16;
 const MAX_NAME_BYTES: usize = 512;
 /// Maximum bytes of a key in S3.
@@ -53,13 +57,16 @@ impl JobMessage {
         self.spec.sampling.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         self.spec.generation.check().map_err(|e| Failure::new("bad_request", e.to_string()))?;
         check_tasks(&self.spec.tasks)?;
+        self.check_few_shot()?;
         self.input.check()?;
         // The limit applies to the form that the ledger keeps: `submit` must not accept what no worker reads.
         let bytes = json(self).len();
         if bytes > MAX_MESSAGE - RESERVE {
             let allowed = MAX_MESSAGE - RESERVE;
-            let text =
-                format!("the job has {bytes} bytes, {allowed} are allowed; put many videos into a manifest");
+            let text = format!(
+                "the job has {bytes} bytes, {allowed} are allowed; put many videos into a manifest, and many examples into a \
+                 stored support set"
+            );
             return Err(Failure::new("message_too_large", text));
         }
         Ok(())
@@ -100,6 +107,22 @@ impl JobMessage {
             return bad(format!("`metadata` has more than {MAX_METADATA} entries"));
         }
         Ok(())
+    }
+
+    /// Checks the examples and the labels that depend on them. Those of a stored support set are known when it is read.
+    fn check_few_shot(&self) -> Result<(), Failure> {
+        let set = match &self.few_shot {
+            Some(few_shot) => {
+                check_examples_apply(&self.spec.tasks)?;
+                match check_support(few_shot)? {
+                    Some(set) => Some(set),
+                    None => return Ok(()),
+                }
+            }
+            None => None,
+        };
+        let labels = output_labels(set.as_ref());
+        self.spec.tasks.iter().try_for_each(|task| task.resolve(&labels).map(drop))
     }
 
     fn check_output(&self) -> Result<(), Failure> {
@@ -144,6 +167,33 @@ impl Input {
     }
 }
 
+/// Checks the number of examples, and those that stand in the job. Returns these.
+fn check_support(few_shot: &FewShot<SupportSource>) -> Result<Option<SupportSet>, Failure> {
+    let bad = |text: String| Failure::new("bad_request", format!("`few_shot`: {text}"));
+    if !(1..=MAX_SHOTS).contains(&few_shot.shots) {
+        return Err(bad(format!("`shots` is not within 1 to {MAX_SHOTS}")));
+    }
+    match &few_shot.support {
+        SupportSource::Stored(_) => Ok(None),
+        SupportSource::Inline(examples) => {
+            let set = SupportSet::new(examples.clone()).map_err(|why| bad(why.to_string()))?;
+            examples.iter().try_for_each(|example| Location::parse(&example.media).map(drop))?;
+            Ok(Some(set))
+        }
+    }
+}
+
+/// Checks that every task takes few-shot examples.
+pub(super) fn check_examples_apply(tasks: &[JobTask]) -> Result<(), Failure> {
+    match tasks.iter().any(|task| matches!(task, JobTask::Given(Task::Complete { .. } | Task::Chat { .. }))) {
+        true => {
+            let text = "a free prompt (`complete`) and a conversation (`chat`) take no examples of `few_shot`";
+            Err(Failure::new("bad_request", text))
+        }
+        false => Ok(()),
+    }
+}
+
 fn check_rate(sampling: &FrameSampling) -> Result<(), Failure> {
     match sampling {
         FrameSampling::Fps { fps, .. } if *fps > MAX_FPS => {
@@ -154,7 +204,7 @@ fn check_rate(sampling: &FrameSampling) -> Result<(), Failure> {
     }
 }
 
-pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
+pub(super) fn check_tasks(tasks: &[JobTask]) -> Result<(), Failure> {
     let bad = |text: String| Err(Failure::new("bad_request", text));
     if tasks.is_empty() || tasks.len() > MAX_TASKS {
         return bad(format!("a job has between 1 and {MAX_TASKS} tasks"));
@@ -164,16 +214,17 @@ pub(super) fn check_tasks(tasks: &[Task]) -> Result<(), Failure> {
     }
     for task in tasks {
         let texts = match task {
-            Task::Caption {} => Vec::new(),
-            Task::Question { question } | Task::Classify { question, .. } => vec![question],
-            Task::Chat { history, message } => {
+            JobTask::Given(Task::Caption {}) => Vec::new(),
+            JobTask::Given(Task::Question { question } | Task::Classify { question, .. })
+            | JobTask::ClassifyOutputs { question } => vec![question],
+            JobTask::Given(Task::Chat { history, message }) => {
                 let texts = history.iter().flat_map(|past| [&past.message, &past.reply]);
                 texts.chain([message]).collect()
             }
-            Task::Complete { prompt } if Prompt::parse(prompt).media() != 1 => {
+            JobTask::Given(Task::Complete { prompt }) if Prompt::parse(prompt).media() != 1 => {
                 return bad("a prompt of a job needs exactly one `<video>` marker".into());
             }
-            Task::Complete { prompt } => vec![prompt],
+            JobTask::Given(Task::Complete { prompt }) => vec![prompt],
         };
         for text in texts {
             // Neither a tokenizer nor a database takes it.

@@ -8,9 +8,10 @@ use inference::analysis::AnalysisSpec;
 
 use super::VisualTokenCache;
 
-/// Part of every key: entries of an incompatible build are not found. Version 3 has frames by sampling contract 2. Entries of
-/// earlier versions stay in the store until the operator deletes them.
-const FORMAT_VERSION: &str = "flamingo.visual_tokens/3";
+/// Part of every key: entries of an incompatible build are not found. Version 4 has the vision features of each window, and the number of
+/// its visible tokens.
+/// Entries of earlier versions stay in the store until the operator deletes them.
+const FORMAT_VERSION: &str = "flamingo.visual_tokens/4";
 
 /// Hash and size of the bytes of a video.
 #[derive(Debug, Clone, PartialEq, Eq)]

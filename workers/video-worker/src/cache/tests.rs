@@ -27,6 +27,8 @@ fn example(windows: usize) -> EncodedVideo {
         end: i as f64 + 1.0,
         frame_times: vec![i as f64, i as f64 + 0.1 + 0.2],
         tokens: VisualTokens { shape: (2, 3), values: (0..6).map(|v| (v + i) as f32 / 7.0).collect() },
+        features: vec![0.5, -(i as f32)],
+        visible: i.checked_sub(1),
     };
     EncodedVideo { info, warnings: vec![Warning::MissingPts], windows: (0..windows).map(window).collect() }
 }
@@ -44,6 +46,12 @@ fn entry_round_trips() {
     let mut invalid = example(2);
     invalid.windows[1].tokens.values[3] = f32::NAN;
     assert_eq!(parse(&write(&invalid).unwrap()).unwrap_err(), "a value is not finite");
+    let mut invalid = example(2);
+    invalid.windows[0].visible = Some(3);
+    assert!(parse(&write(&invalid).unwrap()).is_err(), "more visible tokens than tokens");
+    let mut without = example(2);
+    without.windows.iter_mut().for_each(|window| window.features.clear());
+    assert!(parse(&write(&without).unwrap()).is_err(), "no vision features");
     assert!(parse(&write(&example(0)).unwrap_or_default()).is_err(), "no window");
 }
 

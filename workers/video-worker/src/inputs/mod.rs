@@ -91,6 +91,26 @@ impl Inputs {
         Err(FetchError::NotAllowed(location))
     }
 
+    /// Checks that a video exists and may be read.
+    ///
+    /// # Errors
+    /// It does not exist, is not allowed, or its store is unavailable.
+    pub async fn check(&self, location: &Location) -> Result<(), FetchError> {
+        match location {
+            Location::Local(path) => {
+                self.check_links(path)?;
+                match tokio::fs::metadata(path).await {
+                    Ok(file) if file.is_file() => Ok(()),
+                    _ => Err(not_found(location).into()),
+                }
+            }
+            Location::S3 { bucket, key } => match self.bucket(bucket)?.head(key).await? {
+                Some(_) => Ok(()),
+                None => Err(not_found(location).into()),
+            },
+        }
+    }
+
     /// Rejects paths whose symbolic links lead out of the allowed folders.
     fn check_links(&self, path: &Path) -> Result<(), FetchError> {
         let Some(places) = self.real_places() else { return Ok(()) };

@@ -12,9 +12,13 @@ use jobs::worker::Page;
 use jobs::{Failure, ItemId, JobId, Stopped};
 
 use super::ServiceLimits;
+use super::few_shot::fixed_support;
 use super::retry_policy::listing_stopped;
-use crate::api::{Input, InputGlob, Item, JobMessage, ManifestLine, PrefixCursor, json as to_json, lane};
+use crate::api::{
+    Input, InputGlob, Item, JobMessage, ListedJob, ManifestLine, PrefixCursor, json as to_json, lane,
+};
 use crate::inputs::{EntryKind, Inputs, Location, PrefixEntry};
+use crate::support::StoredSets;
 
 /// Items per page of an input list that is read whole for each page.
 const LIST_PAGE: usize = 10_000;
@@ -26,6 +30,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub struct Listing<'a> {
     pub inputs: &'a Inputs,
     pub ledger: &'a Ledger,
+    pub sets: &'a StoredSets,
     pub limits: &'a ServiceLimits,
 }
 
@@ -35,13 +40,19 @@ impl Listing<'_> {
     /// # Errors
     /// The inputs cannot be listed.
     pub async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
-        let job = JobMessage::from_ledger(&record.message).map_err(Stopped::fail)?;
-        match &job.input {
-            Input::Video(url) => self.list(&job, record, std::slice::from_ref(url), cursor),
-            Input::Videos(urls) => self.list(&job, record, urls, cursor),
-            Input::Prefix { url, glob } => self.prefix(&job, record, url, glob, cursor).await,
-            Input::Manifest(url) => self.manifest(&job, record, url, cursor).await,
-            Input::UnfinishedOf(earlier) => self.unfinished(&job, record, earlier, cursor).await,
+        let message = JobMessage::from_ledger(&record.message).map_err(Stopped::fail)?;
+        if let Input::UnfinishedOf(earlier) = &message.input {
+            return self.unfinished(&message, record, earlier, cursor).await;
+        }
+        let support = fixed_support(&message, record, self.ledger, self.sets).await?;
+        let support = support.as_ref().map(|(version, set)| (version.clone(), set));
+        let job = ListedJob::new(&message, &record.id, support).map_err(Stopped::fail)?;
+        match &message.input {
+            Input::Video(url) => self.list(&job, std::slice::from_ref(url), cursor),
+            Input::Videos(urls) => self.list(&job, urls, cursor),
+            Input::Prefix { url, glob } => self.prefix(&job, url, glob, cursor).await,
+            Input::Manifest(url) => self.manifest(&job, url, cursor).await,
+            Input::UnfinishedOf(_) => unreachable!("listed above"),
         }
     }
 
@@ -85,24 +96,17 @@ impl Listing<'_> {
         Ok(Page::until(items, next))
     }
 
-    fn list(
-        &self,
-        job: &JobMessage,
-        record: &JobRecord,
-        urls: &[String],
-        cursor: Option<&str>,
-    ) -> Result<Page, Stopped> {
+    fn list(&self, job: &ListedJob, urls: &[String], cursor: Option<&str>) -> Result<Page, Stopped> {
         for url in urls {
             self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
         }
-        let items = urls.iter().map(|url| job.item(&record.id, item_id(&file_name(url)), url.clone()));
+        let items = urls.iter().map(|url| job.item(item_id(&file_name(url)), url.clone()));
         Ok(slice(distinct(items.collect()), cursor))
     }
 
     async fn prefix(
         &self,
-        job: &JobMessage,
-        record: &JobRecord,
+        job: &ListedJob<'_>,
         url: &str,
         glob: &str,
         cursor: Option<&str>,
@@ -121,7 +125,7 @@ impl Listing<'_> {
         let page = page.map_err(|e| listing_stopped(&e))?;
         let mut items = Vec::new();
         for PrefixEntry { name, kind } in page.entries {
-            let item = |video: String| job.item(&record.id, item_id(&name), video);
+            let item = |video: String| job.item(item_id(&name), video);
             let item = match kind {
                 EntryKind::Skipped(reason) => Err(reason),
                 EntryKind::UnreadableFolder { url, reason } => {
@@ -136,7 +140,7 @@ impl Listing<'_> {
             match item {
                 Ok(item) => items.push(new_item(&item)),
                 Err(reason) => {
-                    tracing::debug!(job = %record.id, %reason, name, "left out");
+                    tracing::debug!(job = %job.id(), %reason, name, "left out");
                     skipped.add(reason);
                 }
             }
@@ -147,13 +151,7 @@ impl Listing<'_> {
     }
 
     /// Lists a manifest. All of it is validated before the first item exists.
-    async fn manifest(
-        &self,
-        job: &JobMessage,
-        record: &JobRecord,
-        url: &str,
-        cursor: Option<&str>,
-    ) -> Result<Page, Stopped> {
+    async fn manifest(&self, job: &ListedJob<'_>, url: &str, cursor: Option<&str>) -> Result<Page, Stopped> {
         let location = self.inputs.locate(url).map_err(|e| listing_stopped(&e))?;
         let bytes = self
             .inputs
@@ -169,7 +167,7 @@ impl Listing<'_> {
             }
             None => None,
         };
-        let lines = manifest_items(self.inputs, job, &record.id, &location, &bytes)?;
+        let lines = manifest_items(self.inputs, job, &location, &bytes)?;
         let Page { items, cursor, is_last } = slice(lines, place);
         let cursor = if is_last { cursor } else { format!("{cursor} {version}") };
         Ok(Page { items, cursor, is_last })
@@ -192,8 +190,7 @@ pub fn skipped(record: &JobRecord) -> Skipped {
 /// The first invalid line.
 pub fn manifest_items(
     inputs: &Inputs,
-    job: &JobMessage,
-    id: &JobId,
+    job: &ListedJob,
     location: &Location,
     bytes: &[u8],
 ) -> Result<Vec<Item>, Stopped> {
@@ -214,9 +211,13 @@ pub fn manifest_items(
             return Err(bad(format!("custom_id {:?} is used on an earlier line too", line.custom_id)));
         }
         inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
-        let tasks = line.tasks().map_err(|e| bad(e.to_string()))?.unwrap_or_else(|| job.spec.tasks.clone());
-        let item = job.item(id, name, line.video);
-        let spec = AnalysisSpec { tasks, ..item.spec };
+        let own = line.tasks(job.has_examples()).and_then(|own| own.map(|own| job.tasks(&own)).transpose());
+        let own = own.map_err(|e| bad(e.to_string()))?;
+        let item = job.item(name, line.video);
+        let spec = match own {
+            Some(tasks) => AnalysisSpec { tasks, ..item.spec },
+            None => item.spec,
+        };
         items.push(Item { custom_id: Some(line.custom_id), spec, ..item });
     }
     Ok(items)
@@ -273,15 +274,96 @@ fn slice(items: Vec<Item>, cursor: Option<&str>) -> Page {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
+    use flamingo::few_shot::SupportSet;
+    use jobs::Disposition;
     use jobs::ledger::LedgerSettings;
     use jobs::secret_url::SecretUrl;
-    use jobs::store::StoreSettings;
+    use jobs::store::{Store, StoreSettings};
 
     use super::*;
     use crate::admission::Budget;
+    use crate::api::SupportName;
     use crate::inputs::Disk;
+
+    /// Ledger, store and inputs of listings with pages of `page` inputs.
+    struct Fixture {
+        ledger: Ledger,
+        sets: StoredSets,
+        inputs: Inputs,
+        limits: ServiceLimits,
+    }
+
+    impl Fixture {
+        async fn new(page: usize) -> Self {
+            let url = SecretUrl::new("sqlite::memory:");
+            let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
+            ledger.migrate().await.unwrap();
+            let sets = StoredSets::new(Store::open("memory://", &StoreSettings::default()).unwrap());
+            let unlimited = || Budget::new(0);
+            let disk = Disk { folder: std::env::temp_dir(), room: unlimited(), timeout: Duration::ZERO };
+            let inputs = Inputs::new(Vec::new(), StoreSettings::default(), disk);
+            let limits = ServiceLimits {
+                page,
+                max_manifest_bytes: 0,
+                memory: unlimited(),
+                frame_bytes: 0,
+                retry_timeout: Duration::ZERO,
+            };
+            Self { ledger, sets, inputs, limits }
+        }
+
+        /// Enters a job about the videos in a folder.
+        async fn accept(&self, folder: &Path, few_shot: serde_json::Value) -> JobRecord {
+            let message = serde_json::json!({
+                "schema": "flamingo.job/1", "job_id": "job", "tasks": [{"kind": "caption"}],
+                "input": {"prefix": {"url": folder, "glob": "**/*.mp4"}}, "few_shot": few_shot,
+            });
+            let job = JobMessage::read(message.to_string().as_bytes()).unwrap();
+            self.ledger.accept(&job.to_new().unwrap(), 0).await.unwrap();
+            self.ledger.job(&job.job_id.unwrap()).await.unwrap().unwrap()
+        }
+
+        async fn page(&self, record: &JobRecord, cursor: Option<&str>) -> Result<Page, Stopped> {
+            let Self { ledger, sets, inputs, limits } = self;
+            Listing { inputs, ledger, sets, limits }.page(record, cursor).await
+        }
+    }
+
+    /// A set that gets a new version while the inputs are listed; the listing may continue at another worker.
+    #[tokio::test]
+    async fn all_items_of_a_job_have_one_version_of_its_support_set() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a.mp4", "b.mp4"] {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        let fixture = Fixture::new(1).await;
+        let record = fixture.accept(folder.path(), serde_json::json!({ "support": "birds" })).await;
+        let missing = fixture.page(&record, None).await.unwrap_err();
+        assert_eq!(
+            (missing.failure.code.as_str(), missing.disposition),
+            ("support_not_found", Disposition::Fail)
+        );
+
+        let add = async |output: &str| {
+            let line = format!("{{\"media\":\"a.mp4\",\"output\":\"{output}\"}}");
+            let set = SupportSet::from_json_lines(&line).unwrap();
+            let name = SupportName::try_from("birds".to_owned()).unwrap();
+            fixture.sets.add(&name, &set).await.unwrap().version
+        };
+        let first = add("owl").await;
+        let claim =
+            fixture.ledger.claim_job(&record.id, "w", 0, Duration::from_secs(60)).await.unwrap().unwrap();
+        let page = fixture.page(&record, None).await.unwrap();
+        fixture.ledger.add_items(&claim, &page.items, 0, 0).await.unwrap();
+        assert_ne!(add("frog").await, first);
+        let next = fixture.page(&record, Some(&page.cursor)).await.unwrap();
+        let version = |page: &Page| Item::parse(&page.items[0].message).unwrap().few_shot.unwrap().support;
+        assert_eq!((version(&page), version(&next)), (first.clone(), first));
+        assert_eq!((page.items[0].id.as_str(), next.items[0].id.as_str()), ("a.mp4", "b.mp4"));
+    }
 
     /// A worker that dies after the last page leaves its cursor: the next worker counts nothing twice.
     #[tokio::test]
@@ -292,32 +374,11 @@ mod tests {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, "x").unwrap();
         }
-        let url = SecretUrl::new("sqlite::memory:");
-        let ledger = Ledger::open(&url, &LedgerSettings::default()).await.unwrap();
-        ledger.migrate().await.unwrap();
-        let message = format!(
-            r#"{{"schema": "flamingo.job/1", "job_id": "job", "tasks": [{{"kind": "caption"}}],
-                "input": {{"prefix": {{"url": "{}", "glob": "**/*.mp4"}}}}}}"#,
-            folder.path().display()
-        );
-        let job = JobMessage::read(message.as_bytes()).unwrap();
-        ledger.accept(&job.to_new().unwrap(), 0).await.unwrap();
-        let mut record = ledger.job(&job.job_id.unwrap()).await.unwrap().unwrap();
-
-        let unlimited = || Budget::new(0);
-        let disk = Disk { folder: std::env::temp_dir(), room: unlimited(), timeout: Duration::ZERO };
-        let inputs = Inputs::new(Vec::new(), StoreSettings::default(), disk);
-        let limits = ServiceLimits {
-            page: 2,
-            max_manifest_bytes: 0,
-            memory: unlimited(),
-            frame_bytes: 0,
-            retry_timeout: Duration::ZERO,
-        };
-        let listing = Listing { inputs: &inputs, ledger: &ledger, limits: &limits };
+        let fixture = Fixture::new(2).await;
+        let mut record = fixture.accept(folder.path(), serde_json::Value::Null).await;
         let mut names = Vec::new();
         loop {
-            let page = listing.page(&record, record.cursor.as_deref()).await.unwrap();
+            let page = fixture.page(&record, record.cursor.as_deref()).await.unwrap();
             names.extend(page.items.into_iter().map(|item| item.id.to_string()));
             record.cursor = Some(page.cursor);
             if page.is_last {
@@ -327,12 +388,12 @@ mod tests {
         assert_eq!(names, ["a.mp4".to_owned(), item_id("c/e.mp4").to_string(), "h.MP4".to_owned()]);
         let counted = serde_json::to_string(&skipped(&record)).unwrap();
         assert_eq!(counted, r#"{"hidden":2,"side_file":1,"not_matched":1}"#);
-        let again = listing.page(&record, record.cursor.as_deref()).await.unwrap();
+        let again = fixture.page(&record, record.cursor.as_deref()).await.unwrap();
         assert!(again.is_last && again.items.is_empty());
         record.cursor = Some(again.cursor);
         assert_eq!(serde_json::to_string(&skipped(&record)).unwrap(), counted);
         // The cursor of an older build was a key.
-        let page = listing.page(&record, Some("c/e.mp4")).await.unwrap();
+        let page = fixture.page(&record, Some("c/e.mp4")).await.unwrap();
         assert_eq!(page.items[0].id.as_str(), "a.mp4");
     }
 }

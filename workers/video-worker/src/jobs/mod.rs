@@ -18,12 +18,14 @@ use crate::admission::Budget;
 use crate::api::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item, ItemReport, JOB_SCHEMA, JobMessage};
 use crate::cache::VisualTokenCache;
 use crate::inputs::Inputs;
+use crate::support::{EncodedSets, StoredSets};
 
 pub mod progress;
 pub mod reports;
 pub mod manifest;
 pub mod retry_policy;
 pub mod expand;
+mod few_shot;
 mod run_item;
 mod finalize;
 mod events;
@@ -41,6 +43,8 @@ pub struct VideoService {
     pub inputs: Inputs,
     /// Cached visual tokens.
     pub cache: VisualTokenCache,
+    /// Encoded support sets.
+    pub support: EncodedSets,
     pub outputs: Outputs,
     pub limits: ServiceLimits,
     /// Name of this worker.
@@ -94,7 +98,8 @@ impl Service for VideoService {
         if cursor.is_none() {
             outputs.check_manifest(job).await?;
         }
-        Listing { inputs, ledger: &outputs.ledger, limits }.page(job, cursor).await
+        let sets = StoredSets::new(outputs.store.clone());
+        Listing { inputs, ledger: &outputs.ledger, sets: &sets, limits }.page(job, cursor).await
     }
 
     async fn find_report(&self, item: &Claimed<Item>) -> Result<Option<ItemEnd>, Stopped> {

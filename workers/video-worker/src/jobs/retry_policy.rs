@@ -11,6 +11,7 @@ use super::manifest::ManifestError;
 use super::reports::ReportError;
 use crate::admission::NoRoom;
 use crate::inputs::FetchError;
+use crate::support::SupportStoreError;
 use inference::analysis::AnalysisError;
 use inference::decoder::DecoderError;
 use inference::model::ModelError;
@@ -114,6 +115,17 @@ pub fn store_stopped(error: &StoreError) -> Stopped {
         | StoreError::Io { .. } => FREE,
     };
     Stopped::new(disposition, Failure::new(error.code(), error.to_string()))
+}
+
+/// Stops a step that needs a stored support set.
+pub fn support_stopped(error: &SupportStoreError) -> Stopped {
+    match error {
+        SupportStoreError::Store(error) => store_stopped(error),
+        SupportStoreError::NotFound { .. }
+        | SupportStoreError::Invalid { .. }
+        | SupportStoreError::TooLarge { .. }
+        | SupportStoreError::IsCurrent { .. } => Stopped::fail(Failure::new(error.code(), error.to_string())),
+    }
 }
 
 /// Stops an item whose report cannot be read or stored. An object in its place stays there, so a repetition is useless.

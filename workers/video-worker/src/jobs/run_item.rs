@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use inference::analysis::{Analysis, Source, VideoAnalyzer};
+use inference::analysis::{Analysis, AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
 use inference::model::Model;
 use inference::report::contact_sheet::FrameSampler;
 use inference::report::{ErrorReport, ReportBody};
+use inference::support::EncodedSupport;
 use jobs::ledger::ItemClaim;
 use jobs::state::ItemEnd;
 use jobs::trace;
@@ -21,10 +22,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, info_span};
 
 use super::VideoService;
+use super::few_shot::chooser;
 use super::reports::{put_report, read_report};
 use super::retry_policy::{fetch_stopped, of_analysis, of_room, other_model, report_stopped};
 use crate::admission::{self, NoRoom, Reservation, frames_at_once};
-use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, sheet_key};
+use crate::api::{InputInfo, Item, ItemReport, MAX_REPORT_BYTES, Priority, sheet_key};
 use crate::cache::content_of;
 use crate::inputs::{FetchError, Fetched};
 
@@ -32,7 +34,7 @@ use crate::inputs::{FetchError, Fetched};
 const SHEET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Source of a video: its bytes, or its cached visual tokens.
-enum VideoSource {
+pub(super) enum VideoSource {
     /// The downloaded bytes, and the cache key for their visual tokens.
     Fetched {
         fetched: Fetched,
@@ -61,14 +63,20 @@ impl VideoService {
         self.check_model(item)?;
         let memory = admission::estimate(&item.spec, &self.decoder.limits, self.limits.frame_bytes);
         // Before the download.
-        self.limits.memory.check(memory).map_err(|why| self.no_memory(item, &why))?;
+        self.limits.memory.check(memory).map_err(|why| self.no_memory(&item.video, &item.spec, &why))?;
         let stop = running.stop.clone();
         let context = request_context(item, stop.clone());
         let progress = context.progress.clone();
         running.report_progress_with(move || progress.progress().json());
+        // Before the video holds disk or memory, which the examples may wait for.
+        let examples = match &item.few_shot {
+            Some(few_shot) => Some((few_shot, self.examples(item, few_shot, &stop).await?)),
+            None => None,
+        };
         let started = std::time::Instant::now();
+        let source = self.source(&item.video, item.etag.as_deref(), &item.spec, item.priority);
         let (video, input) = tokio::select! {
-            source = self.source(item) => source.map_err(|e| fetch_stopped(&e))?,
+            source = source.instrument(info_span!("fetch")) => source.map_err(|e| fetch_stopped(&e))?,
             () = stop.cancelled() => return Err(cancelled()),
         };
         let fetch_s = started.elapsed().as_secs_f64();
@@ -77,12 +85,13 @@ impl VideoService {
             VideoSource::Cached(_) => None,
             VideoSource::Fetched { .. } => tokio::select! {
                 room = self.limits.memory.reserve(memory, item.priority, self.limits.retry_timeout) => {
-                    Some(room.map_err(|why| self.no_memory(item, &why))?)
+                    Some(room.map_err(|why| self.no_memory(&item.video, &item.spec, &why))?)
                 }
                 () = stop.cancelled() => return Err(cancelled()),
             },
         };
-        let (analysis, sheet) = self.analyze(item, context, video, room).await;
+        let support = examples.as_ref().map(|(few_shot, examples)| chooser(few_shot, examples));
+        let (analysis, sheet) = self.analyze(item, context, support, video, room).await;
         if let Some(error) = &analysis.error {
             match of_analysis(error, self.engine.is_on_cpu()) {
                 // The report of the analysis says so, with the answers that there are.
@@ -95,7 +104,9 @@ impl VideoService {
         if let Some(sheet) = sheet {
             self.put_sheet(claim, item, sheet).await;
         }
-        Ok(self.report(claim, item, input, fetch_s, analysis))
+        let few_shot = examples.map(|(few_shot, examples)| examples.report(few_shot.support.clone()));
+        let body = analysis.report.body;
+        Ok(ItemReport { few_shot, ..ItemReport::new(claim, item, &self.worker, input, fetch_s, body) })
     }
 
     /// Checks that this worker has the model that the item requires.
@@ -138,41 +149,49 @@ impl VideoService {
         }
     }
 
-    fn no_memory(&self, item: &Item, why: &NoRoom) -> Stopped {
+    /// Stops work on a video, or on an example, for which there is no memory.
+    pub(super) fn no_memory(&self, video: &str, spec: &AnalysisSpec, why: &NoRoom) -> Stopped {
         let code = match why {
             NoRoom::NeverFits { .. } => "limit_memory",
             NoRoom::TimedOut { .. } => "no_room",
         };
-        let frames = frames_at_once(&item.spec, &self.decoder.limits);
+        let frames = frames_at_once(spec, &self.decoder.limits);
         let text = format!(
-            "{}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames",
-            item.video
+            "{video}: no memory for up to {frames} frames of one answer (worker.memory): {why}; request fewer frames"
         );
         Stopped::new(of_room(why), Failure::new(code, text))
     }
 
-    /// Finds cached visual tokens of the video or downloads it, within a span.
-    async fn source(&self, item: &Item) -> Result<(VideoSource, InputInfo), FetchError> {
-        let found = async {
-            let found = self.find(item).await;
-            found.inspect_err(|error| trace::mark_failed(error.code()))
-        };
-        found.instrument(info_span!("fetch")).await
+    /// Finds cached visual tokens of a video, or downloads it.
+    pub(super) async fn source(
+        &self,
+        url: &str,
+        etag: Option<&str>,
+        spec: &AnalysisSpec,
+        priority: Priority,
+    ) -> Result<(VideoSource, InputInfo), FetchError> {
+        let found = self.find(url, etag, spec, priority).await;
+        found.inspect_err(|error| trace::mark_failed(error.code()))
     }
 
-    async fn find(&self, item: &Item) -> Result<(VideoSource, InputInfo), FetchError> {
-        let location = self.inputs.locate(&item.video)?;
-        let version = item.etag.as_ref().map(|etag| (location.to_string(), etag.clone()));
+    async fn find(
+        &self,
+        url: &str,
+        etag: Option<&str>,
+        spec: &AnalysisSpec,
+        priority: Priority,
+    ) -> Result<(VideoSource, InputInfo), FetchError> {
+        let location = self.inputs.locate(url)?;
+        let version = etag.map(|etag| (location.to_string(), etag.to_owned()));
         if let Some((url, etag)) = &version
             && let Some(content) = self.cache.content(&(url.clone(), etag.clone()))
-            && let Some(encoded) = self.cache.get(&self.cache.key(&content, &item.spec)).await
+            && let Some(encoded) = self.cache.get(&self.cache.key(&content, spec)).await
         {
             let input = InputInfo { url: url.clone(), bytes: Some(content.bytes), etag: Some(etag.clone()) };
             return Ok((VideoSource::Cached(encoded), input));
         }
-        let etag = item.etag.as_deref();
         let (fetched, input) =
-            self.inputs.fetch(&location, etag, self.decoder.limits.max_bytes, item.priority).await?;
+            self.inputs.fetch(&location, etag, self.decoder.limits.max_bytes, priority).await?;
         if !self.cache.is_enabled() {
             return Ok((VideoSource::Fetched { fetched, key: None }, input));
         }
@@ -182,7 +201,7 @@ impl VideoService {
         let Ok(Ok(content)) = content.await else {
             return Ok((VideoSource::Fetched { fetched, key: None }, input));
         };
-        let key = self.cache.key(&content, &item.spec);
+        let key = self.cache.key(&content, spec);
         if let Some(etag) = &input.etag {
             self.cache.remember((input.url.clone(), etag.clone()), content);
         }
@@ -197,6 +216,7 @@ impl VideoService {
         &self,
         item: &Item,
         context: RequestContext,
+        support: Option<EncodedSupport>,
         video: VideoSource,
         room: Option<Reservation>,
     ) -> (Analysis, Option<FrameSampler>) {
@@ -220,7 +240,7 @@ impl VideoService {
                 model: &engine,
                 decoder,
                 keep_visual_tokens,
-                support: None,
+                support: support.as_ref(),
                 classifier: None,
             };
             if let Some(encoded) = encoded {
@@ -262,17 +282,6 @@ impl VideoService {
         }
     }
 
-    fn report(
-        &self,
-        claim: &ItemClaim,
-        item: &Item,
-        input: InputInfo,
-        fetch_s: f64,
-        analysis: Analysis,
-    ) -> ItemReport {
-        ItemReport::new(claim, item, &self.worker, input, fetch_s, analysis.report.body)
-    }
-
     /// Returns the report of an item that failed before its analysis.
     fn failed(&self, Claimed { claim, item }: &Claimed<Item>, why: &Failure) -> ItemReport {
         let input = InputInfo { url: item.video.clone(), bytes: None, etag: None };
@@ -282,7 +291,8 @@ impl VideoService {
     }
 }
 
-fn request_context(item: &Item, stop: CancellationToken) -> RequestContext {
+/// Returns the context of the requests of an item.
+pub(super) fn request_context(item: &Item, stop: CancellationToken) -> RequestContext {
     RequestContext {
         job: item.job_id.to_string(),
         priority: item.priority,
@@ -291,6 +301,7 @@ fn request_context(item: &Item, stop: CancellationToken) -> RequestContext {
     }
 }
 
-fn cancelled() -> Stopped {
+/// Stops a run that was cancelled.
+pub(super) fn cancelled() -> Stopped {
     Stopped::new(Disposition::Cancelled, Failure::new("cancelled", "the run was cancelled"))
 }

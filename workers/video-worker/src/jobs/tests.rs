@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::reports::{ReportError, put_report, read_report};
 use super::retry_policy::report_stopped;
 use super::*;
-use crate::api::{MAX_REPORT_BYTES, Priority, report_key};
+use crate::api::{ListedJob, MAX_REPORT_BYTES, Priority, report_key};
 
 const NOW: i64 = 1_700_000_000_000;
 const LEASE: Duration = Duration::from_secs(60);
@@ -38,9 +38,15 @@ fn job(over: Value) -> JobMessage {
     JobMessage::read(job.to_string().as_bytes()).unwrap()
 }
 
+/// Returns an item of a job with some fields replaced.
+fn listed(over: Value, name: &str) -> Item {
+    let job = job(over);
+    let id = job.to_new().unwrap().id;
+    ListedJob::new(&job, &id, None).unwrap().item(item_id(name), name.into())
+}
+
 fn item(name: &str) -> Item {
-    let job = job(json!({}));
-    let item = job.item(&job.to_new().unwrap().id, item_id(name), name.into());
+    let item = listed(json!({}), name);
     Item { custom_id: Some(format!("custom {name}")), ..item }
 }
 
@@ -69,7 +75,7 @@ type Outcome = Result<(), (String, Disposition)>;
 async fn only_the_report_of_the_item_counts() {
     let item = item("a.mp4");
     let urgent = Item { priority: Priority::Urgent, ..item.clone() };
-    let asks = |over: Value| Item { spec: job(over).spec, ..item.clone() };
+    let asks = |over: Value| Item { spec: listed(over, "a.mp4").spec, ..item.clone() };
     let other_tasks = asks(json!({"tasks": [{"kind": "question", "question": "Why?"}]}));
     let other_version = Item { etag: Some("e2".into()), ..item.clone() };
     let code = |code: &str, disposition| Err((code.to_owned(), disposition));

@@ -83,10 +83,11 @@ pub struct ResourceSettings {
     pub memory: u64,
 }
 
-/// Cache of visual tokens.
+/// Caches of visual tokens and of encoded support sets.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct CacheSettings {
     pub memory: u64,
+    pub support_memory: u64,
     pub store: bool,
 }
 

@@ -5,7 +5,7 @@ use flamingo::video::FrameSampling;
 use jobs::state::Counts;
 use jobs::time::Millis;
 
-use crate::api::{Input, JobMessage};
+use crate::api::{FewShot, Input, JobMessage, JobTask, SelectName, SupportSource};
 
 /// Formats a state.
 pub fn state_words(state: &str) -> String {
@@ -93,10 +93,34 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
     }
 }
 
+/// Returns the kind of a task of a job, and its text if it has one.
+pub fn job_task(asked: &JobTask) -> (&'static str, Option<&str>) {
+    match asked {
+        JobTask::Given(given) => task(given),
+        JobTask::ClassifyOutputs { question } => ("Classification", Some(question)),
+    }
+}
+
+/// `4 nearest of birds`
+pub fn examples(few_shot: &FewShot<SupportSource>) -> String {
+    let rule = match few_shot.select {
+        SelectName::Nearest => "nearest",
+        SelectName::Random => "random",
+        SelectName::First => "first",
+    };
+    let from = match &few_shot.support {
+        SupportSource::Stored(name) => name.to_string(),
+        SupportSource::Inline(examples) => {
+            format!("the {} of the job", number(examples.len() as u64, "example"))
+        }
+    };
+    format!("{} {rule} of {from}", few_shot.shots)
+}
+
 /// Formats the tasks of a job on one line.
 pub fn tasks(job: &JobMessage) -> String {
     let Some(first) = job.spec.tasks.first() else { return String::new() };
-    let (kind, words) = task(first);
+    let (kind, words) = job_task(first);
     let more = match job.spec.tasks.len() - 1 {
         0 => String::new(),
         n => format!(" and {n} more"),

@@ -19,7 +19,7 @@ use super::format::{bytes, clock, number, sampling, task};
 use super::layout::{code, text, time};
 use super::reports;
 use super::{PageError, Pages, item_path, job_path, layout, render};
-use crate::api::{Item, ItemReport, sheet_key};
+use crate::api::{Item, ItemReport, LeftOut, sheet_key};
 
 /// Largest contact sheet in bytes.
 const LARGEST_SHEET: u64 = 1 << 20;
@@ -161,6 +161,7 @@ fn task_line(asked: &Task) -> Markup {
 fn details(view: &ItemView, report: Option<&ItemReport>) -> Markup {
     let message = view.message.as_ref().ok();
     let body = report.map(|report| &report.body);
+    let few_shot = report.and_then(|report| report.few_shot.as_ref());
     let hashes: Vec<_> = body.iter().flat_map(|body| &body.model.sha256).collect();
     html! {
         section.card {
@@ -176,6 +177,7 @@ fn details(view: &ItemView, report: Option<&ItemReport>) -> Markup {
                 ("Claimed", view.row.claimed_at.map(time)),
                 ("Ended", view.row.ended_at.map(time)),
                 ("Model", body.and_then(|body| text(&body.model.name))),
+                ("Support set", few_shot.and_then(|few_shot| code(&few_shot.support))),
             ]))
             @if !hashes.is_empty() {
                 details {
@@ -185,6 +187,9 @@ fn details(view: &ItemView, report: Option<&ItemReport>) -> Markup {
             }
             @for warning in body.iter().flat_map(|body| &body.warnings) {
                 p.notice { (warning) }
+            }
+            @for LeftOut { media, message, .. } in few_shot.iter().flat_map(|few_shot| &few_shot.left_out) {
+                p.notice { "The example " code { (media) } " is left out: " (message) }
             }
         }
     }

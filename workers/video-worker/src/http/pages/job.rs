@@ -12,7 +12,7 @@ use jobs::{ItemId, JobId};
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::format::{about_left, clock, input, number, percent, sampling, span, task};
+use super::format::{about_left, clock, examples, input, job_task, number, percent, sampling, span};
 use super::layout::{code, text, time};
 use super::reports::{self, ReadReport};
 use super::{PageError, Pages, item_path, job_path, layout, render};
@@ -128,7 +128,7 @@ fn request(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
                 Err(why) => { p.notice { "This build cannot read the job: " (why) } }
                 Ok(job) => {
                     ul.tasks {
-                        @for (kind, words) in job.spec.tasks.iter().map(task) {
+                        @for (kind, words) in job.spec.tasks.iter().map(job_task) {
                             li { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } }
                         }
                     }
@@ -136,6 +136,7 @@ fn request(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
                         ("Videos", text(input(&job.input))),
                         ("Frames", text(sampling(&job.spec.sampling))),
                         ("Windows", job.spec.window.and_then(|s| text(format!("of {s} s")))),
+                        ("Examples", job.few_shot.as_ref().and_then(|few_shot| text(examples(few_shot)))),
                         ("Model", job.model.as_ref().and_then(text)),
                         ("Not before", record.not_before.map(time)),
                         ("Deadline", record.deadline.map(time)),
