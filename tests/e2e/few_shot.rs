@@ -108,7 +108,8 @@ fn examples_without_room_are_named() {
     let support = support(folder.path(), &examples);
     let query = sample("00020.mp4").display().to_string();
     let ask = ["ask", &query, "-q", "What is this?", "--beams", "1", "--max-new-tokens", "3"];
-    let report = mini(&[&ask[..], &["--support", &support, "--select", "first"]].concat()).exits(0).report();
+    let report =
+        few_shot(&[&ask[..], &["--support", &support, "--select", "first"]].concat()).exits(0).report();
     let answer = &report["answers"][0];
     assert_eq!(shown(&report), files[1..], "the first example is left out, whole");
     assert_eq!(answer["dropped_shots"], 1);

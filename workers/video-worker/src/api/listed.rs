@@ -29,10 +29,10 @@ impl<'j> ListedJob<'j> {
     ) -> Result<Self, Failure> {
         let (version, set) = support.unzip();
         let labels = output_labels(set);
-        let AnalysisSpec { tasks, sampling, window, max_frames, generation } = job.spec.clone();
+        let AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding } = job.spec.clone();
         let tasks = resolve(&tasks, &labels)?;
         let few_shot = job.few_shot.as_ref().zip(version).map(|(few_shot, version)| few_shot.of(version));
-        let spec = AnalysisSpec { tasks, sampling, window, max_frames, generation };
+        let spec = AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding };
         Ok(Self { job, id, spec, few_shot, labels })
     }
 

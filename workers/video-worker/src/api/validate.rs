@@ -187,7 +187,8 @@ fn check_support(few_shot: &FewShot<SupportSource>) -> Result<Option<SupportSet>
 pub(super) fn check_examples_apply(tasks: &[JobTask]) -> Result<(), Failure> {
     match tasks.iter().any(|task| matches!(task, JobTask::Given(Task::Complete { .. } | Task::Chat { .. }))) {
         true => {
-            let text = "a free prompt (`complete`) and a conversation (`chat`) take no examples of `few_shot`";
+            let text =
+                "a free prompt (`complete`) and a conversation (`chat`) take no examples of `few_shot`";
             Err(Failure::new("bad_request", text))
         }
         false => Ok(()),

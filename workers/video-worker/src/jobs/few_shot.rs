@@ -187,7 +187,13 @@ impl VideoService {
             let _room = room;
             let _within = span.enter();
             let source = Source { file: fetched.path(), name };
-            let analyzer = VideoAnalyzer { model: &engine, decoder, keep_visual_tokens, support: None };
+            let analyzer = VideoAnalyzer {
+                model: &engine,
+                decoder,
+                keep_visual_tokens,
+                support: None,
+                classifier: None,
+            };
             let mut decodings = 1;
             loop {
                 match analyzer.encode_video(&source, &spec, &context) {
