@@ -221,7 +221,7 @@ fn jobs_without_their_support_set_fail() {
     }
     let free = json!({ "tasks": [{ "kind": "complete", "prompt": "<video>Output:" }] });
     let ran = folder.run(&[job("free", few_shot("removed"), free)], &[]).exits(2);
-    assert!(ran.err.contains("takes none of `few_shot`"), "{ran:?}");
+    assert!(ran.err.contains("take no examples of `few_shot`"), "{ran:?}");
 }
 
 /// Later processes find the visual tokens of the examples in the store, and encode nothing.
