@@ -10,12 +10,12 @@ model=${MODEL:-models/flamingo-mini}
 
 Made by \`bench/few-shot/run.sh\` with \`$model\`, $(PYTHONPATH=bench python3 -c 'import machine; print(machine.cpu())'). A query is one image, whose visual
 tokens are ready, with a one-token answer. The numbers are times in relation to the same query without examples, medians of
-${ROUNDS:-15} rounds (lowest to highest). Cold: the prefix of the examples is not cached. Warm: it is cached. New order: the
+${ROUNDS:-7} rounds (lowest to highest). Cold: the prefix of the examples is not cached. Warm: it is cached. New order: the
 examples are in another order than before, as with \`--select nearest\`, so their visual tokens and media K/V are cached, but not
 their text. The goal is at most 1.3 for a warm query.
 
 TEXT
-    target/release/bench-few-shot "$model" "${ROUNDS:-15}"
+    target/release/bench-few-shot "$model" "${ROUNDS:-7}"
 } >target/few-shot.md
 mv target/few-shot.md bench/results/few-shot.md
 cat bench/results/few-shot.md

@@ -196,7 +196,7 @@ impl Row {
         let interval = format!("{:.1} % to {:.1} %", 100.0 * low, 100.0 * high);
         let room = self.shown.map(|shown| format!("  (room for {shown})")).unwrap_or_default();
         println!(
-            "{:<13} {:>8} {:>7.1} % {interval:>18} {:>13.2}{room}",
+            "{:<13} {:>8} {:>7.1} % {interval:>18} {:>13.3}{room}",
             self.method.name(),
             self.shots,
             100.0 * self.accuracy.share(),
