@@ -96,7 +96,9 @@ fn items_that_cannot_be_used_are_named() {
         eval(folder.path(), "star", &[json!({ "media": "a", "question": "?", "answers": ["x"] })]).0.exits(2);
     assert!(ran.err.contains("2 to 1000 labels, not 0"), "{ran:?}");
     let item = json!({ "media": sample("00000.mp4"), "question": "What is this?", "answers": ["key"] });
-    let ran = eval_with(folder.path(), "next-qa", &[item.clone()], &["--wordnet", "no-folder"]).0.exits(1);
+    let ran = eval_with(folder.path(), "next-qa", std::slice::from_ref(&item), &["--wordnet", "no-folder"])
+        .0
+        .exits(1);
     assert!(ran.err.contains("WUPS needs WordNet"), "{ran:?}");
     let wordnet = root().join("tests/parity/golden/wordnet").display().to_string();
     let ran = eval_with(folder.path(), "next-qa", &[item], &["--wordnet", &wordnet]).0.exits(0);

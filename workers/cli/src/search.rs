@@ -109,7 +109,7 @@ impl Search {
                 let whole = AnalysisSpec { window: None, ..encoder.spec.clone() };
                 let encoder = VectorEncoder { spec: &whole, ..*encoder };
                 let mut windows = encoder.windows(path)?;
-                Ok(windows.remove(0).1)
+                Ok(windows.remove(0).vector)
             }
             (None, None) => bail!(UsageError("a search needs --query or --like".into())),
         }
@@ -130,13 +130,11 @@ impl Search {
         for (path, name, version) in &new {
             match encoder.windows(path) {
                 Ok(windows) => {
-                    let entry = |(start, end): (f64, f64)| IndexEntry {
-                        name: name.clone(),
-                        version: version.clone(),
-                        start,
-                        end,
+                    let entry = |WindowVector { start, end, vector }| {
+                        let (name, version) = (name.clone(), version.clone());
+                        (IndexEntry { name, version, start, end }, vector)
                     };
-                    let windows = windows.into_iter().map(|(range, vector)| (entry(range), vector)).collect();
+                    let windows = windows.into_iter().map(entry).collect();
                     index.replace(name, windows);
                 }
                 Err(error) => {
@@ -164,6 +162,13 @@ impl Search {
     }
 }
 
+/// A window of a video, with its unit vector (width).
+struct WindowVector {
+    start: f64,
+    end: f64,
+    vector: Vec<f32>,
+}
+
 /// Encoder of videos to vectors of the joint space.
 #[derive(Clone, Copy)]
 struct VectorEncoder<'a> {
@@ -173,8 +178,8 @@ struct VectorEncoder<'a> {
 }
 
 impl VectorEncoder<'_> {
-    /// Returns the range and the unit vector (width) of every window of a video.
-    fn windows(&self, path: &Path) -> anyhow::Result<Vec<((f64, f64), Vec<f32>)>> {
+    /// Encodes every window of a video.
+    fn windows(&self, path: &Path) -> anyhow::Result<Vec<WindowVector>> {
         let analyzer = VideoAnalyzer { keep_visual_tokens: true, ..analyzer(self.pipeline)? };
         let context = RequestContext::default();
         let analysis =
@@ -189,7 +194,8 @@ impl VectorEncoder<'_> {
             let options = self.pipeline.options();
             let tokens = Tensor::from_slice(&window.tokens.values, window.tokens.shape, &options.device)?;
             let pooled = tokens.mean_keepdim(0)?.to_dtype(options.dtype)?;
-            anyhow::Ok(((window.start, window.end), unit_vector(&self.space.of_media(&pooled)?)?))
+            let vector = unit_vector(&self.space.of_media(&pooled)?)?;
+            anyhow::Ok(WindowVector { start: window.start, end: window.end, vector })
         };
         encoded.windows.iter().map(vector).collect()
     }

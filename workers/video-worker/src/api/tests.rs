@@ -179,8 +179,13 @@ fn few_shot_examples_are_checked() {
     }
     let secret = json!({ "support": [{ "media": "s3://user:secret@host/a.mp4", "output": "owl" }] });
     check(caption, secret, Some("bad_location: \"s3://***@host/a.mp4\""));
-    let free = json!([{ "kind": "complete", "prompt": "<video>Output:" }]);
-    check(free, json!({ "support": "birds" }), Some("a free prompt (`complete`) has its own examples"));
+    for task in [
+        json!({ "kind": "complete", "prompt": "<video>Output:" }),
+        json!({ "kind": "chat", "message": "What is this?" }),
+    ] {
+        let refused = "a free prompt (`complete`) and a conversation (`chat`) take no examples";
+        check(json!([task]), json!({ "support": "birds" }), Some(refused));
+    }
 }
 
 /// The longest key has the longest item id, and an `output` is refused for it, whatever its own names are.
