@@ -6,6 +6,10 @@ use crate::error::{Error, Result};
 use crate::language::Tokenizer;
 use crate::model::config::is_default;
 
+mod dialogue;
+
+pub use dialogue::DialogueFormat;
+
 /// Markers of a medium in a prompt's text. Both are equivalent.
 const MEDIUM_MARKERS: [&str; 2] = ["<image>", "<video>"];
 /// Marker of the end of a chunk (one medium and its text).
@@ -105,31 +109,6 @@ impl Default for PromptFormat {
             example_answers: Vec::new(),
             dialogue: None,
             special_tokens: Vec::new(),
-        }
-    }
-}
-
-/// Prompts of a conversation, with the markers of [`PromptFormat`]. The default is the paper's (appendix D of its first
-/// version), without its three examples, which have images.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DialogueFormat {
-    /// Text before the first message.
-    pub start: String,
-    /// Prompt of a message. Only the first one has a medium.
-    pub message: String,
-    /// Texts that end a reply, besides those that end an answer.
-    pub keywords: Vec<String>,
-}
-
-impl Default for DialogueFormat {
-    fn default() -> Self {
-        let start = "This is a conversation between a human, User, and an intelligent visual AI, Flamingo. User sends images, and \
-                     Flamingo describes them.\n\n";
-        Self {
-            start: start.into(),
-            message: "User: <image>{question}\nFlamingo:".into(),
-            keywords: ["User:", "Flamingo:"].map(String::from).into(),
         }
     }
 }

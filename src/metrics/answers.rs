@@ -24,7 +24,7 @@ const NUMBERS: [(&str, &str); 12] = [
 ];
 
 /// Words without an apostrophe, or without one of two, and the same words with it. The table of the reference, with
-/// its one slip (`somebody'd`), without its keys in capitals, which it never finds.
+/// its one wrong entry (`somebody'd`), without its keys in capitals, which it never finds.
 const CONTRACTIONS: &str = "aint:ain't arent:aren't cant:can't couldve:could've couldnt:couldn't \
     couldn'tve:couldn't've couldnt've:couldn't've didnt:didn't doesnt:doesn't dont:don't hadnt:hadn't \
     hadnt've:hadn't've hadn'tve:hadn't've hasnt:hasn't havent:haven't hed:he'd hed've:he'd've he'dve:he'd've \

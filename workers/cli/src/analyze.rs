@@ -20,8 +20,9 @@ use inference::model::{Model, ModelError};
 use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
 
-use crate::args::{GenerationArgs, GroundingArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
+use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
 use crate::few_shot::{Support, SupportArgs};
+use crate::grounding::GroundingArgs;
 use crate::inputs::{self, Input};
 use crate::methods::{FewShotClassification, MethodName};
 use crate::output::{Output, create_folder, progress, show_frame};

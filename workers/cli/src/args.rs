@@ -12,7 +12,6 @@ use flamingo::family::{FamilyOptions, FrameMode, LoadOptions};
 use flamingo::generate::{Generation, Strategy};
 use flamingo::video::FrameSampling;
 use flamingo::weights::Quantization;
-use inference::analysis::GroundingSpec;
 
 use crate::hub::cache::{ModelDirectory, OWN_DIRECTORY, model_directory};
 use crate::memory::plan::MemoryPlan;
@@ -302,7 +301,11 @@ pub fn parse_length(text: &str) -> Result<f64, String> {
         .and_then(|s| if s >= 0.001 { Ok(s) } else { Err("a window is at least a millisecond long".into()) })
 }
 
-fn parse_finite(text: &str) -> Result<f64, String> {
+/// Parses a finite number.
+///
+/// # Errors
+/// The text is no such number.
+pub fn parse_finite(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|n: &f64| n.is_finite()).ok_or_else(|| "expected a number".into())
 }
 
@@ -358,25 +361,6 @@ impl GenerationArgs {
             (None, beams) => Strategy::Beam { beams: beams.into(), length_penalty: self.length_penalty },
         };
         Generation { strategy, max_new_tokens: self.max_new_tokens.into() }
-    }
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Answer")]
-pub struct GroundingArgs {
-    /// Compute the grounding of every answer: its log-likelihood, minus that over frames of the mean colour, in nats.
-    #[arg(long)]
-    grounding: bool,
-    /// Least grounding; an answer with less becomes "not sure".
-    #[arg(long, value_name = "NATS", value_parser = parse_finite, allow_negative_numbers = true)]
-    min_grounding: Option<f64>,
-}
-
-impl GroundingArgs {
-    /// The treatment of the grounding that the options name, if they name one.
-    pub fn spec(&self) -> Option<GroundingSpec> {
-        let asked = self.grounding || self.min_grounding.is_some();
-        asked.then_some(GroundingSpec { minimum: self.min_grounding })
     }
 }
 

@@ -9,14 +9,13 @@ use flamingo::generate::Generation;
 use flamingo::pipeline::{Answer, Medium};
 use flamingo::task::Exchange;
 use flamingo::{Pipeline, Task};
-use inference::analysis::{AnalysisSpec, Source, VideoAnalyzer};
+use inference::analysis::{AnalysisSpec, Source};
 use inference::context::RequestContext;
-use inference::decoder::DecoderConfig;
 use serde_json::json;
 
+use crate::analyze::analyzer;
 use crate::args::{GenerationArgs, ModelArgs, SamplingArgs};
 use crate::output::printable;
-use crate::process::own_executable;
 
 /// Greatest length of a message in bytes.
 const MAX_MESSAGE_BYTES: u64 = 16 * 1024;
@@ -56,22 +55,13 @@ impl Chat {
         let spec = AnalysisSpec {
             tasks: Vec::new(),
             sampling: self.sampling.sampling()?,
-            window: None,
             max_frames: self.max_frames as usize,
             generation: self.generation.generation(),
-            grounding: None,
+            ..AnalysisSpec::default()
         };
         let pipeline = self.model.load_to_answer()?;
-        let decoder = DecoderConfig::new(own_executable()?);
-        let analyzer = VideoAnalyzer {
-            model: &pipeline,
-            decoder,
-            keep_visual_tokens: false,
-            support: None,
-            classifier: None,
-        };
         let source = Source::file(&self.input);
-        let (medium, _) = analyzer.encode_video(&source, &spec, &RequestContext::default())?;
+        let (medium, _) = analyzer(&pipeline)?.encode_video(&source, &spec, &RequestContext::default())?;
         let history = Vec::new();
         let mut conversation =
             Conversation { pipeline: &pipeline, medium, generation: spec.generation, history };

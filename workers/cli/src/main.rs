@@ -8,6 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 mod process;
 mod args;
+mod grounding;
 mod logs;
 #[cfg(feature = "service")]
 mod traces;

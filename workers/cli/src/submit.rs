@@ -16,8 +16,9 @@ use video_worker::api::{Input, JOB_SCHEMA, JobMessage, NoUnknownFields, Priority
 use video_worker::app::Backends;
 use video_worker::settings::Settings;
 
-use crate::args::{GenerationArgs, GroundingArgs, SamplingArgs, UsageError, parse_length};
+use crate::args::{GenerationArgs, SamplingArgs, UsageError, parse_length};
 use crate::few_shot::SupportArgs;
+use crate::grounding::GroundingArgs;
 use crate::output::{print_line, printable};
 use crate::settings::{SettingsArgs, block_on, parse_pair};
 
