@@ -124,6 +124,9 @@ fn methods_need_examples_of_every_label() {
         flamingo(&["classify", "a.png", "--label", "a", "--label", "b", "--method", "prototypes"]).exits(2);
     assert!(ran.err.contains("--method needs the examples of --support"), "{ran:?}");
     let query = format!("{support}/red/0.png");
+    let ran =
+        few_shot(&["classify", &query, "--support", &support, "--method", "auto", "--grounding"]).exits(2);
+    assert!(ran.err.contains("--method in-context"), "{ran:?}");
     let labels = ["--label", "red", "--label", "blue", "--label", "green"];
     let classify =
         [&["classify", &query, "--support", &support, "--method", "neighbours"][..], &labels].concat();

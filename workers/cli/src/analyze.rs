@@ -102,6 +102,9 @@ impl AnalyzeArgs {
         method: MethodName,
     ) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
+        if spec.grounding.is_some() && method != MethodName::InContext {
+            bail!(UsageError("the grounding is that of the language model: use --method in-context".into()));
+        }
         let inputs = inputs::find(&self.inputs)?;
         self.create_output_folder()?;
         let at_once = inputs.found.len().min(self.at_once as usize);
