@@ -6,6 +6,7 @@ use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
+use crate::few_shot::classifiers::Sensitivity;
 use crate::generate::{Finish, Generation, Output, run_until};
 use crate::kernels::threads::on_rayon;
 use crate::prompt::Prompt;
@@ -15,9 +16,12 @@ use crate::weights::Quantization;
 mod media;
 mod plans;
 mod captions;
+mod answers;
+mod vectors;
 
+use answers::divide;
 pub use media::Medium;
-pub use plans::{PlannedSequence, PromptMedium, Shot};
+pub use plans::{PlannedSequence, PromptMedium, Shot, Shots};
 
 /// A loaded model with the whole way from frames to answers. Immutable, shared between threads.
 pub struct Pipeline {
@@ -42,8 +46,27 @@ pub struct Answer {
     pub completion_tokens: usize,
     /// Few-shot examples in the prompt: all that were given, or the last ones that the model has room for.
     pub shots: usize,
+    /// Spread over the orders of the shots, if there were several.
+    pub sensitivity: Option<Sensitivity>,
     /// Transcripts that the prompt has in place of media, in their order.
     pub transcripts: Vec<Transcript>,
+}
+
+impl Answer {
+    /// An answer without text and scores, after a prompt of this length.
+    pub fn empty(finish: Finish, prompt_tokens: usize) -> Self {
+        Self {
+            text: String::new(),
+            scores: Vec::new(),
+            finish,
+            log_likelihood: 0.0,
+            prompt_tokens,
+            completion_tokens: 0,
+            shots: 0,
+            sensitivity: None,
+            transcripts: Vec::new(),
+        }
+    }
 }
 
 impl Pipeline {
@@ -95,59 +118,7 @@ impl Pipeline {
         media: &[&Medium],
         generation: &Generation,
     ) -> Vec<Result<Answer>> {
-        self.ask_with(tasks, &[], media, generation, |sequences| self.run_sequences(sequences))
-    }
-
-    /// Answers several tasks over media, each after `shots`: plans sequences, passes them to `run`, which returns an output per
-    /// sequence, in order, and reads the answers. Returns an answer per task, in order. In the frame mode [`family::FrameMode::Captions`], the first call of
-    /// `run` captions the frames of videos.
-    pub fn ask_with<E: From<Error>>(
-        &self,
-        tasks: &[Task],
-        shots: &[Shot],
-        media: &[&Medium],
-        generation: &Generation,
-        mut run: impl FnMut(Vec<PlannedSequence>) -> Vec<Result<Output, E>>,
-    ) -> Vec<Result<Answer, E>> {
-        let all: Vec<&Medium> = shots.iter().map(|shot| &shot.medium).chain(media.iter().copied()).collect();
-        let shots: Vec<ShotText> = shots.iter().map(|shot| shot.text.clone()).collect();
-        match self.prompt_media(&all, generation, &mut run) {
-            Ok(media) => self.ask_about_with(tasks, &shots, &media, generation, run),
-            Err(error) => {
-                let same = || Error::Prompt("the frames could not be captioned".into());
-                let others = tasks.iter().skip(1).map(|_| Err(same().into()));
-                std::iter::once(Err(error)).chain(others).take(tasks.len()).collect()
-            }
-        }
-    }
-
-    /// Answers several tasks over media as prompts get them, transcripts among them, as [`ask_with`](Self::ask_with). The media
-    /// of the shots come first.
-    pub fn ask_about_with<E: From<Error>>(
-        &self,
-        tasks: &[Task],
-        shots: &[ShotText],
-        media: &[PromptMedium],
-        generation: &Generation,
-        run: impl FnOnce(Vec<PlannedSequence>) -> Vec<Result<Output, E>>,
-    ) -> Vec<Result<Answer, E>> {
-        let texts = self.texts(media);
-        let mut sequences = Vec::with_capacity(tasks.len());
-        let mut plan = |task| {
-            let (plan, shown) = self.plan_after(task, shots, &texts, generation)?;
-            let prompt_tokens = plan.prompt.len();
-            let (encoded, transcripts) = divide(&media[shots.len() - shown..]);
-            sequences.push(PlannedSequence { plan, media: encoded });
-            Ok((prompt_tokens, shown, transcripts))
-        };
-        let planned: Vec<Result<_>> = tasks.iter().map(&mut plan).collect();
-        let mut outputs = run(sequences).into_iter();
-        let answer = |(task, planned): (&Task, Result<_>)| {
-            let (prompt_tokens, shots, transcripts) = planned?;
-            let output = outputs.next().expect("each sequence has an output")?;
-            Ok(Answer { shots, transcripts, ..self.read(task, prompt_tokens, &output)? })
-        };
-        tasks.iter().zip(planned).map(answer).collect()
+        self.ask_with(tasks, Shots::default(), media, generation, |sequences| self.run_sequences(sequences))
     }
 
     /// Computes the log-likelihood of each answer after a prompt, including the end of the chunk.
@@ -253,16 +224,4 @@ impl Pipeline {
         let prepared = frames.map(|frame| Ok(self.prepare(&frame?))).collect::<Result<Vec<_>>>()?;
         self.ask(task, &[&self.encode(&prepared)?], &Generation::default())
     }
-}
-
-/// Divides media into those with visual tokens and transcripts.
-fn divide(media: &[PromptMedium]) -> (Vec<Medium>, Vec<Transcript>) {
-    let (mut encoded, mut transcripts) = (Vec::new(), Vec::new());
-    for medium in media {
-        match medium {
-            PromptMedium::Encoded(medium) => encoded.push(medium.clone()),
-            PromptMedium::Transcript(transcript) => transcripts.push(transcript.clone()),
-        }
-    }
-    (encoded, transcripts)
 }

@@ -74,7 +74,7 @@ impl Bench<'_> {
         let context = RequestContext::default();
         let ask = |query: &Medium| {
             let tasks = std::slice::from_ref(&task);
-            self.engine.ask(tasks, shots, &[query], &generation, &context).remove(0)
+            self.engine.ask(tasks, shots.into(), &[query], &generation, &context).remove(0)
         };
         let start = Instant::now();
         let answers = std::thread::scope(|scope| {

@@ -3,7 +3,9 @@
 
 mod support;
 mod selection;
+mod question_similarity;
 pub mod classifiers;
 
+pub use question_similarity::question_similarities;
 pub use selection::{Selection, balanced_order};
 pub use support::{SupportError, SupportExample, SupportSet};

@@ -86,7 +86,7 @@ pub struct ProjectorConfig {
 }
 
 /// Tells whether a field has its default, so that a description written by this build stays readable by older ones.
-pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

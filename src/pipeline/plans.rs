@@ -3,9 +3,10 @@
 use super::{Answer, Medium, Pipeline};
 use crate::error::{Error, Result};
 use crate::family::Loaded;
-use crate::generate::{Completion, Finish, Generation, Goal, Output, SequencePlan};
+use crate::few_shot::classifiers::Ensemble;
+use crate::generate::{Completion, Generation, Goal, Output, SequencePlan};
 use crate::prompt::{MediumText, Prompt, PromptIds};
-use crate::task::{Plan, PlanOutput, ShotText, Task, TaskAnswer, Transcript};
+use crate::task::{Plan, ShotText, Task, Transcript};
 
 /// A medium as a prompt gets it.
 #[derive(Debug, Clone)]
@@ -25,6 +26,22 @@ pub struct Shot {
     pub medium: Medium,
     /// Question and output.
     pub text: ShotText,
+}
+
+/// Few-shot examples before a query, and the orders in which prompts show them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shots<'s> {
+    /// The examples, in the first order.
+    pub examples: &'s [Shot],
+    /// The orders of a classification; other tasks have the first order only.
+    pub ensemble: Ensemble,
+}
+
+impl<'s> From<&'s [Shot]> for Shots<'s> {
+    /// Returns examples in one order.
+    fn from(examples: &'s [Shot]) -> Self {
+        Self { examples, ensemble: Ensemble::default() }
+    }
 }
 
 /// A sequence to run: its plan, and the media of its prompt in order.
@@ -69,12 +86,12 @@ impl Pipeline {
     }
 
     /// Returns the markers and the text of media in a prompt.
-    pub(super) fn texts(&self, media: &[PromptMedium]) -> Vec<MediumText> {
+    pub(super) fn texts<'m>(&self, media: impl IntoIterator<Item = &'m PromptMedium>) -> Vec<MediumText> {
         let text = |medium: &PromptMedium| match medium {
             PromptMedium::Encoded(medium) => self.loaded.frame_mode.describe(&medium.frame_times),
             PromptMedium::Transcript(transcript) => in_place_of_medium(transcript),
         };
-        media.iter().map(text).collect()
+        media.into_iter().map(text).collect()
     }
 
     /// Returns the plan of a task after as many of the last `shots` as the model has room for, and their number. `texts` are the
@@ -96,7 +113,7 @@ impl Pipeline {
     }
 
     /// Returns the plan of a task after shots, with these markers and texts of all media.
-    fn plan_with_texts(
+    pub(super) fn plan_with_texts(
         &self,
         task: &Task,
         shots: &[ShotText],
@@ -143,36 +160,15 @@ impl Pipeline {
         answers.iter().map(continuation).collect()
     }
 
-    /// Reads the answer to `task` from the output of its sequence, whose prompt had `prompt_tokens` tokens.
+    /// Reads the answer to `task` from the text that its sequence generated after a prompt of `prompt_tokens` tokens.
     pub(super) fn read(&self, task: &Task, prompt_tokens: usize, output: &Output) -> Result<Answer> {
-        let format = &self.loaded.format;
-        let (answer, finish, log_likelihood, completion_tokens) = match output {
-            Output::Completion(Completion { ids, log_likelihood, finish }) => {
-                let text = self.loaded.tokenizer.decode(ids, true)?;
-                (task.read(format, PlanOutput::Text(&text)), *finish, *log_likelihood, ids.len())
-            }
-            Output::LogLikelihoods(log_likelihoods) => {
-                let Plan::Score { choices, .. } = task.plan(format, &[]) else {
-                    return Err(Error::Prompt("scores are no answer to a task that generates a text".into()));
-                };
-                let best = log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let output = PlanOutput::LogLikelihoods { choices: &choices, log_likelihoods };
-                (task.read(format, output), Finish::Stop, best, 0)
-            }
+        let Output::Completion(Completion { ids, log_likelihood, finish }) = output else {
+            return Err(Error::Prompt("scores are no answer to a task that generates a text".into()));
         };
+        let text = task.read(&self.loaded.format, &self.loaded.tokenizer.decode(ids, true)?);
+        let (completion_tokens, log_likelihood) = (ids.len(), *log_likelihood);
         tracing::debug!(prompt_tokens, completion_tokens, ?finish, "answered");
-        let TaskAnswer { text, scores } = answer;
-        let transcripts = Vec::new();
-        Ok(Answer {
-            text,
-            scores,
-            finish,
-            log_likelihood,
-            prompt_tokens,
-            completion_tokens,
-            shots: 0,
-            transcripts,
-        })
+        Ok(Answer { text, log_likelihood, completion_tokens, ..Answer::empty(*finish, prompt_tokens) })
     }
 }
 

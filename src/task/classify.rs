@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, ShotText, TaskKind, question, up_to_keyword};
+use crate::model::config::is_default;
 use crate::prompt::PromptFormat;
 
 /// Greatest number of labels.
@@ -70,15 +71,55 @@ impl From<Labels> for Vec<String> {
     }
 }
 
-pub(super) struct Classify<'a> {
-    pub(super) labels: &'a Labels,
-    pub(super) question: &'a str,
+/// The likeliest of given labels as the answer to one question about one medium.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classification {
+    /// The labels; untrusted text.
+    pub labels: Labels,
+    /// The question; untrusted text.
+    #[serde(default = "what_is_this")]
+    pub question: String,
+    /// Score by which labels are compared.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub score: LabelScore,
+    /// Whether to divide the probability of each label by its probability over a medium without content.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub calibrate: bool,
 }
 
-impl TaskKind for Classify<'_> {
+/// Score by which the labels of a classification are compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LabelScore {
+    /// Log-likelihood of the label with the end of its chunk.
+    #[default]
+    Sum,
+    /// The same divided by the number of its tokens, so that long labels are not less likely for their length.
+    Mean,
+}
+
+/// Returns the default question of a classification.
+pub fn what_is_this() -> String {
+    "What is this?".into()
+}
+
+impl Classification {
+    /// Creates a classification that compares log-likelihoods as they are.
+    pub fn new(labels: Labels, question: impl Into<String>) -> Self {
+        Self { labels, question: question.into(), score: LabelScore::Sum, calibrate: false }
+    }
+
+    /// Whether an option about the scores of the language model is set.
+    pub fn has_score_options(&self) -> bool {
+        self.calibrate || self.score != LabelScore::Sum
+    }
+}
+
+impl TaskKind for &Classification {
     fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
         let choices = self.labels.iter().map(String::from).collect();
-        Plan::Score { prompt: question::prompt_after(format, shots, self.question), choices }
+        Plan::Score { prompt: question::prompt_after(format, shots, &self.question), choices }
     }
 
     fn read(&self, format: &PromptFormat, text: &str) -> String {
@@ -113,8 +154,24 @@ mod tests {
     fn labels_are_answers_to_the_question() {
         let labels = Labels::new(["frog", "owl"]).unwrap();
         let format = PromptFormat::default();
-        let plan = Classify { labels: &labels, question: "What is this?" }.plan(&format, &[]);
+        let classification = Classification::new(labels, "What is this?");
+        let plan = (&classification).plan(&format, &[]);
         let prompt = question::prompt(&format, "What is this?");
         assert_eq!(plan, Plan::Score { prompt, choices: vec!["frog".into(), "owl".into()] });
+    }
+
+    #[test]
+    fn options_are_written_only_if_they_are_set() {
+        let text = r#"{"labels":["frog","owl"],"question":"What is this?"}"#;
+        let plain: Classification = serde_json::from_str(r#"{"labels":["frog","owl"]}"#).unwrap();
+        assert_eq!(serde_json::to_string(&plain).unwrap(), text);
+        let text = r#"{"labels":["frog","owl"],"question":"Who?","score":"mean","calibrate":true}"#;
+        let options: Classification = serde_json::from_str(text).unwrap();
+        assert!(options.has_score_options() && !plain.has_score_options());
+        assert_eq!(serde_json::to_string(&options).unwrap(), text);
+        for wrong in [r#""score":"max""#, r#""calibrate":1"#, r#""calibrated":true"#] {
+            let text = format!(r#"{{"labels":["frog","owl"],{wrong}}}"#);
+            assert!(serde_json::from_str::<Classification>(&text).is_err(), "{wrong}");
+        }
     }
 }

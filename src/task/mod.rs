@@ -12,7 +12,7 @@ pub mod chat;
 pub mod transcript;
 
 pub use chat::Exchange;
-pub use classify::Labels;
+pub use classify::{Classification, LabelScore, Labels, what_is_this};
 pub use transcript::{TimedCaption, Transcript};
 
 /// A task over media. Part of the public contract.
@@ -28,13 +28,7 @@ pub enum Task {
         question: String,
     },
     /// The likeliest of given labels as the answer to one question about one medium.
-    Classify {
-        /// The labels; untrusted text.
-        labels: Labels,
-        /// The question; untrusted text.
-        #[serde(default = "what_is_this")]
-        question: String,
-    },
+    Classify(Classification),
     /// The reply to a message in a conversation about one medium.
     Chat {
         /// The conversation so far.
@@ -73,43 +67,16 @@ pub enum Plan {
     },
 }
 
-/// Result of a plan, before the task has read it.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum PlanOutput<'a> {
-    /// Generated text.
-    Text(&'a str),
-    /// Natural log-likelihood of each choice of [`Plan::Score`].
-    LogLikelihoods {
-        /// The choices.
-        choices: &'a [String],
-        /// Their log-likelihoods.
-        log_likelihoods: &'a [f64],
-    },
-}
-
-/// Answer that a task has read from the output of its plan.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TaskAnswer {
-    /// The text: generated, or the likeliest of the given texts.
-    pub text: String,
-    /// Scores of the given texts, in their order.
-    pub scores: Vec<TextScore>,
-}
-
 /// Score of a text that was given to choose from.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct TextScore {
     /// The text.
     pub text: String,
-    /// Natural log-likelihood, including the end of the chunk.
+    /// Natural log-likelihood, including the end of the chunk; per token with [`LabelScore::Mean`]. Logarithm of the probability
+    /// if that is calibrated, or a mean over orders of the shots.
     pub log_likelihood: f64,
     /// Probability, if one of the given texts is the answer.
     pub probability: f64,
-}
-
-/// Returns the default question of [`Task::Classify`].
-pub fn what_is_this() -> String {
-    "What is this?".into()
 }
 
 /// A kind of task.
@@ -126,7 +93,7 @@ impl Task {
         match self {
             Task::Caption {} => Box::new(caption::Caption),
             Task::Question { question } => Box::new(question::Question(question)),
-            Task::Classify { labels, question } => Box::new(classify::Classify { labels, question }),
+            Task::Classify(classification) => Box::new(classification),
             Task::Chat { history, message } => Box::new(chat::Chat { history, message }),
             Task::Complete { prompt } => Box::new(complete::Complete(prompt)),
         }
@@ -138,20 +105,15 @@ impl Task {
         self.kind().plan(format, shots)
     }
 
-    /// Reads the answer from the output of the plan.
-    pub fn read(&self, format: &PromptFormat, output: PlanOutput) -> TaskAnswer {
-        match output {
-            PlanOutput::Text(text) => TaskAnswer { text: self.kind().read(format, text), scores: Vec::new() },
-            PlanOutput::LogLikelihoods { choices, log_likelihoods } => {
-                TaskAnswer::likeliest(choices, log_likelihoods)
-            }
-        }
+    /// Reads the answer from generated text.
+    pub fn read(&self, format: &PromptFormat, text: &str) -> String {
+        self.kind().read(format, text)
     }
 
     /// Returns the question that is asked about the medium, if there is one.
     pub fn question(&self) -> Option<&str> {
         match self {
-            Task::Question { question } | Task::Classify { question, .. } => Some(question),
+            Task::Question { question } | Task::Classify(Classification { question, .. }) => Some(question),
             Task::Chat { message, .. } => Some(message),
             Task::Caption {} | Task::Complete { .. } => None,
         }
@@ -164,24 +126,6 @@ impl Plan {
         match self {
             Plan::Generate(prompt) | Plan::Score { prompt, .. } => prompt,
         }
-    }
-}
-
-impl TaskAnswer {
-    fn likeliest(choices: &[String], log_likelihoods: &[f64]) -> Self {
-        let highest = log_likelihoods.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        // Relative to the highest, so that no likelihood is rounded to 0.
-        let relative: Vec<f64> = log_likelihoods.iter().map(|l| (l - highest).exp()).collect();
-        let sum: f64 = relative.iter().sum();
-        let score = |((text, &log_likelihood), relative): ((&String, &f64), &f64)| TextScore {
-            text: text.clone(),
-            log_likelihood,
-            probability: relative / sum,
-        };
-        let scores: Vec<TextScore> = choices.iter().zip(log_likelihoods).zip(&relative).map(score).collect();
-        // Of equal ones the first.
-        let best = scores.iter().rev().max_by(|a, b| a.log_likelihood.total_cmp(&b.log_likelihood));
-        Self { text: best.map(|score| score.text.clone()).unwrap_or_default(), scores }
     }
 }
 
@@ -235,29 +179,11 @@ mod tests {
             ("", ""),
         ] {
             for task in [Task::Caption {}, Task::Question { question: "?".into() }] {
-                let read = task.read(&format, PlanOutput::Text(generated));
-                assert_eq!((read.text.as_str(), read.scores), (answer, Vec::new()), "{generated:?}");
+                assert_eq!(task.read(&format, generated), answer, "{generated:?}");
             }
         }
         let free = Task::Complete { prompt: "a".into() };
-        let read = free.read(&format, PlanOutput::Text(" two Answer: b "));
-        assert_eq!(read.text, "two Answer: b");
-    }
-
-    #[test]
-    fn likeliest_choice_is_answer() {
-        let (choices, log_likelihoods) =
-            (&["owl", "frog", "key"].map(String::from), &[-803.0, -801.5, -802.0]);
-        let output = PlanOutput::LogLikelihoods { choices, log_likelihoods };
-        let read = Task::Caption {}.read(&PromptFormat::default(), output);
-        assert_eq!(read.text, "frog");
-        // e^-1.5, 1 and e^-0.5 over their sum.
-        for (score, (expected, probability)) in
-            read.scores.iter().zip([(-803.0, 0.1220), (-801.5, 0.5466), (-802.0, 0.3315)])
-        {
-            assert_eq!(score.log_likelihood, expected);
-            assert!((score.probability - probability).abs() < 1e-4, "{score:?}");
-        }
+        assert_eq!(free.read(&format, " two Answer: b "), "two Answer: b");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use flamingo::generate::{Generation, Strategy};
-use flamingo::pipeline::{Answer, Medium, Pipeline, Shot};
+use flamingo::pipeline::{Answer, Medium, Pipeline, Shot, Shots};
 use flamingo::prompt::Prompt;
 use flamingo::task::ShotText;
 use flamingo::video::Frame;
@@ -42,7 +42,7 @@ fn ask(
     generation: &Generation,
     context: &RequestContext,
 ) -> Result<Answer, ModelError> {
-    model.ask(std::slice::from_ref(task), &[], &[medium], generation, context).remove(0)
+    model.ask(std::slice::from_ref(task), Shots::default(), &[medium], generation, context).remove(0)
 }
 
 fn strategy(i: usize) -> Generation {
@@ -252,7 +252,7 @@ fn few_shot_examples_are_prefilled_once() {
                 return ask(model, &medium, &Task::Caption {}, &wide, &context).unwrap();
             }
             let medium = model.encode(vec![model.prepare(&frames(10 + i, 1)[0])], &context).unwrap();
-            model.ask(&[Task::Caption {}], &shots, &[&medium], &short, &context).remove(0).unwrap()
+            model.ask(&[Task::Caption {}], shots[..].into(), &[&medium], &short, &context).remove(0).unwrap()
         };
         (0..5).map(query).collect()
     };
@@ -279,8 +279,9 @@ fn a_large_job_does_not_starve_a_small_one() {
     let small = RequestContext { job: "small".into(), ..RequestContext::default() };
     let medium = engine.encode(vec![engine.prepare(&frames(2, 1)[0])], &large).unwrap();
     std::thread::scope(|scope| {
-        let answers = scope
-            .spawn(|| engine.ask(&vec![Task::Caption {}; QUESTIONS], &[], &[&medium], &generation, &large));
+        let answers = scope.spawn(|| {
+            engine.ask(&vec![Task::Caption {}; QUESTIONS], Shots::default(), &[&medium], &generation, &large)
+        });
         // The decoder is full, and all other requests wait.
         until(&engine, |load| load.rows == LIMITS.rows && load.generator.waiting >= QUESTIONS * 3 / 4);
         ask(&engine, &medium, &Task::Caption {}, &generation, &small).unwrap();

@@ -18,6 +18,7 @@ mod few_shot_jobs;
 mod frame_modes;
 mod fuzz_seeds;
 mod hostile;
+mod label_scores;
 mod methods;
 mod mini;
 mod model_check;

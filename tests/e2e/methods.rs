@@ -127,6 +127,9 @@ fn methods_need_examples_of_every_label() {
     let ran =
         few_shot(&["classify", &query, "--support", &support, "--method", "auto", "--grounding"]).exits(2);
     assert!(ran.err.contains("--method in-context"), "{ran:?}");
+    let calibrated = ["classify", &query, "--support", &support, "--method", "prototypes", "--calibrate"];
+    let ran = few_shot(&calibrated).exits(2);
+    assert!(ran.err.contains("about the scores of the language model"), "{ran:?}");
     let labels = ["--label", "red", "--label", "blue", "--label", "green"];
     let classify =
         [&["classify", &query, "--support", &support, "--method", "neighbours"][..], &labels].concat();

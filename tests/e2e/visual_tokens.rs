@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use candle_core::{DType, Device, Tensor};
 use flamingo::Task;
 use flamingo::generate::{Finish, Generation, Output};
-use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shots};
 use flamingo::video::Frame;
 use inference::analysis::{Analysis, AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::RequestContext;
@@ -40,12 +40,13 @@ impl Model for Unreadable {
     fn ask(
         &self,
         tasks: &[Task],
-        _: &[Shot],
+        _: Shots,
         _: &[&Medium],
         _: &Generation,
         _: &RequestContext,
     ) -> Vec<Result<Answer, ModelError>> {
         let answer = Answer {
+            sensitivity: None,
             text: "an answer".into(),
             scores: Vec::new(),
             shots: 0,
@@ -68,7 +69,7 @@ fn copies_visual_tokens_to_the_host_only_for_a_cache() {
             decoder: DecoderConfig::new(binary()),
             keep_visual_tokens,
             support: None,
-            classifier: None,
+            classifiers: &[],
         };
         let spec = AnalysisSpec { window: Some(2.0), ..AnalysisSpec::default() };
         let source = Source::file(clip("h264_refresh"));

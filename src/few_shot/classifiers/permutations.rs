@@ -1,14 +1,39 @@
 //! Orders of shots for ensembles.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
+/// Prompt ensembling: several prompts with the same shots in different orders, whose probabilities are averaged (Flamingo,
+/// appendix C.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ensemble {
+    /// Number of orders; no more than there are.
+    pub permutations: NonZeroUsize,
+    /// Seed of all orders but the first.
+    pub seed: u64,
+}
+
+impl Default for Ensemble {
+    /// Returns one prompt, with the shots in the given order.
+    fn default() -> Self {
+        Self { permutations: NonZeroUsize::MIN, seed: 0 }
+    }
+}
+
+impl Ensemble {
+    /// Returns the orders of `shots` shots, as [`permutations`]; the only one of no shots.
+    pub fn orders(self, shots: usize) -> Vec<Vec<usize>> {
+        permutations(shots, self.permutations.get(), self.seed)
+    }
+}
+
 /// Returns `count` different orders of `n` shots, or all `n!` if there are fewer. The first one is 0, 1, 2, …; the others are
 /// random and depend on `seed` alone.
-pub fn permutations(n: usize, count: usize, seed: u64) -> Vec<Vec<usize>> {
+pub(super) fn permutations(n: usize, count: usize, seed: u64) -> Vec<Vec<usize>> {
     let all = (1..=n).try_fold(1_usize, usize::checked_mul).unwrap_or(usize::MAX);
     let count = count.min(all);
     let mut order: Vec<usize> = (0..n).collect();

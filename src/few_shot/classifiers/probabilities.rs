@@ -4,7 +4,7 @@ use super::ClassifierError;
 
 /// Adds the constant to `values` that makes them logarithms of probabilities with the sum 1. Values that are all -inf become
 /// equal.
-pub fn log_softmax(values: &[f64]) -> Vec<f64> {
+pub(super) fn log_softmax(values: &[f64]) -> Vec<f64> {
     let greatest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if greatest == f64::NEG_INFINITY {
         return vec![-(values.len() as f64).ln(); values.len()];
@@ -24,7 +24,7 @@ pub fn most_likely(scores: &[f64]) -> usize {
 ///
 /// # Errors
 /// There are no rows, or rows of different lengths.
-pub fn mean_probabilities(rows: &[Vec<f64>]) -> Result<Vec<f64>, ClassifierError> {
+pub(super) fn mean_probabilities(rows: &[Vec<f64>]) -> Result<Vec<f64>, ClassifierError> {
     let Some(first) = rows.first() else { return Err(ClassifierError::Empty("answers")) };
     if let Some(other) = rows.iter().find(|row| row.len() != first.len()) {
         return Err(ClassifierError::Count { what: "scores", found: other.len(), expected: first.len() });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 
@@ -16,15 +17,17 @@ use inference::analysis::{AnalysisError, AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::{Cancel, CancelFlag, RequestContext};
 use inference::decoder::DecoderConfig;
 use inference::engine::{Engine, EngineLimits};
+use inference::methods::FittedMethod;
 use inference::model::{Model, ModelError};
 use inference::report::contact_sheet::{ContactSheet, Layout};
 use inference::report::{Outcome, Report};
+use inference::shot_options::TaskTraits;
 
 use crate::args::{GenerationArgs, ModelArgs, SamplingArgs, UsageError, parse_length};
 use crate::few_shot::{Support, SupportArgs};
 use crate::grounding::GroundingArgs;
 use crate::inputs::{self, Input};
-use crate::methods::{FewShotClassification, MethodName};
+use crate::methods::{self, TextTowerArgs};
 use crate::output::{Output, create_folder, progress, show_frame};
 use crate::process::own_executable;
 
@@ -79,7 +82,7 @@ impl AnalyzeArgs {
     /// Wrong usage, a model that does not load, or an output that cannot be written.
     pub fn run_each(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
         let support = self.support.read()?;
-        self.run_each_with(tasks, support, MethodName::InContext)
+        self.run_each_with(tasks, support, None)
     }
 
     /// Reads the support set, if one is named.
@@ -90,8 +93,8 @@ impl AnalyzeArgs {
         self.support.read()
     }
 
-    /// Runs the tasks on each input separately, after examples of `support`. A classification has a method. `Ok(false)`: some
-    /// inputs failed.
+    /// Runs the tasks on each input separately, after examples of `support`. With a text tower, it classifies by the texts of the
+    /// labels. `Ok(false)`: some inputs failed.
     ///
     /// # Errors
     /// As [`run_each`](Self::run_each), and a support set without a usable example.
@@ -99,11 +102,16 @@ impl AnalyzeArgs {
         self,
         tasks: Vec<Task>,
         support: Option<Support>,
-        method: MethodName,
+        text_tower: Option<&TextTowerArgs>,
     ) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
-        if spec.grounding.is_some() && method != MethodName::InContext {
+        if spec.grounding.is_some() && text_tower.is_some() {
             bail!(UsageError("the grounding is that of the language model: use --method in-context".into()));
+        }
+        if let Some(support) = &support {
+            let tasks = spec.tasks.iter().map(TaskTraits::of);
+            let checked = support.options().check(tasks, spec.grounding.is_some());
+            checked.map_err(|why| UsageError(format!("few-shot examples: {why}")))?;
         }
         let inputs = inputs::find(&self.inputs)?;
         self.create_output_folder()?;
@@ -113,16 +121,21 @@ impl AnalyzeArgs {
         // Not before: loading the model may restart the program.
         inputs.print_skipped(self.verbose);
         let mut analyzer = analyzer(&*model)?;
-        let support = support.map(|support| support.encode(&analyzer, &spec)).transpose()?;
-        let classifier = match (&spec.tasks[..], &support) {
-            ([Task::Classify { labels, question }], Some(support)) => {
-                let classification = FewShotClassification { model: &*model, support, labels, question };
-                classification.classifier(method, self.support.seed())?
+        let options = support.as_ref().map(|support| *support.options());
+        let support = support.map(|support| support.encode(&analyzer, &spec)).transpose()?.zip(options);
+        let fitted = match (&spec.tasks[..], &support, text_tower) {
+            ([Task::Classify(classification)], _, Some(tower)) => {
+                let classifier = Some(tower.classifier(model.pipeline(), classification)?);
+                vec![Some(Arc::new(FittedMethod { classifier, choice: None }))]
             }
-            _ => None,
+            ([Task::Classify(classification)], Some((support, options)), None) => {
+                let fitted = methods::fit(options.method, &*model, support, classification, options.seed)?;
+                vec![Some(Arc::new(fitted))]
+            }
+            _ => Vec::new(),
         };
-        analyzer.support = support.as_ref();
-        analyzer.classifier = classifier.as_ref();
+        analyzer.support = support.as_ref().map(|(support, _)| support);
+        analyzer.classifiers = &fitted;
         self.analyze_each(&inputs.found, &spec, &analyzer, at_once)
     }
 
@@ -270,7 +283,7 @@ impl AnalyzeArgs {
 
 pub fn analyzer(model: &dyn Model) -> anyhow::Result<VideoAnalyzer<'_>> {
     let decoder = DecoderConfig::new(own_executable()?);
-    Ok(VideoAnalyzer { model, decoder, keep_visual_tokens: false, support: None, classifier: None })
+    Ok(VideoAnalyzer { model, decoder, keep_visual_tokens: false, support: None, classifiers: &[] })
 }
 
 /// Sets the stop flag when its thread panics: the other threads would wait for its report, or work for nothing.

@@ -1,15 +1,16 @@
 //! `flamingo classify`: chooses among given labels.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use flamingo::Task;
-use flamingo::task::Labels;
+use flamingo::task::{Classification, LabelScore, Labels};
 
 use crate::analyze::AnalyzeArgs;
 use crate::args::UsageError;
-use crate::methods::MethodName;
+use crate::methods::{MethodArg, TextTowerArgs};
 
 #[derive(Debug, Args)]
 pub struct Classify {
@@ -37,8 +38,8 @@ pub struct Classify {
     )]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     question: String,
-    /// Method: the language model after the few-shot examples, or one that compares vision features with those of the examples.
-    /// `auto` leaves out one example after the other and takes the method that is right most often.
+    /// Method: the language model after the few-shot examples, or one that compares vectors of the input with those of the examples
+    /// or labels.
     #[arg(
         long,
         value_enum,
@@ -46,15 +47,52 @@ pub struct Classify {
         default_value = "in-context",
         help_heading = "Classification"
     )]
-    method: MethodName,
+    method: MethodArg,
+    #[command(flatten)]
+    text_tower: TextTowerArgs,
+    /// Orders of the same examples in which the language model answers; the probabilities are averaged. Reports have their spread.
+    #[arg(
+        long,
+        default_value = "1",
+        value_name = "N",
+        requires = "support",
+        help_heading = "Classification"
+    )]
+    permutations: NonZeroUsize,
+    /// Score of a label: its log-likelihood, or that per token, which does not favour short labels.
+    #[arg(long, value_enum, value_name = "SCORE", default_value = "sum", help_heading = "Classification")]
+    score: ScoreName,
+    /// Divide the probability of each label by its probability after the same prompt with frames of the mean colour in place of
+    /// the input.
+    #[arg(long, help_heading = "Classification")]
+    calibrate: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ScoreName {
+    Sum,
+    Mean,
+}
+
+impl From<ScoreName> for LabelScore {
+    fn from(name: ScoreName) -> Self {
+        match name {
+            ScoreName::Sum => Self::Sum,
+            ScoreName::Mean => Self::Mean,
+        }
+    }
 }
 
 impl Classify {
     pub fn run(self) -> anyhow::Result<bool> {
         let support = self.common.support()?;
-        if self.method != MethodName::InContext && support.is_none() {
-            return Err(UsageError("--method needs the examples of --support".into()).into());
-        }
+        let method = self.method.few_shot();
+        let support = support.map(|set| {
+            set.with_options(|of| {
+                (of.permutations, of.method) = (self.permutations, method.unwrap_or_default())
+            })
+        });
+        self.check_method(support.is_some())?;
         let labels = match (&self.labels, &support) {
             (None, Some(support)) if self.label.is_empty() => {
                 support.outputs().into_iter().map(String::from).collect()
@@ -68,10 +106,27 @@ impl Classify {
             }
         };
         let labels = Labels::new(labels).map_err(|e| UsageError(e.to_string()))?;
-        self.common.run_each_with(
-            vec![Task::Classify { labels, question: self.question }],
-            support,
-            self.method,
-        )
+        let classification = Classification {
+            labels,
+            question: self.question,
+            score: self.score.into(),
+            calibrate: self.calibrate,
+        };
+        if method.is_none() && classification.has_score_options() {
+            let text = "--score and --calibrate are about the scores of the language model: --method label-text has none";
+            return Err(UsageError(text.into()).into());
+        }
+        let text_tower = method.is_none().then_some(&self.text_tower);
+        self.common.run_each_with(vec![Task::Classify(classification)], support, text_tower)
+    }
+
+    fn check_method(&self, has_examples: bool) -> Result<(), UsageError> {
+        match (self.method, has_examples) {
+            (MethodArg::LabelText, true) => {
+                Err(UsageError("--method label-text learns from no examples: leave out --support".into()))
+            }
+            (MethodArg::InContext | MethodArg::LabelText, false) | (_, true) => Ok(()),
+            (_, false) => Err(UsageError("--method needs the examples of --support".into())),
+        }
     }
 }

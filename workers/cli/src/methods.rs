@@ -1,27 +1,26 @@
-//! Methods of few-shot classification, and the choice among them.
+//! Options for the method of a classification.
 
-use clap::ValueEnum;
-use flamingo::Task;
-use flamingo::few_shot::classifiers::{Candidate, Choice, ExampleLabels, Examples, Method, choose_method};
-use flamingo::generate::Generation;
-use flamingo::pipeline::{Answer, Shot};
-use flamingo::task::Labels;
-use indicatif::ProgressBar;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use flamingo::few_shot::classifiers::Choice;
+use flamingo::pipeline::Pipeline;
+use flamingo::search::TextTower;
+use flamingo::task::Classification;
 use inference::context::RequestContext;
-use inference::feature_classifier::FeatureClassifier;
+use inference::medium_classifier::MediumClassifier;
+use inference::method_name::MethodName;
+use inference::methods::{FewShotClassification, FittedMethod, MAX_LANGUAGE_EXAMPLES, MethodError};
 use inference::model::Model;
 use inference::support::EncodedSupport;
 
 use crate::args::UsageError;
 use crate::output::progress;
 
-/// Examples above which `auto` does not try in-context learning, which runs the language model once per example.
-const MAX_IN_CONTEXT: usize = 128;
-/// Rank of the cost of in-context learning among the methods: the greatest.
-const IN_CONTEXT_COST: u32 = 100;
-
+/// Name of a method on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum MethodName {
+pub enum MethodArg {
     /// Likelihood of each label after the few-shot examples.
     InContext,
     /// Similarity of the vision features to the mean of each label's examples.
@@ -30,115 +29,99 @@ pub enum MethodName {
     Neighbours,
     /// Logistic regression on vision features.
     LinearProbe,
-    /// The method with the most right answers about left-out examples.
+    /// Vote of the attention heads of the language model that distinguish the labels of the examples best.
+    AttentionVectors,
+    /// Similarity of the video to the text of each label in the joint space of the model; needs no examples.
+    LabelText,
+    /// The method with the most right answers about left-out examples, of all but `label-text`.
     Auto,
 }
 
-impl MethodName {
-    /// Every method, the cheapest first.
-    pub const ALL: [Self; 4] = [Self::Prototypes, Self::Neighbours, Self::LinearProbe, Self::InContext];
+impl MethodArg {
+    /// Every method of the evaluation that needs nothing but examples, the cheapest first.
+    pub const ALL: [Self; 5] =
+        [Self::Prototypes, Self::Neighbours, Self::LinearProbe, Self::AttentionVectors, Self::InContext];
+
+    /// Returns the method of few-shot classification; `None` for the one that needs no examples.
+    pub fn few_shot(self) -> Option<MethodName> {
+        Some(match self {
+            Self::InContext => MethodName::InContext,
+            Self::Prototypes => MethodName::Prototypes,
+            Self::Neighbours => MethodName::Neighbours,
+            Self::LinearProbe => MethodName::LinearProbe,
+            Self::AttentionVectors => MethodName::AttentionVectors,
+            Self::Auto => MethodName::Auto,
+            Self::LabelText => return None,
+        })
+    }
 
     /// Name in tables.
     pub fn name(self) -> &'static str {
-        match (self, self.of_features()) {
-            (_, Some(method)) => method.name(),
-            (Self::Auto, None) => "auto",
-            (_, None) => "in-context",
-        }
-    }
-
-    /// Returns the method on vision features, if it is one.
-    pub fn of_features(self) -> Option<Method> {
-        let [prototypes, neighbours, linear_probe] = Method::ALL;
-        match self {
-            Self::Prototypes => Some(prototypes),
-            Self::Neighbours => Some(neighbours),
-            Self::LinearProbe => Some(linear_probe),
-            Self::InContext | Self::Auto => None,
-        }
+        self.few_shot().map_or(MediumClassifier::LABEL_TEXT, MethodName::name)
     }
 }
 
-/// Classification by few-shot examples.
-pub struct FewShotClassification<'a> {
-    pub model: &'a dyn Model,
-    pub support: &'a EncodedSupport,
-    pub labels: &'a Labels,
-    pub question: &'a str,
+#[derive(Debug, Args)]
+pub struct TextTowerArgs {
+    /// Text tower of the joint space, for the method `label-text` (`make training` fetches it).
+    #[arg(long, value_name = "DIR", default_value = "models/text/all-MiniLM-L6-v2", help_heading = "Model")]
+    text_tower: PathBuf,
 }
 
-impl FewShotClassification<'_> {
-    /// Returns the examples with their labels.
+impl TextTowerArgs {
+    /// Returns the classifier by the texts of the labels.
     ///
     /// # Errors
-    /// [`UsageError`]: a label has no example, or an example has another output than the labels.
-    pub fn examples(&self, among: &[usize]) -> anyhow::Result<Examples> {
-        let (shots, features) = (self.support.shots(), self.support.features());
-        let outputs = among.iter().map(|&i| &shots[i].text.output);
-        let labels =
-            ExampleLabels::new(self.labels.iter(), outputs).map_err(|e| UsageError(e.to_string()))?;
-        let features: Vec<Vec<f32>> = among.iter().map(|&i| features[i].clone()).collect();
-        Examples::new(&features, labels).map_err(|e| UsageError(e.to_string()).into())
-    }
-
-    /// Answers one query by the likelihood of each label after shots.
-    ///
-    /// # Errors
-    /// The model fails.
-    pub fn in_context(&self, shots: &[Shot], query: &Shot) -> anyhow::Result<Answer> {
-        let task = Task::Classify { labels: self.labels.clone(), question: self.question.into() };
-        let (generation, context) = (Generation::default(), RequestContext::default());
-        Ok(self.model.ask(&[task], shots, &[&query.medium], &generation, &context).remove(0)?)
-    }
-
-    /// Returns the classifier of `method`; `None` for in-context learning. `auto` chooses a method and says on standard error why.
-    ///
-    /// # Errors
-    /// As [`examples`](Self::examples) and [`in_context`](Self::in_context).
-    pub fn classifier(&self, method: MethodName, seed: u64) -> anyhow::Result<Option<FeatureClassifier>> {
-        if method == MethodName::InContext {
-            return Ok(None);
+    /// [`UsageError`]: the model has no joint space. Else: the text tower cannot be opened, or does not fit the model.
+    pub fn classifier(
+        &self,
+        pipeline: &Pipeline,
+        classification: &Classification,
+    ) -> anyhow::Result<MediumClassifier> {
+        if let Err(why) = pipeline.video_space() {
+            return Err(UsageError(format!("{why}, which the method label-text needs")).into());
         }
-        let all: Vec<usize> = (0..self.support.shots().len()).collect();
-        let examples = self.examples(&all)?;
-        let method = match method.of_features() {
-            Some(method) => Some(method),
-            None => self.chosen(&examples, seed)?,
-        };
-        Ok(method.map(|method| FeatureClassifier::fit(method, &examples)).transpose()?)
+        let tower: &Path = &self.text_tower;
+        let tower = TextTower::open(tower, &pipeline.options().device)
+            .context("the text tower cannot be opened (`make training` fetches it)")?;
+        Ok(MediumClassifier::of_label_text(pipeline, &tower, classification)?)
     }
+}
 
-    /// Chooses a method. Returns the one on vision features, if it is one.
-    fn chosen(&self, examples: &Examples, seed: u64) -> anyhow::Result<Option<Method>> {
-        let mut candidates: Vec<Candidate> = Method::ALL.map(Candidate::method).into();
-        let in_context = self.leave_one_out()?;
-        match &in_context {
-            Some(right) => candidates.push(Candidate::external("in-context", IN_CONTEXT_COST, right)),
-            None => eprintln!(
-                "note: in-context learning is not tried with more than {MAX_IN_CONTEXT} examples: --method in-context uses it"
-            ),
-        }
-        let choice = choose_method(examples, &candidates, seed)?;
-        explain(&choice);
-        Ok(Method::ALL.get(choice.chosen).copied())
+/// Returns a method that has learnt from the examples. `auto` chooses one and says on standard error why.
+///
+/// # Errors
+/// [`UsageError`]: a label has no example, or an example has another output than the labels. Else: the model fails.
+pub fn fit(
+    method: MethodName,
+    model: &dyn Model,
+    support: &EncodedSupport,
+    classification: &Classification,
+    seed: u64,
+) -> anyhow::Result<FittedMethod> {
+    let examples = support.shots().len();
+    let is_auto = method == MethodName::Auto;
+    if is_auto && examples > MAX_LANGUAGE_EXAMPLES {
+        eprintln!(
+            "note: in-context learning and attention vectors are not tried with more than {MAX_LANGUAGE_EXAMPLES} examples: --method uses them"
+        );
     }
+    let bar = progress(if is_auto { examples } else { 0 });
+    let context = &RequestContext::default();
+    let on_example = &|| bar.inc(1);
+    let fitted = FewShotClassification { model, support, classification, context, on_example };
+    let fitted = fitted.fit(method, seed).map_err(usage);
+    bar.finish_and_clear();
+    let fitted = fitted?;
+    fitted.choice.iter().for_each(explain);
+    Ok(fitted)
+}
 
-    /// Tells for each example whether in-context learning with the others is right. `None`: there are too many examples.
-    fn leave_one_out(&self) -> anyhow::Result<Option<Vec<bool>>> {
-        let (shots, features) = (self.support.shots(), self.support.features());
-        if shots.len() > MAX_IN_CONTEXT {
-            return Ok(None);
-        }
-        let bar: ProgressBar = progress(shots.len());
-        let right = |(i, shot): (usize, &Shot)| {
-            let others: Vec<usize> = (0..shots.len()).filter(|&other| other != i).collect();
-            let answer = self.in_context(&self.support.choose_among(&others, &features[i]), shot)?;
-            bar.inc(1);
-            Ok(answer.text == shot.text.output.trim())
-        };
-        let right = shots.iter().enumerate().map(right).collect::<anyhow::Result<_>>();
-        bar.finish_and_clear();
-        right.map(Some)
+/// Converts an error about the examples to a usage error.
+pub fn usage(why: MethodError) -> anyhow::Error {
+    match why {
+        MethodError::Examples(_) => UsageError(why.to_string()).into(),
+        MethodError::Model(why) => why.into(),
     }
 }
 
@@ -147,7 +130,7 @@ fn explain(choice: &Choice) {
     for measured in &choice.candidates {
         let (low, high) = measured.interval;
         eprintln!(
-            "  {:<13} {:>3} of {} left-out examples right, {:.0} % ({:.0}-{:.0})",
+            "  {:<17} {:>3} of {} left-out examples right, {:.0} % ({:.0}-{:.0})",
             measured.name,
             measured.accuracy.right,
             measured.accuracy.asked,

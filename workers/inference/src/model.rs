@@ -2,7 +2,7 @@
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::{Generation, Output};
-use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot, Shots};
 use flamingo::prompt::Prompt;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
@@ -50,7 +50,7 @@ pub trait Model: Sync {
     fn ask(
         &self,
         tasks: &[Task],
-        shots: &[Shot],
+        shots: Shots,
         media: &[&Medium],
         generation: &Generation,
         context: &RequestContext,

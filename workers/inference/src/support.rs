@@ -3,10 +3,16 @@
 use std::sync::Arc;
 
 use flamingo::Result;
-use flamingo::few_shot::Selection;
+use flamingo::few_shot::classifiers::Ensemble;
+use flamingo::few_shot::question_similarities;
+use flamingo::language::Tokenizer;
 use flamingo::pipeline::{Medium, Shot};
 
 use crate::encoded_video::features;
+use crate::shot_options::{SelectName, ShotOptions};
+
+/// Examples with the nearest vision features per shot, whose questions are compared with that of the query.
+const NEAREST_PER_SHOT: usize = 8;
 
 /// Examples whose media are encoded once, for all queries.
 #[derive(Debug)]
@@ -16,13 +22,11 @@ pub struct EncodedSet {
     features: Vec<Vec<f32>>,
 }
 
-/// An encoded set, and the rule that chooses examples of it.
+/// An encoded set, and the options that choose examples of it.
 #[derive(Debug, Clone)]
 pub struct EncodedSupport {
     set: Arc<EncodedSet>,
-    selection: Selection,
-    /// Examples per prompt.
-    count: usize,
+    options: ShotOptions,
 }
 
 impl EncodedSet {
@@ -63,25 +67,70 @@ impl EncodedSet {
 }
 
 impl EncodedSupport {
-    /// Chooses `count` examples of `set` for each query by `selection`.
-    pub fn new(set: Arc<EncodedSet>, selection: Selection, count: usize) -> Self {
-        Self { set, selection, count }
+    /// Chooses examples of `set` for each query as `options` say.
+    pub fn new(set: Arc<EncodedSet>, options: ShotOptions) -> Self {
+        Self { set, options }
     }
 
-    /// Chooses the examples for a query, in the order of the prompt.
+    /// Returns the orders of the examples in which a classification is answered.
+    pub fn ensemble(&self) -> Ensemble {
+        self.options.ensemble()
+    }
+
+    /// Whether the examples depend on the question.
+    pub fn compares_questions(&self) -> bool {
+        self.options.select == SelectName::NearestQuestion
+    }
+
+    /// Chooses the examples for a query, in the order of the prompt. `question` is that of the query.
     ///
     /// # Errors
-    /// The query has no vision features.
-    pub fn choose(&self, query: &Medium) -> Result<Vec<Shot>> {
+    /// The query has no vision features, or the tokenizer refuses a question.
+    pub fn choose(&self, query: &Medium, question: Option<&str>, tokenizer: &Tokenizer) -> Result<Vec<Shot>> {
         let all: Vec<usize> = (0..self.set.shots.len()).collect();
-        Ok(self.choose_among(&all, &features(query)?))
+        self.choose_among(&all, &features(query)?, question, tokenizer)
     }
 
     /// Chooses the examples for a query with these features (d) among some of the examples, in the order of the prompt.
-    pub fn choose_among(&self, among: &[usize], query: &[f32]) -> Vec<Shot> {
+    ///
+    /// # Errors
+    /// The tokenizer refuses a question.
+    pub fn choose_among(
+        &self,
+        among: &[usize],
+        query: &[f32],
+        question: Option<&str>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Shot>> {
         let features: Vec<&[f32]> = among.iter().map(|&i| &self.set.features[i][..]).collect();
-        let chosen = self.selection.choose(&features, query, self.count);
-        chosen.into_iter().map(|i| self.set.shots[among[i]].clone()).collect()
+        let (rule, count) = (self.options.selection(), self.options.shots);
+        let chosen = match question.filter(|_| self.compares_questions()) {
+            None => rule.choose(&features, query, count),
+            Some(question) => {
+                let near = rule.choose(&features, query, NEAREST_PER_SHOT.saturating_mul(count));
+                let near: Vec<usize> = near.into_iter().map(|i| among[i]).collect();
+                return self.most_similar_questions(&near, question, tokenizer);
+            }
+        };
+        Ok(chosen.into_iter().map(|i| self.set.shots[among[i]].clone()).collect())
+    }
+
+    /// Chooses the examples with the most similar questions among `near`, the most similar one last. Of equal ones, the later in
+    /// `near` is later.
+    fn most_similar_questions(
+        &self,
+        near: &[usize],
+        question: &str,
+        tokenizer: &Tokenizer,
+    ) -> Result<Vec<Shot>> {
+        let tokens = |text: &str| tokenizer.encode_plain(&text.trim().to_lowercase());
+        let of_example = |&i: &usize| tokens(self.set.shots[i].text.question.as_deref().unwrap_or(question));
+        let texts = near.iter().map(of_example).collect::<Result<Vec<_>>>()?;
+        let similarities = question_similarities(&texts, &tokens(question)?);
+        let mut order: Vec<usize> = (0..near.len()).collect();
+        order.sort_by(|&a, &b| similarities[a].total_cmp(&similarities[b]));
+        let first = order.len().saturating_sub(self.options.shots);
+        Ok(order[first..].iter().map(|&i| self.set.shots[near[i]].clone()).collect())
     }
 
     /// Returns all examples.

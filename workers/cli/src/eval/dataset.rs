@@ -12,7 +12,7 @@ use flamingo::metrics::{
 };
 use flamingo::pipeline::Answer;
 use flamingo::statistics::{bootstrap, mean};
-use flamingo::task::Labels;
+use flamingo::task::{Classification, Labels};
 use inference::analysis::{AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::RequestContext;
 use serde::{Deserialize, Serialize};
@@ -234,9 +234,12 @@ impl EvalDataset {
 fn answer(analyzer: &VideoAnalyzer, file: &Path, task: &Task, spec: &AnalysisSpec) -> anyhow::Result<Answer> {
     let context = RequestContext::default();
     let (medium, _) = analyzer.encode_video(&Source::file(file), spec, &context)?;
-    let shots = analyzer.support.map(|support| support.choose(&medium)).transpose()?.unwrap_or_default();
+    let shots = analyzer.support.map(|support| {
+        support.choose(&medium, task.question(), &analyzer.model.pipeline().loaded().tokenizer)
+    });
+    let shots = shots.transpose()?.unwrap_or_default();
     let tasks = std::slice::from_ref(task);
-    Ok(analyzer.model.ask(tasks, &shots, &[&medium], &spec.generation, &context).remove(0)?)
+    Ok(analyzer.model.ask(tasks, shots[..].into(), &[&medium], &spec.generation, &context).remove(0)?)
 }
 
 impl Benchmark {
@@ -252,7 +255,7 @@ impl Benchmark {
             TaskName::Choose => {
                 let own = if self.candidates.is_empty() { &item.candidates } else { &self.candidates };
                 let labels = Labels::new(own).map_err(|e| format!("its candidates cannot be used: {e}"))?;
-                Task::Classify { labels, question: question()? }
+                Task::Classify(Classification::new(labels, question()?))
             }
         })
     }

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context;
 use clap::Args;
-use flamingo::few_shot::classifiers::most_likely;
-use flamingo::few_shot::{Selection, balanced_order};
+use flamingo::few_shot::balanced_order;
 use flamingo::pipeline::Shot;
 use flamingo::statistics::Accuracy;
-use flamingo::task::Labels;
+use flamingo::task::{Classification, Labels};
 use inference::analysis::AnalysisSpec;
-use inference::feature_classifier::FeatureClassifier;
+use inference::context::RequestContext;
+use inference::medium_classifier::MediumClassifier;
+use inference::methods::FewShotClassification;
 use inference::model::Model;
+use inference::shot_options::ShotOptions;
 use inference::support::{EncodedSet, EncodedSupport};
 use serde_json::{Value, json};
 
@@ -20,7 +23,7 @@ use crate::analyze::analyzer;
 use crate::args::{ModelArgs, SamplingArgs, UsageError};
 use crate::few_shot::encode_examples;
 use crate::few_shot::files::{self, FoundSet};
-use crate::methods::{FewShotClassification, MethodName};
+use crate::methods::{MethodArg, TextTowerArgs, usage};
 use crate::output::{progress, write_file};
 
 #[derive(Debug, Args)]
@@ -34,14 +37,16 @@ pub struct EvalFewShot {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
+    text_tower: TextTowerArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     /// Numbers of examples, separated by commas: the labels share them equally. 0: the language model alone.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [0, 2, 4, 8, 16, 32, 64, 128])]
     #[arg(help_heading = "Evaluation")]
     shots: Vec<usize>,
-    /// Methods, separated by commas [default: all].
+    /// Methods, separated by commas [default: all but label-text].
     #[arg(long, value_name = "METHOD", value_enum, value_delimiter = ',', help_heading = "Evaluation")]
-    methods: Vec<MethodName>,
+    methods: Vec<MethodArg>,
     /// Question whose answer is one of the labels.
     #[arg(long, short, value_name = "TEXT", default_value = "What is this?", help_heading = "Evaluation")]
     question: String,
@@ -58,7 +63,7 @@ pub struct EvalFewShot {
 
 /// Result of one method with one number of examples.
 struct Row {
-    method: MethodName,
+    method: MethodArg,
     shots: usize,
     /// Least number of examples that a prompt had room for.
     shown: Option<usize>,
@@ -80,8 +85,10 @@ impl EvalFewShot {
         let (support, queries) = (encode(&support)?, encode(&queries)?);
         let encoding = begun.elapsed().as_secs_f64() / (support.len() + queries.len()) as f64;
         let count = support.len();
-        let support = EncodedSupport::new(Arc::new(EncodedSet::new(support)?), Selection::Nearest, count);
-        let rows = self.rows(&pipeline, &support, &labels, &queries)?;
+        let options = ShotOptions { shots: count, ..ShotOptions::default() };
+        let support = EncodedSupport::new(Arc::new(EncodedSet::new(support)?), options);
+        let classification = Classification::new(labels.clone(), &self.question);
+        let rows = self.rows(&pipeline, &support, &classification, &queries)?;
         let rows_json: Vec<Value> = rows.iter().map(Row::json).collect();
         let object = json!({
             "model": pipeline.info(), "examples": count, "queries": queries.len(), "labels": labels,
@@ -96,7 +103,7 @@ impl EvalFewShot {
         }
         println!("{} queries; decoding and encoding take {:.0} ms per medium", queries.len(), 1e3 * encoding);
         println!(
-            "{:<13} {:>8} {:>9} {:>18} {:>13}",
+            "{:<17} {:>8} {:>9} {:>18} {:>13}",
             "method", "examples", "right", "95 % interval", "ms per query"
         );
         rows.iter().for_each(Row::print);
@@ -107,40 +114,45 @@ impl EvalFewShot {
         &self,
         model: &dyn Model,
         support: &EncodedSupport,
-        labels: &Labels,
+        classification: &Classification,
         queries: &[Shot],
     ) -> anyhow::Result<Vec<Row>> {
-        let names: Vec<&str> = labels.iter().collect();
+        let names: Vec<&str> = classification.labels.iter().collect();
         let label = |shot: &Shot| names.iter().position(|name| *name == shot.text.output.trim());
         let of_examples: Vec<usize> = support.shots().iter().filter_map(label).collect();
         let order = balanced_order(&of_examples, self.seed);
         let mut counts: Vec<usize> = self.shots.iter().map(|&n| n.min(order.len())).collect();
         counts.sort_unstable();
         counts.dedup();
-        let methods: &[MethodName] = if self.methods.is_empty() { &MethodName::ALL } else { &self.methods };
-        let classification = FewShotClassification { model, support, labels, question: &self.question };
-        let query_features = EncodedSet::new(queries.to_vec())?;
-        let bar = progress(counts.len() * methods.len() * queries.len());
+        let methods: &[MethodArg] = if self.methods.is_empty() { &MethodArg::ALL } else { &self.methods };
+        let context = &RequestContext::default();
+        let examples = FewShotClassification { model, support, classification, context, on_example: &|| {} };
+        let features = EncodedSet::new(queries.to_vec())?;
+        let queries = Queries { queries, features: features.features() };
+        let bar = progress(counts.len() * methods.len() * queries.queries.len());
         let mut rows = Vec::new();
+        if methods.contains(&MethodArg::LabelText) {
+            let classifier = self.text_tower.classifier(model.pipeline(), classification)?;
+            rows.push(Row::new(MethodArg::LabelText, 0, queries.answer_by(&classifier, model, 0, &bar)?));
+        }
         for &shots in &counts {
             let among = &order[..shots];
             for &method in methods {
-                let answers = match method.of_features() {
-                    // A classifier needs an example of every label.
-                    Some(_) if shots < names.len() => continue,
-                    Some(method) => {
-                        let classifier = FeatureClassifier::fit(method, &classification.examples(among)?)?;
-                        answers(queries, query_features.features(), &bar, |_, features| {
-                            let scores = classifier.scores(features)?;
-                            Ok((names[most_likely(&scores)].to_string(), shots))
-                        })?
-                    }
-                    None if method == MethodName::Auto => continue,
-                    None => answers(queries, query_features.features(), &bar, |query, features| {
-                        let shots = support.choose_among(among, features);
-                        let answer = classification.in_context(&shots, query)?;
+                let answers = match method {
+                    MethodArg::Auto | MethodArg::LabelText => continue,
+                    MethodArg::InContext => queries.answers(&bar, |query, features| {
+                        let answer = examples.in_context(among, &query.medium, features)?;
                         Ok((answer.text, answer.shots))
                     })?,
+                    // A classifier needs an example of every label, and a choice of heads two of one.
+                    MethodArg::AttentionVectors if shots <= names.len() => continue,
+                    _ if shots < names.len() => continue,
+                    _ => {
+                        let method = method.few_shot().unwrap_or_default();
+                        let classifier = examples.classifier(method, among).map_err(usage)?;
+                        let classifier = classifier.context("the method has no classifier")?;
+                        queries.answer_by(&classifier, model, shots, &bar)?
+                    }
                 };
                 rows.push(Row::new(method, shots, answers));
             }
@@ -153,24 +165,44 @@ impl EvalFewShot {
 /// Whether an answer is right, the examples that its prompt had, and its seconds.
 type Answered = (bool, usize, f64);
 
-/// Answers every query by `answer`, which returns a label and the number of examples that it was based on.
-fn answers(
-    queries: &[Shot],
-    features: &[Vec<f32>],
-    bar: &indicatif::ProgressBar,
-    answer: impl Fn(&Shot, &[f32]) -> anyhow::Result<(String, usize)>,
-) -> anyhow::Result<Vec<Answered>> {
-    let one = |(query, features): (&Shot, &Vec<f32>)| {
-        let start = Instant::now();
-        let (text, shots) = answer(query, features)?;
-        bar.inc(1);
-        Ok((text == query.text.output.trim(), shots, start.elapsed().as_secs_f64()))
-    };
-    queries.iter().zip(features).map(one).collect()
+/// Encoded queries with their right labels, and their vision features.
+struct Queries<'q> {
+    queries: &'q [Shot],
+    features: &'q [Vec<f32>],
+}
+
+impl Queries<'_> {
+    /// Answers every query by `answer`, which returns a label and the number of examples that it was based on.
+    fn answers(
+        &self,
+        bar: &indicatif::ProgressBar,
+        answer: impl Fn(&Shot, &[f32]) -> anyhow::Result<(String, usize)>,
+    ) -> anyhow::Result<Vec<Answered>> {
+        let one = |(query, features): (&Shot, &Vec<f32>)| {
+            let start = Instant::now();
+            let (text, shots) = answer(query, features)?;
+            bar.inc(1);
+            Ok((text == query.text.output.trim(), shots, start.elapsed().as_secs_f64()))
+        };
+        self.queries.iter().zip(self.features).map(one).collect()
+    }
+
+    /// Answers every query by a classifier that has learnt from `shots` examples.
+    fn answer_by(
+        &self,
+        classifier: &MediumClassifier,
+        model: &dyn Model,
+        shots: usize,
+        bar: &indicatif::ProgressBar,
+    ) -> anyhow::Result<Vec<Answered>> {
+        let answer =
+            |query: &Shot, _: &[f32]| Ok((classifier.answer(model.pipeline(), &query.medium)?.text, shots));
+        self.answers(bar, answer)
+    }
 }
 
 impl Row {
-    fn new(method: MethodName, shots: usize, answers: Vec<Answered>) -> Self {
+    fn new(method: MethodArg, shots: usize, answers: Vec<Answered>) -> Self {
         let mut seconds: Vec<f64> = answers.iter().map(|(.., seconds)| *seconds).collect();
         seconds.sort_by(f64::total_cmp);
         Self {
@@ -196,7 +228,7 @@ impl Row {
         let interval = format!("{:.1} % to {:.1} %", 100.0 * low, 100.0 * high);
         let room = self.shown.map(|shown| format!("  (room for {shown})")).unwrap_or_default();
         println!(
-            "{:<13} {:>8} {:>7.1} % {interval:>18} {:>13.3}{room}",
+            "{:<17} {:>8} {:>7.1} % {interval:>18} {:>13.3}{room}",
             self.method.name(),
             self.shots,
             100.0 * self.accuracy.share(),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use clap::{Args, ValueEnum};
-use flamingo::few_shot::{Selection, SupportExample, SupportSet};
+use flamingo::few_shot::{SupportExample, SupportSet};
 use flamingo::pipeline::{Medium, Shot};
 use flamingo::task::ShotText;
 use inference::analysis::{AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::RequestContext;
+use inference::shot_options::{SelectName, ShotOptions};
 use inference::support::{EncodedSet, EncodedSupport};
 
 use crate::output::{printable, progress};
@@ -34,10 +35,11 @@ pub struct SupportArgs {
     #[arg(long, default_value_t = 4, value_name = "N", requires = "support")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
     shots: u32,
-    /// Choice of the examples: the `nearest` by vision features, most similar last; `random`; or the `first`.
+    /// Choice of the examples: the `nearest` by vision features, most similar last; of 8 times as many of them, those with the
+    /// most similar questions (`nearest-question`); `random`; or the `first`.
     #[arg(long, default_value = "nearest", value_enum, requires = "support")]
     select: SelectionName,
-    /// Seed of the random choice.
+    /// Seed of random choices: of the examples, and of their orders.
     #[arg(long, default_value_t = 0, value_name = "SEED", requires = "support")]
     support_seed: u64,
 }
@@ -45,16 +47,27 @@ pub struct SupportArgs {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum SelectionName {
     Nearest,
+    NearestQuestion,
     Random,
     First,
+}
+
+impl From<SelectionName> for SelectName {
+    fn from(name: SelectionName) -> Self {
+        match name {
+            SelectionName::Nearest => Self::Nearest,
+            SelectionName::NearestQuestion => Self::NearestQuestion,
+            SelectionName::Random => Self::Random,
+            SelectionName::First => Self::First,
+        }
+    }
 }
 
 /// A support set, and the choice of its examples.
 #[derive(Debug)]
 pub struct Support {
     found: FoundSet,
-    selection: Selection,
-    count: usize,
+    options: ShotOptions,
 }
 
 impl SupportArgs {
@@ -73,17 +86,17 @@ impl SupportArgs {
                 bail!(crate::args::UsageError(format!("{}: no such file or directory", named.display())))
             }
         };
-        let selection = match self.select {
-            SelectionName::Nearest => Selection::Nearest,
-            SelectionName::Random => Selection::Random { seed: self.support_seed },
-            SelectionName::First => Selection::First,
-        };
-        Ok(Some(Support { found, selection, count: self.shots as usize }))
+        Ok(Some(Support { found, options: self.options() }))
     }
 
-    /// Returns the seed of random choices.
-    pub fn seed(&self) -> u64 {
-        self.support_seed
+    /// Returns number and choice of the examples.
+    pub fn options(&self) -> ShotOptions {
+        ShotOptions {
+            shots: self.shots as usize,
+            select: self.select.into(),
+            seed: self.support_seed,
+            ..ShotOptions::default()
+        }
     }
 }
 
@@ -93,12 +106,24 @@ impl Support {
         self.found.set.outputs()
     }
 
+    /// Returns the same set with these options.
+    pub fn with_options(self, change: impl FnOnce(&mut ShotOptions)) -> Self {
+        let Self { found, mut options } = self;
+        change(&mut options);
+        Self { found, options }
+    }
+
+    /// Returns number, choice and orders of the examples.
+    pub fn options(&self) -> &ShotOptions {
+        &self.options
+    }
+
     /// Returns the longest texts that a prompt can show: those that need most memory.
     pub fn longest_texts(&self) -> Vec<ShotText> {
         let length = |text: &ShotText| text.output.len() + text.question.as_ref().map_or(0, String::len);
         let mut texts: Vec<ShotText> = self.examples().iter().map(SupportExample::text).collect();
         texts.sort_by_key(|text| std::cmp::Reverse(length(text)));
-        texts.truncate(self.count);
+        texts.truncate(self.options.shots);
         texts
     }
 
@@ -113,7 +138,7 @@ impl Support {
     /// As [`encode_examples`].
     pub fn encode(self, analyzer: &VideoAnalyzer, spec: &AnalysisSpec) -> anyhow::Result<EncodedSupport> {
         let shots = encode_examples(&self.found, analyzer, spec)?;
-        Ok(EncodedSupport::new(Arc::new(EncodedSet::new(shots)?), self.selection, self.count))
+        Ok(EncodedSupport::new(Arc::new(EncodedSet::new(shots)?), self.options))
     }
 }
 

@@ -6,13 +6,13 @@ use anyhow::Context;
 use flamingo::few_shot::{SupportExample, SupportSet};
 use jobs::store::Store;
 use tokio::runtime::Runtime;
-use video_worker::api::{FewShot, Priority, SelectName, SupportRef, SupportSource};
+use video_worker::api::{FewShot, Priority, SupportRef, SupportSource};
 use video_worker::app;
 use video_worker::inputs::{Fetched, Inputs, Location};
 use video_worker::settings::{Settings, load};
 use video_worker::support::{StoredSets, SupportStoreError};
 
-use super::{SelectionName, SupportArgs, files};
+use super::{SupportArgs, files};
 use crate::args::UsageError;
 use crate::inputs::local_path;
 use crate::settings::block_on;
@@ -35,12 +35,7 @@ impl SupportArgs {
             block_on(async { Ok(sets.resolve(&reference).await) })?.map_err(|why| missing(named, why))?;
             SupportSource::Stored(reference)
         };
-        let select = match self.select {
-            SelectionName::Nearest => SelectName::Nearest,
-            SelectionName::Random => SelectName::Random,
-            SelectionName::First => SelectName::First,
-        };
-        Ok(Some(FewShot { support, shots: self.shots as usize, select, seed: self.support_seed }))
+        Ok(Some(FewShot::new(support, self.options())))
     }
 }
 

@@ -2,21 +2,22 @@
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
-use flamingo::Task;
-use flamingo::pipeline::{Answer, Medium, Shot};
+use flamingo::pipeline::Medium;
 use flamingo::video::{Frame, SAMPLING_CONTRACT, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
 
 use crate::context::{Cancel, RequestContext};
 use crate::decoder::{DecodeRequest, DecodedFrames, DecoderConfig, DecoderError, decode};
 use crate::encoded_video::{EncodedVideo, EncodedWindow};
-use crate::feature_classifier::FeatureClassifier;
-use crate::model::{Model, ModelError};
+use crate::methods::FittedMethod;
+use crate::model::Model;
 use crate::report::{AnswerReport, ErrorReport, Outcome, Report, ReportBody, SCHEMA, Timing};
 use crate::support::EncodedSupport;
 
+mod answer;
 mod request;
 mod error;
 mod windows;
@@ -34,8 +35,8 @@ pub struct VideoAnalyzer<'m> {
     pub keep_visual_tokens: bool,
     /// Few-shot examples for each query.
     pub support: Option<&'m EncodedSupport>,
-    /// Classifier that answers all tasks about one medium in place of the language model.
-    pub classifier: Option<&'m FeatureClassifier>,
+    /// For each task the method that may answer it about one medium in place of the language model. Empty: none.
+    pub classifiers: &'m [Option<Arc<FittedMethod>>],
 }
 
 /// The result of an analysis.
@@ -225,81 +226,6 @@ impl VideoAnalyzer<'_> {
     ) -> Result<Medium, AnalysisError> {
         timed(&mut state.timing.encode_s, || self.model.encode(frames, context))
             .map_err(|e| AnalysisError::model(source, e))
-    }
-
-    fn answer(
-        &self,
-        source: &Source,
-        spec: &AnalysisSpec,
-        context: &RequestContext,
-        media: &[&Medium],
-        (start, end): (f64, f64),
-        state: &mut State,
-    ) -> Result<(), AnalysisError> {
-        if context.cancel.is_cancelled() {
-            return Err(AnalysisError::Cancelled { path: source.name.clone() });
-        }
-        let shots = match (self.support, media) {
-            (Some(support), [query]) if self.classifier.is_none() => support.choose(query),
-            _ => Ok(Vec::new()),
-        };
-        let shots = shots.map_err(|e| AnalysisError::model(source, e.into()))?;
-        let answers = timed(&mut state.timing.answer_s, || match (self.classifier, media) {
-            (Some(classifier), [query]) => {
-                let answer = |_: &Task| classifier.answer(query).map_err(ModelError::from);
-                spec.tasks.iter().map(answer).collect()
-            }
-            _ => self.model.ask(&spec.tasks, &shots, media, &spec.generation, context),
-        });
-        for (task, answer) in spec.tasks.iter().zip(answers) {
-            let answer = answer.map_err(|e| AnalysisError::model(source, e))?;
-            context.progress.answer(answer.completion_tokens);
-            // A classifier on vision features has no prompt.
-            let dropped = shots.len() - answer.shots;
-            state.warn_of_dropped(source, dropped, shots.len());
-            let shots = &shots[dropped..];
-            let grounding = match (&spec.grounding, media) {
-                (Some(_), [medium]) => Some(timed(&mut state.timing.answer_s, || {
-                    self.model.grounding(task, shots, medium, &answer.text, context)
-                })),
-                _ => None,
-            };
-            let grounding = grounding.transpose().map_err(|e| AnalysisError::model(source, e))?;
-            let report = answer_report(task, answer, media, shots, (start, end));
-            let method = self.classifier.map(|of| of.name().into());
-            let report = AnswerReport { method, dropped_shots: dropped, ..report };
-            state
-                .answers
-                .push(report.with_grounding(grounding, spec.grounding.and_then(|spec| spec.minimum)));
-        }
-        Ok(())
-    }
-}
-
-fn answer_report(
-    task: &Task,
-    answer: Answer,
-    media: &[&Medium],
-    shots: &[Shot],
-    (start, end): (f64, f64),
-) -> AnswerReport {
-    AnswerReport {
-        question: task.question().map(String::from),
-        text: answer.text,
-        scores: answer.scores,
-        start,
-        end,
-        frame_times: media.iter().map(|m| m.frame_times.clone()).collect(),
-        finish: answer.finish,
-        log_likelihood: answer.log_likelihood,
-        grounding: None,
-        withheld: None,
-        method: None,
-        dropped_shots: 0,
-        prompt_tokens: answer.prompt_tokens,
-        completion_tokens: answer.completion_tokens,
-        shots: shots.iter().map(|shot| shot.name.clone()).collect(),
-        transcripts: answer.transcripts,
     }
 }
 

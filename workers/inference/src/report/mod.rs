@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
+use flamingo::few_shot::classifiers::Sensitivity;
 use flamingo::generate::Finish;
 use flamingo::task::{TextScore, Transcript};
 use flamingo::video::{SAMPLING_CONTRACT, VideoInfo};
@@ -101,6 +102,9 @@ pub struct AnswerReport {
     /// Method of a classification by vision features, without the language model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
+    /// Spread of the classification over the orders of the examples, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<Sensitivity>,
     /// Start of the answered window, in seconds of the video.
     pub start: f64,
     /// End of the answered window.

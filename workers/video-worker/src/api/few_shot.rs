@@ -3,36 +3,24 @@
 use std::fmt;
 use std::str::FromStr;
 
-use flamingo::few_shot::{Selection, SupportExample};
+use flamingo::few_shot::SupportExample;
+use inference::shot_options::ShotOptions;
 use jobs::Failure;
 use serde::de::value::SeqAccessDeserializer;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::NoUnknownFields;
+
 /// Few-shot examples that a prompt shows before each video. `S` is the source of the support set: as the job names it, or its
 /// version, which items have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FewShot<S> {
     pub support: S,
-    /// Examples per prompt.
-    #[serde(default = "default_shots")]
-    pub shots: usize,
-    #[serde(default)]
-    pub select: SelectName,
-    /// Seed of the random choice.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub seed: u64,
-}
-
-/// Name of a rule that chooses examples; see [`Selection`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SelectName {
-    #[default]
-    Nearest,
-    Random,
-    First,
+    #[serde(flatten)]
+    pub options: ShotOptions,
+    #[serde(flatten)]
+    pub rest: NoUnknownFields,
 }
 
 /// Source of a support set, as a job names it.
@@ -71,27 +59,15 @@ pub struct SupportVersion {
 
 const MAX_NAME_BYTES: usize = 64;
 
-fn default_shots() -> usize {
-    4
-}
-
-fn is_zero(seed: &u64) -> bool {
-    *seed == 0
-}
-
 impl<S> FewShot<S> {
-    /// Returns the rule that chooses the examples.
-    pub fn selection(&self) -> Selection {
-        match self.select {
-            SelectName::Nearest => Selection::Nearest,
-            SelectName::Random => Selection::Random { seed: self.seed },
-            SelectName::First => Selection::First,
-        }
+    /// Returns examples of a source, chosen as `options` say.
+    pub fn new(support: S, options: ShotOptions) -> Self {
+        Self { support, options, rest: NoUnknownFields }
     }
 
     /// Returns the same choice from another source.
     pub fn of<T>(&self, support: T) -> FewShot<T> {
-        FewShot { support, shots: self.shots, select: self.select, seed: self.seed }
+        FewShot::new(support, self.options)
     }
 }
 
@@ -212,6 +188,8 @@ impl<'de> Deserialize<'de> for SupportSource {
 
 #[cfg(test)]
 mod tests {
+    use flamingo::few_shot::Selection;
+
     use super::*;
 
     #[test]
@@ -238,10 +216,10 @@ mod tests {
     fn a_job_names_a_set_or_lists_examples() {
         let parse = serde_json::from_str::<FewShot<SupportSource>>;
         let named = parse(r#"{"support": "birds"}"#).unwrap();
-        assert_eq!((named.shots, named.selection()), (4, Selection::Nearest));
-        let text = r#"{"support":[{"media":"a.mp4","output":"owl"}],"shots":2,"select":"random","seed":7}"#;
+        assert_eq!((named.options.shots, named.options.selection()), (4, Selection::Nearest));
+        let text = r#"{"support":[{"media":"a.mp4","output":"owl"}],"shots":2,"select":"random","seed":7,"permutations":6}"#;
         let inline = parse(text).unwrap();
-        assert_eq!(inline.selection(), Selection::Random { seed: 7 });
+        assert_eq!(inline.options.selection(), Selection::Random { seed: 7 });
         assert_eq!(serde_json::to_string(&inline).unwrap(), text);
         for (text, expected) in [
             (r#"{"support": 7}"#, "the name of a stored support set, or a list of examples"),
@@ -249,6 +227,7 @@ mod tests {
             (r#"{"support": [{"media": "a", "label": "owl"}]}"#, "unknown field `label`"),
             (r#"{"support": "birds", "order": "first"}"#, "unknown field `order`"),
             (r#"{"support": "birds", "select": "best"}"#, "unknown variant `best`"),
+            (r#"{"support": "birds", "permutations": 0}"#, "nonzero"),
             (r#"{"shots": 3}"#, "missing field `support`"),
         ] {
             let error = parse(text).unwrap_err().to_string();

@@ -3,6 +3,7 @@
 use flamingo::Task;
 use flamingo::few_shot::SupportSet;
 use inference::analysis::AnalysisSpec;
+use inference::shot_options::ShotOptions;
 use jobs::{Failure, ItemId, JobId};
 
 use super::task::{OutputLabels, output_labels};
@@ -64,9 +65,9 @@ impl<'j> ListedJob<'j> {
         resolve(tasks, &self.labels)
     }
 
-    /// Whether few-shot examples precede the videos.
-    pub fn has_examples(&self) -> bool {
-        self.few_shot.is_some()
+    /// Returns number and choice of the few-shot examples, if there are any.
+    pub fn examples(&self) -> Option<&ShotOptions> {
+        self.few_shot.as_ref().map(|few_shot| &few_shot.options)
     }
 
     /// Id of the job.

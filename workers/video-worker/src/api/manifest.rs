@@ -1,6 +1,7 @@
 //! Manifests: lines of an input manifest, and the schema of the result manifest.
 
 use flamingo::Task;
+use inference::shot_options::ShotOptions;
 use jobs::Failure;
 use serde::{Deserialize, Serialize};
 
@@ -25,11 +26,11 @@ pub struct ManifestLine {
 }
 
 impl ManifestLine {
-    /// Returns the tasks of this line, which follow few-shot examples if the job has any; `None` means those of the job.
+    /// Returns the tasks of this line, which follow few-shot examples as `examples` say if the job has any; `None` means those of the job.
     ///
     /// # Errors
     /// It has an empty list of tasks, both a question and tasks, or a task that takes no examples.
-    pub fn tasks(&self, has_examples: bool) -> Result<Option<Vec<JobTask>>, Failure> {
+    pub fn tasks(&self, examples: Option<&ShotOptions>) -> Result<Option<Vec<JobTask>>, Failure> {
         let tasks = match (&self.question, &self.tasks) {
             (Some(_), Some(_)) => {
                 return Err(Failure::new("bad_manifest", "both `question` and `tasks`"));
@@ -39,8 +40,9 @@ impl ManifestLine {
             (None, None) => return Ok(None),
         };
         check_tasks(&tasks)?;
-        if has_examples {
-            check_examples_apply(&tasks)?;
+        if let Some(options) = examples {
+            // The grounding of the job was checked with the job.
+            check_examples_apply(&tasks, options, false)?;
         }
         Ok(Some(tasks))
     }

@@ -20,9 +20,7 @@ mod tests;
 
 pub use cursor::PrefixCursor;
 pub use event::{EVENT_SCHEMA, ReplyProperties};
-pub use few_shot::{
-    FewShot, SelectName, SupportHash, SupportName, SupportRef, SupportSource, SupportVersion,
-};
+pub use few_shot::{FewShot, SupportHash, SupportName, SupportRef, SupportSource, SupportVersion};
 pub use glob::InputGlob;
 pub use inference::context::Priority;
 pub use item::{ITEM_MESSAGE_SCHEMA, ITEM_SCHEMA, Item};
@@ -33,7 +31,7 @@ pub use report::{
     ErrorLine, FewShotReport, InputInfo, ItemReport, LeftOut, MAX_REPORT_BYTES, REPORT_SCHEMA, job_folder,
     longest_key, report_key, sheet_key,
 };
-pub use task::JobTask;
+pub use task::{ClassifyOutputs, JobTask};
 pub use unknown::NoUnknownFields;
 
 /// Serializes our own types, which cannot fail: their keys are strings.

@@ -2,30 +2,32 @@
 
 use flamingo::Task;
 use flamingo::few_shot::SupportSet;
-use flamingo::task::{Labels, what_is_this};
+use flamingo::model::config::is_default;
+use flamingo::task::{Classification, LabelScore, Labels, what_is_this};
+use inference::shot_options::TaskTraits;
 use jobs::Failure;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// A task, as a job or a line of a manifest names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JobTask {
     Given(Task),
     /// Classification without labels: they are the outputs of the few-shot examples.
-    ClassifyOutputs {
-        question: String,
-    },
+    ClassifyOutputs(ClassifyOutputs),
 }
 
-/// The fields of [`JobTask::ClassifyOutputs`].
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WithoutLabels {
-    #[serde(rename = "kind")]
-    _kind: String,
+/// Classification whose labels are the outputs of the few-shot examples; the fields are those of [`Classification`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, tag = "kind", rename = "classify")]
+pub struct ClassifyOutputs {
     #[serde(default = "what_is_this")]
-    question: String,
+    pub question: String,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub score: LabelScore,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub calibrate: bool,
 }
 
 /// Labels of the classifications that name none.
@@ -45,6 +47,18 @@ pub fn output_labels(set: Option<&SupportSet>) -> OutputLabels {
 }
 
 impl JobTask {
+    /// Returns the properties that decide which options apply to the task.
+    pub fn traits(&self) -> TaskTraits {
+        match self {
+            JobTask::Given(task) => TaskTraits::of(task),
+            JobTask::ClassifyOutputs(ClassifyOutputs { score, calibrate, .. }) => TaskTraits {
+                is_classification: true,
+                has_question: true,
+                has_score_options: *calibrate || !is_default(score),
+            },
+        }
+    }
+
     /// Returns the task of an item, with all of its labels.
     ///
     /// # Errors
@@ -52,8 +66,9 @@ impl JobTask {
     pub fn resolve(&self, labels: &OutputLabels) -> Result<Task, Failure> {
         match self {
             JobTask::Given(task) => Ok(task.clone()),
-            JobTask::ClassifyOutputs { question } => {
-                Ok(Task::Classify { labels: labels.clone()?, question: question.clone() })
+            JobTask::ClassifyOutputs(ClassifyOutputs { question, score, calibrate }) => {
+                let (labels, question) = (labels.clone()?, question.clone());
+                Ok(Task::Classify(Classification { labels, question, score: *score, calibrate: *calibrate }))
             }
         }
     }
@@ -69,20 +84,19 @@ impl Serialize for JobTask {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             JobTask::Given(task) => task.serialize(serializer),
-            JobTask::ClassifyOutputs { question } => {
-                json!({ "kind": "classify", "question": question }).serialize(serializer)
-            }
+            JobTask::ClassifyOutputs(task) => task.serialize(serializer),
         }
     }
 }
 
 impl<'de> Deserialize<'de> for JobTask {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let task = Value::deserialize(deserializer)?;
+        let mut task = Value::deserialize(deserializer)?;
         if task.get("kind").is_some_and(|kind| kind == "classify") && task.get("labels").is_none() {
-            let WithoutLabels { question, .. } =
-                WithoutLabels::deserialize(task).map_err(D::Error::custom)?;
-            return Ok(JobTask::ClassifyOutputs { question });
+            task.as_object_mut().map(|fields| fields.remove("kind"));
+            return ClassifyOutputs::deserialize(task)
+                .map(JobTask::ClassifyOutputs)
+                .map_err(D::Error::custom);
         }
         Task::deserialize(task).map(JobTask::Given).map_err(D::Error::custom)
     }
@@ -90,6 +104,8 @@ impl<'de> Deserialize<'de> for JobTask {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -105,10 +121,16 @@ mod tests {
             SupportSet::from_json_lines(&outputs.iter().map(line).collect::<String>()).unwrap()
         };
         let resolve = |set: Option<&SupportSet>| task.resolve(&output_labels(set));
-        let Task::Classify { labels, .. } = resolve(Some(&set(&["owl", "frog", "owl"]))).unwrap() else {
-            panic!("{task:?}")
+        let outputs = set(&["owl", "frog", "owl"]);
+        let Task::Classify(found) = resolve(Some(&outputs)).unwrap() else { panic!("{task:?}") };
+        assert_eq!(found.labels.iter().collect::<Vec<_>>(), ["owl", "frog"]);
+        let text = r#"{"kind":"classify","question":"Who?","score":"mean","calibrate":true}"#;
+        let options = parse(text).unwrap();
+        assert_eq!(serde_json::to_string(&options).unwrap(), text);
+        let Task::Classify(found) = options.resolve(&output_labels(Some(&outputs))).unwrap() else {
+            panic!("{options:?}")
         };
-        assert_eq!(labels.iter().collect::<Vec<_>>(), ["owl", "frog"]);
+        assert_eq!((found.score, found.calibrate), (LabelScore::Mean, true));
         let one = resolve(Some(&set(&["owl", "owl"]))).unwrap_err();
         assert!(one.message.contains("no labels: a classification has 2 to 1000 labels, not 1"), "{one}");
         assert!(resolve(None).unwrap_err().message.contains("needs `labels`, or `few_shot`"));

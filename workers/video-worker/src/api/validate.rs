@@ -5,13 +5,15 @@ use std::collections::HashSet;
 use flamingo::Task;
 use flamingo::few_shot::SupportSet;
 use flamingo::prompt::Prompt;
+use flamingo::task::Classification;
 use flamingo::video::FrameSampling;
+use inference::shot_options::ShotOptions;
 use jobs::message::MAX_MESSAGE;
 use jobs::time::RequestTime;
 use jobs::{Failure, ItemId};
 
 use super::glob::InputGlob;
-use super::task::output_labels;
+use super::task::{ClassifyOutputs, output_labels};
 use super::{FewShot, Input, JobMessage, JobTask, SupportSource, json, longest_key};
 use crate::inputs::Location;
 
@@ -22,8 +24,6 @@ const MAX_TEXT_BYTES: usize = 8192;
 const MAX_TASKS_BYTES: usize = 64 << 10;
 const MAX_TASKS: usize = 64;
 const MAX_FRAMES: usize = 4096;
-/// Maximum number of few-shot examples in one prompt.
-const MAX_SHOTS: usize = 1000;
 const MAX_METADATA: usize = 16;
 const MAX_NAME_BYTES: usize = 512;
 /// Maximum bytes of a key in S3.
@@ -113,7 +113,7 @@ impl JobMessage {
     fn check_few_shot(&self) -> Result<(), Failure> {
         let set = match &self.few_shot {
             Some(few_shot) => {
-                check_examples_apply(&self.spec.tasks)?;
+                check_examples_apply(&self.spec.tasks, &few_shot.options, self.spec.grounding.is_some())?;
                 match check_support(few_shot)? {
                     Some(set) => Some(set),
                     None => return Ok(()),
@@ -170,9 +170,6 @@ impl Input {
 /// Checks the number of examples, and those that stand in the job. Returns these.
 fn check_support(few_shot: &FewShot<SupportSource>) -> Result<Option<SupportSet>, Failure> {
     let bad = |text: String| Failure::new("bad_request", format!("`few_shot`: {text}"));
-    if !(1..=MAX_SHOTS).contains(&few_shot.shots) {
-        return Err(bad(format!("`shots` is not within 1 to {MAX_SHOTS}")));
-    }
     match &few_shot.support {
         SupportSource::Stored(_) => Ok(None),
         SupportSource::Inline(examples) => {
@@ -183,8 +180,14 @@ fn check_support(few_shot: &FewShot<SupportSource>) -> Result<Option<SupportSet>
     }
 }
 
-/// Checks that every task takes few-shot examples.
-pub(super) fn check_examples_apply(tasks: &[JobTask]) -> Result<(), Failure> {
+/// Checks that every task takes few-shot examples, and that the options mean something for it.
+pub(super) fn check_examples_apply(
+    tasks: &[JobTask],
+    options: &ShotOptions,
+    grounded: bool,
+) -> Result<(), Failure> {
+    let bad = |text: String| Failure::new("bad_request", format!("`few_shot`: {text}"));
+    options.check(tasks.iter().map(JobTask::traits), grounded).map_err(bad)?;
     match tasks.iter().any(|task| matches!(task, JobTask::Given(Task::Complete { .. } | Task::Chat { .. }))) {
         true => {
             let text =
@@ -216,8 +219,8 @@ pub(super) fn check_tasks(tasks: &[JobTask]) -> Result<(), Failure> {
     for task in tasks {
         let texts = match task {
             JobTask::Given(Task::Caption {}) => Vec::new(),
-            JobTask::Given(Task::Question { question } | Task::Classify { question, .. })
-            | JobTask::ClassifyOutputs { question } => vec![question],
+            JobTask::Given(Task::Question { question } | Task::Classify(Classification { question, .. }))
+            | JobTask::ClassifyOutputs(ClassifyOutputs { question, .. }) => vec![question],
             JobTask::Given(Task::Chat { history, message }) => {
                 let texts = history.iter().flat_map(|past| [&past.message, &past.reply]);
                 texts.chain([message]).collect()

@@ -192,7 +192,7 @@ impl VideoService {
                 decoder,
                 keep_visual_tokens,
                 support: None,
-                classifier: None,
+                classifiers: &[],
             };
             let mut decodings = 1;
             loop {
@@ -220,5 +220,5 @@ fn stopped(error: &AnalysisError, disposition: Disposition) -> Stopped {
 
 /// Returns the chooser of the examples of an item.
 pub(super) fn chooser(few_shot: &FewShot<SupportVersion>, examples: &UsableExamples) -> EncodedSupport {
-    EncodedSupport::new(examples.set.clone(), few_shot.selection(), few_shot.shots)
+    EncodedSupport::new(examples.set.clone(), few_shot.options)
 }

@@ -26,6 +26,7 @@ pub mod manifest;
 pub mod retry_policy;
 pub mod expand;
 mod few_shot;
+mod methods;
 mod run_item;
 mod finalize;
 mod events;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use inference::analysis::{Analysis, AnalysisSpec, Source, VideoAnalyzer};
 use inference::context::{Cancel, RequestContext};
 use inference::encoded_video::EncodedVideo;
+use inference::methods::FittedMethod;
 use inference::model::Model;
 use inference::report::contact_sheet::FrameSampler;
 use inference::report::{ErrorReport, ReportBody};
@@ -70,7 +71,11 @@ impl VideoService {
         running.report_progress_with(move || progress.progress().json());
         // Before the video holds disk or memory, which the examples may wait for.
         let examples = match &item.few_shot {
-            Some(few_shot) => Some((few_shot, self.examples(item, few_shot, &stop).await?)),
+            Some(few_shot) => {
+                let examples = self.examples(item, few_shot, &stop).await?;
+                let methods = self.methods(item, few_shot, &examples, &stop).await?;
+                Some((few_shot, examples, methods))
+            }
             None => None,
         };
         let started = std::time::Instant::now();
@@ -90,8 +95,9 @@ impl VideoService {
                 () = stop.cancelled() => return Err(cancelled()),
             },
         };
-        let support = examples.as_ref().map(|(few_shot, examples)| chooser(few_shot, examples));
-        let (analysis, sheet) = self.analyze(item, context, support, video, room).await;
+        let support = examples.as_ref().map(|(few_shot, examples, _)| chooser(few_shot, examples));
+        let methods = examples.as_ref().map(|(.., methods)| methods.clone()).unwrap_or_default();
+        let (analysis, sheet) = self.analyze(item, context, support, methods, video, room).await;
         if let Some(error) = &analysis.error {
             match of_analysis(error, self.engine.is_on_cpu()) {
                 // The report of the analysis says so, with the answers that there are.
@@ -104,7 +110,7 @@ impl VideoService {
         if let Some(sheet) = sheet {
             self.put_sheet(claim, item, sheet).await;
         }
-        let few_shot = examples.map(|(few_shot, examples)| examples.report(few_shot.support.clone()));
+        let few_shot = examples.map(|(few_shot, examples, _)| examples.report(few_shot.support.clone()));
         let body = analysis.report.body;
         Ok(ItemReport { few_shot, ..ItemReport::new(claim, item, &self.worker, input, fetch_s, body) })
     }
@@ -217,6 +223,7 @@ impl VideoService {
         item: &Item,
         context: RequestContext,
         support: Option<EncodedSupport>,
+        methods: Vec<Option<Arc<FittedMethod>>>,
         video: VideoSource,
         room: Option<Reservation>,
     ) -> (Analysis, Option<FrameSampler>) {
@@ -241,7 +248,7 @@ impl VideoService {
                 decoder,
                 keep_visual_tokens,
                 support: support.as_ref(),
-                classifier: None,
+                classifiers: &methods,
             };
             if let Some(encoded) = encoded {
                 return (analyzer.analyze_cached(&source, &spec, &context, &encoded), None);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use inference::methods::FittedMethod;
 use inference::support::EncodedSet;
 use jobs::Stopped;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -14,6 +15,8 @@ use crate::api::{FewShotReport, LeftOut, SupportVersion};
 const ESTIMATED_ENTRIES: usize = 100;
 /// Time after which examples that could not be used are tried again.
 const RETRY_LEFT_OUT: Duration = Duration::from_secs(60);
+/// Number of methods that a set keeps; each is smaller than the features of the set.
+const FITTED_METHODS: usize = 16;
 /// Maximum number of examples that a report names as unusable.
 const MAX_NAMED: usize = 100;
 
@@ -23,12 +26,26 @@ pub struct UsableExamples {
     pub set: Arc<EncodedSet>,
     pub left_out: Vec<LeftOut>,
     made: Instant,
+    /// Methods that have learnt from the set, by task and options.
+    fitted: Cache<String, Arc<FittedMethod>>,
 }
 
 impl UsableExamples {
     /// Joins the encoded examples and the others.
     pub fn new(set: EncodedSet, left_out: Vec<LeftOut>) -> Self {
-        Self { set: Arc::new(set), left_out, made: Instant::now() }
+        Self { set: Arc::new(set), left_out, made: Instant::now(), fitted: Cache::new(FITTED_METHODS) }
+    }
+
+    /// Returns the method of `key` that has learnt from the set, or fits it. Others that ask for it meanwhile wait.
+    ///
+    /// # Errors
+    /// Those of `fit`.
+    pub async fn get_or_fit(
+        &self,
+        key: &str,
+        fit: impl Future<Output = Result<FittedMethod, Stopped>>,
+    ) -> Result<Arc<FittedMethod>, Stopped> {
+        self.fitted.get_or_insert_async(key, async { fit.await.map(Arc::new) }).await
     }
 
     /// Returns the part of a report about the set.

@@ -1,11 +1,14 @@
 //! Formatting of numbers, times and states for people.
 
 use flamingo::Task;
+use flamingo::task::Classification;
 use flamingo::video::FrameSampling;
+use inference::method_name::MethodName;
+use inference::shot_options::{SelectName, ShotOptions};
 use jobs::state::Counts;
 use jobs::time::Millis;
 
-use crate::api::{FewShot, Input, JobMessage, JobTask, SelectName, SupportSource};
+use crate::api::{ClassifyOutputs, FewShot, Input, JobMessage, JobTask, SupportSource};
 
 /// Formats a state.
 pub fn state_words(state: &str) -> String {
@@ -87,7 +90,7 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
     match task {
         Task::Caption {} => ("Caption", None),
         Task::Question { question } => ("Question", Some(question)),
-        Task::Classify { question, .. } => ("Classification", Some(question)),
+        Task::Classify(Classification { question, .. }) => ("Classification", Some(question)),
         Task::Chat { message, .. } => ("Conversation", Some(message)),
         Task::Complete { prompt } => ("Prompt", Some(prompt)),
     }
@@ -97,16 +100,18 @@ pub fn task(task: &Task) -> (&'static str, Option<&str>) {
 pub fn job_task(asked: &JobTask) -> (&'static str, Option<&str>) {
     match asked {
         JobTask::Given(given) => task(given),
-        JobTask::ClassifyOutputs { question } => ("Classification", Some(question)),
+        JobTask::ClassifyOutputs(ClassifyOutputs { question, .. }) => ("Classification", Some(question)),
     }
 }
 
 /// `4 nearest of birds`
 pub fn examples(few_shot: &FewShot<SupportSource>) -> String {
-    let rule = match few_shot.select {
+    let ShotOptions { shots, select, method, .. } = few_shot.options;
+    let rule = match select {
         SelectName::Nearest => "nearest",
         SelectName::Random => "random",
         SelectName::First => "first",
+        SelectName::NearestQuestion => "nearest with similar questions",
     };
     let from = match &few_shot.support {
         SupportSource::Stored(name) => name.to_string(),
@@ -114,7 +119,10 @@ pub fn examples(few_shot: &FewShot<SupportSource>) -> String {
             format!("the {} of the job", number(examples.len() as u64, "example"))
         }
     };
-    format!("{} {rule} of {from}", few_shot.shots)
+    match method {
+        MethodName::InContext => format!("{shots} {rule} of {from}"),
+        _ => format!("{} over {from}", method.name()),
+    }
 }
 
 /// Formats the tasks of a job on one line.
