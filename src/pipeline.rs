@@ -6,11 +6,10 @@ use candle_core::{DType, Device};
 
 use crate::error::{Error, Result};
 use crate::family::{self, LoadOptions, Loaded};
-use crate::few_shot::classifiers::Sensitivity;
 use crate::generate::{Finish, Generation, Output, run_until};
 use crate::kernels::threads::on_rayon;
 use crate::prompt::Prompt;
-use crate::task::{ShotText, Task, TextScore, Transcript};
+use crate::task::{Sensitivity, ShotText, Task, TextScore, Transcript};
 use crate::weights::Quantization;
 
 mod media;

@@ -25,7 +25,8 @@ impl Pipeline {
         let plan = self.plan(task, &[], &[&medium.frame_times], &Generation::default())?;
         let model = &self.loaded.model;
         plan.check(model)?;
-        let request = plan.over(vec![self.media_kv(medium)?]);
+        // Not kept by the medium: that of an example would stay, outside of any budget.
+        let request = plan.over(vec![self.project_media(medium)?]);
         let mut heads = Vec::new();
         let mut observe = WithHeads(|name: &str, value: &Tensor| {
             if name.starts_with("heads.") {

@@ -79,6 +79,17 @@ pub struct TextScore {
     pub probability: f64,
 }
 
+/// Spread of a classification over the orders of its shots.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sensitivity {
+    /// Number of orders.
+    pub orders: usize,
+    /// Share of the orders whose likeliest label differs from that of the mean.
+    pub disagreement: f64,
+    /// Standard deviation over the orders of the probability of the mean's likeliest label.
+    pub deviation: f64,
+}
+
 /// A kind of task.
 trait TaskKind {
     /// Returns the plan, with `shots` before the query. Each shot has one medium.

@@ -62,6 +62,30 @@ fn the_nearest_example_is_directly_before_the_query() {
     assert_eq!(shown(&all).len(), EXAMPLES.len());
 }
 
+/// The vision features choose 8 examples per shot, and their questions decide among these. Each task has its own examples.
+#[test]
+fn examples_with_similar_questions_are_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let questions =
+        ["What colour is the bird?", "Where is the key?", "How many birds are there?", "What is it?"];
+    let mut lines = String::new();
+    for ((file, output), question) in EXAMPLES.iter().zip(questions) {
+        lines += &format!("{}\n", json!({ "media": sample(file), "question": question, "output": output }));
+    }
+    let path = folder.path().join("questions.jsonl");
+    fs::write(&path, lines).unwrap();
+    let support = path.display().to_string();
+    let query = sample("00011.mp4").display().to_string();
+    let common = ["--support", &support, "--shots", "1", "--select", "nearest-question", "--beams", "1"];
+    let asked = ["--question", "Where is the bird?", "--question", "How many keys are there?"];
+    let report = few_shot(&[&["ask", &query][..], &asked, &common].concat()).exits(0).report();
+    let chosen = |answer: usize| report["answers"][answer]["shots"][0].as_str().unwrap().to_string();
+    assert!(chosen(0).ends_with(EXAMPLES[1].0), "{report}");
+    assert!(chosen(1).ends_with(EXAMPLES[2].0), "{report}");
+    let ran = few_shot(&[&["caption", &query][..], &common].concat()).exits(2);
+    assert!(ran.err.contains("a caption has none"), "{ran:?}");
+}
+
 /// flamingo-mini was not trained to learn from examples, so the test does not tell in which direction they change the scores.
 #[test]
 fn outputs_of_examples_are_in_the_prompt() {

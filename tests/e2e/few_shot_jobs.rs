@@ -142,6 +142,58 @@ fn a_job_shows_the_examples_of_the_command_line() {
     }
 }
 
+/// The method of a job is that of the command line. Methods on vision features run no language model, and learn once for all videos.
+#[test]
+fn the_method_of_a_job_is_that_of_the_command_line() {
+    let folder = Folder::new();
+    let examples: Vec<Value> = ["00005.mp4", "00002.mp4", "00000.mp4", "00007.mp4"]
+        .iter()
+        .zip(["mushroom", "insect", "key", "insect"])
+        .map(|(file, output)| json!({ "media": sample(file), "output": output }))
+        .collect();
+    let support = folder.support(&json!(examples));
+    let videos = json!({ "videos": [sample("00020.mp4"), sample("00011.mp4")] });
+    let methods = ["prototypes", "neighbours", "linear-probe", "attention-vectors", "auto"];
+    for method in methods {
+        let few_shot = json!({ "support": examples, "shots": 2, "method": method });
+        let ran = folder.run(&[job(method, few_shot, json!({ "input": videos }))], &[]).exits(0);
+        assert_eq!(log_count(&ran, "method fitted"), 1, "two videos: {ran:?}");
+        let of_features = ["prototypes", "neighbours", "linear-probe"].contains(&method);
+        assert!(!of_features || log_count(&ran, "projected bytes=") == 0, "{method}: {ran:?}");
+        for video in ["00020.mp4", "00011.mp4"] {
+            let arguments = ["classify", &sample(video), "--json", "--shots", "2", "--support", &support];
+            let expected =
+                folder.flamingo(&[&arguments[..], &["--method", method]].concat()).exits(0).report();
+            let found = folder.report(method, video);
+            let (found, expected) = (&found["answers"][0], &expected["answers"][0]);
+            for name in ["text", "method", "prompt_tokens"] {
+                assert_eq!(found[name], expected[name], "{method}: {name}");
+            }
+            assert!(method == "auto" || found["method"] == method, "{found}");
+            let probability =
+                |answer: &Value, label: usize| answer["scores"][label]["probability"].as_f64().unwrap();
+            for label in 0..3 {
+                let difference = probability(found, label) - probability(expected, label);
+                assert!(difference.abs() < 1e-4, "{method}: {found}, not {expected}");
+            }
+        }
+    }
+    let few_shot = |method: &str| json!({ "support": examples, "method": method });
+    let caption = json!({ "tasks": [{ "kind": "caption" }] });
+    let three = json!({ "tasks": [{ "kind": "classify", "labels": ["mushroom", "insect", "key", "owl"] }] });
+    let ran = folder.run(&[job("caption", few_shot("prototypes"), caption)], &[]).exits(2);
+    assert!(ran.err.contains("the method prototypes only answers classifications"), "{ran:?}");
+    let ran = folder.run(&[job("labels", few_shot("label-text"), json!({}))], &[]).exits(2);
+    assert!(ran.err.contains("unknown variant `label-text`"), "{ran:?}");
+    folder.run(&[job("lacking", few_shot("prototypes"), three)], &[]).exits(1);
+    let failed = folder.report("lacking", "00020.mp4");
+    assert_eq!(failed["error"]["code"], "no_examples");
+    assert!(
+        failed["error"]["message"].as_str().unwrap().contains("the label \"owl\" has no example"),
+        "{failed}"
+    );
+}
+
 /// Selection and seed reach the worker, and a question takes examples as a classification does.
 #[test]
 fn the_selection_of_a_job_is_that_of_the_command_line() {

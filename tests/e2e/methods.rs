@@ -3,12 +3,17 @@
 use std::fs;
 use std::path::Path;
 
+use candle_core::Device;
+use flamingo::video::Frame;
+use flamingo::{Pipeline, Task};
 use image::{Rgb, RgbImage};
-use serde_json::Value;
+use serde_json::{Value, json};
+use support::repository::root;
 
-use crate::program::{Ran, command, flamingo, mini, run};
+use crate::program::{Ran, command, flamingo, mini, run, sample};
 
-const METHODS: [&str; 3] = ["prototypes", "neighbours", "linear-probe"];
+/// Methods that learn from examples without a prompt of them.
+const METHODS: [&str; 4] = ["prototypes", "neighbours", "linear-probe", "attention-vectors"];
 
 /// Draws pictures of squares on a reddish and on a bluish ground, in one folder per label.
 fn pictures(folder: &Path, seed: u32, per_label: u32) -> String {
@@ -95,7 +100,9 @@ fn evaluation_counts_right_answers_by_method_and_examples() {
     // 0 examples: the language model alone. 100 examples: as many as there are.
     let mut expected = vec![("in-context".to_string(), 0)];
     for examples in [2, 6] {
-        let methods = METHODS.iter().chain(&["in-context"]);
+        // A choice of heads needs two examples of a label.
+        let methods = METHODS.iter().filter(|of| examples > 2 || **of != "attention-vectors");
+        let methods = methods.chain(&["in-context"]);
         expected.extend(methods.map(|method| (method.to_string(), examples)));
     }
     assert_eq!(found, expected);
@@ -114,6 +121,54 @@ fn evaluation_counts_right_answers_by_method_and_examples() {
     fs::copy(folder.path().join("queries/red/0.png"), folder.path().join("queries/green/0.png")).unwrap();
     let ran = eval(&[]).exits(2);
     assert!(ran.err.contains("the label \"green\" of the queries has no example"), "{ran:?}");
+}
+
+/// The joint space of flamingo-mini knows what its clips show. Labels are the only input besides the clip.
+#[test]
+fn texts_of_labels_classify_clips() {
+    let tower = root().join("models/text/all-MiniLM-L6-v2").display().to_string();
+    let clips = [("00000.mp4", "key"), ("00005.mp4", "mushroom"), ("00020.mp4", "flamingo")];
+    let labels: Vec<&str> = clips.iter().flat_map(|(_, label)| ["--label", label]).collect();
+    let files = clips.map(|(file, _)| sample(file).display().to_string());
+    let files: Vec<&str> = files.iter().map(String::as_str).collect();
+    let method = ["--method", "label-text", "--text-tower", &tower];
+    let classify = |more: &[&str]| few_shot(&[&["classify"][..], &files, &labels, &method, more].concat());
+    let reports = classify(&[]).exits(0).reports();
+    for ((file, label), report) in clips.iter().zip(&reports) {
+        let answer = &report["answers"][0];
+        assert_eq!((&answer["text"], &answer["method"]), (&json!(label), &json!("label-text")), "{file}");
+        assert_eq!((&answer["prompt_tokens"], answer.get("shots")), (&json!(0), None), "{file}");
+    }
+    let ran = classify(&["--calibrate"]).exits(2);
+    assert!(ran.err.contains("--method label-text has none"), "{ran:?}");
+    let lacking = ["--method", "label-text", "--text-tower", "nowhere"];
+    let ran = few_shot(&[&["classify", files[0]][..], &labels, &lacking].concat()).exits(1);
+    assert!(ran.err.contains("the text tower cannot be opened"), "{ran:?}");
+    let ran = flamingo(&[&["classify", files[0], "--method", "label-text"][..], &labels].concat()).exits(2);
+    assert!(ran.err.contains("has no joint space, which the method label-text needs"), "{ran:?}");
+    let support = sample("support.jsonl").display().to_string();
+    let ran = classify(&["--support", &support]).exits(2);
+    assert!(ran.err.contains("label-text learns from no examples"), "{ran:?}");
+}
+
+/// The attention heads before the first gated cross-attention read the text only; those behind it read the medium.
+#[test]
+fn head_outputs_depend_on_the_medium_behind_the_first_cross_attention() {
+    let pipeline = Pipeline::load(&mini(), Device::Cpu).unwrap();
+    let task = Task::Question { question: "What is this?".into() };
+    let outputs = |shade: u8| {
+        let frame = Frame::at(0.0, RgbImage::from_fn(48, 36, |x, _| Rgb([shade, 5 * x as u8, 90])));
+        let medium = pipeline.encode(&[pipeline.prepare(&frame)]).unwrap();
+        pipeline.head_outputs(&task, &medium).unwrap()
+    };
+    let (one, other) = (outputs(20), outputs(220));
+    let model = &pipeline.loaded().model;
+    let (layers, first) = (model.language().n_layers(), model.cross_attention_layers()[0]);
+    let per_layer = one.len() / layers;
+    assert!(per_layer > 1 && one.len() == per_layer * layers);
+    let (text, media) = (first * per_layer, one.len());
+    assert!((0..text).all(|head| one[head] == other[head]));
+    assert!((text..media).all(|head| one[head] != other[head]));
 }
 
 #[test]

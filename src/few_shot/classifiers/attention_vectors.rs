@@ -49,7 +49,8 @@ impl SparseAttentionVectors {
     }
 
     /// Indices of the chosen heads, the best first.
-    pub fn heads(&self) -> Vec<usize> {
+    #[cfg(test)]
+    fn heads(&self) -> Vec<usize> {
         self.heads.iter().map(|head| head.index).collect()
     }
 

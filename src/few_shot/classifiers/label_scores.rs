@@ -1,11 +1,9 @@
 //! Probabilities of labels from their log-likelihoods after one or several prompts.
 
-use serde::{Deserialize, Serialize};
-
 use super::ClassifierError;
 use super::calibration::{calibrate, per_token};
 use super::probabilities::{log_softmax, mean_probabilities, most_likely};
-use crate::task::LabelScore;
+use crate::task::{LabelScore, Sensitivity};
 
 /// Log-likelihood of each label after one prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,17 +23,6 @@ pub struct LabelScores {
     pub probabilities: Vec<f64>,
     /// Spread over the prompts, if there are several.
     pub sensitivity: Option<Sensitivity>,
-}
-
-/// Spread of a classification over the orders of its shots.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Sensitivity {
-    /// Number of orders.
-    pub orders: usize,
-    /// Share of the orders whose likeliest label differs from that of the mean.
-    pub disagreement: f64,
-    /// Standard deviation over the orders of the probability of the mean's likeliest label.
-    pub deviation: f64,
 }
 
 impl LabelScores {
@@ -64,21 +51,19 @@ impl LabelScores {
             _ => mean_probabilities(&normalised)?,
         };
         let probabilities = log_softmax(&scores).into_iter().map(f64::exp).collect();
-        let sensitivity = (rows.len() > 1).then(|| Sensitivity::of(&normalised, most_likely(&scores)));
+        let sensitivity = (rows.len() > 1).then(|| sensitivity(&normalised, most_likely(&scores)));
         Ok(Self { scores, probabilities, sensitivity })
     }
 }
 
-impl Sensitivity {
-    /// Measures the spread of rows of logarithms of probabilities, one per order. `best` is the label of their mean.
-    fn of(rows: &[Vec<f64>], best: usize) -> Self {
-        let count = rows.len() as f64;
-        let others = rows.iter().filter(|row| most_likely(row) != best).count() as f64;
-        let probabilities: Vec<f64> = rows.iter().map(|row| row[best].exp()).collect();
-        let mean = probabilities.iter().sum::<f64>() / count;
-        let variance = probabilities.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / count;
-        Self { orders: rows.len(), disagreement: others / count, deviation: variance.sqrt() }
-    }
+/// Measures the spread of rows of logarithms of probabilities, one per order. `best` is the label of their mean.
+fn sensitivity(rows: &[Vec<f64>], best: usize) -> Sensitivity {
+    let count = rows.len() as f64;
+    let others = rows.iter().filter(|row| most_likely(row) != best).count() as f64;
+    let probabilities: Vec<f64> = rows.iter().map(|row| row[best].exp()).collect();
+    let mean = probabilities.iter().sum::<f64>() / count;
+    let variance = probabilities.iter().map(|p| (p - mean).powi(2)).sum::<f64>() / count;
+    Sensitivity { orders: rows.len(), disagreement: others / count, deviation: variance.sqrt() }
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ pub use classifier::{Classifier, Method};
 pub use error::ClassifierError;
 pub use examples::{ExampleLabels, Examples};
 pub use folds::cross_validate;
-pub use label_scores::{LabelScores, PromptScores, Sensitivity};
+pub use label_scores::{LabelScores, PromptScores};
 pub use label_vectors::LabelVectors;
 pub use permutations::Ensemble;
 pub use probabilities::most_likely;

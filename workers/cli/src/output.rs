@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use flamingo::atomic_file::write_atomic;
+use flamingo::task::Sensitivity;
 use flamingo::video::Frame;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::decoder::DecoderError;
@@ -75,7 +76,7 @@ fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
                     answer.question.as_ref().map(|q| format!("{} ", printable(q))).unwrap_or_default();
                 let text = if answer.text.is_empty() { "(nothing)".into() } else { printable(&answer.text) };
                 let chosen = answer.scores.iter().find(|score| score.text == answer.text);
-                let probability = chosen.map(|score| format!(" ({:.0} %)", 100.0 * score.probability));
+                let probability = chosen.map(|score| confidence(score.probability, answer.sensitivity));
                 writeln!(out, "  {range:<12} {question}{text}{}", probability.unwrap_or_default())?;
             }
         }
@@ -84,6 +85,19 @@ fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
         eprintln!("warning: {}", printable(warning));
     }
     Ok(())
+}
+
+/// The probability of an answer, and its spread over the orders of the examples.
+fn confidence(probability: f64, sensitivity: Option<Sensitivity>) -> String {
+    let percent = 100.0 * probability;
+    match sensitivity {
+        None => format!(" ({percent:.0} %)"),
+        Some(Sensitivity { orders, disagreement, deviation }) => format!(
+            " ({percent:.0} %, standard deviation {:.0} %; {:.0} of {orders} orders of the examples give another label)",
+            100.0 * deviation,
+            disagreement * orders as f64
+        ),
+    }
 }
 
 /// The error of a command on one line, with its code if it has one.

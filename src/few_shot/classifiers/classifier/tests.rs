@@ -241,11 +241,6 @@ fn cross_validation_equals_fits_by_hand() {
 fn label_vectors_need_no_example() {
     let vectors = [vec![2.0, 0.0], vec![0.0, 3.0], vec![0.0, 0.0]];
     let vectors = LabelVectors::new(&vectors, 5.0).unwrap();
-    let names = ["a", "b", "c"];
-    let labels = ExampleLabels::new(names, ["b", "a", "b"]).unwrap();
-    let features = [vec![0.1, 1.0], vec![1.0, 0.2], vec![1.0, 0.0]];
-    assert_eq!(vectors.right(&features, &labels).unwrap(), [true, true, false]);
-    assert!(matches!(vectors.right(&features[1..], &labels), Err(ClassifierError::Count { .. })));
     let scores = Classifier::from(vectors).scores(&[3.0, 4.0]).unwrap();
     let total = 3f64.exp() + 4f64.exp() + 1.0;
     assert_close(&scores, &logarithms(&[3f64.exp() / total, 4f64.exp() / total, 1.0 / total]), 1e-6);
@@ -258,8 +253,4 @@ fn wrong_label_vectors_are_named() {
     assert_eq!(error(&[vec![1.0], vec![f32::NAN]], 1.0), "label 2: a value is not a finite number");
     assert_eq!(error(&[vec![1.0], vec![]], 1.0), "label 2: the vector has 0 values, expected 1");
     assert_eq!(error(&[vec![1.0], vec![1.0]], 0.0), "the scale is 0, which is not a positive finite number");
-    let vectors = LabelVectors::new(&[vec![1.0], vec![2.0]], 1.0).unwrap();
-    let labels = ExampleLabels::new(["a", "b", "c"], ["a"]).unwrap();
-    let error = vectors.right(&[vec![1.0]], &labels).unwrap_err().to_string();
-    assert_eq!(error, "the number of label vectors is 2, expected 3");
 }

@@ -3,9 +3,8 @@
 use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
-use flamingo::few_shot::classifiers::Sensitivity;
 use flamingo::generate::Finish;
-use flamingo::task::{TextScore, Transcript};
+use flamingo::task::{Sensitivity, TextScore, Transcript};
 use flamingo::video::{SAMPLING_CONTRACT, VideoInfo};
 use serde::{Deserialize, Serialize};
 
