@@ -25,7 +25,7 @@ impl Default for Ensemble {
 }
 
 impl Ensemble {
-    /// Returns the orders of `shots` shots, as [`permutations`]; the only one of no shots.
+    /// Returns different orders of `shots` shots. The first one is 0, 1, 2, …
     pub fn orders(self, shots: usize) -> Vec<Vec<usize>> {
         permutations(shots, self.permutations.get(), self.seed)
     }
@@ -33,7 +33,7 @@ impl Ensemble {
 
 /// Returns `count` different orders of `n` shots, or all `n!` if there are fewer. The first one is 0, 1, 2, …; the others are
 /// random and depend on `seed` alone.
-pub(super) fn permutations(n: usize, count: usize, seed: u64) -> Vec<Vec<usize>> {
+fn permutations(n: usize, count: usize, seed: u64) -> Vec<Vec<usize>> {
     let all = (1..=n).try_fold(1_usize, usize::checked_mul).unwrap_or(usize::MAX);
     let count = count.min(all);
     let mut order: Vec<usize> = (0..n).collect();
