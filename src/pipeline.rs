@@ -16,11 +16,13 @@ mod media;
 mod plans;
 mod captions;
 mod answers;
+mod transcripts;
 mod vectors;
 
 use answers::divide;
 pub use media::Medium;
 pub use plans::{PlannedSequence, PromptMedium, Shot, Shots};
+pub use transcripts::TranscriptAnswer;
 
 /// A loaded model with the whole way from frames to answers. Immutable, shared between threads.
 pub struct Pipeline {

@@ -46,6 +46,20 @@ impl Pipeline {
         }
     }
 
+    /// Answers a task over a transcript in place of its medium. A classification is calibrated by one without captions.
+    pub(super) fn ask_over_transcript<E: From<Error>>(
+        &self,
+        task: &Task,
+        transcript: Transcript,
+        generation: &Generation,
+        run: impl FnOnce(Vec<PlannedSequence>) -> Vec<Result<Output, E>>,
+    ) -> Result<Answer, E> {
+        let query = vec![PromptMedium::Transcript(transcript)];
+        let blank = Some(vec![PromptMedium::Transcript(Transcript(Vec::new()))]);
+        let media = PromptMedia { shots: Vec::new(), query, blank };
+        self.ask_about(std::slice::from_ref(task), Shots::default(), &media, generation, run).remove(0)
+    }
+
     fn media_of_prompts<E: From<Error>>(
         &self,
         tasks: &[Task],

@@ -13,7 +13,7 @@ pub mod transcript;
 
 pub use chat::Exchange;
 pub use classify::{Classification, LabelScore, Labels, what_is_this};
-pub use transcript::{TimedCaption, Transcript};
+pub use transcript::{Evidence, TimedCaption, Transcript};
 
 /// A task over media. Part of the public contract.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]

@@ -132,6 +132,13 @@ impl Moments {
         taken
     }
 
+    /// Returns those of the moments whose number in the whole sampling is a multiple of `n`, numbered again: `every(2)` twice is
+    /// `every(4)`.
+    pub fn every(&self, n: u64) -> Self {
+        let Range { start, end } = self.indices;
+        Moments { start: self.start, rate: self.rate / n as f64, indices: start.div_ceil(n)..end.div_ceil(n) }
+    }
+
     /// Returns whether all values are plausible: untrusted moments can be anything.
     pub fn is_valid(&self) -> bool {
         let finite = self.start.is_finite() && self.start >= 0.0 && self.rate.is_finite() && self.rate > 0.0;

@@ -19,6 +19,7 @@ mod frame_modes;
 mod fuzz_seeds;
 mod hostile;
 mod label_scores;
+mod long;
 mod methods;
 mod mini;
 mod model_check;

@@ -103,6 +103,16 @@ fn moments_split_at_times() {
 }
 
 #[test]
+fn every_second_moment_twice_is_every_fourth() {
+    let all = Moments { start: 0.5, rate: 3.0, indices: 3..14 };
+    let fourth = all.every(4);
+    assert_eq!((fourth.first(), fourth.len()), (Some(0.5 + 4.0 / 3.0), 3), "numbers 4, 8 and 12");
+    assert_eq!(fourth, all.every(2).every(2));
+    assert_eq!(all.every(1), all);
+    assert!(Moments { indices: 5..8, ..all }.every(4).is_empty());
+}
+
+#[test]
 fn rejects_implausible_moments() {
     let valid = |start: f64, rate: f64, indices: Range<u64>| Moments { start, rate, indices }.is_valid();
     assert!(valid(0.0, 1.0, 0..1));

@@ -64,7 +64,7 @@ pub struct AnalyzeArgs {
     /// Print one JSON object per input and line.
     #[arg(long, help_heading = "Output")]
     json: bool,
-    /// Folder for one JSON report per input, and a WebVTT file each with --window.
+    /// Folder for one JSON report per input, and a WebVTT file each with windows.
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     out: Option<PathBuf>,
     /// Write a contact sheet (PNG) of the sampled frames next to each report.
@@ -105,6 +105,25 @@ impl AnalyzeArgs {
         text_tower: Option<&TextTowerArgs>,
     ) -> anyhow::Result<bool> {
         let spec = self.spec(tasks)?;
+        self.run_spec(spec, support, text_tower)
+    }
+
+    /// Answers questions about each input over frames of the whole video, and from the captions of its windows. `Ok(false)`: some
+    /// inputs failed.
+    ///
+    /// # Errors
+    /// As [`run_each`](Self::run_each).
+    pub fn run_long(self, tasks: Vec<Task>) -> anyhow::Result<bool> {
+        let spec = AnalysisSpec { long: true, ..self.spec(tasks)? };
+        self.run_spec(spec, None, None)
+    }
+
+    fn run_spec(
+        self,
+        spec: AnalysisSpec,
+        support: Option<Support>,
+        text_tower: Option<&TextTowerArgs>,
+    ) -> anyhow::Result<bool> {
         if spec.grounding.is_some() && text_tower.is_some() {
             bail!(UsageError("the grounding is that of the language model: use --method in-context".into()));
         }
@@ -157,8 +176,8 @@ impl AnalyzeArgs {
         self.out.as_deref().map_or(Ok(()), create_folder)
     }
 
-    fn output(&self) -> Output {
-        Output { json: self.json, folder: self.out.clone(), web_vtt: self.window.is_some() }
+    fn output(&self, spec: &AnalysisSpec) -> Output {
+        Output { json: self.json, folder: self.out.clone(), web_vtt: spec.window_length().is_some() }
     }
 
     fn model(
@@ -172,7 +191,11 @@ impl AnalyzeArgs {
         if at_once == 1 {
             return Ok(Box::new(pipeline));
         }
-        let limits = EngineLimits::for_videos(at_once, &pipeline, &spec.tasks, shots, &spec.generation);
+        let AnalysisSpec { tasks, generation, .. } = spec;
+        let mut limits = EngineLimits::for_videos(at_once, &pipeline, tasks, shots, generation);
+        if spec.long {
+            limits = limits.with_transcripts(at_once, &pipeline, tasks, generation);
+        }
         Ok(Box::new(Engine::start(pipeline, limits)?))
     }
 
@@ -184,7 +207,7 @@ impl AnalyzeArgs {
         analyzer: &VideoAnalyzer,
         at_once: usize,
     ) -> anyhow::Result<bool> {
-        let output = &self.output();
+        let output = &self.output(spec);
         let (cancel, stop) = &Cancel::by_flag();
         let context = &RequestContext { cancel: cancel.clone(), ..RequestContext::default() };
         let bar = &progress(inputs.len());
@@ -263,7 +286,7 @@ impl AnalyzeArgs {
             }
             ControlFlow::Continue(())
         });
-        let (output, report) = (self.output(), analysis.report);
+        let (output, report) = (self.output(spec), analysis.report);
         output.write_files("answer", &report, sheet.as_ref())?;
         output.print(&report)?;
         Ok(!is_failure(&report.body.outcome))
@@ -276,6 +299,7 @@ impl AnalyzeArgs {
             window: self.window,
             max_frames: self.max_frames as usize,
             generation: self.generation.generation(),
+            long: false,
             grounding: self.grounding.spec(),
         })
     }

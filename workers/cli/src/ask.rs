@@ -18,6 +18,10 @@ pub struct Ask {
     /// ends each example: `<image>A cat.<EOC><video>`.
     #[arg(long, value_name = "TEXT", conflicts_with_all = ["question", "window", "support"], help_heading = "Question")]
     prompt: Option<String>,
+    /// Answer from captions too: each window of the video (--window, 8 seconds by default) is captioned, and the language model
+    /// answers from the captions with their times. The direct answer is over evenly spread frames, at most --max-frames.
+    #[arg(long, conflicts_with_all = ["prompt", "support"], help_heading = "Question")]
+    long: bool,
 }
 
 impl Ask {
@@ -25,8 +29,8 @@ impl Ask {
         match self.prompt {
             Some(prompt) => self.common.run_joint(Task::Complete { prompt }),
             None => {
-                let tasks = self.question.into_iter().map(|question| Task::Question { question });
-                self.common.run_each(tasks.collect())
+                let tasks = self.question.into_iter().map(|question| Task::Question { question }).collect();
+                if self.long { self.common.run_long(tasks) } else { self.common.run_each(tasks) }
             }
         }
     }

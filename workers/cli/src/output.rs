@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use flamingo::atomic_file::write_atomic;
-use flamingo::task::Sensitivity;
+use flamingo::task::{Evidence, Sensitivity, TimedCaption};
 use flamingo::video::Frame;
 use indicatif::{ProgressBar, ProgressStyle};
 use inference::decoder::DecoderError;
 use inference::report::contact_sheet::ContactSheet;
-use inference::report::{Outcome, Report};
+use inference::report::{CaptionsAnswerReport, Outcome, Report};
 use inference::time::human_time;
 
 use crate::inputs::Input;
@@ -74,10 +74,13 @@ fn print_text(out: &mut impl Write, report: &Report) -> anyhow::Result<()> {
                 let range = format!("{}-{}", human_time(answer.start), human_time(answer.end.ceil()));
                 let question =
                     answer.question.as_ref().map(|q| format!("{} ", printable(q))).unwrap_or_default();
-                let text = if answer.text.is_empty() { "(nothing)".into() } else { printable(&answer.text) };
+                let text = shown(&answer.text);
                 let chosen = answer.scores.iter().find(|score| score.text == answer.text);
                 let probability = chosen.map(|score| confidence(score.probability, answer.sensitivity));
                 writeln!(out, "  {range:<12} {question}{text}{}", probability.unwrap_or_default())?;
+                if let Some(answer) = &answer.from_captions {
+                    print_from_captions(out, &question, answer)?;
+                }
             }
         }
     }
@@ -98,6 +101,25 @@ fn confidence(probability: f64, sensitivity: Option<Sensitivity>) -> String {
             disagreement * orders as f64
         ),
     }
+}
+
+/// Prints an answer from captions, and the captions on which it rests.
+fn print_from_captions(
+    out: &mut impl Write,
+    question: &str,
+    answer: &CaptionsAnswerReport,
+) -> anyhow::Result<()> {
+    writeln!(out, "  {:<12} {question}{}", "captions", shown(&answer.text))?;
+    for Evidence { caption: TimedCaption { start, end, text }, .. } in &answer.rests_on {
+        let range = format!("{}-{}", human_time(*start), human_time(end.ceil()));
+        writeln!(out, "    rests on {range:<12} {}", shown(text))?;
+    }
+    Ok(())
+}
+
+/// Returns untrusted text as a terminal may show it.
+fn shown(text: &str) -> String {
+    if text.is_empty() { "(nothing)".into() } else { printable(text) }
 }
 
 /// The error of a command on one line, with its code if it has one.

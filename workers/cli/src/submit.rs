@@ -91,6 +91,9 @@ struct JobArgs {
     /// Maximum number of frames per answer; more are an error.
     #[arg(long, default_value_t = 64, value_name = "N")]
     max_frames: usize,
+    /// Answer each question from the captions of the windows too, next to one answer over frames of the whole video.
+    #[arg(long, requires = "question", conflicts_with = "support")]
+    long: bool,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -123,6 +126,7 @@ impl JobArgs {
                 window: self.window,
                 max_frames: self.max_frames,
                 generation: self.generation.generation(),
+                long: self.long,
                 grounding: self.grounding.spec(),
             },
             input,

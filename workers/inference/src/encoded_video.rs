@@ -11,6 +11,7 @@ use flamingo::video::{VideoInfo, Warning};
 pub struct EncodedVideo {
     pub info: VideoInfo,
     pub warnings: Vec<Warning>,
+    /// The windows; of a long video, the whole video last.
     pub windows: Vec<EncodedWindow>,
 }
 

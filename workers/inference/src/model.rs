@@ -2,8 +2,9 @@
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::{Generation, Output};
-use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot, Shots};
+use flamingo::pipeline::{Answer, Medium, Pipeline, PlannedSequence, Shot, Shots, TranscriptAnswer};
 use flamingo::prompt::Prompt;
+use flamingo::task::Transcript;
 use flamingo::video::Frame;
 use flamingo::{Error, Task};
 
@@ -57,6 +58,21 @@ pub trait Model: Sync {
     ) -> Vec<Result<Answer, ModelError>> {
         let run = |sequences| self.run_sequences(sequences, context);
         self.pipeline().ask_with(tasks, shots, media, generation, run)
+    }
+
+    /// Answers a task from the captions of consecutive windows, as [`Pipeline::ask_transcript_with`].
+    ///
+    /// # Errors
+    /// The task does not fit the model, the model fails, or the request is cancelled.
+    fn ask_transcript(
+        &self,
+        task: &Task,
+        windows: &Transcript,
+        generation: &Generation,
+        context: &RequestContext,
+    ) -> Result<TranscriptAnswer, ModelError> {
+        let run = |sequences| self.run_sequences(sequences, context);
+        self.pipeline().ask_transcript_with(task, windows, generation, run)
     }
 
     /// Computes the log-likelihood of each answer after a prompt, as [`Pipeline::score`].

@@ -157,5 +157,6 @@ fn answer_report(
         completion_tokens: answer.completion_tokens,
         shots: shots.iter().map(|shot| shot.name.clone()).collect(),
         transcripts: answer.transcripts,
+        from_captions: None,
     }
 }

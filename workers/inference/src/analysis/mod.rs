@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use flamingo::pipeline::Medium;
+use flamingo::task::TimedCaption;
 use flamingo::video::{Frame, SAMPLING_CONTRACT, VideoInfo, Warning};
 use tracing::{Span, field::Empty, info_span};
 
@@ -22,6 +23,7 @@ mod request;
 mod error;
 mod windows;
 mod joint;
+mod long;
 
 pub use error::AnalysisError;
 use joint::WholeMedium;
@@ -59,6 +61,8 @@ struct State {
     videos: Vec<VideoInfo>,
     warnings: Vec<String>,
     timing: Timing,
+    /// Captions of the windows of a long video.
+    captions: Vec<TimedCaption>,
     /// Windows so far, of an analysis of one video.
     windows: Vec<EncodedWindow>,
     encoded: Option<EncodedVideo>,
@@ -151,7 +155,7 @@ impl VideoAnalyzer<'_> {
         state: State,
         result: Result<(), AnalysisError>,
     ) -> Analysis {
-        let State { answers, videos, warnings, timing, encoded, cache_hit, .. } = state;
+        let State { answers, videos, warnings, captions, timing, encoded, cache_hit, .. } = state;
         // Cancellation kills the decoder child: that is no crash of the video.
         let error = result.err().map(|e| match e {
             AnalysisError::Decoder(_) | AnalysisError::Model { .. } if cancel.is_cancelled() => {
@@ -176,6 +180,7 @@ impl VideoAnalyzer<'_> {
                     model,
                     videos,
                     warnings,
+                    captions,
                     cache_hit,
                     sampling_contract: SAMPLING_CONTRACT,
                     timing,

@@ -7,6 +7,9 @@ use flamingo::generate::Generation;
 use flamingo::video::FrameSampling;
 use serde::{Deserialize, Serialize};
 
+/// Seconds of a captioned window of a long video, if none are given: flamingo-mini was trained with up to eight frames.
+const LONG_WINDOW: f64 = 8.0;
+
 /// Tasks about a video, and how to sample and answer it. Part of the public contract: job and item messages contain its
 /// fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,14 +18,19 @@ pub struct AnalysisSpec<T = Task> {
     pub tasks: Vec<T>,
     #[serde(default)]
     pub sampling: FrameSampling,
-    /// Seconds of each of the consecutive windows with answers of their own; without it the whole video is one window.
+    /// Seconds of each of the consecutive windows with answers of their own; without it the whole video is one window. Of a long
+    /// video, those of each captioned window.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<f64>,
-    /// Largest number of frames of one answer.
+    /// Largest number of frames of one answer. Of a long video, each window may have as many, and its direct answer has evenly spread
+    /// ones.
     #[serde(default = "default_max_frames")]
     pub max_frames: usize,
     #[serde(default)]
     pub generation: Generation,
+    /// Whether each question is answered from the captions of all windows too, next to one answer over frames of the whole video.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub long: bool,
     /// Whether to compute the grounding of every answer about one medium, and how to treat a low one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grounding: Option<GroundingSpec>,
@@ -50,8 +58,16 @@ impl Default for AnalysisSpec {
             window: None,
             max_frames: default_max_frames(),
             generation: Generation::default(),
+            long: false,
             grounding: None,
         }
+    }
+}
+
+impl<T> AnalysisSpec<T> {
+    /// Returns the seconds of a window, if the video is cut into windows.
+    pub fn window_length(&self) -> Option<f64> {
+        self.window.or(self.long.then_some(LONG_WINDOW))
     }
 }
 

@@ -51,18 +51,35 @@ impl EngineLimits {
         shots: &[ShotText],
         generation: &Generation,
     ) -> Self {
-        let model = &pipeline.loaded().model;
-        let block = block_bytes(model);
-        // A prompt that the model rejects needs no memory.
-        let needed = tasks.iter().filter_map(|task| {
-            let plan = longest_plan(pipeline, task, shots, generation).ok()?;
-            plan.check(model).ok()?;
-            Some(plan.reservation().blocks() as u64 * block)
-        });
-        let (all, most) = needed.fold((0, block), |(all, most), one| (all + one, most.max(one)));
-        let usual = Self::default();
-        Self { kv_bytes: (all * videos as u64).min(usual.kv_bytes).max(most), ..usual }
+        let plans = tasks.iter().map(|task| longest_plan(pipeline, task, shots, generation));
+        Self { kv_bytes: kv_bytes(videos, &pipeline.loaded().model, plans), ..Self::default() }
     }
+
+    /// Returns limits that suffice for the answers to all `tasks` from the captions of `videos` long videos too.
+    #[must_use]
+    pub fn with_transcripts(
+        self,
+        videos: usize,
+        pipeline: &Pipeline,
+        tasks: &[Task],
+        generation: &Generation,
+    ) -> Self {
+        let plans = tasks.iter().map(|task| longest_transcript(pipeline, task, generation));
+        Self { kv_bytes: self.kv_bytes.max(kv_bytes(videos, &pipeline.loaded().model, plans)), ..self }
+    }
+}
+
+/// Returns the KV bytes for all plans of `videos` videos at once, at most the default budget, but always enough for each plan.
+fn kv_bytes(videos: usize, model: &Flamingo, plans: impl Iterator<Item = Result<SequencePlan>>) -> u64 {
+    let block = block_bytes(model);
+    // A prompt that the model rejects needs no memory.
+    let needed = plans.filter_map(|plan| {
+        let plan = plan.ok()?;
+        plan.check(model).ok()?;
+        Some(plan.reservation().blocks() as u64 * block)
+    });
+    let (all, most) = needed.fold((0, block), |(all, most), one| (all + one, most.max(one)));
+    (all * videos as u64).min(EngineLimits::default().kv_bytes).max(most)
 }
 
 /// Plans a task about a video with the longest text.
@@ -80,6 +97,17 @@ fn longest_plan(
     let captions = LONGEST.map(|time| TimedCaption { start: time, end: time, text: text.clone() });
     let transcripts = vec![Transcript(captions.into()); shots.len() + 1];
     pipeline.plan_over_transcripts(task, shots, &transcripts, generation)
+}
+
+/// Plans a task over the longest transcript that the model has room for.
+fn longest_transcript(pipeline: &Pipeline, task: &Task, generation: &Generation) -> Result<SequencePlan> {
+    let mut plan = pipeline.plan_over_transcripts(task, &[], &[Transcript(Vec::new())], generation)?;
+    let positions = pipeline.loaded().model.language().sizes().max_positions;
+    let room = positions.saturating_sub(plan.reservation().new_tokens);
+    if let Some(&token) = plan.prompt.last().filter(|_| plan.prompt.len() < room) {
+        plan.prompt.resize(room, token);
+    }
+    Ok(plan)
 }
 
 /// Returns the bytes of one KV block.

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use flamingo::family::ModelInfo;
 use flamingo::generate::Finish;
-use flamingo::task::{Sensitivity, TextScore, Transcript};
+use flamingo::pipeline::TranscriptAnswer;
+use flamingo::task::{Evidence, Sensitivity, TextScore, TimedCaption, Transcript};
 use flamingo::video::{SAMPLING_CONTRACT, VideoInfo};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ pub struct ReportBody {
     /// Container and codec facts, per input.
     pub videos: Vec<VideoInfo>,
     pub warnings: Vec<String>,
+    /// Captions of all windows of a long video.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub captions: Vec<TimedCaption>,
     /// Whether cached visual tokens were used, so that nothing was decoded. Reports of the version before name it `recalled`.
     #[serde(default, alias = "recalled", skip_serializing_if = "std::ops::Not::not")]
     pub cache_hit: bool,
@@ -53,6 +57,7 @@ impl ReportBody {
             model,
             videos: vec![],
             warnings: vec![],
+            captions: vec![],
             cache_hit: false,
             sampling_contract: SAMPLING_CONTRACT,
             timing: Timing::default(),
@@ -129,6 +134,44 @@ pub struct AnswerReport {
     /// Transcripts from which the language model answered in place of media.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transcripts: Vec<Transcript>,
+    /// Answer of the language model from the captions of a long video.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_captions: Option<CaptionsAnswerReport>,
+}
+
+/// Answer from the captions of the windows of a long video, without its frames.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CaptionsAnswerReport {
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scores: Vec<TextScore>,
+    /// Captions without which the answer is less likely, up to three, the one with the highest gain first.
+    pub rests_on: Vec<Evidence>,
+    /// Number of lines of the transcript in the prompt. Equal captions of adjacent windows are one line.
+    pub lines: usize,
+    /// Number of windows that were left out, because the prompt had no room for their captions.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: usize,
+    pub finish: Finish,
+    pub log_likelihood: f64,
+    pub prompt_tokens: usize,
+    pub completion_tokens: usize,
+}
+
+impl From<TranscriptAnswer> for CaptionsAnswerReport {
+    fn from(TranscriptAnswer { answer, left_out, evidence }: TranscriptAnswer) -> Self {
+        Self {
+            lines: answer.transcripts.iter().map(|transcript| transcript.0.len()).sum(),
+            text: answer.text,
+            scores: answer.scores,
+            rests_on: evidence,
+            left_out,
+            finish: answer.finish,
+            log_likelihood: answer.log_likelihood,
+            prompt_tokens: answer.prompt_tokens,
+            completion_tokens: answer.completion_tokens,
+        }
+    }
 }
 
 impl AnswerReport {

@@ -1,21 +1,31 @@
 //! WebVTT captions from a report.
 
+use flamingo::task::TimedCaption;
+
 use super::{Outcome, Report};
 
 impl Report {
-    /// Returns the report as WebVTT, one cue per answer.
+    /// Returns the report as WebVTT, one cue per answer; of a long video, one per captioned window.
     pub fn web_vtt(&self) -> String {
         let mut text = String::from("WEBVTT\n");
-        if let Outcome::Succeeded { answers } = &self.body.outcome {
+        let Outcome::Succeeded { answers } = &self.body.outcome else { return text };
+        if self.body.captions.is_empty() {
             for answer in answers {
-                // A cue must last some time, and an image has no duration.
-                let (start, end) = (timestamp(answer.start), timestamp(answer.end.max(answer.start + 0.001)));
                 let question = answer.question.as_deref().map(|q| format!("{q}\n")).unwrap_or_default();
-                text.push_str(&format!("\n{start} --> {end}\n{}\n", cue_text(&(question + &answer.text))));
+                text += &cue(answer.start, answer.end, &(question + &answer.text));
             }
+        }
+        for TimedCaption { start, end, text: caption } in &self.body.captions {
+            text += &cue(*start, *end, caption);
         }
         text
     }
+}
+
+fn cue(start: f64, end: f64, text: &str) -> String {
+    // A cue must last some time, and an image has no duration.
+    let (start, end) = (timestamp(start), timestamp(end.max(start + 0.001)));
+    format!("\n{start} --> {end}\n{}\n", cue_text(text))
 }
 
 /// Escapes cue text: an empty line ends a cue, a carriage return ends a line, and `<`, `&` and `-->` are syntax.

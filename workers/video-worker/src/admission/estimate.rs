@@ -26,9 +26,9 @@ pub fn estimate(spec: &AnalysisSpec, limits: &VideoLimits, frame: u64) -> u64 {
     frames.saturating_mul(frame).saturating_add(decoded).saturating_add(answers)
 }
 
-/// Returns the frames of one window. One frame too many is decoded before a video is rejected.
+/// Returns the frames of one window, and of the direct answer about a long video. One frame too many is decoded before a video is rejected.
 pub fn frames_at_once(spec: &AnalysisSpec, limits: &VideoLimits) -> u64 {
-    let span = seconds(spec, limits).min(spec.window.unwrap_or(f64::MAX));
+    let span = seconds(spec, limits).min(spec.window_length().unwrap_or(f64::MAX));
     let asked = match spec.sampling {
         // One frame at the start of the window, then `fps` per second.
         FrameSampling::Fps { fps, max_frames, .. } => {
@@ -36,11 +36,13 @@ pub fn frames_at_once(spec: &AnalysisSpec, limits: &VideoLimits) -> u64 {
         }
         FrameSampling::Uniform { n, .. } => n as u64,
     };
-    asked.min(spec.max_frames as u64 + 1)
+    let most = spec.max_frames as u64 + 1;
+    // The direct answer about a long video keeps frames of the whole video.
+    asked.min(most) + if spec.long { most } else { 0 }
 }
 
 fn windows(spec: &AnalysisSpec, limits: &VideoLimits) -> u64 {
-    spec.window.map_or(1, |length| (seconds(spec, limits) / length).ceil().max(1.0) as u64)
+    spec.window_length().map_or(1, |length| (seconds(spec, limits) / length).ceil().max(1.0) as u64)
 }
 
 /// Returns the sampled seconds of the longest allowed video: the real duration is known only after decoding.
@@ -79,6 +81,19 @@ mod tests {
             let spec = spec(sampling, window, max_frames);
             assert_eq!(frames_at_once(&spec, &VideoLimits::default()), expected, "{spec:?}");
         }
+    }
+
+    #[test]
+    fn a_long_video_keeps_frames_of_the_whole() {
+        let long = AnalysisSpec { long: true, max_frames: 20, ..AnalysisSpec::default() };
+        assert_eq!(
+            frames_at_once(&long, &VideoLimits::default()),
+            9 + 21,
+            "windows of 8 s, and the whole video"
+        );
+        let direct = AnalysisSpec { window: Some(8.0), long: false, ..long.clone() };
+        assert_eq!(frames_at_once(&direct, &VideoLimits::default()), 9);
+        assert_eq!(windows(&long, &VideoLimits::default()), windows(&direct, &VideoLimits::default()));
     }
 
     #[test]

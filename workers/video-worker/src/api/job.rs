@@ -103,6 +103,8 @@ struct RequestIdentity<'j> {
     window: Option<f64>,
     max_frames: usize,
     generation: &'j Generation,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    long: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     grounding: Option<GroundingSpec>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,8 +120,8 @@ struct RequestIdentity<'j> {
 impl<'j> RequestIdentity<'j> {
     fn of(job: &'j JobMessage) -> Self {
         let JobMessage { schema, spec, input, model, output, metadata, few_shot, .. } = job;
-        let AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding } = spec;
-        let (window, max_frames, grounding) = (*window, *max_frames, *grounding);
+        let AnalysisSpec { tasks, sampling, window, max_frames, generation, long, grounding } = spec;
+        let (window, max_frames, long, grounding) = (*window, *max_frames, *long, *grounding);
         let model = model.as_deref();
         let few_shot = few_shot.as_ref();
         Self {
@@ -130,6 +132,7 @@ impl<'j> RequestIdentity<'j> {
             window,
             max_frames,
             generation,
+            long,
             grounding,
             model,
             output,

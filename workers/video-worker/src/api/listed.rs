@@ -3,10 +3,10 @@
 use flamingo::Task;
 use flamingo::few_shot::SupportSet;
 use inference::analysis::AnalysisSpec;
-use inference::shot_options::ShotOptions;
 use jobs::{Failure, ItemId, JobId};
 
 use super::task::{OutputLabels, output_labels};
+use super::validate::TaskDemands;
 use super::{FewShot, ITEM_SCHEMA, Item, JobMessage, JobTask, NoUnknownFields, SupportVersion};
 
 /// A job whose inputs are listed: makes its items.
@@ -30,10 +30,11 @@ impl<'j> ListedJob<'j> {
     ) -> Result<Self, Failure> {
         let (version, set) = support.unzip();
         let labels = output_labels(set);
-        let AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding } = job.spec.clone();
+        let AnalysisSpec { tasks, sampling, window, max_frames, generation, long, grounding } =
+            job.spec.clone();
         let tasks = resolve(&tasks, &labels)?;
         let few_shot = job.few_shot.as_ref().zip(version).map(|(few_shot, version)| few_shot.of(version));
-        let spec = AnalysisSpec { tasks, sampling, window, max_frames, generation, grounding };
+        let spec = AnalysisSpec { tasks, sampling, window, max_frames, generation, long, grounding };
         Ok(Self { job, id, spec, few_shot, labels })
     }
 
@@ -65,9 +66,9 @@ impl<'j> ListedJob<'j> {
         resolve(tasks, &self.labels)
     }
 
-    /// Returns number and choice of the few-shot examples, if there are any.
-    pub fn examples(&self) -> Option<&ShotOptions> {
-        self.few_shot.as_ref().map(|few_shot| &few_shot.options)
+    /// Returns the properties of the job that limit its tasks.
+    pub fn demands(&self) -> TaskDemands<'_> {
+        TaskDemands::of(self.job)
     }
 
     /// Id of the job.

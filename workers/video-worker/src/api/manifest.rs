@@ -1,12 +1,11 @@
 //! Manifests: lines of an input manifest, and the schema of the result manifest.
 
 use flamingo::Task;
-use inference::shot_options::ShotOptions;
 use jobs::Failure;
 use serde::{Deserialize, Serialize};
 
 use super::JobTask;
-use super::validate::{check_examples_apply, check_tasks};
+use super::validate::{TaskDemands, check_tasks};
 
 /// Schema version of the result manifest.
 pub const MANIFEST_SCHEMA: &str = "flamingo.manifest/1";
@@ -26,11 +25,11 @@ pub struct ManifestLine {
 }
 
 impl ManifestLine {
-    /// Returns the tasks of this line, which follow few-shot examples as `examples` say if the job has any; `None` means those of the job.
+    /// Returns the tasks of this line of a job with these demands; `None` means those of the job.
     ///
     /// # Errors
-    /// It has an empty list of tasks, both a question and tasks, or a task that takes no examples.
-    pub fn tasks(&self, examples: Option<&ShotOptions>) -> Result<Option<Vec<JobTask>>, Failure> {
+    /// It has an empty list of tasks, both a question and tasks, or a task that does not meet the demands.
+    pub fn tasks(&self, demands: TaskDemands) -> Result<Option<Vec<JobTask>>, Failure> {
         let tasks = match (&self.question, &self.tasks) {
             (Some(_), Some(_)) => {
                 return Err(Failure::new("bad_manifest", "both `question` and `tasks`"));
@@ -40,10 +39,7 @@ impl ManifestLine {
             (None, None) => return Ok(None),
         };
         check_tasks(&tasks)?;
-        if let Some(options) = examples {
-            // The grounding of the job was checked with the job.
-            check_examples_apply(&tasks, options, false)?;
-        }
+        demands.check(&tasks)?;
         Ok(Some(tasks))
     }
 }

@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use flamingo::digest::sha256;
 use flamingo::video::FrameSampling;
 use inference::analysis::AnalysisSpec;
-use inference::shot_options::ShotOptions;
 use jobs::message::{item_message, parse_item_message};
 use jobs::queue::{Lane, Message};
 use jobs::trace::TraceContext;
@@ -33,7 +32,7 @@ fn documented_examples_are_valid() {
         assert!(DOCS.contains(&format!("`{field}`")), "{field}");
     }
     let line: ManifestLine = serde_json::from_str(line).unwrap();
-    assert!(line.tasks(Some(&ShotOptions::default())).unwrap().is_some());
+    assert!(line.tasks(validate::TaskDemands::of(&job)).unwrap().is_some());
 }
 
 #[test]

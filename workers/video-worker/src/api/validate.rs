@@ -111,14 +111,15 @@ impl JobMessage {
 
     /// Checks the examples and the labels that depend on them. Those of a stored support set are known when it is read.
     fn check_few_shot(&self) -> Result<(), Failure> {
+        TaskDemands::of(self).check(&self.spec.tasks)?;
         let set = match &self.few_shot {
-            Some(few_shot) => {
-                check_examples_apply(&self.spec.tasks, &few_shot.options, self.spec.grounding.is_some())?;
-                match check_support(few_shot)? {
-                    Some(set) => Some(set),
-                    None => return Ok(()),
-                }
+            Some(_) if self.spec.long => {
+                return Err(Failure::new("bad_request", "`long` takes no examples of `few_shot`"));
             }
+            Some(few_shot) => match check_support(few_shot)? {
+                Some(set) => Some(set),
+                None => return Ok(()),
+            },
             None => None,
         };
         let labels = output_labels(set.as_ref());
@@ -180,21 +181,42 @@ fn check_support(few_shot: &FewShot<SupportSource>) -> Result<Option<SupportSet>
     }
 }
 
-/// Checks that every task takes few-shot examples, and that the options mean something for it.
-pub(super) fn check_examples_apply(
-    tasks: &[JobTask],
-    options: &ShotOptions,
+/// Properties of a job that limit its tasks.
+#[derive(Debug, Clone, Copy)]
+pub struct TaskDemands<'j> {
+    /// Number and choice of the few-shot examples before the tasks.
+    examples: Option<&'j ShotOptions>,
+    /// The answers have a grounding.
     grounded: bool,
-) -> Result<(), Failure> {
-    let bad = |text: String| Failure::new("bad_request", format!("`few_shot`: {text}"));
-    options.check(tasks.iter().map(JobTask::traits), grounded).map_err(bad)?;
-    match tasks.iter().any(|task| matches!(task, JobTask::Given(Task::Complete { .. } | Task::Chat { .. }))) {
-        true => {
-            let text =
-                "a free prompt (`complete`) and a conversation (`chat`) take no examples of `few_shot`";
-            Err(Failure::new("bad_request", text))
+    /// The tasks are answered from captions too.
+    long: bool,
+}
+
+impl<'j> TaskDemands<'j> {
+    /// Returns the demands of a job.
+    pub(super) fn of(job: &'j JobMessage) -> Self {
+        let examples = job.few_shot.as_ref().map(|few_shot| &few_shot.options);
+        Self { examples, grounded: job.spec.grounding.is_some(), long: job.spec.long }
+    }
+
+    /// Checks that every task meets the demands.
+    pub(super) fn check(self, tasks: &[JobTask]) -> Result<(), Failure> {
+        let bad = |text: &str| Err(Failure::new("bad_request", text));
+        let any =
+            |is: fn(&Task) -> bool| tasks.iter().any(|task| matches!(task, JobTask::Given(task) if is(task)));
+        if let Some(options) = self.examples {
+            let wrong = |text: String| Failure::new("bad_request", format!("`few_shot`: {text}"));
+            options.check(tasks.iter().map(JobTask::traits), self.grounded).map_err(wrong)?;
+            if any(|task| matches!(task, Task::Complete { .. } | Task::Chat { .. })) {
+                return bad(
+                    "a free prompt (`complete`) and a conversation (`chat`) take no examples of `few_shot`",
+                );
+            }
         }
-        false => Ok(()),
+        if self.long && any(|task| task.question().is_none()) {
+            return bad("`long` answers questions: the tasks `caption` and `complete` have none");
+        }
+        Ok(())
     }
 }
 

@@ -31,9 +31,9 @@ pub fn content_of(path: &Path) -> io::Result<Content> {
 impl VisualTokenCache {
     /// Returns the key of all inputs that visual tokens depend on.
     pub fn key(&self, content: &Content, spec: &AnalysisSpec) -> String {
-        let AnalysisSpec { sampling, window, max_frames, .. } = spec;
-        let all =
-            serde_json::json!([FORMAT_VERSION, self.revision, content.sha256, sampling, window, max_frames]);
+        let AnalysisSpec { sampling, max_frames, long, .. } = spec;
+        let (revision, content, window) = (&self.revision, &content.sha256, spec.window_length());
+        let all = serde_json::json!([FORMAT_VERSION, revision, content, sampling, window, max_frames, long]);
         sha256(all.to_string().as_bytes())
     }
 }

@@ -67,6 +67,7 @@ fn key_covers_all_inputs_of_visual_tokens_only() {
         cache("model").key(&content("b"), &AnalysisSpec::default()),
         cache("model").key(&content("a"), &AnalysisSpec { window: Some(1.0), ..AnalysisSpec::default() }),
         cache("model").key(&content("a"), &AnalysisSpec { max_frames: 9, ..AnalysisSpec::default() }),
+        cache("model").key(&content("a"), &AnalysisSpec { long: true, ..AnalysisSpec::default() }),
         cache("model").key(
             &content("a"),
             &AnalysisSpec { sampling: FrameSampling::fps(2.0), ..AnalysisSpec::default() },

@@ -211,7 +211,7 @@ pub fn manifest_items(
             return Err(bad(format!("custom_id {:?} is used on an earlier line too", line.custom_id)));
         }
         inputs.locate(&line.video).map_err(|e| bad(e.to_string()))?;
-        let own = line.tasks(job.examples()).and_then(|own| own.map(|own| job.tasks(&own)).transpose());
+        let own = line.tasks(job.demands()).and_then(|own| own.map(|own| job.tasks(&own)).transpose());
         let own = own.map_err(|e| bad(e.to_string()))?;
         let item = job.item(name, line.video);
         let spec = match own {

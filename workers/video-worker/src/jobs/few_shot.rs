@@ -66,7 +66,7 @@ impl VideoService {
         stop: &CancellationToken,
     ) -> Result<Arc<UsableExamples>, Stopped> {
         // An example is one medium, whatever the windows of the videos are.
-        let spec = AnalysisSpec { tasks: Vec::new(), window: None, ..item.spec.clone() };
+        let spec = AnalysisSpec { tasks: Vec::new(), window: None, long: false, ..item.spec.clone() };
         let key = json(&(&few_shot.support.version, &spec.sampling, spec.max_frames));
         let encode = self.encode_set(item, few_shot, &spec, stop);
         let encode = encode.instrument(info_span!("encode support set"));

@@ -40,6 +40,10 @@ impl Tokens {
         for answer in answers {
             self.prompt += answer.prompt_tokens as u64;
             self.completion += answer.completion_tokens as u64;
+            if let Some(answer) = &answer.from_captions {
+                self.prompt += answer.prompt_tokens as u64;
+                self.completion += answer.completion_tokens as u64;
+            }
         }
     }
 }

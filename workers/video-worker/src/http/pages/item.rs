@@ -147,6 +147,7 @@ fn one_window(answers: &[AnswerReport], tasks: &[Task]) -> Markup {
                         dt { span.sort { (kind) } @if let Some(words) = words { span.said { (words) } } }
                     }
                     dd { @if answer.text.is_empty() { span.muted { "(nothing)" } } @else { (answer.text) } }
+                    @if let Some(answer) = &answer.from_captions { dd { span.muted { "from captions: " } (answer.text) } }
                 }
             }
         }

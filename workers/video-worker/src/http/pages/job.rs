@@ -135,7 +135,7 @@ fn request(record: &JobRecord, job: Result<&JobMessage, &str>) -> Markup {
                     (layout::facts(&[
                         ("Videos", text(input(&job.input))),
                         ("Frames", text(sampling(&job.spec.sampling))),
-                        ("Windows", job.spec.window.and_then(|s| text(format!("of {s} s")))),
+                        ("Windows", job.spec.window_length().and_then(|s| text(format!("of {s} s")))),
                         ("Examples", job.few_shot.as_ref().and_then(|few_shot| text(examples(few_shot)))),
                         ("Model", job.model.as_ref().and_then(text)),
                         ("Not before", record.not_before.map(time)),
