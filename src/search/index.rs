@@ -1,9 +1,10 @@
 //! Index of videos: one vector per window, and its file.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize};
 use serde::{Deserialize, Serialize};
@@ -11,10 +12,13 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file::write_atomic;
 
 /// Greatest size of a file in bytes.
-const MAX_BYTES: u64 = 4 << 30;
+const MAX_BYTES: u64 = 8 << 30;
 const VECTORS: &str = "vectors";
 const ENTRIES: &str = "entries";
 const REVISION: &str = "revision";
+/// Part of every revision: an index of another layout is empty. Layout 2 has the entries beside the vectors, not in the header, which
+/// has room for less than a million of them.
+const LAYOUT: &str = "flamingo.index/2";
 
 /// Window of a video in an index.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -30,13 +34,21 @@ pub struct IndexEntry {
     pub end: f64,
 }
 
-/// Windows of videos with a vector each, all of one model and sampling.
+/// Windows of videos with a unit vector each, all of one model and sampling.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VideoIndex {
     /// Text that names everything that the vectors depend on besides the videos.
     revision: String,
-    entries: Vec<(IndexEntry, Vec<f32>)>,
+    entries: Vec<IndexEntry>,
+    /// Vectors of the entries (n, width).
+    vectors: Vec<f32>,
+    width: usize,
+    /// Version of each video by its name.
+    versions: HashMap<String, String>,
 }
+
+/// Window with its unit vector (width).
+pub type IndexedWindow = (IndexEntry, Vec<f32>);
 
 /// Reason why a file is no index.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +64,7 @@ pub enum IndexError {
 impl VideoIndex {
     /// Creates an empty index.
     pub fn new(revision: String) -> Self {
-        Self { revision, entries: Vec::new() }
+        Self { revision, entries: Vec::new(), vectors: Vec::new(), width: 0, versions: HashMap::new() }
     }
 
     /// Reads a file. An index of another revision is empty, because its vectors cannot be compared with those of this one.
@@ -68,24 +80,27 @@ impl VideoIndex {
         let bytes = fs::read(path)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| malformed(e.to_string()))?;
         let metadata = header.metadata().clone().unwrap_or_default();
-        let text = |key: &str| metadata.get(key).ok_or_else(|| malformed(format!("it has no `{key}`")));
-        if *text(REVISION)? != revision {
+        let found = metadata.get(REVISION).ok_or_else(|| malformed(format!("it has no `{REVISION}`")))?;
+        if *found != with_layout(&revision) {
             return Ok(Self::new(revision));
         }
-        let entries: Vec<IndexEntry> =
-            serde_json::from_str(text(ENTRIES)?).map_err(|e| malformed(e.to_string()))?;
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| malformed(e.to_string()))?;
-        let vectors = tensors.tensor(VECTORS).map_err(|e| malformed(e.to_string()))?;
-        let rows = match (vectors.dtype(), vectors.shape()) {
-            (Dtype::F32, &[n, width]) if n == entries.len() && width > 0 => vectors.data().chunks(4 * width),
+        let tensor = |name| tensors.tensor(name).map_err(|e| malformed(e.to_string()));
+        let entries: Vec<IndexEntry> =
+            serde_json::from_slice(tensor(ENTRIES)?.data()).map_err(|e| malformed(e.to_string()))?;
+        let view = tensor(VECTORS)?;
+        let width = match (view.dtype(), view.shape()) {
+            (Dtype::F32, &[n, width]) if n == entries.len() && width > 0 => width,
             (dtype, shape) => {
                 let entries = entries.len();
                 return Err(malformed(format!("{entries} entries have vectors of {dtype:?} {shape:?}")));
             }
         };
         let number = |bytes: &[u8]| f32::from_le_bytes(bytes.try_into().expect("four bytes"));
-        let vectors = rows.map(|row| row.chunks_exact(4).map(number).collect());
-        Ok(Self { revision, entries: entries.into_iter().zip(vectors).collect() })
+        let vectors = view.data().chunks_exact(4).map(number).collect();
+        let version = |entry: &IndexEntry| (entry.name.clone(), entry.version.clone());
+        let versions = entries.iter().map(version).collect();
+        Ok(Self { revision, entries, vectors, width, versions })
     }
 
     /// Writes the index to a file, whole or not at all.
@@ -93,17 +108,16 @@ impl VideoIndex {
     /// # Errors
     /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), IndexError> {
-        let (entries, vectors): (Vec<&IndexEntry>, Vec<&Vec<f32>>) =
-            self.entries.iter().map(|(entry, vector)| (entry, vector)).unzip();
         let malformed = |e: &dyn std::fmt::Display| IndexError::Malformed(e.to_string());
-        let names = serde_json::to_string(&entries).map_err(|e| malformed(&e))?;
-        let width = vectors.first().map_or(1, |vector| vector.len());
-        let data: Vec<u8> = vectors.into_iter().flatten().flat_map(|x| x.to_le_bytes()).collect();
-        let view =
-            TensorView::new(Dtype::F32, vec![entries.len(), width], &data).map_err(|e| malformed(&e))?;
-        let metadata = [(REVISION, self.revision.clone()), (ENTRIES, names)];
-        let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_string(), value)).into();
-        let bytes = serialize([(VECTORS, view)], Some(metadata)).map_err(|e| malformed(&e))?;
+        let entries = serde_json::to_vec(&self.entries).map_err(|e| malformed(&e))?;
+        let vectors: Vec<u8> = self.vectors.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let view = |dtype, shape, data| TensorView::new(dtype, shape, data).map_err(|e| malformed(&e));
+        let tensors = [
+            (ENTRIES, view(Dtype::U8, vec![entries.len()], &entries)?),
+            (VECTORS, view(Dtype::F32, vec![self.entries.len(), self.width.max(1)], &vectors)?),
+        ];
+        let metadata = HashMap::from([(REVISION.to_string(), with_layout(&self.revision))]);
+        let bytes = serialize(tensors, Some(metadata)).map_err(|e| malformed(&e))?;
         Ok(write_atomic(path, &bytes)?)
     }
 
@@ -119,25 +133,81 @@ impl VideoIndex {
 
     /// Tells whether the index has this version of a video.
     pub fn has(&self, name: &str, version: &str) -> bool {
-        self.entries.iter().any(|(entry, _)| entry.name == name && entry.version == version)
+        self.versions.get(name).is_some_and(|known| known == version)
     }
 
-    /// Replaces all windows of a video by `windows`, with unit vectors (width).
-    pub fn replace(&mut self, name: &str, windows: Vec<(IndexEntry, Vec<f32>)>) {
-        self.entries.retain(|(entry, _)| entry.name != name);
-        self.entries.extend(windows);
+    /// Adds windows of videos, and removes the earlier windows of these videos.
+    ///
+    /// # Errors
+    /// A vector has another width than the others.
+    pub fn add(&mut self, windows: Vec<IndexedWindow>) -> Result<(), IndexError> {
+        let Some((_, first)) = windows.first() else { return Ok(()) };
+        let width = if self.is_empty() { first.len() } else { self.width };
+        if let Some((entry, vector)) = windows.iter().find(|(_, vector)| vector.len() != width || width == 0)
+        {
+            let text = format!("a vector of {} has {} numbers, not {width}", entry.name, vector.len());
+            return Err(IndexError::Malformed(text));
+        }
+        self.width = width;
+        let names: HashSet<&str> = windows.iter().map(|(entry, _)| entry.name.as_str()).collect();
+        if names.iter().any(|name| self.versions.contains_key(*name)) {
+            self.remove(&names);
+        }
+        for (entry, vector) in windows {
+            self.versions.insert(entry.name.clone(), entry.version.clone());
+            self.entries.push(entry);
+            self.vectors.extend(vector);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, names: &HashSet<&str>) {
+        let kept = self.entries.iter().map(|entry| !names.contains(entry.name.as_str()));
+        let kept: Vec<bool> = kept.collect();
+        let rows = self.vectors.chunks_exact(self.width).zip(&kept);
+        self.vectors = rows.filter(|(_, kept)| **kept).flat_map(|(row, _)| row).copied().collect();
+        let mut kept = kept.into_iter();
+        self.entries.retain(|_| kept.next().unwrap_or(true));
+        self.versions.retain(|name, _| !names.contains(name.as_str()));
     }
 
     /// Returns up to `count` windows by their cosine to a unit vector (width), the most similar first; of equal ones, the first
     /// of the index. Every window is compared.
     pub fn nearest(&self, query: &[f32], count: usize) -> Vec<(f32, &IndexEntry)> {
-        let cosine = |vector: &[f32]| vector.iter().zip(query).map(|(x, y)| x * y).sum::<f32>();
-        let mut found: Vec<(f32, &IndexEntry)> =
-            self.entries.iter().map(|(entry, vector)| (cosine(vector), entry)).collect();
-        found.sort_by(|(a, _), (b, _)| b.total_cmp(a));
-        found.truncate(count);
-        found
+        let rows = self.vectors.par_chunks_exact(self.width.max(1)).with_min_len(ROWS_AT_ONCE);
+        let mut found: Vec<(f32, usize)> =
+            rows.map(|row| dot(row, query)).enumerate().map(|(i, cosine)| (cosine, i)).collect();
+        let order = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        if count < found.len() {
+            found.select_nth_unstable_by(count, order);
+            found.truncate(count);
+        }
+        found.sort_unstable_by(order);
+        found.into_iter().map(|(cosine, i)| (cosine, &self.entries[i])).collect()
     }
+}
+
+/// Vectors that a thread compares at least.
+const ROWS_AT_ONCE: usize = 1024;
+
+/// Returns the revision as a file names it.
+fn with_layout(revision: &str) -> String {
+    format!("{LAYOUT} {revision}")
+}
+
+/// Returns the product of two vectors, with as many partial sums as the compiler needs for vector instructions.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (blocks_a, rest_a) = a.as_chunks::<LANES>();
+    let (blocks_b, rest_b) = b.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for (a, b) in blocks_a.iter().zip(blocks_b) {
+        for (sum, (x, y)) in sums.iter_mut().zip(a.iter().zip(b)) {
+            *sum += x * y;
+        }
+    }
+    let rest: f32 = rest_a.iter().zip(rest_b).map(|(x, y)| x * y).sum();
+    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -150,8 +220,8 @@ mod tests {
 
     fn index() -> VideoIndex {
         let mut index = VideoIndex::new("model".into());
-        index.replace("a", vec![(entry("a", 0.0), vec![1.0, 0.0]), (entry("a", 1.0), vec![0.6, 0.8])]);
-        index.replace("b", vec![(entry("b", 0.0), vec![0.0, 1.0])]);
+        index.add(vec![(entry("a", 0.0), vec![1.0, 0.0]), (entry("a", 1.0), vec![0.6, 0.8])]).unwrap();
+        index.add(vec![(entry("b", 0.0), vec![0.0, 1.0])]).unwrap();
         index
     }
 
@@ -175,10 +245,28 @@ mod tests {
         assert_eq!(VideoIndex::read(&path, "model".into()).unwrap(), index);
         assert!(VideoIndex::read(&path, "another".into()).unwrap().is_empty());
         assert!(index.has("a", "1") && !index.has("a", "2") && !index.has("c", "1"));
-        index.replace("a", Vec::new());
-        assert_eq!(index.len(), 1);
+        let changed = IndexEntry { version: "2".into(), ..entry("a", 3.0) };
+        index.add(vec![(changed.clone(), vec![0.8, 0.6]), (entry("c", 0.0), vec![0.6, 0.8])]).unwrap();
+        assert!(index.has("a", "2") && !index.has("a", "1") && index.has("b", "1") && index.has("c", "1"));
+        let found: Vec<&IndexEntry> =
+            index.nearest(&[1.0, 0.0], 9).into_iter().map(|(_, entry)| entry).collect();
+        assert_eq!(found, [&changed, &entry("c", 0.0), &entry("b", 0.0)]);
         VideoIndex::new("model".into()).write(&path).unwrap();
         assert!(VideoIndex::read(&path, "model".into()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn equal_windows_keep_the_order_of_the_index() {
+        let mut index = VideoIndex::new("model".into());
+        // Wider than a block of partial sums, and more rows than a thread takes.
+        let vector = |n: usize| (0..19).map(|i| if i == n % 19 { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+        index.add((0..3000).map(|n| (entry("a", n as f64), vector(n))).collect()).unwrap();
+        let found = index.nearest(&vector(18), 200);
+        let starts: Vec<f64> = found.iter().map(|(_, entry)| entry.start).collect();
+        let equal = (0..3000).filter(|n| n % 19 == 18);
+        let others = (0..3000).filter(|n| n % 19 != 18);
+        assert_eq!(starts, equal.chain(others).take(200).map(f64::from).collect::<Vec<_>>());
+        assert!(index.add(vec![(entry("b", 0.0), vec![1.0])]).is_err(), "a vector of another width");
     }
 
     #[test]
@@ -195,7 +283,7 @@ mod tests {
             assert!(matches!(read(&good[..n]), Err(IndexError::Malformed(_))), "{n} bytes");
         }
         let text = String::from_utf8_lossy(&good).into_owned();
-        let fewer = text.replace("\\\"start\\\":1.0", "\\\"begin\\\":1.0");
+        let fewer = text.replace("\"start\":1.0", "\"begin\":1.0");
         assert_ne!(fewer, text);
         assert!(matches!(read(fewer.as_bytes()), Err(IndexError::Malformed(_))));
     }

@@ -126,7 +126,7 @@ impl Search {
             .map(|path| Ok((path, path.display().to_string(), version(path)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let new: Vec<_> = new.into_iter().filter(|(_, name, version)| !index.has(name, version)).collect();
-        let (bar, mut failed) = (progress(new.len()), 0);
+        let (bar, mut failed, mut added) = (progress(new.len()), 0, Vec::new());
         for (path, name, version) in &new {
             match encoder.windows(path) {
                 Ok(windows) => {
@@ -134,8 +134,7 @@ impl Search {
                         let (name, version) = (name.clone(), version.clone());
                         (IndexEntry { name, version, start, end }, vector)
                     };
-                    let windows = windows.into_iter().map(entry).collect();
-                    index.replace(name, windows);
+                    added.extend(windows.into_iter().map(entry));
                 }
                 Err(error) => {
                     failed += 1;
@@ -145,6 +144,7 @@ impl Search {
             bar.inc(1);
         }
         bar.finish_and_clear();
+        index.add(added)?;
         if let (Some(path), false) = (&self.index, new.is_empty()) {
             index.write(path).with_context(|| format!("{}: cannot write the index", path.display()))?;
         }
