@@ -93,7 +93,13 @@ fn evaluation_counts_right_answers_by_method_and_examples() {
         let common = ["eval", "few-shot", "--support", &support, "--queries", &queries, "--shots", "0,2,100"];
         few_shot(&[&common[..], more].concat())
     };
-    let report = eval(&[]).exits(0).report();
+    let plot = folder.path().join("accuracy.svg");
+    let report = eval(&["--plot", plot.to_str().unwrap()]).exits(0).report();
+    let svg = fs::read_to_string(&plot).unwrap();
+    assert!(
+        METHODS.iter().all(|method| svg.contains(method)) && svg.contains("4 queries, 2 labels"),
+        "{svg}"
+    );
     let rows = report["rows"].as_array().unwrap();
     let of = |row: &Value| (row["method"].as_str().unwrap().to_string(), row["examples"].as_u64().unwrap());
     let found: Vec<(String, u64)> = rows.iter().map(of).collect();

@@ -19,6 +19,7 @@ use inference::shot_options::ShotOptions;
 use inference::support::{EncodedSet, EncodedSupport};
 use serde_json::{Value, json};
 
+use super::plot::{self, Line, Point};
 use crate::analyze::analyzer;
 use crate::args::{ModelArgs, SamplingArgs, UsageError};
 use crate::few_shot::encode_examples;
@@ -59,6 +60,9 @@ pub struct EvalFewShot {
     /// Write the JSON object to this file too.
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     out: Option<PathBuf>,
+    /// Draw the accuracy by the number of examples, a line per method, and write it to this SVG file.
+    #[arg(long, value_name = "FILE.svg", value_parser = plot::parse_path, help_heading = "Output")]
+    plot: Option<PathBuf>,
 }
 
 /// Result of one method with one number of examples.
@@ -96,6 +100,15 @@ impl EvalFewShot {
         });
         if let Some(path) = &self.out {
             write_file(path, format!("{}\n", serde_json::to_string_pretty(&object)?).as_bytes())?;
+        }
+        if let Some(path) = &self.plot {
+            let title = format!(
+                "{}: {} queries, {} labels",
+                pipeline.info().name,
+                queries.len(),
+                labels.iter().count()
+            );
+            plot::write(path, &title, &lines(&rows))?;
         }
         if self.json {
             println!("{object}");
@@ -160,6 +173,20 @@ impl EvalFewShot {
         bar.finish_and_clear();
         Ok(rows)
     }
+}
+
+/// Returns a line per method, in the order of the rows.
+fn lines(rows: &[Row]) -> Vec<Line> {
+    let mut lines: Vec<Line> = Vec::new();
+    for row in rows {
+        let (low, high) = row.accuracy.interval();
+        let point = Point { examples: row.shots, share: row.accuracy.share(), low, high };
+        match lines.iter_mut().find(|line| line.name == row.method.name()) {
+            Some(line) => line.points.push(point),
+            None => lines.push(Line { name: row.method.name(), points: vec![point] }),
+        }
+    }
+    lines
 }
 
 /// Whether an answer is right, the examples that its prompt had, and its seconds.

@@ -4,6 +4,7 @@ use clap::Subcommand;
 
 mod dataset;
 mod few_shot;
+mod plot;
 #[cfg(feature = "train")]
 mod spriteworld;
 
