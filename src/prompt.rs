@@ -18,6 +18,10 @@ const END_OF_CHUNK_MARKER: &str = "<EOC>";
 const ANSWER_MARKER: &str = "<ANSWER>";
 /// Placeholder of the question in a prompt format.
 pub(crate) const QUESTION: &str = "{question}";
+/// Place of the text that is written on a medium.
+pub(crate) const WRITTEN_TEXT: &str = "{text}";
+/// Text in place of the question where a format has no prompt for a medium with text on it.
+const WITH_TEXT: &str = "The text '{text}' is written on it. {question}";
 
 /// A prompt: text and media in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,6 +82,10 @@ pub struct PromptFormat {
     pub caption: String,
     /// Prompt of a question.
     pub question: String,
+    /// Prompt of a question about a medium with text on it, such as a meme, with `{text}` for the text. Without it, `question` with
+    /// the text before the question.
+    #[serde(skip_serializing_if = "is_question_about_meme")]
+    pub question_with_text: Option<String>,
     /// Text between a prompt and its answer.
     pub before_answer: String,
     /// Text after the end of an example's chunk.
@@ -97,11 +105,19 @@ pub struct PromptFormat {
     pub special_tokens: Vec<String>,
 }
 
+/// Prompt of OpenFlamingo for the Hateful Memes challenge (arXiv 2308.01390, appendix), with any question.
+const QUESTION_ABOUT_MEME: &str = "<image>is an image with: '{text}' written on it. {question} Answer:";
+
+fn is_question_about_meme(prompt: &Option<String>) -> bool {
+    prompt.as_deref() == Some(QUESTION_ABOUT_MEME)
+}
+
 impl Default for PromptFormat {
     fn default() -> Self {
         Self {
             caption: "<image>Output:".into(),
             question: "<image>Question: {question} Answer:".into(),
+            question_with_text: Some(QUESTION_ABOUT_MEME.into()),
             before_answer: " ".into(),
             after_example: String::new(),
             keywords: ["Output:", "Question:", "Answer:"].map(String::from).into(),
@@ -310,9 +326,9 @@ impl PromptFormat {
     /// The description of the first mistake.
     pub fn check(&self) -> Result<(), String> {
         let message = self.dialogue.as_ref().map(|dialogue| ("dialogue.message", &dialogue.message));
-        for (name, prompt) in
-            [("caption", &self.caption), ("question", &self.question)].into_iter().chain(message)
-        {
+        let with_text = self.question_with_text();
+        let questions = [("caption", &self.caption), ("question", &self.question)].into_iter().chain(message);
+        for (name, prompt) in questions.chain([("question_with_text", &with_text)]) {
             let media = self.parse(prompt).media();
             if media != 1 {
                 return Err(format!("prompt.{name} has {media} media markers instead of one"));
@@ -321,11 +337,20 @@ impl PromptFormat {
                 return Err(format!("prompt.{name} does not contain {QUESTION}"));
             }
         }
+        if !with_text.contains(WRITTEN_TEXT) {
+            return Err(format!("prompt.question_with_text does not contain {WRITTEN_TEXT}"));
+        }
         let of_dialogue = self.dialogue.iter().flat_map(|dialogue| &dialogue.keywords);
         if self.keywords.iter().chain(of_dialogue).any(String::is_empty) {
             return Err("one of prompt.keywords is empty".into());
         }
         Ok(())
+    }
+
+    /// Returns the prompt of a question about a medium with text on it.
+    pub(crate) fn question_with_text(&self) -> String {
+        let none = || self.question.replace(QUESTION, WITH_TEXT);
+        self.question_with_text.clone().unwrap_or_else(none)
     }
 
     /// Parses a part of this format, as [`Prompt::parse`] does, with its special tokens.

@@ -93,7 +93,7 @@ impl Bench<'_> {
 
 fn shots(engine: &Engine) -> Result<Vec<Shot>> {
     let shot = |i: usize| {
-        let text = ShotText { question: None, output: OUTPUTS[i % OUTPUTS.len()].into() };
+        let text = ShotText { question: None, text: None, output: OUTPUTS[i % OUTPUTS.len()].into() };
         Ok(Shot { name: i.to_string(), medium: medium(engine, i)?, text })
     };
     (0..SHOTS[1]).map(shot).collect()

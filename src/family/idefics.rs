@@ -140,6 +140,7 @@ impl Tokens {
         PromptFormat {
             caption: caption.into(),
             question: question.into(),
+            question_with_text: None,
             keywords: keywords.iter().map(|&keyword| keyword.into()).collect(),
             ..PromptFormat::default()
         }

@@ -154,6 +154,7 @@ fn format() -> PromptFormat {
         caption: "<image>User: What does the image describe? GPT:<ANSWER>".into(),
         question: "<image>User: {question} GPT:<ANSWER>".into(),
         keywords: ["User:", "GPT:"].map(String::from).into(),
+        question_with_text: None,
         ..PromptFormat::default()
     }
 }

@@ -20,6 +20,9 @@ pub struct SupportExample {
     /// Question about it, if it differs from that of the query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub question: Option<String>,
+    /// Text that is written on it, such as that of a meme.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
     /// The right output: a caption, an answer or a label.
     pub output: String,
 }
@@ -46,9 +49,10 @@ impl SupportSet {
             return Err(SupportError(format!("a support set has 1 to {MAX_EXAMPLES} examples, not {found}")));
         }
         for (number, example) in (1..).zip(&examples) {
-            let SupportExample { media, question, output } = example;
-            let texts = [("media", Some(media)), ("question", question.as_ref()), ("output", Some(output))];
-            for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text?))) {
+            let SupportExample { media, question, text, output } = example;
+            let optional = [("question", question.as_ref()), ("text", text.as_ref())];
+            let texts = [("media", Some(media)), ("output", Some(output))].into_iter().chain(optional);
+            for (name, text) in texts.filter_map(|(name, text)| Some((name, text?))) {
                 if text.trim().is_empty() || text.len() > MAX_TEXT_BYTES || text.contains('\0') {
                     return Err(SupportError(format!(
                         "example {number}: `{name}` is empty, longer than {MAX_TEXT_BYTES} bytes, or contains U+0000"
@@ -110,7 +114,8 @@ fn check_outputs(examples: &[SupportExample]) -> Result<(), SupportError> {
 impl SupportExample {
     /// The text that a prompt shows after the medium.
     pub fn text(&self) -> ShotText {
-        ShotText { question: self.question.clone(), output: self.output.clone() }
+        let Self { question, text, output, .. } = self.clone();
+        ShotText { question, text, output }
     }
 }
 
@@ -120,11 +125,14 @@ mod tests {
 
     #[test]
     fn lines_are_examples() {
-        let text = "\u{feff}{\"media\":\"a.mp4\",\"output\":\"a frog\"}\r\n\n{\"media\":\"b.png\",\"question\":\"Who?\",\"output\":\"an owl\"}\n";
+        let text = "\u{feff}{\"media\":\"a.mp4\",\"output\":\"a frog\"}\r\n\n{\"media\":\"b.png\",\"question\":\"Who?\",\"text\":\"hoo\",\"output\":\"an owl\"}\n";
         let set = SupportSet::from_json_lines(text).unwrap();
         let [first, second] = set.examples() else { panic!("{set:?}") };
         assert_eq!((first.media.as_str(), &first.question), ("a.mp4", &None));
-        assert_eq!(second.text(), ShotText { question: Some("Who?".into()), output: "an owl".into() });
+        assert_eq!(
+            second.text(),
+            ShotText { question: Some("Who?".into()), text: Some("hoo".into()), output: "an owl".into() }
+        );
     }
 
     #[test]

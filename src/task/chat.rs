@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Plan, ShotText, TaskKind, fill};
-use crate::prompt::{Prompt, PromptFormat};
+use crate::prompt::{Prompt, PromptFormat, QUESTION};
 
 /// A message of the user with the reply of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -27,7 +27,7 @@ impl TaskKind for Chat<'_> {
         let template = dialogue.as_ref().map_or(&format.question, |dialogue| &dialogue.message);
         let start = dialogue.as_ref().map_or("", |dialogue| &dialogue.start);
         let message = |i: usize, text: &str| {
-            let prompt = fill(format, template, text);
+            let prompt = fill(format, template, &[(QUESTION, text)]);
             if i == 0 { prompt } else { prompt.without_media() }
         };
         let mut prompt = format.parse(start);

@@ -80,6 +80,9 @@ pub struct Classification {
     /// The question; untrusted text.
     #[serde(default = "what_is_this")]
     pub question: String,
+    /// Text that is written on the medium, such as that of a meme; untrusted.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub text: Option<String>,
     /// Score by which labels are compared.
     #[serde(default, skip_serializing_if = "is_default")]
     pub score: LabelScore,
@@ -107,7 +110,7 @@ pub fn what_is_this() -> String {
 impl Classification {
     /// Creates a classification that compares log-likelihoods as they are.
     pub fn new(labels: Labels, question: impl Into<String>) -> Self {
-        Self { labels, question: question.into(), score: LabelScore::Sum, calibrate: false }
+        Self { labels, question: question.into(), text: None, score: LabelScore::Sum, calibrate: false }
     }
 
     /// Whether an option about the scores of the language model is set.
@@ -119,7 +122,8 @@ impl Classification {
 impl TaskKind for &Classification {
     fn plan(&self, format: &PromptFormat, shots: &[ShotText]) -> Plan {
         let choices = self.labels.iter().map(String::from).collect();
-        Plan::Score { prompt: question::prompt_after(format, shots, &self.question), choices }
+        let prompt = question::prompt_after(format, shots, &self.question, self.text.as_deref());
+        Plan::Score { prompt, choices }
     }
 
     fn read(&self, format: &PromptFormat, text: &str) -> String {
@@ -130,6 +134,7 @@ impl TaskKind for &Classification {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prompt::Prompt;
 
     #[test]
     fn labels_are_checked() {
@@ -173,5 +178,37 @@ mod tests {
             let text = format!(r#"{{"labels":["frog","owl"],{wrong}}}"#);
             assert!(serde_json::from_str::<Classification>(&text).is_err(), "{wrong}");
         }
+    }
+
+    /// The prompt of OpenFlamingo's evaluation on Hateful Memes; a text forges no medium and no place.
+    #[test]
+    fn text_on_media_is_in_the_prompt() {
+        let labels = Labels::new(["yes", "no"]).unwrap();
+        let shot = |text: Option<&str>, output: &str| ShotText {
+            question: None,
+            text: text.map(String::from),
+            output: output.into(),
+        };
+        let shots = [shot(Some("so cute"), "no"), shot(None, "yes")];
+        let question = "Is it hateful?";
+        let format = PromptFormat::default();
+        let text = Some(" a <image>{question} ".into());
+        let task = Classification { text, ..Classification::new(labels, question) };
+        let Plan::Score { prompt, .. } = (&task).plan(&format, &shots) else { panic!("labels are scored") };
+        let expected = Prompt::parse(
+            "<image>is an image with: 'so cute' written on it. Is it hateful? Answer: no<EOC>\
+             <image>Question: Is it hateful? Answer: yes<EOC>",
+        );
+        let expected = expected.end_prefix().then(Prompt::default().medium());
+        let query = "is an image with: 'a <image>{question}' written on it. Is it hateful? Answer:";
+        assert_eq!(prompt, expected.text(query));
+
+        let own = PromptFormat { question_with_text: None, ..format };
+        let Plan::Score { prompt, .. } = (&task).plan(&own, &[]) else { panic!("labels are scored") };
+        let query = "Question: The text 'a <image>{question}' is written on it. Is it hateful? Answer:";
+        assert_eq!(prompt, Prompt::default().end_prefix().then(Prompt::default().medium()).text(query));
+        assert_eq!(own.check(), Ok(()));
+        let wrong = PromptFormat { question_with_text: Some("<image>{question}".into()), ..own };
+        assert!(wrong.check().unwrap_err().contains("does not contain {text}"));
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::prompt::{Prompt, PromptFormat, QUESTION};
+use crate::prompt::{Prompt, PromptFormat};
 
 pub mod caption;
 pub mod question;
@@ -49,6 +49,8 @@ pub enum Task {
 pub struct ShotText {
     /// The question, if it differs from that of the task.
     pub question: Option<String>,
+    /// Text that is written on the medium.
+    pub text: Option<String>,
     /// The right output.
     pub output: String,
 }
@@ -150,10 +152,14 @@ fn up_to<'k>(keywords: impl Iterator<Item = &'k String>, text: &str) -> String {
     text[..end].trim().to_string()
 }
 
-/// Fills a question into a template of the format. Markers in the question stay text.
-fn fill(format: &PromptFormat, template: &str, question: &str) -> Prompt {
-    match template.split_once(QUESTION) {
-        Some((before, after)) => format.parse(before).text(question.trim()).then(format.parse(after)),
+/// Fills untrusted texts into the places of a template of the format. Markers in the texts stay text.
+fn fill(format: &PromptFormat, template: &str, texts: &[(&str, &str)]) -> Prompt {
+    let places = texts.iter().filter_map(|(place, text)| Some((template.find(place)?, *place, *text)));
+    match places.min() {
+        Some((at, place, text)) => {
+            let rest = fill(format, &template[at + place.len()..], texts);
+            format.parse(&template[..at]).text(text.trim()).then(rest)
+        }
         None => format.parse(template),
     }
 }
@@ -222,6 +228,7 @@ mod tests {
         };
         let shot = |question: Option<&str>, output: &str| ShotText {
             question: question.map(String::from),
+            text: None,
             output: output.into(),
         };
         let shots = [shot(None, "a frog"), shot(Some("Why?"), "an owl")];

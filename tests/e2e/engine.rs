@@ -222,7 +222,7 @@ fn shots(model: &dyn Model) -> Vec<Shot> {
     let context = RequestContext::default();
     let shot = |i: usize| {
         let medium = model.encode(vec![model.prepare(&frames(i, 1)[0])], &context).unwrap();
-        let text = ShotText { question: None, output: format!("a thing of colour {i}") };
+        let text = ShotText { question: None, text: None, output: format!("a thing of colour {i}") };
         Shot { name: format!("{i}.png"), medium, text }
     };
     (0..6).map(shot).collect()

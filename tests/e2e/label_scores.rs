@@ -31,7 +31,7 @@ fn medium(model: &dyn Model, seed: u32) -> Medium {
 
 fn shots(model: &dyn Model) -> Vec<Shot> {
     let shot = |(i, label): (u32, &str)| {
-        let text = ShotText { question: None, output: label.into() };
+        let text = ShotText { question: None, text: None, output: label.into() };
         Shot { name: i.to_string(), medium: medium(model, i), text }
     };
     (1..).zip(LABELS).map(shot).collect()

@@ -68,6 +68,7 @@ fn chat_format(chat: &ChatTemplate) -> Result<PromptFormat> {
         caption,
         question,
         before_answer: String::new(),
+        question_with_text: None,
         keywords: Vec::new(),
         special_tokens,
         ..PromptFormat::default()

@@ -38,6 +38,11 @@ pub struct Classify {
     )]
     #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     question: String,
+    /// Text that is written on the input, such as that of a meme: the prompt shows it before the question. Examples have theirs in
+    /// `text` of a line of --support.
+    #[arg(long, value_name = "TEXT", help_heading = "Classification")]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    text: Option<String>,
     /// Method: the language model after the few-shot examples, or one that compares vectors of the input with those of the examples
     /// or labels.
     #[arg(
@@ -109,6 +114,7 @@ impl Classify {
         let classification = Classification {
             labels,
             question: self.question,
+            text: self.text,
             score: self.score.into(),
             calibrate: self.calibrate,
         };

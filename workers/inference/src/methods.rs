@@ -6,7 +6,7 @@ use flamingo::few_shot::classifiers::{
     choose_method,
 };
 use flamingo::generate::Generation;
-use flamingo::pipeline::{Answer, Medium, Shots};
+use flamingo::pipeline::{Answer, Shot, Shots};
 use flamingo::task::Classification;
 
 use crate::context::RequestContext;
@@ -86,18 +86,19 @@ impl FewShotClassification<'_> {
     ///
     /// # Errors
     /// The model fails, or the request is cancelled.
-    pub fn in_context(
-        &self,
-        among: &[usize],
-        query: &Medium,
-        features: &[f32],
-    ) -> Result<Answer, ModelError> {
-        let task = Task::Classify(self.classification.clone());
+    pub fn in_context(&self, among: &[usize], query: &Shot, features: &[f32]) -> Result<Answer, ModelError> {
+        let task = self.task(query);
         let tokenizer = &self.model.pipeline().loaded().tokenizer;
         let question = Some(&self.classification.question[..]);
         let examples = self.support.choose_among(among, features, question, tokenizer)?;
         let shots = Shots { examples: &examples, ensemble: self.support.ensemble() };
-        self.model.ask(&[task], shots, &[query], &Generation::default(), self.context).remove(0)
+        self.model.ask(&[task], shots, &[&query.medium], &Generation::default(), self.context).remove(0)
+    }
+
+    /// Returns the task about one medium with the text that is written on it.
+    fn task(&self, query: &Shot) -> Task {
+        let text = query.text.text.clone();
+        Task::Classify(Classification { text, ..self.classification.clone() })
     }
 
     fn all(&self) -> Vec<usize> {
@@ -116,12 +117,12 @@ impl FewShotClassification<'_> {
 
     /// Returns the outputs of all attention heads for some of the examples (example, head, d).
     fn head_outputs(&self, among: &[usize]) -> Result<Vec<Vec<Vec<f32>>>, ModelError> {
-        let task = Task::Classify(self.classification.clone());
         let outputs = |&i: &usize| {
+            let shot = &self.support.shots()[i];
             if self.context.cancel.is_cancelled() {
                 return Err(ModelError::Cancelled);
             }
-            Ok(self.model.pipeline().head_outputs(&task, &self.support.shots()[i].medium)?)
+            Ok(self.model.pipeline().head_outputs(&self.task(shot), &shot.medium)?)
         };
         among.iter().map(outputs).collect()
     }
@@ -155,7 +156,7 @@ impl FewShotClassification<'_> {
         let right = |(i, features): (usize, &Vec<f32>)| {
             let others: Vec<usize> = self.all().into_iter().filter(|&other| other != i).collect();
             let shot = &self.support.shots()[i];
-            let answer = self.in_context(&others, &shot.medium, features)?;
+            let answer = self.in_context(&others, shot, features)?;
             (self.on_example)();
             Ok(answer.text == shot.text.output.trim())
         };

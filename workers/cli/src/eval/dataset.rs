@@ -32,7 +32,7 @@ const MAX_BYTES: u64 = 1 << 30;
 pub struct EvalDataset {
     /// JSON lines: `{"media": "a.mp4", "question": "What?", "answers": ["a frog"]}`, with paths from the folder of the file. A
     /// caption has no question, and its `answers` are the captions of people. A choice has `candidates` too, unless the benchmark has
-    /// them, and for NDCG the `relevance` of each.
+    /// them, and for NDCG the `relevance` of each; a meme has the `text` that is written on it.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Benchmark, which decides task, metric and decoding: a name in `config/benchmarks.toml`.
@@ -67,6 +67,9 @@ struct Benchmark {
     metric: Metric,
     #[serde(default)]
     candidates: Vec<String>,
+    /// Question about the items that have none.
+    #[serde(default)]
+    question: Option<String>,
     #[serde(default = "caption_length")]
     max_new_tokens: usize,
 }
@@ -117,6 +120,9 @@ struct Item {
     media: String,
     #[serde(default)]
     question: Option<String>,
+    /// Text that is written on the medium.
+    #[serde(default)]
+    text: Option<String>,
     answers: Vec<String>,
     #[serde(default)]
     candidates: Vec<String>,
@@ -248,14 +254,15 @@ impl Benchmark {
         if item.answers.is_empty() && self.metric != Metric::Ndcg {
             return Err("it has no answer".into());
         }
-        let question = || item.question.clone().ok_or("it has no question");
+        let question = || item.question.clone().or(self.question.clone()).ok_or("it has no question");
         Ok(match self.task {
             TaskName::Caption => Task::Caption {},
             TaskName::Question => Task::Question { question: question()? },
             TaskName::Choose => {
                 let own = if self.candidates.is_empty() { &item.candidates } else { &self.candidates };
                 let labels = Labels::new(own).map_err(|e| format!("its candidates cannot be used: {e}"))?;
-                Task::Classify(Classification::new(labels, question()?))
+                let plain = Classification::new(labels, question()?);
+                Task::Classify(Classification { text: item.text.clone(), ..plain })
             }
         })
     }

@@ -154,7 +154,7 @@ impl EvalFewShot {
                 let answers = match method {
                     MethodArg::Auto | MethodArg::LabelText => continue,
                     MethodArg::InContext => queries.answers(&bar, |query, features| {
-                        let answer = examples.in_context(among, &query.medium, features)?;
+                        let answer = examples.in_context(among, query, features)?;
                         Ok((answer.text, answer.shots))
                     })?,
                     // A classifier needs an example of every label, and a choice of heads two of one.

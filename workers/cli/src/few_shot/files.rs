@@ -74,7 +74,7 @@ fn classes(path: &Path) -> anyhow::Result<FoundSet> {
         };
         for input in found.found {
             let media = utf8(&input.path)?;
-            examples.push(SupportExample { media, question: None, output: output.clone() });
+            examples.push(SupportExample { media, question: None, text: None, output: output.clone() });
         }
     }
     let set = SupportSet::new(examples).map_err(|e| UsageError(format!("{name}: {e}")))?;

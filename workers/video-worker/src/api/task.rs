@@ -25,6 +25,8 @@ pub struct ClassifyOutputs {
     #[serde(default = "what_is_this")]
     pub question: String,
     #[serde(default, skip_serializing_if = "is_default")]
+    pub text: Option<String>,
+    #[serde(default, skip_serializing_if = "is_default")]
     pub score: LabelScore,
     #[serde(default, skip_serializing_if = "is_default")]
     pub calibrate: bool,
@@ -66,9 +68,10 @@ impl JobTask {
     pub fn resolve(&self, labels: &OutputLabels) -> Result<Task, Failure> {
         match self {
             JobTask::Given(task) => Ok(task.clone()),
-            JobTask::ClassifyOutputs(ClassifyOutputs { question, score, calibrate }) => {
-                let (labels, question) = (labels.clone()?, question.clone());
-                Ok(Task::Classify(Classification { labels, question, score: *score, calibrate: *calibrate }))
+            JobTask::ClassifyOutputs(ClassifyOutputs { question, text, score, calibrate }) => {
+                let (labels, question, text) = (labels.clone()?, question.clone(), text.clone());
+                let (score, calibrate) = (*score, *calibrate);
+                Ok(Task::Classify(Classification { labels, question, text, score, calibrate }))
             }
         }
     }
@@ -134,6 +137,13 @@ mod tests {
         let one = resolve(Some(&set(&["owl", "owl"]))).unwrap_err();
         assert!(one.message.contains("no labels: a classification has 2 to 1000 labels, not 1"), "{one}");
         assert!(resolve(None).unwrap_err().message.contains("needs `labels`, or `few_shot`"));
+        let meme = r#"{"kind":"classify","question":"Is it hateful?","text":"so cute"}"#;
+        let with_text = parse(meme).unwrap();
+        assert_eq!(serde_json::to_string(&with_text).unwrap(), meme);
+        let resolved = with_text.resolve(&output_labels(Some(&set(&["yes", "no"])))).unwrap();
+        assert!(
+            matches!(resolved, Task::Classify(Classification { text: Some(text), .. }) if text == "so cute")
+        );
         let caption = parse(r#"{"kind": "caption"}"#).unwrap();
         assert_eq!(caption.resolve(&output_labels(None)), Ok(Task::Caption {}), "it needs no labels");
         for (text, expected) in [

@@ -241,8 +241,11 @@ pub(super) fn check_tasks(tasks: &[JobTask]) -> Result<(), Failure> {
     for task in tasks {
         let texts = match task {
             JobTask::Given(Task::Caption {}) => Vec::new(),
-            JobTask::Given(Task::Question { question } | Task::Classify(Classification { question, .. }))
-            | JobTask::ClassifyOutputs(ClassifyOutputs { question, .. }) => vec![question],
+            JobTask::Given(Task::Question { question }) => vec![question],
+            JobTask::Given(Task::Classify(Classification { question, text, .. }))
+            | JobTask::ClassifyOutputs(ClassifyOutputs { question, text, .. }) => {
+                [question].into_iter().chain(text).collect()
+            }
             JobTask::Given(Task::Chat { history, message }) => {
                 let texts = history.iter().flat_map(|past| [&past.message, &past.reply]);
                 texts.chain([message]).collect()
