@@ -18,7 +18,9 @@ features = $(if $(filter off,$(AVX512)),--no-default-features --features flaming
 demo: packages model
 	scripts/demo.sh
 
-# The end-to-end tests run the program, which `cargo test` does not build.
+# Most end-to-end tests wait for programs and servers most of the time.
+test: export RUST_TEST_THREADS = 4
+# They run the program, which `cargo test` does not build.
 test: lint model training servers
 	cargo build --locked --release --workspace $(features)
 	rm -rf target/e2e/service

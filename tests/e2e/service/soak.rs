@@ -39,10 +39,11 @@ fn no_item_is_lost_or_reported_twice() {
     let clips = [("a.mp4", "short"), ("b.mp4", "one_frame"), ("c.mkv", "three_streams")];
     world.upload_clips(&clips);
     let lines: Vec<_> = (0..jobs).map(|n| world.job(&format!("job-{n:03}"), json!({}))).collect();
-    world.submit(&lines).exits(0);
 
     let rng = &mut StdRng::seed_from_u64(7);
     let mut workers: Vec<WorkerProcess> = (0..3).map(|n| world.worker(&format!("w{n}"))).collect();
+    // After the workers have started: otherwise they could finish all jobs before the first kill.
+    world.submit(&lines).exits(0);
     let (mut kills, mut cuts, mut restarted, mut born) = (0, 0, 0, workers.len());
     let mut fenced = 0;
     let start = Instant::now();
