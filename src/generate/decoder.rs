@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use super::reservation::{KvReservation, check_length, describe};
 use super::scores::{RowId, Scores, log_probabilities, target_scores};
 use crate::error::{Error, Result};
+use crate::kernels::attention::Kv;
 use crate::language::KvPool;
 use crate::language::kv_cache::BLOCK;
 use crate::model::{BatchedMediaKv, Flamingo, MediaKv, RowInput, RowState};
@@ -151,6 +152,33 @@ impl<'m> Decoder<'m> {
         Ok(PrefixId(self.insert_new(Row { reserved_blocks, ..row })))
     }
 
+    /// Admits a prefix whose keys and values [`prefix_kv`](Self::prefix_kv) has returned.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit); or the keys and values have other shapes.
+    pub fn admit_computed_prefix(
+        &mut self,
+        ids: &[u32],
+        media: Vec<Arc<MediaKv>>,
+        layers: &[Kv],
+    ) -> Result<PrefixId> {
+        check_length(self.model, ids.len(), 0)?;
+        self.model.check_markers(ids, media.len())?;
+        let reserved_blocks = self.reserve(&KvReservation { prompt: ids.len(), new_tokens: 0, rows: 1 })?;
+        let state = self.model.computed_row(ids, media, layers, &self.pool)?;
+        let row = Row::new(Role::Prefix { released: false }, state, Vec::new());
+        Ok(PrefixId(self.insert_new(Row { reserved_blocks, ..row })))
+    }
+
+    /// Copies the keys and values of a prefix: (h_kv, n, d) each, per layer. `None`: they are not complete.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn prefix_kv(&self, prefix: PrefixId) -> Result<Option<Vec<Kv>>> {
+        let row = &self.rows[&prefix.0];
+        if row.pending.is_empty() { Ok(Some(row.state.cache.read()?)) } else { Ok(None) }
+    }
+
     /// Admits a new row as [`admit`](Self::admit) does, whose prompt is a prefix and `ids`, and whose media are those of the
     /// prefix and `media`. Its prefill begins when the prefix is complete.
     ///
@@ -253,7 +281,12 @@ impl<'m> Decoder<'m> {
             end += read;
             let row = self.row_mut(id);
             row.pending.drain(..read);
-            row.split = row.split.saturating_sub(read);
+            if row.split > 0 {
+                row.split = row.split.saturating_sub(read);
+                if row.split == 0 {
+                    row.state.cache.end_prefix();
+                }
+            }
             if !row.targets.is_empty() {
                 scored.push((id, start..end, row.targets.drain(..read).collect()));
             } else if row.pending.is_empty() && matches!(row.role, Role::Sequence) {
@@ -284,6 +317,7 @@ impl<'m> Decoder<'m> {
             let prefix = row.prefix.and_then(|prefix| complete.get(&prefix.0));
             if let (Role::AfterPrefix(media), Some(prefix)) = (&mut row.role, prefix) {
                 row.state = prefix.clone();
+                row.state.cache.end_prefix();
                 row.state.add_media(std::mem::take(media));
                 row.role = Role::Sequence;
             }

@@ -6,14 +6,17 @@ use super::linear::blas_compatible;
 use super::norm::softmax;
 use crate::error::Result;
 
+mod cpu;
+
 /// Keys and values of one piece: (h_kv, l, d) each.
 pub type Kv = (Tensor, Tensor);
 
 /// Computes the attention of `q` (h, n, d) to the pieces in order: -> (h, n, d).
 ///
-/// `h` is a multiple of `h_kv` (grouped queries: head i reads key head i / (h / h_kv)). `mask` (n, l) is
-/// added to the scores; l is the length of all pieces together. Only the scores are concatenated, never the
-/// pieces, so a prefix that sequences share is not copied.
+/// `h` is a multiple of `h_kv` (grouped queries: head i reads key head i / (h / h_kv)). `mask` (n, m) or
+/// (h, n, m), with 1 in place of n or h for all rows or heads, is added to the scores of the last m keys: those
+/// of the last piece, or of all pieces. The pieces are never concatenated, so a prefix that sequences share is
+/// not copied.
 ///
 /// # Errors
 /// The tensor library refused an operation.
@@ -24,7 +27,7 @@ pub fn attention(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Tensor>) -
     {
         return flash::attention(q, piece, scale, false);
     }
-    generic(q, pieces, scale, mask)
+    unfused(q, pieces, scale, mask)
 }
 
 /// Computes causal attention: the queries are the last `n` of the `l` positions, and each attends to
@@ -42,6 +45,14 @@ pub fn causal_attention(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Ten
     {
         return flash::attention(q, piece, scale, true);
     }
+    unfused(q, pieces, scale, mask)
+}
+
+/// Attention with a mask that is a tensor.
+fn unfused(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Tensor>) -> Result<Tensor> {
+    if cpu::supports(q, pieces) {
+        return cpu::attention(q, pieces, scale, mask);
+    }
     generic(q, pieces, scale, mask)
 }
 
@@ -51,16 +62,21 @@ fn generic(q: &Tensor, pieces: &[Kv], scale: f64, mask: Option<&Tensor>) -> Resu
     let h_kv = pieces[0].0.dim(0)?;
     let group = h / h_kv;
     let q = (q.contiguous()?.reshape((h_kv, group * n, d))? * scale)?;
-    let scores = pieces
+    let mut scores = pieces
         .iter()
         .map(|(k, _)| q.matmul(&k.transpose(D::Minus2, D::Minus1)?))
         .collect::<candle_core::Result<Vec<_>>>()?;
-    let mut scores = if let [only] = &scores[..] { only.clone() } else { Tensor::cat(&scores, D::Minus1)? };
     if let Some(mask) = mask {
-        let l = mask.dim(D::Minus1)?;
-        let by_head = scores.reshape((h_kv * group, n, l))?; // (h, n, l)
-        scores = by_head.broadcast_add(mask)?.reshape((h_kv, group * n, l))?;
+        let m = mask.dim(D::Minus1)?;
+        if scores.last().is_some_and(|last| last.dims()[2] != m) {
+            scores = vec![Tensor::cat(&scores, D::Minus1)?];
+        }
+        if let Some(last) = scores.last_mut() {
+            let by_head = last.reshape((h_kv * group, n, m))?; // (h, n, m)
+            *last = by_head.broadcast_add(mask)?.reshape((h_kv, group * n, m))?;
+        }
     }
+    let scores = if let [only] = &scores[..] { only.clone() } else { Tensor::cat(&scores, D::Minus1)? };
     let probabilities = softmax(&scores)?;
     let mut out: Option<Tensor> = None;
     let mut start = 0;
@@ -207,6 +223,43 @@ mod tests {
                 error < allowed,
                 "{h} over {h_kv} heads, {n} queries, {pieces:?} keys, {dtype:?}: {error}"
             );
+        }
+    }
+
+    /// A mask of the last piece only, the same for all heads or one for each, in the kernels for f32 and for other types.
+    #[test]
+    fn mask_covers_the_last_piece() {
+        let (n, first, last) = (5, 7, 9);
+        let (q, k, v) = (random("q", &[6, n, 8]), random("k", &[2, 16, 8]), random("v", &[2, 16, 8]));
+        for (heads, rows) in [(1, n), (1, 1), (6, n)] {
+            let hidden = |head: usize, i: usize, j: usize| (head + i % rows + j) % 3 == 0;
+            let at = (0..heads * rows * last).map(|at| (at / last / rows, at / last % rows, at % last));
+            let mask = at.map(|(head, i, j)| if hidden(head, i, j) { f32::NEG_INFINITY } else { 0.0 });
+            let mask = Tensor::from_vec(mask.collect::<Vec<_>>(), (heads, rows, last), q.device()).unwrap();
+            let mask = if heads == 1 { mask.squeeze(0).unwrap() } else { mask };
+            let wanted = |head: usize| {
+                let of_head = |x: &Tensor, i: usize| x.narrow(0, i, 1).unwrap();
+                let hidden = |i: usize, j: usize| j >= first && hidden(head % heads, i, j - first);
+                reference_attention(
+                    &of_head(&q, head),
+                    &of_head(&k, head / 3),
+                    &of_head(&v, head / 3),
+                    0.35,
+                    hidden,
+                )
+            };
+            let wanted = Tensor::cat(&(0..6).map(wanted).collect::<Vec<_>>(), 0).unwrap();
+            for (dtype, allowed) in [(DType::F32, 1e-5), (DType::F16, 5e-3)] {
+                let typed = |x: &Tensor| x.to_dtype(dtype).unwrap();
+                let part = |start, len| {
+                    (typed(&k).narrow(1, start, len).unwrap(), typed(&v).narrow(1, start, len).unwrap())
+                };
+                let pieces = [part(0, first), part(first, last)];
+                let got = attention(&typed(&q), &pieces, 0.35, Some(&typed(&mask))).unwrap();
+                let error = (got.to_dtype(DType::F32).unwrap() - &wanted).unwrap().abs().unwrap();
+                let error = error.max_all().unwrap().to_scalar::<f32>().unwrap();
+                assert!(error < allowed, "{heads} masks of {rows} rows, {dtype:?}: {error}");
+            }
         }
     }
 

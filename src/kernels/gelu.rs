@@ -108,12 +108,15 @@ const FRAC_1_SQRT_TAU: f32 = 0.398_942_3;
 
 /// e^x for x <= 0, computed as 2^n * e^r with r in +-ln(2) / 2 and e^r by its series.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     /// Adding this constant rounds to an integer, which is then in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
+    /// ln(2) in two parts: multiples of the first are exact (Cody and Waite).
+    const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     let x = x.max(-87.0);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let r = x - (rounded - ROUND) * std::f32::consts::LN_2;
+    let n = rounded - ROUND;
+    let r = (x - n * LN_2[0]) - n * LN_2[1];
     let mut p = 1.0 / 720.0;
     for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = p * r + c;

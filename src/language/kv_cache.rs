@@ -153,6 +153,8 @@ impl fmt::Debug for Block {
 pub struct KvCache {
     storage: Storage,
     len: usize,
+    /// Number of first tokens that form the prefix, in full blocks.
+    prefix: usize,
 }
 
 #[derive(Debug, Clone)]
@@ -168,12 +170,12 @@ enum Storage {
 impl KvCache {
     /// Creates the cache of a row without tokens.
     pub fn new(pool: &KvPool) -> Self {
-        Self { storage: Storage::Blocks { pool: pool.clone(), blocks: Vec::new() }, len: 0 }
+        Self { storage: Storage::Blocks { pool: pool.clone(), blocks: Vec::new() }, len: 0, prefix: 0 }
     }
 
     /// Creates a cache that stores nothing: for one differentiable pass over a whole sequence.
     pub fn off() -> Self {
-        Self { storage: Storage::Off, len: 0 }
+        Self { storage: Storage::Off, len: 0, prefix: 0 }
     }
 
     /// Returns the number of cached tokens.
@@ -184,6 +186,52 @@ impl KvCache {
     /// Tells whether no token is cached.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Copies the keys and values of all cached tokens: (h_kv, n, d) each, per layer.
+    ///
+    /// # Errors
+    /// The device refuses an operation.
+    pub fn read(&self) -> Result<Vec<Kv>> {
+        let Storage::Blocks { pool, .. } = &self.storage else { return Ok(Vec::new()) };
+        let slots = Tensor::new(self.slots(0..self.len).collect::<Vec<_>>(), &pool.0.shape.device)?;
+        let read = |x: &Tensor| x.index_select(&slots, 1);
+        pool.0.layers.iter().map(|(keys, values)| Ok((read(keys)?, read(values)?))).collect()
+    }
+
+    /// Appends tokens with the keys and values (h_kv, n, d) of each layer.
+    ///
+    /// # Errors
+    /// No block is free, the shapes are not those of the pool, or the device refuses an operation.
+    pub fn write(&mut self, layers: &[Kv]) -> Result<()> {
+        let Some(pool) = self.pool().cloned() else { return Ok(()) };
+        let n = layers.first().map_or(Ok(0), |(keys, _)| keys.dim(1))?;
+        let mut copies = Vec::new();
+        self.reserve(n, &mut copies)?;
+        pool.copy(&copies)?;
+        let index = pool.scatter_index(&self.slots(self.len..self.len + n).collect::<Vec<_>>())?;
+        for ((keys, values), (new_keys, new_values)) in pool.0.layers.iter().zip(layers) {
+            keys.scatter_set(&index, new_keys, 1)?;
+            values.scatter_set(&index, new_values, 1)?;
+        }
+        self.advance(n);
+        Ok(())
+    }
+
+    /// Ends the prefix after the last full block of cached tokens. New tokens attend to the prefix and to the tokens after it in
+    /// two products, also where no other row shares the prefix, so that both give the same bits.
+    pub fn end_prefix(&mut self) {
+        self.prefix = self.len / BLOCK * BLOCK;
+    }
+
+    /// Returns the number of tokens of the prefix.
+    pub(super) fn prefix(&self) -> usize {
+        self.prefix
+    }
+
+    /// Tells whether two rows share the blocks of one prefix.
+    pub(super) fn shares_prefix(&self, other: &Self) -> bool {
+        self.prefix == other.prefix && self.slots(0..self.prefix).eq(other.slots(0..other.prefix))
     }
 
     pub(super) fn pool(&self) -> Option<&KvPool> {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use super::kv_cache::{CacheShape, KvCache, KvPool};
 use crate::error::{Error, Result};
@@ -31,19 +31,25 @@ struct WriteTarget {
     index: Tensor,
 }
 
-/// Rows that attend in one product: one row with all its new tokens, or several rows with one new token each.
+/// Rows that attend together.
 struct AttentionGroup {
     /// Positions in the packed axis.
     positions: Range<usize>,
-    kv: KvLocation,
-    rows: usize,
+    keys: GroupKeys,
     mask: Option<Tensor>,
-    /// Number of visible keys of each new token: its position within its row plus one.
-    ends: Vec<usize>,
-    /// Number of keys of each row, with padding.
-    keys: usize,
+    /// Position of each key within its row, and of each new token.
+    key_positions: Vec<usize>,
+    token_positions: Vec<usize>,
     /// ALiBi bias, once it is computed.
     bias: RefCell<Option<Tensor>>,
+}
+
+/// Keys and values of a group.
+enum GroupKeys {
+    /// One list of pieces for all new tokens: those of one row; or of several rows that share a prefix, which is the first piece.
+    Shared(Vec<KvLocation>),
+    /// Of several rows with one new token each, row after row.
+    ByRow(KvLocation),
 }
 
 /// Bias that is added to the scores of self-attention.
@@ -87,7 +93,7 @@ pub fn alibi_slopes(heads: usize, max: f64, rule: AlibiHeads) -> Vec<f32> {
 /// Callback that receives the outputs of the attention heads (h, n, d) of a layer, before they are merged.
 pub type HeadObserver<'a> = dyn Fn(usize, &Tensor) -> Result<()> + 'a;
 
-/// Location of the keys and values of a group.
+/// Location of keys and values.
 enum KvLocation {
     /// The new tokens themselves: no token is cached.
     New,
@@ -181,46 +187,74 @@ impl<'a> PackedBatch<'a> {
     }
 }
 
-impl AttentionGroup {
-    /// q (h, n, d) of the whole pass -> (h, length of the group, d).
-    fn attend(&self, q: &Tensor, (keys, values): &Kv, scale: f64, bias: &AttentionBias) -> Result<Tensor> {
-        let q = q.narrow(1, self.positions.start, self.positions.len())?;
-        let read = |x: &Tensor| match &self.kv {
-            KvLocation::New => x.narrow(1, self.positions.start, self.positions.len()),
+impl KvLocation {
+    /// Returns the location of cached tokens.
+    fn of(slots: &[u32], shape: &CacheShape) -> Result<Self> {
+        match slots {
+            [first, ..] if slots.is_sorted_by(|a, b| a + 1 == *b) => {
+                Ok(KvLocation::Contiguous(*first as usize..*first as usize + slots.len()))
+            }
+            _ => Ok(KvLocation::Scattered(Tensor::new(slots, &shape.device)?)),
+        }
+    }
+
+    /// Returns the keys and values of the new tokens at `positions`, or of cached ones.
+    fn read(&self, (keys, values): &Kv, positions: &Range<usize>) -> Result<Kv> {
+        let read = |x: &Tensor| match self {
+            KvLocation::New => x.narrow(1, positions.start, positions.len()),
             KvLocation::Contiguous(slots) => x.narrow(1, slots.start, slots.len()),
             KvLocation::Scattered(slots) => x.index_select(slots, 1),
         };
-        let kv = (read(keys)?, read(values)?);
+        Ok((read(keys)?, read(values)?))
+    }
+}
+
+impl AttentionGroup {
+    /// q (h, n, d) of the whole pass -> (h, length of the group, d).
+    fn attend(&self, q: &Tensor, kv: &Kv, scale: f64, bias: &AttentionBias) -> Result<Tensor> {
+        let q = q.narrow(1, self.positions.start, self.positions.len())?;
         let biased = match bias {
             AttentionBias::None => None,
             AttentionBias::Alibi(slopes) => Some(self.alibi(slopes, kv.0.dim(0)?)?),
         };
-        match (self.rows > 1, biased) {
-            (true, biased) => step_attention(&q, &kv, scale, biased.as_ref().or(self.mask.as_ref())),
-            // Fused kernels of `causal_attention` do not read a bias.
-            (false, Some(biased)) => attention(&q, &[kv], scale, Some(&biased)),
-            (false, None) => causal_attention(&q, &[kv], scale, self.mask.as_ref()),
+        match (&self.keys, biased) {
+            (GroupKeys::ByRow(location), biased) => {
+                let kv = location.read(kv, &self.positions)?;
+                step_attention(&q, &kv, scale, biased.as_ref().or(self.mask.as_ref()))
+            }
+            (GroupKeys::Shared(pieces), biased) => {
+                let pieces = pieces.iter().map(|piece| piece.read(kv, &self.positions));
+                let pieces = pieces.collect::<Result<Vec<_>>>()?;
+                match biased {
+                    // Fused kernels of `causal_attention` do not read a bias.
+                    Some(biased) => attention(&q, &pieces, scale, Some(&biased)),
+                    None => causal_attention(&q, &pieces, scale, self.mask.as_ref()),
+                }
+            }
         }
     }
 
-    /// Returns the ALiBi bias of the group together with its mask: (h, n, l) of one row, (h_kv, b, group, l) of several rows.
-    /// It is the same at every layer, so it is computed once per pass.
+    /// Returns the ALiBi bias of the group together with its mask: (h, n, l) of keys that all tokens share, (h_kv, b, group, l) of
+    /// keys by row. It is the same at every layer, so it is computed once per pass.
     fn alibi(&self, slopes: &Tensor, h_kv: usize) -> Result<Tensor> {
         if let Some(bias) = self.bias.borrow().as_ref() {
             return Ok(bias.clone());
         }
-        let (h, n, l) = (slopes.dim(0)?, self.ends.len(), self.keys);
-        let distance = |&end: &usize| (0..l).map(move |j| j as f32 - (end as f32 - 1.0));
-        let distances: Vec<f32> = self.ends.iter().flat_map(distance).collect();
+        let (h, n, l) = (slopes.dim(0)?, self.token_positions.len(), self.key_positions.len());
+        let distance = |&at: &usize| self.key_positions.iter().map(move |&key| key as f32 - at as f32);
+        let distances: Vec<f32> = self.token_positions.iter().flat_map(distance).collect();
         let distances = Tensor::from_vec(distances, (n, l), slopes.device())?.to_dtype(slopes.dtype())?;
-        let mut bias = match self.rows > 1 {
-            false => slopes.reshape((h, 1, 1))?.broadcast_mul(&distances)?,
-            true => {
+        let mut bias = match self.keys {
+            GroupKeys::Shared(_) => slopes.reshape((h, 1, 1))?.broadcast_mul(&distances)?,
+            GroupKeys::ByRow(_) => {
                 slopes.reshape((h_kv, 1, h / h_kv, 1))?.broadcast_mul(&distances.reshape((1, n, 1, l))?)?
             }
         };
         if let Some(mask) = &self.mask {
-            bias = bias.broadcast_add(mask)?;
+            // A mask may cover the last keys only.
+            let unmasked = l - mask.dim(D::Minus1)?;
+            let masked = bias.narrow(D::Minus1, unmasked, l - unmasked)?.broadcast_add(mask)?;
+            bias = Tensor::cat(&[bias.narrow(D::Minus1, 0, unmasked)?, masked], D::Minus1)?;
         }
         *self.bias.borrow_mut() = Some(bias.clone());
         Ok(bias)
@@ -246,13 +280,9 @@ fn groups(rows: &[(usize, &mut KvCache)], cached: bool, shape: &CacheShape) -> R
     let mut groups = Vec::new();
     let (mut first, mut start) = (0, 0);
     while first < rows.len() {
-        let members = &rows[first..first + if cached { group_len(&rows[first..]) } else { 1 }];
-        let positions = start..start + members.iter().map(|row| row.0).sum::<usize>();
-        (first, start) = (first + members.len(), positions.end);
-        let kv = if cached { kv_location(members, shape)? } else { KvLocation::New };
-        let (mask, ends) = (mask(members, shape)?, visible(members));
-        let (rows, keys) = (members.len(), members.iter().map(length).max().unwrap_or(0));
-        groups.push(AttentionGroup { positions, kv, rows, mask, ends, keys, bias: RefCell::default() });
+        let (group, members) = group(&rows[first..], start, cached, shape)?;
+        (first, start) = (first + members, group.positions.end);
+        groups.push(group);
     }
     Ok(groups)
 }
@@ -261,57 +291,108 @@ fn length(row: &(usize, &mut KvCache)) -> usize {
     row.1.len() + row.0
 }
 
-/// Returns the number of first rows that form one group: one, or all that have one new token each and similar lengths.
-fn group_len(rows: &[(usize, &mut KvCache)]) -> usize {
+/// Returns the number of tokens after the prefix of a row.
+fn tail(row: &(usize, &mut KvCache)) -> usize {
+    length(row) - row.1.prefix()
+}
+
+/// Returns the number of first rows that attend to one list of pieces: one; or all that share a prefix, while their other
+/// tokens together, of which a row attends to its own only, are not more than those of the prefix.
+fn sharing(rows: &[(usize, &mut KvCache)]) -> usize {
+    let (first, mut tails) = (&rows[0].1, 0);
+    let alike = rows.iter().take_while(|row| {
+        tails += tail(row);
+        row.1.shares_prefix(first) && tails <= first.prefix()
+    });
+    alike.count().max(1)
+}
+
+/// Returns the number of first rows that have one new token each and similar lengths.
+fn steps(rows: &[(usize, &mut KvCache)]) -> usize {
     let (mut least, mut most) = (usize::MAX, 0);
     let alike = rows.iter().take_while(|row| {
         (least, most) = (least.min(length(row)), most.max(length(row)));
         row.0 == 1 && most <= 2 * least + PADDING
     });
-    alike.count().max(1)
+    alike.count()
+}
+
+/// Groups the first rows, whose packed positions begin at `start`. Returns the number of rows too.
+fn group(
+    rows: &[(usize, &mut KvCache)],
+    start: usize,
+    cached: bool,
+    shape: &CacheShape,
+) -> Result<(AttentionGroup, usize)> {
+    let (sharing, steps) = if cached { (sharing(rows), steps(rows)) } else { (1, 1) };
+    let by_row = sharing == 1 && steps > 1;
+    let rows = &rows[..if by_row { steps } else { sharing }];
+    let (keys, key_positions, mask) = if by_row {
+        let longest = rows.iter().map(length).max().unwrap_or(0);
+        let keys = GroupKeys::ByRow(padded(rows, longest, shape)?);
+        (keys, (0..longest).collect(), padding_mask(rows, longest, shape)?)
+    } else {
+        let prefix = rows[0].1.prefix();
+        let pieces = if cached { pieces(rows, prefix, shape)? } else { vec![KvLocation::New] };
+        let tails = rows.iter().flat_map(|row| prefix..length(row));
+        (GroupKeys::Shared(pieces), (0..prefix).chain(tails).collect(), tail_mask(rows, shape)?)
+    };
+    let positions = start..start + rows.iter().map(|row| row.0).sum::<usize>();
+    let token_positions = rows.iter().flat_map(|(n, cache)| cache.len()..cache.len() + n).collect();
+    let bias = RefCell::default();
+    Ok((AttentionGroup { positions, keys, mask, key_positions, token_positions, bias }, rows.len()))
+}
+
+/// Returns the locations of the prefix of some rows, if they have one, and of the tokens after it, row after row.
+fn pieces(rows: &[(usize, &mut KvCache)], prefix: usize, shape: &CacheShape) -> Result<Vec<KvLocation>> {
+    let shared: Vec<u32> = rows[0].1.slots(0..prefix).collect();
+    let tails: Vec<u32> = rows.iter().flat_map(|row| row.1.slots(prefix..length(row))).collect();
+    let pieces = [shared, tails].into_iter().filter(|slots| !slots.is_empty());
+    pieces.map(|slots| KvLocation::of(&slots, shape)).collect()
 }
 
 /// Returns the slots of the tokens of each row, padded to the longest row. Padding repeats the row's first slot, and the
 /// mask hides it.
-fn kv_location(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<KvLocation> {
-    let longest = rows.iter().map(length).max().unwrap_or(0);
+fn padded(rows: &[(usize, &mut KvCache)], longest: usize, shape: &CacheShape) -> Result<KvLocation> {
     let mut slots = Vec::with_capacity(rows.len() * longest);
     for row in rows {
         let first = slots.len();
         slots.extend(row.1.slots(0..length(row)));
         slots.resize(first + longest, slots[first]);
     }
-    match slots[..] {
-        [first, ..] if rows.len() == 1 && slots.is_sorted_by(|a, b| a + 1 == *b) => {
-            Ok(KvLocation::Contiguous(first as usize..first as usize + slots.len()))
-        }
-        _ => Ok(KvLocation::Scattered(Tensor::new(slots, &shape.device)?)),
-    }
+    Ok(KvLocation::Scattered(Tensor::new(slots, &shape.device)?))
 }
 
-/// Returns the number of visible keys of each new token of one row, or of the only new token of each of several rows.
-fn visible(rows: &[(usize, &mut KvCache)]) -> Vec<usize> {
-    match rows {
-        [row] => (row.1.len() + 1..=length(row)).collect(),
-        _ => rows.iter().map(length).collect(),
-    }
-}
-
-/// Returns the mask of a group: it hides later tokens from each new token of one row (n, l), or padding from each of
-/// several rows (1, b, 1, l). `None` where it would hide nothing.
-fn mask(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<Option<Tensor>> {
-    let longest = rows.iter().map(length).max().unwrap_or(0);
-    let visible = visible(rows);
-    let dims = match rows {
-        [row] => vec![row.0, longest],
-        _ => vec![1, rows.len(), 1, longest],
-    };
-    if visible.iter().all(|&n| n == longest) {
+/// Returns the mask (1, b, 1, l) that hides the padding from the new token of each row. `None` where no row is padded.
+fn padding_mask(
+    rows: &[(usize, &mut KvCache)],
+    longest: usize,
+    shape: &CacheShape,
+) -> Result<Option<Tensor>> {
+    if rows.iter().all(|row| length(row) == longest) {
         return Ok(None);
     }
-    let attends = |i: usize, j: usize| j < visible[i];
-    let mask = additive_mask((visible.len(), longest), attends, &shape.device, shape.dtype)?;
-    Ok(Some(mask.reshape(dims)?))
+    let attends = |i: usize, j: usize| j < length(&rows[i]);
+    let mask = additive_mask((rows.len(), longest), attends, &shape.device, shape.dtype)?;
+    Ok(Some(mask.reshape((1, rows.len(), 1, longest))?))
+}
+
+/// Returns the mask (n, m) that hides the m tokens after the prefix from each new token, but for earlier ones of its row. `None`
+/// where it would hide nothing.
+fn tail_mask(rows: &[(usize, &mut KvCache)], shape: &CacheShape) -> Result<Option<Tensor>> {
+    if let [row] = rows
+        && row.0 == 1
+    {
+        return Ok(None);
+    }
+    let (mut visible, mut start) = (Vec::new(), 0);
+    for row in rows {
+        let own = tail(row);
+        visible.extend((0..row.0).map(|i| start..start + own - row.0 + i + 1));
+        start += own;
+    }
+    let attends = |i: usize, j: usize| visible[i].contains(&j);
+    Ok(Some(additive_mask((visible.len(), start), attends, &shape.device, shape.dtype)?))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::weights::Weights;
 pub struct GatedCrossAttention {
     heads: usize,
     kv_heads: usize,
-    scale: f64,
+    head_width: usize,
     norm: Norm,
     to_q: Linear,
     kv_projection: KvProjection,
@@ -63,7 +63,7 @@ impl GatedCrossAttention {
         Ok(Self {
             heads: config.heads,
             kv_heads: config.kv_heads(),
-            scale: (config.head_width as f64).powf(-0.5),
+            head_width: config.head_width,
             norm: norm(text_width, w.pp("norm"))?,
             to_q: linear(text_width, inner, "to_q")?,
             kv_projection: KvProjection::new(
@@ -106,6 +106,11 @@ impl GatedCrossAttention {
         Ok((keys.contiguous()?, split_heads(&values, self.kv_heads)?.contiguous()?))
     }
 
+    /// Returns the shape of the keys, and of the values, of `q` visual tokens.
+    pub fn kv_shape(&self, q: usize) -> (usize, usize, usize) {
+        (self.kv_heads, q, self.head_width)
+    }
+
     /// x (n, d) -> (n, d). `spans` are in order; attention is zero outside every span. The feed-forward runs for the
     /// positions `mlp`.
     ///
@@ -142,7 +147,8 @@ impl GatedCrossAttention {
                 parts.push(zeros(span.positions.start - end)?);
             }
             let q = q.narrow(1, span.positions.start, span.positions.len())?;
-            parts.push(attention(&q, &span.kv, self.scale, span.mask)?);
+            let scale = (self.head_width as f64).powf(-0.5);
+            parts.push(attention(&q, &span.kv, scale, span.mask)?);
             end = span.positions.end;
         }
         if n > end {

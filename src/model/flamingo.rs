@@ -12,6 +12,7 @@ use super::connector::Connector;
 use super::cross_attention::GatedCrossAttention;
 use super::media_attention::{BatchedMediaKv, CrossAttentionPlan, MediaAttentionRule, MediaKv, RowMedia};
 use crate::error::{Error, Result};
+use crate::kernels::attention::Kv;
 use crate::language::{KvCache, KvPool, LanguageModel, PackedBatch};
 use crate::vision::VisionEncoder;
 use crate::weights::Weights;
@@ -298,6 +299,28 @@ impl Flamingo {
     /// Creates a row over `media` that caches its tokens in `pool`.
     pub fn row(&self, media: Vec<Arc<MediaKv>>, pool: &KvPool) -> RowState {
         RowState { cache: KvCache::new(pool), media: RowMedia::new(media) }
+    }
+
+    /// Creates a row whose tokens `ids` have the keys and values (h_kv, n, d) of each layer, as [`KvCache::read`] returned them.
+    ///
+    /// # Errors
+    /// As [`KvCache::write`]; or the row has more media markers than media.
+    pub fn computed_row(
+        &self,
+        ids: &[u32],
+        media: Vec<Arc<MediaKv>>,
+        layers: &[Kv],
+        pool: &KvPool,
+    ) -> Result<RowState> {
+        let mut row = self.row(media, pool);
+        row.media.skip(ids, &self.parts.rule)?;
+        row.cache.write(layers)?;
+        Ok(row)
+    }
+
+    /// Returns the shape of the keys, and of the values, of `q` visual tokens at every gated cross-attention.
+    pub fn media_kv_shapes(&self, q: usize) -> Vec<(usize, usize, usize)> {
+        self.parts.cross_attention.iter().map(|layer| layer.block.kv_shape(q)).collect()
     }
 
     /// Creates a row for one pass over a whole sequence: nothing is cached, and gradients flow.

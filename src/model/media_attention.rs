@@ -134,8 +134,17 @@ pub struct MediaKv {
 }
 
 impl MediaKv {
-    pub(super) fn new(layers: Vec<Kv>, padding: Option<Arc<MediaKv>>) -> Self {
+    /// Creates the keys and values of one medium from those of its valid visual tokens at every gated cross-attention, and those
+    /// of its padding.
+    pub fn new(layers: Vec<Kv>, padding: Option<Arc<MediaKv>>) -> Self {
         Self { layers, padding, pictures: Vec::new() }
+    }
+
+    /// Returns all tensors: keys and values of every layer, then those of the padding; picture after picture.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let own = self.layers.iter().flat_map(|(keys, values)| [keys.clone(), values.clone()]);
+        let others = self.padding.iter().chain(&self.pictures).flat_map(|other| other.tensors());
+        own.chain(others).collect()
     }
 
     /// Joins media that stand directly one after the other in every prompt.
@@ -174,6 +183,11 @@ impl RowMedia {
 
     pub(super) fn add(&mut self, media: Vec<Arc<MediaKv>>) {
         self.media.extend(media);
+    }
+
+    /// Advances over ids whose keys and values are known.
+    pub(super) fn skip(&mut self, ids: &[u32], rule: &MediaAttentionRule) -> Result<()> {
+        self.advance(ids, rule, 0, 0, &mut Vec::new())
     }
 
     fn advance(

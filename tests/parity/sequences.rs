@@ -90,6 +90,33 @@ fn shared_prefix_has_the_bits_of_a_split_prefill() {
     assert_eq!(scores(true), scores(false));
 }
 
+/// A prefix whose keys and values another decoder has computed gives the same bits.
+#[test]
+fn computed_prefix_has_the_bits_of_a_prefilled_one() {
+    let model = trained_paper();
+    let kv = encode(&model, &[0, 1]).1;
+    let scores = |decoder: &mut Decoder, prefix| {
+        decoder.admit_after(prefix, ENDS[1].to_vec(), vec![kv[1].clone()], 2, 1).unwrap();
+        loop {
+            if let Some(scores) = decoder.step().unwrap().pop() {
+                return scores.log_probs;
+            }
+        }
+    };
+    let mut first = Decoder::new(&model, 8).unwrap();
+    let prefix = first.admit_prefix(BEGINNING.to_vec(), vec![kv[0].clone()]).unwrap();
+    assert!(first.prefix_kv(prefix).unwrap().is_none(), "it is not complete");
+    let expected = scores(&mut first, prefix);
+    let layers = first.prefix_kv(prefix).unwrap().unwrap();
+    let mut second = Decoder::new(&model, 8).unwrap();
+    let prefix = second.admit_computed_prefix(&BEGINNING, vec![kv[0].clone()], &layers).unwrap();
+    assert_eq!(second.free_blocks(), 6);
+    assert_eq!(scores(&mut second, prefix), expected);
+    let mut small = Decoder::new(&model, 1).unwrap();
+    let refused = small.admit_computed_prefix(&BEGINNING, vec![kv[0].clone()], &layers);
+    assert_eq!(refused.unwrap_err().code(), "over_budget");
+}
+
 #[test]
 fn prefix_blocks_are_returned_with_the_last_row() {
     let model = trained_paper();

@@ -92,6 +92,47 @@ fn alibi_equals_dense_reference() {
     }
 }
 
+/// Rows that share a prefix attend to it in one product, also with several new tokens each, with and without ALiBi. A row that
+/// shares its prefix with no other one gets the same bits.
+#[test]
+fn rows_after_a_prefix_equal_dense_reference() {
+    let alibi = alibi_slopes(HEADS, 8.0, AlibiHeads::NextPowerOfTwo);
+    for (slopes, bias) in [
+        (vec![0.0; HEADS], AttentionBias::None),
+        (alibi.clone(), AttentionBias::alibi(&alibi, DType::F32, &Device::Cpu).unwrap()),
+    ] {
+        let expected = dense(0, 31, &slopes);
+        let part = |range: Range<usize>| expected.narrow(1, range.start, range.len()).unwrap();
+        let pool = KvPool::new(&shape(), 9).unwrap();
+        let mut row = KvCache::new(&pool);
+        let mut alone = KvCache::new(&pool);
+        for row in [&mut row, &mut alone] {
+            attend(&[(0, 0..18)], std::slice::from_mut(row), &bias);
+            row.end_prefix();
+        }
+        let mut rows = [row.clone(), row];
+        let got = attend(&[(0, 18..25), (0, 18..22)], &mut rows, &bias);
+        close(&got, &Tensor::cat(&[part(18..25), part(18..22)], 1).unwrap(), "prefill after the prefix");
+        let got = attend(&[(0, 25..26), (0, 22..23)], &mut rows, &bias);
+        close(&got, &Tensor::cat(&[part(25..26), part(22..23)], 1).unwrap(), "decode step after the prefix");
+        // More tokens after the prefix than in it: each row attends alone, or padded.
+        let got = attend(&[(0, 26..30), (0, 23..29)], &mut rows, &bias);
+        close(&got, &Tensor::cat(&[part(26..30), part(23..29)], 1).unwrap(), "long rows");
+        let got = attend(&[(0, 30..31), (0, 29..30)], &mut rows, &bias);
+        close(&got, &Tensor::cat(&[part(30..31), part(29..30)], 1).unwrap(), "decode step of long rows");
+
+        drop(rows);
+        // `other` keeps the last block of `shared` from being its own.
+        let mut shared = KvCache::new(&pool);
+        attend(&[(0, 0..18)], std::slice::from_mut(&mut shared), &bias);
+        let other = shared.clone();
+        shared.end_prefix();
+        let of = |row: KvCache| attend(&[(0, 18..25)], &mut [row], &bias).to_vec3::<f32>().unwrap();
+        assert_eq!(of(shared), of(alone), "shared or not");
+        drop(other);
+    }
+}
+
 #[test]
 fn slopes_of_six_heads_are_those_of_the_paper() {
     let expected = [2, 4, 6, 8, 1, 3].map(|exponent| 0.5f32.powi(exponent));
