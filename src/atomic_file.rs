@@ -10,8 +10,21 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// The file cannot be written; the old file is unchanged.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic_with(path, |file| file.write_all(bytes))
+}
+
+/// Writes a file as [`write_atomic`] does; `write` writes its content.
+///
+/// # Errors
+/// As [`write_atomic`], or `write` fails.
+pub fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let part = part_path(path);
-    let written = write(&part, bytes).and_then(|()| rename(&part, path));
+    let write = |part: &Path| {
+        let mut file = File::create(part)?;
+        write(&mut file)?;
+        file.sync_all()
+    };
+    let written = write(&part).and_then(|()| rename(&part, path));
     if written.is_err() {
         let _ = remove_file(&part);
     }
@@ -23,12 +36,6 @@ fn part_path(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(format!(".{}.part", std::process::id()));
     name.into()
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

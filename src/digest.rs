@@ -1,7 +1,7 @@
 //! SHA-256 of bytes and files, in hexadecimal.
 
 use std::fs::File;
-use std::io::{Read, Result};
+use std::io::{Read, Result, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -30,5 +30,43 @@ pub fn sha256_of_file(path: &Path) -> Result<String> {
             0 => return Ok(hex(&hash.finalize())),
             n => hash.update(&chunk[..n]),
         }
+    }
+}
+
+/// Reader or writer that hashes all bytes that pass.
+pub struct Hashing<T> {
+    inner: T,
+    hash: Sha256,
+}
+
+impl<T> Hashing<T> {
+    /// Hashes what passes `inner`, after `prefix`.
+    pub fn new(inner: T, prefix: &[u8]) -> Self {
+        Self { inner, hash: Sha256::new_with_prefix(prefix) }
+    }
+
+    /// Returns the reader or writer, and the SHA-256.
+    pub fn finish(self) -> (T, [u8; 32]) {
+        (self.inner, self.hash.finalize().into())
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
+        let n = self.inner.read(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        let n = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.inner.flush()
     }
 }

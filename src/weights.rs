@@ -308,11 +308,22 @@ impl Weights {
     /// # Errors
     /// A tensor cannot be read.
     pub fn content_sha256(&self, segments: &[&str]) -> Result<String> {
+        self.sha256_of(|name| segments.contains(&name.split('.').next().unwrap_or_default()))
+    }
+
+    /// Returns the SHA-256 of all stored tensors, as [`content_sha256`](Self::content_sha256).
+    ///
+    /// # Errors
+    /// A tensor cannot be read.
+    pub fn all_sha256(&self) -> Result<String> {
+        self.sha256_of(|_| true)
+    }
+
+    fn sha256_of(&self, chosen: impl Fn(&str) -> bool) -> Result<String> {
         let (Tensors::Stored(stored), None) = (&self.source.tensors, &self.check) else {
             return Ok(String::new());
         };
-        let below = |name: &&String| segments.contains(&name.split('.').next().unwrap_or_default());
-        let mut names: Vec<&String> = stored.keys().filter(below).collect();
+        let mut names: Vec<&String> = stored.keys().filter(|name| chosen(name)).collect();
         names.sort();
         let mut digest = Sha256::new();
         for name in names {

@@ -2,21 +2,24 @@
 //!
 //! A query is one image, whose visual tokens are ready, with a one-token answer. It runs without examples; with examples whose
 //! prefix is not cached (cold); with the same examples again (warm); and with other examples each time, whose visual tokens and
-//! media K/V are ready (new order). Rounds of all of them take turns, so that other programs disturb all alike.
+//! media K/V are ready (new order). Rounds of all of them take turns, so that other programs disturb all alike. A second table has
+//! the first query of a new engine, with and without the examples on disk.
 
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use flamingo::Task;
+use flamingo::family::LoadOptions;
 use flamingo::generate::{Generation, Strategy};
 use flamingo::pipeline::{Medium, Pipeline, Shot};
 use flamingo::task::ShotText;
 use flamingo::video::Frame;
+use flamingo::weights::Quantization;
 use image::RgbImage;
 use inference::context::RequestContext;
-use inference::engine::{Engine, EngineLimits};
+use inference::engine::{Engine, EngineLimits, PrefixFolder};
 use inference::model::Model;
 
 const SHOTS: [usize; 2] = [32, 128];
@@ -27,9 +30,55 @@ fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let model = arguments.next().context("usage: bench-few-shot MODEL [ROUNDS]")?;
     let rounds: usize = arguments.next().map_or(Ok(7), |n| n.parse())?;
-    let pipeline = Pipeline::load(Path::new(&model), Device::Cpu)?;
+    shared_examples(Path::new(&model), rounds)?;
+    restarts(Path::new(&model), rounds)
+}
+
+/// Starts an engine, with examples on disk if `folder` is one.
+fn start(model: &Path, folder: Option<&Path>) -> Result<Engine> {
+    let mut options = LoadOptions::new(Device::Cpu, DType::F32, Quantization::Keep);
+    options.hash_language = folder.is_some();
+    let pipeline = Pipeline::load_with(model, options)?;
     let limits = EngineLimits { media_bytes: 2 << 30, ..EngineLimits::default() };
-    let engine = Engine::start(pipeline, limits)?;
+    let folder = folder.map(|path| PrefixFolder { path: path.into(), bytes: 8 << 30 });
+    Ok(Engine::start_with_prefixes(pipeline, limits, folder)?)
+}
+
+/// Prints the first query after examples of a new engine, whose media are encoded: computed, and read from disk.
+fn restarts(model: &Path, rounds: usize) -> Result<()> {
+    println!("\n| examples | on disk | bytes on disk | first query |");
+    println!("|---|---|---|---|");
+    for examples in SHOTS {
+        let folder = tempfile::tempdir()?;
+        let mut ratios: [Vec<f64>; 2] = Default::default();
+        // The first round writes the examples: a second query uses them.
+        for round in 0..=rounds {
+            for (ratios, on_disk) in ratios.iter_mut().zip([false, true]) {
+                let engine = start(model, on_disk.then_some(folder.path()))?;
+                let (shots, queries) = (shots(&engine)?, [medium(&engine, 1000)?]);
+                let bench = Bench { engine: &engine, queries: &queries };
+                bench.seconds(&[])?;
+                let none = bench.seconds(&[])?.0;
+                let first = bench.seconds(&shots[..examples])?.0;
+                if round == 0 {
+                    bench.seconds(&shots[..examples])?;
+                } else {
+                    ratios.push(first / none);
+                }
+            }
+        }
+        let sizes = std::fs::read_dir(folder.path())?.map(|file| Ok(file?.metadata()?.len()));
+        let bytes: u64 = sizes.sum::<Result<u64>>()?;
+        let [computed, read] = ratios.map(cell);
+        println!("| {examples} | no | 0 | {computed} |");
+        println!("| {examples} | yes | {bytes} | {read} |");
+    }
+    Ok(())
+}
+
+/// Prints queries after examples that are in memory or not.
+fn shared_examples(model: &Path, rounds: usize) -> Result<()> {
+    let engine = start(model, None)?;
     let shots = shots(&engine)?;
     let queries = (0..BATCHES[1]).map(|i| medium(&engine, 1000 + i)).collect::<Result<Vec<_>>>()?;
     println!("| examples | queries at once | prompt tokens | cold | warm | new order |");

@@ -14,6 +14,10 @@ ${ROUNDS:-7} rounds (lowest to highest). Cold: the prefix of the examples is not
 examples are in another order than before, as with \`--select nearest\`, so their visual tokens and media K/V are cached, but not
 their text. The goal is at most 1.3 for a warm query.
 
+The second table has the first query after the examples in a new process, one query at a time. The visual tokens of the examples
+are ready, their media K/V are not. On disk: the setting \`cache.prefixes\` names a folder, and the process before has written
+the examples.
+
 TEXT
     target/release/bench-few-shot "$model" "${ROUNDS:-7}"
 } >target/few-shot.md

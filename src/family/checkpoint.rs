@@ -104,6 +104,14 @@ pub(super) fn content_sha256(weights: &Weights) -> Result<BTreeMap<String, Strin
     Ok([("visual".to_owned(), weights.content_sha256(&VISUAL)?)].into())
 }
 
+/// Returns [`ModelParts::language_sha256`](super::ModelParts::language_sha256) of a checkpoint.
+///
+/// # Errors
+/// A tensor cannot be read.
+pub(super) fn language_sha256(weights: &Weights, options: &LoadOptions) -> Result<Option<String>> {
+    options.hash_language.then(|| weights.content_sha256(&[LANGUAGE, "cross_attention"])).transpose()
+}
+
 /// Returns [`ModelParts::visual_sha256`](super::ModelParts::visual_sha256) from the hashes of a checkpoint.
 pub(super) fn visual_sha256(
     vision: &VisionConfig,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::checkpoint::{LANGUAGE, content_sha256, visual_sha256};
+use super::checkpoint::{LANGUAGE, content_sha256, language_sha256, visual_sha256};
 use super::clip::ClipSource;
 use super::open_flamingo::{build, feed_forward_name};
 use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error, read_config};
@@ -92,6 +92,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         name: config.name,
         family: "dhansmair",
         visual_sha256: visual_sha256(&vision, &model, &sha256),
+        language_sha256: language_sha256(&weights, options)?,
         sha256,
         parameters,
         flamingo,

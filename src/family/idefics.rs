@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::checkpoint::{Checkpoint, LANGUAGE, visual_sha256};
+use super::checkpoint::{Checkpoint, LANGUAGE, language_sha256, visual_sha256};
 use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error};
 use crate::error::Result;
 use crate::generate::StopCriteria;
@@ -49,6 +49,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         name: checkpoint.name(),
         family: "idefics",
         visual_sha256: visual_sha256(&vision, &model, &sha256),
+        language_sha256: language_sha256(&checkpoint.weights, options)?,
         sha256,
         parameters: checkpoint.parameters(),
         flamingo,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::chat_template::ChatTemplate;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, language_sha256};
 use super::{Contents, Family, LoadOptions, ModelParts, config_error, read_config};
 use crate::digest;
 use crate::error::Result;
@@ -85,6 +85,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         name: checkpoint.name(),
         family: "mllama",
         visual_sha256: digest::sha256(visual.to_string().as_bytes()),
+        language_sha256: language_sha256(&checkpoint.weights, options)?,
         sha256,
         flamingo,
         parameters: checkpoint.parameters(),

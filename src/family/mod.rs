@@ -43,6 +43,8 @@ pub struct LoadOptions {
     pub quantization: Quantization,
     /// Choices that some families leave open.
     pub family: FamilyOptions,
+    /// Hash the weights of the language model too, for caches of what it computes. This reads its files once more.
+    pub hash_language: bool,
     /// Record of a load that reads the headers of the files only; see [`header_problems`].
     headers: Option<HeaderCheck>,
 }
@@ -50,7 +52,14 @@ pub struct LoadOptions {
 impl LoadOptions {
     /// Creates options without choices for single families.
     pub fn new(device: Device, dtype: DType, quantization: Quantization) -> Self {
-        Self { device, dtype, quantization, family: FamilyOptions::default(), headers: None }
+        Self {
+            device,
+            dtype,
+            quantization,
+            family: FamilyOptions::default(),
+            hash_language: false,
+            headers: None,
+        }
     }
 }
 
@@ -86,6 +95,8 @@ pub struct Loaded {
     pub info: ModelInfo,
     /// SHA-256 of all that visual tokens depend on but the video: [`ModelParts::visual_sha256`].
     pub visual_sha256: String,
+    /// SHA-256 of the weights of the language model and the gated cross-attention: [`ModelParts::language_sha256`].
+    pub language_sha256: Option<String>,
     /// Number of parameters by part, without the language model.
     pub parameters: BTreeMap<String, usize>,
     /// The model.
@@ -152,6 +163,8 @@ pub struct ModelParts {
     /// SHA-256 of the weights and configurations of vision encoder and resampler, and of the preprocessing. Caches of visual
     /// tokens name it in their keys; the language model does not change it.
     pub visual_sha256: String,
+    /// SHA-256 of all weights that keys and values depend on but those of the visual part. `None`: the load did not ask for it.
+    pub language_sha256: Option<String>,
     /// Number of parameters by part, without the language model.
     pub parameters: BTreeMap<String, usize>,
     /// Vision encoder, resampler or none, layer plan with gated cross-attentions, language model, media attention rule.
@@ -189,6 +202,7 @@ impl ModelParts {
         Ok(Loaded {
             info,
             visual_sha256: self.visual_sha256,
+            language_sha256: self.language_sha256,
             parameters,
             model,
             joint_space,

@@ -218,6 +218,10 @@ pub(crate) fn assemble(
     let language_weights = source.weights(&options.device, options.dtype, options.quantization)?;
     let language_weights = language_weights.by_headers(options.headers.as_ref());
     let language = language::build(source.config(), &language_weights)?;
+    // The file of the adapters is hashed anyway, and holds the cross-attention.
+    let language_sha256 = options.hash_language.then(|| language_weights.all_sha256()).transpose()?;
+    let language_sha256 = language_sha256
+        .map(|weights| digest::sha256(serde_json::json!([config.model, weights]).to_string().as_bytes()));
     language_weights.finish()?;
     let tokenizer = source.tokenizer()?;
     let placement = config.model.cross_attention.placement;
@@ -251,6 +255,7 @@ pub(crate) fn assemble(
         name: config.name.clone(),
         family: "flamingo",
         visual_sha256: visual_sha256(config, &sha256),
+        language_sha256,
         sha256,
         flamingo: FlamingoParts::from_config(&config.model, vision, language, rule, weights)?,
         parameters: weights.parameters(),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::checkpoint::{LANGUAGE, content_sha256, visual_sha256};
+use super::checkpoint::{LANGUAGE, content_sha256, language_sha256, visual_sha256};
 use super::clip::ClipSource;
 use super::{Contents, Family, FrameMode, LoadOptions, ModelParts, config_error};
 use crate::error::{Error, Result};
@@ -85,6 +85,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         name: config.name,
         family: "open_flamingo",
         visual_sha256: visual_sha256(&vision, &model, &sha256),
+        language_sha256: language_sha256(&weights, options)?,
         sha256,
         parameters,
         flamingo,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::checkpoint::{LANGUAGE, content_sha256, directory_name, visual_sha256};
+use super::checkpoint::{LANGUAGE, content_sha256, directory_name, language_sha256, visual_sha256};
 use super::clip::hugging_face_sizes;
 use super::open_flamingo::{self, Layout, build};
 use super::preprocessor::Preprocessor;
@@ -67,6 +67,7 @@ fn open(directory: &Path, contents: Contents, options: &LoadOptions) -> Result<M
         name: directory_name(directory),
         family: "otter",
         visual_sha256: visual_sha256(&vision, &model, &sha256),
+        language_sha256: language_sha256(&weights, options)?,
         sha256,
         parameters,
         flamingo,

@@ -9,6 +9,7 @@ use image::RgbImage;
 use super::Pipeline;
 use crate::error::{Error, Result};
 use crate::family::{FrameMode, Loaded};
+use crate::kernels::attention::Kv;
 use crate::kernels::threads::on_rayon;
 use crate::model::{EncodedMedium, MediaKv, MediumPixels};
 use crate::video::Frame;
@@ -179,12 +180,8 @@ impl Pipeline {
     /// Divides a medium whose frames are pictures of their own into media of one picture each.
     pub(super) fn pictures(&self, medium: &Medium) -> Result<Vec<Medium>> {
         let times = self.loaded.frame_mode.times(&medium.frame_times);
-        let (q, n) = (medium.visual_tokens.dim(0)?, times.len());
-        let visible = medium.visible.unwrap_or(q);
-        if n == 0 || !visible.is_multiple_of(n) || !(q - visible).is_multiple_of(n) {
-            return Err(Error::Prompt(format!("{q} visual tokens, {visible} visible, of {n} pictures")));
-        }
-        let (own, padding) = (visible / n, (q - visible) / n);
+        let PictureTokens { visible: own, padding, .. } = picture_tokens(medium, times.len())?;
+        let visible = own * times.len();
         let picture = |(i, &time): (usize, &f64)| {
             let tokens = medium.visual_tokens.narrow(0, i * own, own)?;
             let padding = medium.visual_tokens.narrow(0, visible + i * padding, padding)?;
@@ -193,4 +190,66 @@ impl Pipeline {
         };
         times.iter().enumerate().map(picture).collect()
     }
+
+    fn picture_tokens(&self, medium: &Medium) -> Result<PictureTokens> {
+        let pictures = match self.loaded.frame_mode {
+            FrameMode::Sequence => self.loaded.frame_mode.times(&medium.frame_times).len(),
+            FrameMode::Joint | FrameMode::Sheet | FrameMode::Captions => 1,
+        };
+        picture_tokens(medium, pictures)
+    }
+
+    /// Returns the shapes of the [tensors](MediaKv::tensors) of the keys and values of a medium, without computing them.
+    ///
+    /// # Errors
+    /// The medium cannot be divided into its pictures.
+    pub fn media_kv_shapes(&self, medium: &Medium) -> Result<Vec<(usize, usize, usize)>> {
+        let PictureTokens { pictures, visible, padding } = self.picture_tokens(medium)?;
+        let tokens = [visible, padding].into_iter().filter(|&q| q > 0);
+        let of_picture: Vec<_> = tokens
+            .flat_map(|q| self.loaded.model.media_kv_shapes(q))
+            .flat_map(|shape| [shape, shape])
+            .collect();
+        Ok(of_picture.repeat(pictures))
+    }
+
+    /// Joins the [tensors](MediaKv::tensors) of the keys and values of a medium.
+    ///
+    /// # Errors
+    /// The medium cannot be divided into its pictures, or tensors are missing.
+    pub fn join_media_kv(&self, medium: &Medium, tensors: Vec<Tensor>) -> Result<Arc<MediaKv>> {
+        let PictureTokens { pictures, padding, .. } = self.picture_tokens(medium)?;
+        let layers = self.loaded.model.media_kv_shapes(0).len();
+        let mut pairs = tensors.chunks_exact(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+        let mut next = || {
+            let own: Vec<Kv> = pairs.by_ref().take(layers).collect();
+            if own.len() == layers { Ok(own) } else { Err(Error::Prompt("media K/V are incomplete".into())) }
+        };
+        let mut picture = || {
+            let own = next()?;
+            let padding = if padding == 0 { None } else { Some(Arc::new(MediaKv::new(next()?, None))) };
+            Ok(Arc::new(MediaKv::new(own, padding)))
+        };
+        match pictures {
+            1 => picture(),
+            _ => Ok(Arc::new(MediaKv::sequence((0..pictures).map(|_| picture()).collect::<Result<_>>()?))),
+        }
+    }
+}
+
+/// Visual tokens of each picture of a medium.
+struct PictureTokens {
+    pictures: usize,
+    visible: usize,
+    padding: usize,
+}
+
+/// Divides the visual tokens of a medium evenly among its pictures.
+fn picture_tokens(medium: &Medium, pictures: usize) -> Result<PictureTokens> {
+    let q = medium.visual_tokens.dim(0)?;
+    let visible = medium.visible.unwrap_or(q);
+    if pictures == 0 || !visible.is_multiple_of(pictures) || !(q - visible).is_multiple_of(pictures) {
+        return Err(Error::Prompt(format!("{q} visual tokens, {visible} visible, of {pictures} pictures")));
+    }
+    Ok(PictureTokens { pictures, visible: visible / pictures, padding: (q - visible) / pictures })
 }

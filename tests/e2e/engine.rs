@@ -13,7 +13,7 @@ use flamingo::video::Frame;
 use flamingo::{Error, Task};
 use image::RgbImage;
 use inference::context::{Cancel, RequestContext};
-use inference::engine::{Engine, EngineLimits, EngineSnapshot};
+use inference::engine::{Engine, EngineLimits, EngineSnapshot, PrefixCounts};
 use inference::model::{Model, ModelError};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -263,7 +263,7 @@ fn few_shot_examples_are_prefilled_once() {
     }
     assert_eq!(got[0].shots, texts.len());
     let load = until(&engine, at_rest);
-    assert_eq!((load.prefix_hits, load.prefix_misses), (2, 2));
+    assert_eq!(load.prefixes, PrefixCounts { memory: 2, disk: 0, missed: 2 });
     assert!(load.prefix_bytes >= block, "{load:?}");
 }
 

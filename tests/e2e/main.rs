@@ -25,6 +25,7 @@ mod mini;
 mod model_check;
 mod model_pull;
 mod names;
+mod prefixes;
 mod pulled_families;
 mod search;
 mod service;

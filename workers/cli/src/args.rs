@@ -51,6 +51,9 @@ pub struct ModelArgs {
     /// [default: as the model says, else meta].
     #[arg(long, value_name = "MASK", value_enum)]
     pub row_mask: Option<RowMaskName>,
+    /// Hash the language model: a worker that keeps prefixes on disk needs it.
+    #[arg(skip)]
+    pub hash_language: bool,
 }
 
 /// Device and threads of the model.
@@ -200,6 +203,7 @@ impl ModelArgs {
         };
         let mut options = LoadOptions::new(device, dtype, quantization);
         options.family = self.family();
+        options.hash_language = self.hash_language;
         Ok(options)
     }
 

@@ -108,6 +108,7 @@ pub fn model_args(settings: &Settings) -> anyhow::Result<ModelArgs> {
         quantize: QuantizeName::from_str(&model.quantize, false).map_err(|e| wrong("quantize", e))?,
         frame_mode: optional(&model.frame_mode).map_err(|e| wrong("frame_mode", e))?,
         row_mask: optional(&model.row_mask).map_err(|e| wrong("row_mask", e))?,
+        hash_language: settings.cache.prefix_folder().is_some(),
     })
 }
 

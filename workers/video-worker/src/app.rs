@@ -140,7 +140,8 @@ pub fn build_worker(
 ) -> Result<Worker<VideoService>, StartError> {
     let name = worker_name(settings);
     let frame_bytes = pipeline.loaded().preprocess.frame_bytes();
-    let engine = Engine::start(pipeline, settings.engine).map_err(start_error)?;
+    let prefixes = settings.cache.prefix_folder();
+    let engine = Engine::start_with_prefixes(pipeline, settings.engine, prefixes).map_err(start_error)?;
     let route = Route::new(&engine.info().name);
     tracing::info!(
         worker = name,

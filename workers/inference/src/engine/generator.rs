@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use flamingo::generate::{self, Decoder, KvReservation, Output, Prefix, Sequence, SequenceRequest};
+use flamingo::generate::{self, Decoder, KvReservation, Output, Sequence, SequenceRequest};
 use flamingo::kernels::threads::on_rayon;
 use flamingo::language::kv_cache::BLOCK;
 use flamingo::pipeline::{Pipeline, PlannedSequence};
@@ -13,7 +13,7 @@ use tracing::Span;
 use super::fair_queue::FairQueue;
 use super::limits::block_bytes;
 use super::media_kv::MediaKvCache;
-use super::prefixes::PrefixCache;
+use super::prefixes::{PrefixCache, SharedPrefix};
 use super::stats::{EngineStats, QueueGuard};
 use super::{receive, spans};
 use crate::context::RequestContext;
@@ -52,7 +52,7 @@ pub(super) struct GeneratorThread<'p> {
 }
 
 impl<'p> GeneratorThread<'p> {
-    pub(super) fn new(pipeline: &'p Pipeline, stats: EngineStats) -> Result<Self> {
+    pub(super) fn new(pipeline: &'p Pipeline, stats: EngineStats, prefixes: PrefixCache) -> Result<Self> {
         let limits = stats.limits();
         let model = &pipeline.loaded().model;
         let block = block_bytes(model);
@@ -67,7 +67,7 @@ impl<'p> GeneratorThread<'p> {
             pipeline,
             decoder: Decoder::new(model, blocks)?,
             media_kv: MediaKvCache::new(limits.media_bytes),
-            prefixes: PrefixCache::default(),
+            prefixes,
             waiting: FairQueue::default(),
             running: Vec::new(),
             stats,
@@ -84,6 +84,7 @@ impl<'p> GeneratorThread<'p> {
                 self.admit();
                 self.update_stats();
                 self.step();
+                self.prefixes.write(self.pipeline, &self.decoder, &mut self.media_kv);
                 self.update_stats();
                 self.stats.update(|snapshot| snapshot.generator.busy += start.elapsed());
             });
@@ -99,7 +100,7 @@ impl<'p> GeneratorThread<'p> {
             snapshot.rows = self.reserved_rows();
             snapshot.kv_bytes = (reserved - prefixes) as u64 * block;
             snapshot.prefix_bytes = prefixes as u64 * block;
-            (snapshot.prefix_hits, snapshot.prefix_misses) = self.prefixes.hits_and_misses();
+            snapshot.prefixes = self.prefixes.counts();
             snapshot.media_bytes = self.media_kv.bytes();
         });
     }
@@ -167,10 +168,16 @@ impl<'p> GeneratorThread<'p> {
     }
 
     fn begin(&mut self, request: &GenerateRequest) -> Result<Sequence> {
+        let prefix = SharedPrefix::of(self.pipeline, &request.sequence);
+        // Before the media are projected: their K/V may be on disk too.
+        let known = prefix.as_ref().and_then(|prefix| {
+            let found = self.prefixes.find(prefix);
+            found.or_else(|| self.prefixes.read(self.pipeline, &mut self.decoder, &mut self.media_kv, prefix))
+        });
         let request = self.sequence_request(request)?;
         request.check(self.decoder.model())?;
-        let prefix = Prefix::of(self.decoder.model(), &request);
-        let Some(id) = prefix.and_then(|prefix| self.prefixes.get(&mut self.decoder, prefix)) else {
+        let admit = |prefix| self.prefixes.admit(&mut self.decoder, prefix, &request);
+        let Some(id) = known.or_else(|| prefix.and_then(admit)) else {
             return Sequence::begin(&mut self.decoder, &request, None);
         };
         match Sequence::begin(&mut self.decoder, &request, Some(id)) {

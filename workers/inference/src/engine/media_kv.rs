@@ -54,6 +54,11 @@ impl MediaKvCache {
     pub(super) fn get(&mut self, pipeline: &Pipeline, medium: &Medium) -> Result<Arc<MediaKv>> {
         self.get_or_insert(medium.visual_tokens.id(), || pipeline.project_media(medium))
     }
+
+    /// Adds the K/V of a medium.
+    pub(super) fn insert(&mut self, medium: &Medium, kv: Arc<MediaKv>) {
+        self.entries.insert(medium.visual_tokens.id(), kv);
+    }
 }
 
 impl<V: Size> MediaKvCache<V> {

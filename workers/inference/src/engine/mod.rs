@@ -23,6 +23,7 @@ mod limits;
 mod stats;
 mod fair_queue;
 mod media_kv;
+mod prefix_files;
 mod prefixes;
 mod spans;
 mod encoder;
@@ -31,7 +32,10 @@ mod generator;
 use encoder::{EncodeRequest, EncoderThread};
 use generator::{GenerateRequest, GeneratorThread};
 pub use limits::EngineLimits;
-pub use stats::{EngineSnapshot, EngineStats, ThreadStats};
+pub use prefix_files::PrefixFolder;
+use prefix_files::PrefixWriter;
+use prefixes::PrefixCache;
+pub use stats::{EngineSnapshot, EngineStats, PrefixCounts, ThreadStats};
 
 /// A handle to the model for many threads at once. The engine ends when the last handle is dropped.
 #[derive(Clone)]
@@ -42,6 +46,8 @@ pub struct Engine {
     encoder: Sender<EncodeRequest>,
     generator: Sender<GenerateRequest>,
     stats: EngineStats,
+    /// Dropped last: waits until the prefixes are on disk.
+    _prefix_writer: Option<Arc<PrefixWriter>>,
 }
 
 impl Engine {
@@ -50,7 +56,35 @@ impl Engine {
     /// # Errors
     /// The device has too little memory, or `kv_bytes` is less than one block.
     pub fn start(pipeline: Pipeline, limits: EngineLimits) -> Result<Self> {
+        Self::start_with_prefixes(pipeline, limits, None)
+    }
+
+    /// Starts an engine that keeps prefixes in a folder too, for the next start. The last handle waits until they are written. The
+    /// model must be loaded with the [hash of its language model](flamingo::family::LoadOptions::hash_language).
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_with_prefixes(
+        pipeline: Pipeline,
+        limits: EngineLimits,
+        prefixes: Option<PrefixFolder>,
+    ) -> Result<Self> {
         let pipeline = Arc::new(pipeline);
+        let folder = prefixes.filter(|_| {
+            let hashed = pipeline.loaded().language_sha256.is_some();
+            if !hashed {
+                tracing::warn!("prefixes are not kept on disk: the language model is not hashed");
+            }
+            hashed
+        });
+        let (writer, disk) = match folder {
+            None => (None, None),
+            Some(folder) => {
+                let (writer, sender) = PrefixWriter::start(folder.clone());
+                (Some(Arc::new(writer)), Some((folder, sender)))
+            }
+        };
+        let prefixes = PrefixCache::new(disk);
         let (encoder, encode_requests) = channel();
         let (generator, generate_requests) = channel();
         let (started, starting) = channel();
@@ -58,7 +92,7 @@ impl Engine {
         let (model, thread_stats) = (pipeline.clone(), stats.clone());
         spawn("encoder", move || EncoderThread::new(&model, thread_stats).run(&encode_requests));
         let (model, thread_stats) = (pipeline.clone(), stats.clone());
-        spawn("generator", move || match GeneratorThread::new(&model, thread_stats) {
+        spawn("generator", move || match GeneratorThread::new(&model, thread_stats, prefixes) {
             Ok(thread) => {
                 let _ = started.send(Ok(()));
                 thread.run(&generate_requests);
@@ -68,7 +102,7 @@ impl Engine {
             }
         });
         starting.recv().expect("the generator thread reports how it started")?;
-        Ok(Self { pipeline, encoder, generator, stats })
+        Ok(Self { pipeline, encoder, generator, stats, _prefix_writer: writer })
     }
 
     /// Returns the statistics of both threads.

@@ -23,12 +23,21 @@ pub struct EngineSnapshot {
     pub kv_bytes: u64,
     /// Bytes of KV cache of cached prefixes, which make room for sequences.
     pub prefix_bytes: u64,
-    /// Sequences whose prefix was cached.
-    pub prefix_hits: u64,
-    /// Sequences whose prefix was not cached.
-    pub prefix_misses: u64,
+    /// Sequences with a prefix.
+    pub prefixes: PrefixCounts,
     /// Bytes of cached media K/V.
     pub media_bytes: u64,
+}
+
+/// Sequences with a prefix, by the place where its keys and values were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PrefixCounts {
+    /// In the KV cache.
+    pub memory: u64,
+    /// On disk.
+    pub disk: u64,
+    /// In neither: they were computed.
+    pub missed: u64,
 }
 
 /// Statistics of one of the two threads.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use inference::decoder::ProcessLimits;
-use inference::engine::EngineLimits;
+use inference::engine::{EngineLimits, PrefixFolder};
 use jobs::duration;
 use jobs::secret_url::SecretUrl;
 use jobs::worker::WorkerSettings;
@@ -83,12 +83,22 @@ pub struct ResourceSettings {
     pub memory: u64,
 }
 
-/// Caches of visual tokens and of encoded support sets.
+/// Caches of visual tokens, of encoded support sets, and of prefixes.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct CacheSettings {
     pub memory: u64,
     pub support_memory: u64,
     pub store: bool,
+    pub prefixes: String,
+    pub prefix_bytes: u64,
+}
+
+impl CacheSettings {
+    /// Returns the folder of prefixes, if they are kept on disk.
+    pub fn prefix_folder(&self) -> Option<PrefixFolder> {
+        let Self { prefixes, prefix_bytes, .. } = self;
+        (!prefixes.is_empty()).then(|| PrefixFolder { path: prefixes.into(), bytes: *prefix_bytes })
+    }
 }
 
 /// Decoder processes.

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::LaneLabel;
 use crate::admission::Budget;
-use inference::engine::{EngineSnapshot, EngineStats};
+use inference::engine::{EngineSnapshot, EngineStats, PrefixCounts};
 
 /// Resources that running videos share.
 #[derive(Clone)]
@@ -109,10 +109,15 @@ pub(in crate::http) fn resources(registry: &mut Registry, shared: &SharedResourc
 /// Registers the use of the cache of prefixes.
 fn prefixes(registry: &mut Registry, snapshot: &EngineSnapshot) {
     let family = Family::<CacheLabel, Counter>::default();
-    for (cache, count) in [("hit", snapshot.prefix_hits), ("miss", snapshot.prefix_misses)] {
+    let PrefixCounts { memory, disk, missed } = snapshot.prefixes;
+    for (cache, count) in [("hit", memory), ("disk", disk), ("miss", missed)] {
         family.get_or_create(&CacheLabel { cache }).inc_by(count);
     }
-    registry.register("engine_prefixes", "Sequences with a prefix, by whether its KV was cached", family);
+    registry.register(
+        "engine_prefixes",
+        "Sequences with a prefix, by whether its KV was cached, or on disk",
+        family,
+    );
 }
 
 /// Registers the statistics of the engine's threads.
@@ -168,7 +173,8 @@ mod tests {
         let mut registry = Registry::with_prefix("flamingo");
         backlog(&mut registry, &[(Lane::Items, Some(3)), (Lane::Jobs, None)], Some(2));
         threads(&mut registry, &EngineSnapshot::default());
-        prefixes(&mut registry, &EngineSnapshot { prefix_hits: 5, ..EngineSnapshot::default() });
+        let counts = PrefixCounts { memory: 5, disk: 2, missed: 1 };
+        prefixes(&mut registry, &EngineSnapshot { prefixes: counts, ..EngineSnapshot::default() });
         clock(&mut registry, Some(-600_250));
         models(&mut registry, Some(4));
         let mut text = String::new();
@@ -180,6 +186,7 @@ mod tests {
             "flamingo_clock_skew_seconds -600.25",
             "flamingo_models_missing 4",
             "flamingo_engine_prefixes_total{cache=\"hit\"} 5",
+            "flamingo_engine_prefixes_total{cache=\"disk\"} 2",
             "flamingo_engine_passes_total{stage=\"generate\",of=\"write\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
