@@ -86,7 +86,7 @@ fn medium(engine: &Engine, colour: usize) -> Medium {
 
 fn shots(engine: &Engine, colour: usize) -> Vec<Shot> {
     let shot = |i: usize| {
-        let text = ShotText { question: None, output: format!("a thing of colour {i}") };
+        let text = ShotText { question: None, text: None, output: format!("a thing of colour {i}") };
         Shot { name: i.to_string(), medium: medium(engine, colour + i), text }
     };
     (0..SHOTS).map(shot).collect()
@@ -96,7 +96,7 @@ fn ask(engine: &Engine, shots: &[Shot], query: usize) -> Answer {
     let generation = Generation { strategy: Strategy::Greedy {}, max_new_tokens: 6 };
     let medium = medium(engine, 20 + query);
     let context = RequestContext::default();
-    engine.ask(&[Task::Caption {}], shots, &[&medium], &generation, &context).remove(0).unwrap()
+    engine.ask(&[Task::Caption {}], shots.into(), &[&medium], &generation, &context).remove(0).unwrap()
 }
 
 fn assert_same(what: &str, got: &Answer, expected: &Answer) {
